@@ -1,0 +1,291 @@
+"""Filters: each against a plain oracle, and what they all have in common."""
+
+import re
+import unicodedata
+
+import pandas as pd
+import pyterrier as pt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyterrier_inpars.filtering import (
+    CopyFilter,
+    DuplicateFilter,
+    LengthFilter,
+    RoundTripFilter,
+    ScoreFilter,
+)
+
+quick = settings(max_examples=40, deadline=None)
+TEXTS = st.text(alphabet="aAbBsSß1 \t\n-'.é\u0301ि日", max_size=9) | st.text(max_size=20)
+ROWS = st.lists(
+    st.tuples(TEXTS, TEXTS, st.sampled_from([-2.0, -0.5, 0.0, float("-inf")])), max_size=9
+)
+RANKINGS = pt.Transformer.from_df(
+    pd.DataFrame(
+        [(f"q{q}", f"d{d}", float(-((d - q) % 5))) for q in range(9) for d in range(5)],
+        columns=["qid", "docno", "score"],
+    )
+)
+RANKINGS.schematic = {"label": "Rankings", "help_url": None}  # else it is looked up on the web
+MAKERS = [
+    lambda: ScoreFilter(3),
+    lambda: LengthFilter(1, 2),
+    lambda: CopyFilter(),
+    lambda: DuplicateFilter(),
+    lambda: RoundTripFilter(RANKINGS, 2),
+]
+NAMES = ["ScoreFilter", "LengthFilter", "CopyFilter", "DuplicateFilter", "RoundTripFilter"]
+each_filter = pytest.mark.parametrize("make", MAKERS, ids=NAMES)
+COLUMNS = ["qid", "query", "docno", "text", "score", "log_probs"]
+
+
+def frame(rows):
+    """Synthetic queries, with a column that no filter knows and an index that tells nothing."""
+    data = [
+        (f"q{i}", query, f"d{i % 4}", text, score, [float(i)])
+        for i, (query, text, score) in enumerate(rows)
+    ]
+    return pd.DataFrame(data, columns=COLUMNS, index=[7] * len(rows))
+
+
+def kept(stage, queries):
+    return list(stage(queries)["qid"])
+
+
+def words(text):
+    plain = (c if unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
+    return "".join(plain).split()
+
+
+@each_filter
+@quick
+@given(rows=ROWS)
+def test_rows_are_kept_as_they_are(make, rows):
+    queries = frame(rows)
+    before = queries.copy()
+    stage = make()
+    out = stage(queries)
+    pd.testing.assert_frame_equal(queries, before)
+    qids = list(out["qid"])
+    assert qids == [qid for qid in queries["qid"] if qid in set(qids)]
+    expected = queries[queries["qid"].isin(qids)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(out, expected, check_dtype=len(rows) > 0)
+    assert list(out.index) == list(range(len(out)))
+    assert (stage.seen, stage.dropped) == (len(rows), len(rows) - len(out))
+    pd.testing.assert_frame_equal(stage(out), out, check_dtype=len(out) > 0)
+    assert (stage.seen, stage.dropped) == (len(rows) + len(out), len(rows) - len(out))
+
+
+@quick
+@given(ROWS, st.integers(1, 6), st.randoms())
+def test_score_filter(rows, k, rng):
+    queries = frame(rows)
+    best = sorted(((-score, f"q{i}") for i, (_, _, score) in enumerate(rows)))[:k]
+    assert sorted(kept(ScoreFilter(k), queries)) == sorted(qid for _, qid in best)
+    order = list(range(len(rows)))
+    rng.shuffle(order)
+    shuffled = queries.iloc[order]
+    assert sorted(kept(ScoreFilter(k), shuffled)) == sorted(qid for _, qid in best)
+
+
+def test_score_filter_names_a_score_that_is_none():
+    queries = frame([("a", "b", 1.0), ("a", "b", float("nan"))])
+    with pytest.raises(ValueError, match="score is not a number at qid 'q1'"):
+        ScoreFilter(1)(queries)
+    with pytest.raises(ValueError, match="score is not a number at qid 'q1'"):
+        ScoreFilter(1)(queries.assign(score=pd.Series([1.0, None], dtype=object).values))
+
+
+@quick
+@given(ROWS, st.integers(0, 3), st.none() | st.integers(0, 3))
+def test_length_filter(rows, least, more):
+    most = None if more is None else least + more
+    lengths = [len(re.findall(r"\S+", query)) for query, _, _ in rows]
+    expected = [
+        f"q{i}" for i, n in enumerate(lengths) if n >= least and (most is None or n <= most)
+    ]
+    assert kept(LengthFilter(least, most), frame(rows)) == expected
+
+
+@quick
+@given(ROWS)
+def test_copy_filter(rows):
+    expected = []
+    for i, (query, text, _) in enumerate(rows):
+        q, t = words(query), words(text)
+        runs = [t[start : start + len(q)] for start in range(len(t))]
+        if not q or q not in runs:
+            expected.append(f"q{i}")
+    assert kept(CopyFilter(), frame(rows)) == expected
+
+
+@pytest.mark.parametrize(
+    "query, text, copied",
+    [
+        ("What is RADAR?", "know what is radar.", True),
+        ("radar", "A radar.", True),
+        ("radar", "two radars", False),
+        ("the sea-ice", "The sea\nice", True),
+        ("ice sea", "sea ice", False),
+        ("???", "what???", False),
+        ("", "", False),
+    ],
+)
+def test_copies(query, text, copied):
+    body = pd.DataFrame({"query": [query], "body": [text]})
+    assert len(CopyFilter(text_field="body")(body)) == (not copied)
+
+
+@quick
+@given(ROWS)
+def test_duplicate_filter(rows):
+    seen, expected = set(), []
+    for i, (query, _, _) in enumerate(rows):
+        folded = tuple(query.casefold().split())
+        if folded not in seen:
+            expected.append(f"q{i}")
+        seen.add(folded)
+    assert kept(DuplicateFilter(), frame(rows)) == expected
+
+
+def test_duplicates_differ_in_case_and_white_space_alone():
+    queries = frame([(q, "", 0.0) for q in ("A b", "a  B ", "a b?", "ab", "a\tb")])
+    assert kept(DuplicateFilter(), queries) == ["q0", "q2", "q3"]
+
+
+@quick
+@given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(1, 6))
+def test_round_trip_filter(plain, k):
+    """Query q finds d(q), d(q+1), ... mod 5; its own document is d(q mod 4)."""
+    queries = frame([(f"word{i}" if p else "?!", "", 0.0) for i, p in enumerate(plain)])
+    expected = [
+        f"q{i}"
+        for i, p in enumerate(plain)
+        if p and i % 4 in [(i + step) % 5 for step in range(min(k, 5))]
+    ]
+    assert kept(RoundTripFilter(RANKINGS, k), queries) == expected
+    stage = RoundTripFilter(RANKINGS, k)
+    records = queries.to_dict("records")
+    streamed = stage(records[:2]) + stage([]) + stage(records[2:])
+    assert [record["qid"] for record in streamed] == expected
+    assert (stage.seen, stage.dropped) == (len(plain), len(plain) - len(expected))
+
+
+def test_round_trip_through_pisa(tmp_path):
+    pisa = pytest.importorskip("pyterrier_pisa")
+    docs = [{"docno": f"d{i}", "text": f"common words and unique{i}"} for i in range(30)]
+    docs.append({"docno": "twin", "text": docs[3]["text"] + " unique3"})
+    index = pisa.PisaIndex(str(tmp_path / "index"), text_field="text")
+    index.index(docs)
+    queries = frame(
+        [('"unique0"?', "", 0.0), ("nothing#known", "", 0.0), ("what's unique2^9", "", 0.0)]
+    )
+    assert kept(RoundTripFilter(index.bm25(), 1), queries) == ["q0", "q2"]
+    twin = queries[:1].assign(query="unique3", docno="d3")  # its text stands better elsewhere
+    assert kept(RoundTripFilter(index.bm25(), 1), twin) == []
+    assert kept(RoundTripFilter(index.bm25(), 2), twin) == ["q0"]
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, None, "3"])
+def test_k_is_a_whole_number(k):
+    with pytest.raises(
+        ValueError, match=re.escape(f"k must be a whole number of at least 1, not {k!r}")
+    ):
+        ScoreFilter(k)
+    with pytest.raises(ValueError, match="k must be"):
+        RoundTripFilter(RANKINGS, k)
+
+
+@pytest.mark.parametrize("bounds", [(-1,), (1.5,), (3, 2), (0, -1), (1, True), (2, "4")])
+def test_bounds_of_length(bounds):
+    with pytest.raises(ValueError, match="_words must be a whole number"):
+        LengthFilter(*bounds)
+
+
+def test_retriever_is_a_transformer():
+    with pytest.raises(TypeError, match="retriever must be a PyTerrier transformer"):
+        RoundTripFilter("bm25")
+
+
+@each_filter
+def test_missing_columns_are_named(make):
+    stage = make()
+    for column in stage.needs():
+        queries = frame([("a b c", "d", 1.0)]).drop(columns=column)
+        with pytest.raises(pt.validate.InputValidationError, match=f"'{column}'"):
+            stage(queries)
+
+
+@each_filter
+def test_values_that_are_no_strings_are_named(make):
+    stage = make()
+    for column in set(stage.needs()) - {"score"}:
+        queries = frame([("a b", "d", 1.0), ("c d", "d", 1.0)])
+        queries[column] = pd.Series([queries[column].iloc[0], None], dtype=object).values
+        with pytest.raises(ValueError, match=f"{column} must be a string"):
+            stage(queries)
+
+
+@each_filter
+def test_empty_frame(make):
+    stage = make()
+    out = stage(frame([]))
+    assert list(out.columns) == COLUMNS and len(out) == 0
+    assert list(stage([])) == []
+    assert (stage.seen, stage.dropped) == (0, 0)
+
+
+class Collect(pt.Indexer):
+    """An indexer that keeps the records."""
+
+    def index(self, records):
+        return list(records)
+
+
+@each_filter
+def test_streams(make):
+    """Filters of single rows give what they give for the frame; the others refuse."""
+    stage = make()
+    queries = frame([(f"w{i}" + " more" * (i % 4), f"w{i % 2}", float(i)) for i in range(9)])
+    records = queries.to_dict("records")
+    if isinstance(stage, ScoreFilter | DuplicateFilter):
+        with pytest.raises(ValueError, match=re.escape(f"write {stage!r}(queries.get_results())")):
+            (stage >> Collect()).index(iter(records))
+        assert (stage.seen, stage.dropped) == (0, 0)
+        assert (LengthFilter(9) >> stage >> Collect()).index(iter(records)) == []
+    else:
+        streamed = (stage >> Collect()).index(iter(records), batch_size=2)
+        assert streamed == make()(queries).to_dict("records")
+        assert 0 < len(streamed) < 9
+
+
+@each_filter
+def test_repr_is_not_changed_by_counting(make):
+    stage = make()
+    before = repr(stage)
+    stage(frame([("a b", "a b", 1.0)]))
+    assert repr(stage) == before
+    assert repr(pt.inspect.transformer_apply_attributes(stage)) == before
+
+
+def test_reprs():
+    assert repr(ScoreFilter(3)) == "ScoreFilter(3)"
+    assert repr(LengthFilter()) == "LengthFilter()"
+    assert repr(CopyFilter(text_field="body")) == "CopyFilter(text_field='body')"
+    assert repr(DuplicateFilter()) == "DuplicateFilter()"
+
+
+def test_inspection():
+    assert pt.inspect.transformer_inputs(ScoreFilter(1)) == [["qid", "score"]]
+    assert pt.inspect.transformer_inputs(RoundTripFilter(RANKINGS)) == [["qid", "query", "docno"]]
+    assert pt.inspect.transformer_outputs(CopyFilter(), COLUMNS) == COLUMNS
+    attributes = pt.inspect.transformer_attributes(RoundTripFilter(RANKINGS, 2))
+    assert [(a.name, a.value) for a in attributes] == [("retriever", RANKINGS), ("k", 2)]
+    assert pt.inspect.subtransformers(RoundTripFilter(RANKINGS)) == {"retriever": RANKINGS}
+
+
+TestScoreFilter, TestLengthFilter, TestCopyFilter, TestDuplicateFilter, TestRoundTripFilter = (
+    pt.testing.transformer_test_class(make) for make in MAKERS
+)
