@@ -1,0 +1,179 @@
+"""The account of a corpus while it is indexed: what lets a stopped run go on where it was.
+
+``Compose.index`` feeds a corpus through the stages before it hands the rows to ``index()``, which
+therefore never sees the documents. So ``SyntheticQueries.index`` opens a `Ledger`, and the stage
+that turns documents into queries passes each batch through `admit`: the ledger notes every document
+and gives back only those that an earlier run has not stored. With no ledger open, all come back.
+
+Two rules hold for that stage: it admits a batch only when it has given out all rows of the batch
+before, and it admits in the thread that indexes.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+
+class Mark(NamedTuple):
+    """A place in a stream of documents: how many have passed, and a fingerprint of them.
+
+    The fingerprint is a chain: that of n documents is the SHA-256 of that of the first n - 1
+    followed by the fields of the n-th, each after its length, so it goes on from where it was kept.
+    """
+
+    documents: int = 0
+    fingerprint: str = "0" * 64
+
+    def after(self, *fields: str) -> "Mark":
+        """The place one document later; ``fields`` are what tells the document from others."""
+        digest = sha256(self.fingerprint.encode())
+        for field in fields:
+            try:
+                data = field.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{fields[0]!r} holds text that is not Unicode: {error}"
+                ) from error
+            digest.update(len(data).to_bytes(8, "big"))
+            digest.update(data)
+        return Mark(self.documents + 1, digest.hexdigest())
+
+
+@dataclass
+class Ledger:
+    """The documents that pass in one run of ``index()``, against those stored by earlier runs.
+
+    Attributes:
+        name: what errors call the artifact.
+        done: how far earlier runs have stored the stream.
+        complete: whether an earlier run has stored it to the end.
+        settings: how the queries are made; None until the first run says.
+        packages: the versions of packages that took part, None until the first run says.
+        seen: how far this run has come.
+        admits: whether a stage of this run passes its documents through `admit`.
+    """
+
+    name: str
+    done: Mark = Mark()
+    complete: bool = False
+    settings: dict[str, Any] | None = None
+    packages: dict[str, str] | None = None
+    seen: Mark = Mark()
+    admits: bool = False
+    _described: bool = False
+
+    def describe(self, settings: dict[str, Any]) -> None:
+        """Takes note of how the queries are made, which must not change while an artifact grows.
+
+        Args:
+            settings: anything JSON can hold. The versions of packages, under ``versions``, are kept
+                apart: they may change from one run to the next, with a warning.
+
+        Raises:
+            ValueError: the settings differ from those known; the error names each difference.
+        """
+        told = json.loads(json.dumps(settings))
+        packages = told.pop("versions", {})
+        if self.settings is not None and (changes := _changes(self.settings, told)):
+            raise ValueError(
+                f"two generators with different settings write to {self.name}:\n{changes}\n"
+                "Give each an artifact of its own."
+                if self._described
+                else f"{self.name} was started with other settings:\n{changes}\n"
+                "Go on with the settings it was started with, or index into another path."
+            )
+        if not self._described and self.packages and (changes := _changes(self.packages, packages)):
+            warnings.warn(f"{self.name} goes on with other packages:\n{changes}", stacklevel=2)
+        self.settings, self.packages, self._described = told, packages, True
+
+    def note(self, *fields: str) -> bool:
+        """Enters one document; tells whether it is still to be done.
+
+        Raises:
+            ValueError: the documents are not those of the earlier runs, or the artifact is complete
+                and this is one more.
+        """
+        self.seen = self.seen.after(*fields)
+        if self.complete and self.seen.documents > self.done.documents:
+            raise ValueError(
+                f"{self.name} is complete with {self.done.documents:,} documents, and the corpus "
+                "has more: index into another path to take them in."
+            )
+        if self.seen.documents == self.done.documents and self.seen != self.done:
+            raise ValueError(
+                f"the corpus is not the one that {self.name} was started with: its first "
+                f"{self.done.documents:,} documents differ in identifier, text or order. Give the "
+                "same documents in the same order, or index into another path."
+            )
+        return self.seen.documents > self.done.documents
+
+
+_open: ContextVar[Ledger | None] = ContextVar("pyterrier_inpars_ledger", default=None)
+
+
+@contextmanager
+def opened(ledger: Ledger) -> Iterator[Ledger]:
+    """Makes ``ledger`` the one that `admit` writes to, in this thread and until the block ends."""
+    token = _open.set(ledger)
+    try:
+        yield ledger
+    finally:
+        _open.reset(token)
+
+
+def admit(
+    documents: pd.DataFrame, settings: dict[str, Any], text_field: str = "text"
+) -> pd.DataFrame:
+    """Enters documents into the open ledger and gives back those to make queries for, maybe none.
+
+    Args:
+        documents: a frame with string columns ``docno`` and ``text_field``.
+        settings: how the queries are made; see `Ledger.describe`.
+        text_field: the column that holds the text.
+
+    Returns:
+        The rows of ``documents`` that no earlier run has stored, their index unchanged.
+    """
+    ledger = _open.get()
+    if ledger is None:
+        return documents
+    ledger.admits = True
+    ledger.describe(settings)
+    fields = zip(documents["docno"], documents[text_field], strict=True)
+    return documents[[ledger.note(docno, text) for docno, text in fields]]
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """One line for each setting that is not the same in both, with both values."""
+    old, new = _flat(old), _flat(new)
+    return "\n".join(
+        "  {}: was {}, is {}".format(key, *_contrast(old.get(key), new.get(key)))
+        for key in old | new
+        if old.get(key) != new.get(key)
+    )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = prefix + key
+        flat |= _flat(value, name + ".") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _contrast(*values: object, width: int = 120) -> list[str]:
+    """The values as text, long ones (a prompt) cut to the part where they part."""
+    texts = [repr(value) for value in values]
+    if max(map(len, texts)) <= width:
+        return texts
+    start = max(0, len(os.path.commonprefix(texts)) - width // 4)
+    end = start + width
+    return ["…" * (start > 0) + text[start:end] + "…" * (end < len(text)) for text in texts]

@@ -1,0 +1,633 @@
+"""SyntheticQueries and its ledger, with a stage that stands for the LLM."""
+
+import contextlib
+import functools
+import gzip
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections import Counter
+from contextvars import copy_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyterrier_inpars import ledger
+from pyterrier_inpars.artifacts import SyntheticQueries
+from pyterrier_inpars.frames import Stage, with_columns
+
+SETTINGS = {"model": "none", "generation": {"max_new_tokens": 64}, "versions": {"torch": "1"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+class Writer(Stage):
+    """Writes ``queries[i % len(queries)]`` queries for the document whose docno is ``i``."""
+
+    schematic = {"label": "Writer", "help_url": None}
+
+    def __init__(self, queries=(1,), *, settings=SETTINGS, fail_at=None):
+        self.queries = queries
+        self.settings = settings
+        self.fail_at = fail_at
+        self.written = Counter()
+
+    def needs(self):
+        return ["docno", "text"]
+
+    def gives(self, columns):
+        return with_columns(columns, "qid", "query", "score", "log_probs", "finish_reason")
+
+    def run(self, inp):
+        rows = []
+        for document in ledger.admit(inp, self.settings).to_dict("records"):
+            docno = document["docno"]
+            if docno == self.fail_at:
+                raise KeyboardInterrupt
+            self.written[docno] += 1
+            for n in range(self.queries[int(docno) % len(self.queries)]):
+                log_probs = [-1 / (3 + int(docno)), -float(n)]
+                rows.append(
+                    document
+                    | {
+                        "qid": f"{docno}-{n}",
+                        "query": f"what of {document['text'][:20]}",
+                        "score": float(np.mean(log_probs)),
+                        "log_probs": log_probs,
+                        "finish_reason": "stop",
+                    }
+                )
+        return pd.DataFrame(rows, columns=self.gives(list(inp.columns)))
+
+
+def corpus(n, text="document {}", stop=None):
+    for i in range(n):
+        if i == stop:
+            raise OSError("the disk of the corpus is gone")
+        yield {"docno": str(i), "text": text.format(i)}
+
+
+def index(path, documents, writer=None, *, batch=3, shard_size=5):
+    queries = SyntheticQueries(path, shard_size=shard_size)
+    return ((writer or Writer()) >> queries).index(documents, batch_size=batch)
+
+
+def files(path):
+    return {file.name: file.read_bytes() for file in Path(path).iterdir()}
+
+
+def rows(n):
+    return [
+        {"qid": f"q{i}", "query": f"query {i}", "docno": str(i), "text": f"document {i}"}
+        for i in range(n)
+    ]
+
+
+# What it gives back
+
+
+def test_frames(tmp_path):
+    queries = index(tmp_path / "new" / "queries", corpus(12), Writer([1, 2, 0]))
+    results = queries.get_results()
+    pt.validate.result_frame(results, extra_columns=["query", "text", "score", "log_probs"])
+    assert list(results.columns[:4]) == ["qid", "query", "docno", "text"]
+    assert list(results.qid) == [f"{i}-{n}" for i in range(12) for n in range([1, 2, 0][i % 3])]
+    assert results.log_probs[3] == [-1 / 6, 0.0]
+    assert all(type(p) is float for log_probs in results.log_probs for p in log_probs)
+    assert set(results.finish_reason) == {"stop"}
+    assert len(queries) == len(results) == 12
+    topics, qrels = queries.get_topics(), queries.get_qrels()
+    pd.testing.assert_frame_equal(topics, results[["qid", "query"]])
+    pd.testing.assert_frame_equal(qrels, results[["qid", "docno"]].assign(label=1))
+    assert list(queries.iter_results()) == results.to_dict("records")
+
+
+def test_metadata(tmp_path):
+    queries = index(tmp_path / "queries", corpus(12))
+    known = queries.metadata
+    assert (known["type"], known["format"]) == pt.inspect.artifact_type_format(queries)
+    assert known["package_hint"] == "pyterrier_inpars"
+    assert (known["documents"], known["queries"]) == (12, 12)
+    assert known["settings"] == {k: v for k, v in SETTINGS.items() if k != "versions"}
+    assert known["versions"] == [{"from_shard": 0, "packages": {"torch": "1"}}]
+    assert [s["documents"] for s in known["shards"]] == [6, 6]
+    mark = ledger.Mark()
+    for document in corpus(12):
+        mark = mark.after(document["docno"], document["text"])
+    assert known["fingerprint"] == mark.fingerprint == known["shards"][-1]["fingerprint"]
+
+
+def test_fingerprint_tells_field_boundaries():
+    assert ledger.Mark().after("a", "bc") != ledger.Mark().after("ab", "c")
+    assert ledger.Mark().after("a").after("b") != ledger.Mark().after("a", "b")
+
+
+@pytest.mark.parametrize("documents", [0, 4])
+def test_no_queries(tmp_path, documents):
+    queries = index(tmp_path / "queries", corpus(documents), Writer([0]))
+    assert len(queries) == 0 and queries.metadata["documents"] == documents
+    for frame in (queries.get_results(), queries.get_topics(), queries.get_qrels()):
+        assert frame.empty and "qid" in frame
+
+
+def test_inspection(tmp_path):
+    queries = SyntheticQueries(tmp_path / "queries")
+    assert pt.inspect.indexer_inputs(queries) == [["qid", "query", "docno", "text"]]
+    assert repr(queries) == f"SyntheticQueries({str(tmp_path / 'queries')!r})"
+    schematic = pt.schematic.transformer_schematic(Writer() >> queries)
+    assert schematic["transformers"][-1]["label"] == "Synthetic Queries"
+    assert pt.schematic.draw(Writer() >> queries)
+    with pytest.raises(ValueError, match="shard_size"):
+        SyntheticQueries(tmp_path, shard_size=0)
+
+
+# Stopped and run again
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    documents=st.integers(0, 30),
+    queries=st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    batch=st.integers(1, 7),
+    shard_size=st.integers(1, 12),
+    stops=st.lists(st.integers(0, 29), max_size=4),
+)
+def test_stopped_anywhere(documents, queries, batch, shard_size, stops):
+    with TemporaryDirectory() as folder:
+        whole = index(
+            f"{folder}/whole",
+            corpus(documents),
+            Writer(queries),
+            batch=batch,
+            shard_size=shard_size,
+        )
+        path = f"{folder}/stopped"
+        for stop in stops:
+            for how in ({"fail_at": str(stop)}, {}):
+                with contextlib.suppress(OSError, KeyboardInterrupt):
+                    index(
+                        path,
+                        corpus(documents, stop=None if how else stop),
+                        Writer(queries, **how),
+                        batch=batch,
+                        shard_size=shard_size,
+                    )
+        again = index(path, corpus(documents), Writer(queries), batch=batch, shard_size=shard_size)
+        assert files(path) == files(whole.path)
+        assert not any(name.endswith(".part") for name in files(path))
+        assert len(again) == sum(queries[i % len(queries)] for i in range(documents))
+
+
+def test_stopped_after_every_document(tmp_path):
+    whole = files(index(tmp_path / "whole", corpus(17)).path)
+    for stop in range(17):
+        path = tmp_path / str(stop)
+        with pytest.raises(OSError, match="disk of the corpus"):
+            index(path, corpus(17, stop=stop))
+        with pytest.raises(KeyboardInterrupt):
+            index(path, corpus(17), Writer(fail_at="16"))
+        assert files(index(path, corpus(17)).path) == whole
+
+
+def test_only_the_rest_is_generated(tmp_path):
+    first, second = Writer(), Writer()
+    with pytest.raises(OSError, match="disk of the corpus"):
+        index(tmp_path / "queries", corpus(20, stop=14), first)
+    manifest = json.loads((tmp_path / "queries" / "progress.json").read_text())
+    assert manifest["documents"] == 6
+    index(tmp_path / "queries", corpus(20), second)
+    assert set(second.written) == {str(i) for i in range(6, 20)}
+
+
+def test_other_batches_and_shards_give_the_same_rows(tmp_path):
+    whole = index(tmp_path / "whole", corpus(50), Writer([2, 0, 1]))
+    for stop, batch, shard_size in [(17, 7, 4), (31, 2, 9), (None, 11, 1)]:
+        try:
+            again = index(
+                tmp_path / "again",
+                corpus(50, stop=stop),
+                Writer([2, 0, 1]),
+                batch=batch,
+                shard_size=shard_size,
+            )
+        except OSError:
+            assert stop
+    pd.testing.assert_frame_equal(again.get_results(), whole.get_results())
+    assert again.metadata["fingerprint"] == whole.metadata["fingerprint"]
+
+
+def test_run_again_when_complete(tmp_path):
+    queries = index(tmp_path / "queries", corpus(12))
+    before, writer = files(queries.path), Writer()
+    assert len(index(queries.path, corpus(12), writer)) == 12
+    assert not writer.written and files(queries.path) == before
+    for other, error in [(13, "is complete with 12 documents"), (11, "ended after 11 documents")]:
+        with pytest.raises(ValueError, match=error):
+            index(queries.path, corpus(other), writer)
+    with pytest.raises(ValueError, match="differ in identifier, text or order"):
+        index(queries.path, corpus(12, "another {}"), writer)
+    assert not writer.written and files(queries.path) == before
+
+
+KILLS = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_artifacts import corpus, index
+calls, replace = 0, os.replace
+def killed(source, target):
+    global calls
+    calls += 1
+    if calls == {call} and not {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+    if calls == {call} and {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = killed
+index({path!r}, corpus(20))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no SIGKILL")
+def test_killed(tmp_path):
+    """Before and after a shard or a manifest takes its place, the first and the last included."""
+    whole = files(index(tmp_path / "whole", corpus(20)).path)
+    moments = [(1, False), (1, True), (2, False), (4, True), (5, True), (9, False)]
+    children = []
+    for call, after in moments:
+        path = str(tmp_path / f"killed-{call}-{after}")
+        script = KILLS.format(tests=str(Path(__file__).parent), call=call, after=after, path=path)
+        children.append((path, subprocess.Popen([sys.executable, "-c", script])))
+    for path, child in children:
+        assert child.wait(120) == -signal.SIGKILL
+        assert not SyntheticQueries(path).built()
+        with pytest.raises((FileNotFoundError, RuntimeError)):
+            SyntheticQueries(path).get_results()
+        assert files(index(path, corpus(20)).path) == whole
+
+
+def test_changed_corpus(tmp_path):
+    with pytest.raises(OSError, match="disk"):
+        index(tmp_path / "queries", corpus(20, stop=14))
+    before, writer = files(tmp_path / "queries"), Writer()
+    with pytest.raises(ValueError, match="first 6 documents differ"):
+        index(tmp_path / "queries", corpus(20, "another {}"), writer)
+    with pytest.raises(ValueError, match="ended after 5 documents, .* has 6"):
+        index(tmp_path / "queries", corpus(5), writer)
+    assert not writer.written and files(tmp_path / "queries") == before
+
+
+def test_changed_settings(tmp_path):
+    path, prompt = tmp_path / "queries", "Example: " * 100
+    old = {"prompt": prompt + "A", "seed": 0, "generation": {"n": 1, "top_p": None}}
+    new = {"prompt": prompt + "B", "seed": 0, "generation": {"n": 2}, "model": "m"}
+    with pytest.raises(OSError, match="disk"):
+        index(path, corpus(20, stop=14), Writer(settings=old))
+    with pytest.raises(ValueError, match="started with other settings") as error:
+        index(path, corpus(20), Writer(settings=new))
+    told = str(error.value)
+    assert "generation.n: was 1, is 2" in told and "model: was None, is 'm'" in told
+    assert "Example: A'" in told and "Example: B'" in told and "seed" not in told
+    assert "top_p" not in told and len(told) < 800
+    with pytest.raises(ValueError, match="seed: was 0, is None"):
+        SyntheticQueries(path).index(rows(20))
+    assert len(index(path, corpus(20), Writer(settings=dict(reversed(old.items()))))) == 20
+
+
+def test_changed_packages(tmp_path):
+    path = tmp_path / "queries"
+    with pytest.raises(OSError, match="disk"):
+        index(path, corpus(20, stop=14))
+    with pytest.warns(UserWarning, match="torch: was '1', is '2'"):
+        index(path, corpus(20), Writer(settings=SETTINGS | {"versions": {"torch": "2"}}))
+    assert SyntheticQueries(path).metadata["versions"] == [
+        {"from_shard": 0, "packages": {"torch": "1"}},
+        {"from_shard": 1, "packages": {"torch": "2"}},
+    ]
+
+
+# Other pipelines
+
+
+def test_two_generators(tmp_path):
+    class Both(Stage):
+        def needs(self):
+            return ["docno", "text"]
+
+        def run(self, inp):
+            return pd.concat([Writer()(inp), Writer(settings={"model": "other"})(inp)])
+
+    with pytest.raises(ValueError, match="two generators .*\n  model: was 'none', is 'other'"):
+        index(tmp_path / "queries", corpus(5), Both())
+
+
+def test_stages_around_the_generator(tmp_path):
+    def pipeline(path, stop=None):
+        documents = ({"id": d["docno"], "body": d["text"]} for d in corpus(30, stop=stop))
+        rename = pt.apply.generic(
+            lambda frame: frame.rename(columns={"id": "docno", "body": "text"})
+        )
+        queries = SyntheticQueries(path, shard_size=5)
+        return (rename >> Writer() >> Dropper() >> queries).index(documents, batch_size=3)
+
+    whole = pipeline(tmp_path / "whole")
+    for stop in (7, 14, 25):
+        with pytest.raises(OSError, match="disk"):
+            pipeline(tmp_path / "stopped", stop)
+    pipeline(tmp_path / "stopped")
+    assert files(tmp_path / "stopped") == files(whole.path)
+    assert list(whole.get_results().docno) == [str(i) for i in range(12, 30)]
+    assert [s["documents"] for s in whole.metadata["shards"]] == [15, 6, 6, 3]
+
+
+class Dropper(Stage):
+    """Drops the queries of the first twelve documents: whole batches."""
+
+    def needs(self):
+        return ["docno"]
+
+    def run(self, inp):
+        return inp[inp.docno.astype(int) >= 12]
+
+
+def test_generator_in_small_batches_and_lazy_stages(tmp_path):
+    """Documents may be admitted a few at a time, their rows given out at once or one by one."""
+
+    class Lazy(Writer):
+        def transform_iter(self, inp):
+            for document in inp:
+                yield from super().transform_iter([document])
+
+    class Slices(Writer):
+        def run(self, inp):
+            return pd.concat([Writer.run(self, inp[i : i + 1]) for i in range(len(inp))])
+
+    whole = index(tmp_path / "whole", corpus(20), Writer([1, 0, 2]), batch=5)
+    for kind in (Lazy, Slices):
+        path = tmp_path / kind.__name__
+        for stop in (6, 12, 17):
+            with pytest.raises(OSError, match="disk"):
+                index(path, corpus(20, stop=stop), kind([1, 0, 2]), batch=5)
+        again = index(path, corpus(20), kind([1, 0, 2]), batch=5)
+        pd.testing.assert_frame_equal(again.get_results(), whole.get_results())
+        assert again.metadata["fingerprint"] == whole.metadata["fingerprint"]
+
+
+def test_rows_without_a_generator(tmp_path):
+    def stopped(n):
+        yield from rows(30)[:n]
+        raise KeyboardInterrupt
+
+    queries = SyntheticQueries(tmp_path / "stopped", shard_size=7)
+    for n in (3, 9, 9, 25):
+        with pytest.raises(KeyboardInterrupt):
+            queries.index(stopped(n))
+    assert len(queries.index(iter(rows(30)))) == 30
+    whole = SyntheticQueries(tmp_path / "whole", shard_size=7).index(rows(30))
+    assert files(queries.path) == files(whole.path)
+    assert queries.get_results().to_dict("records") == rows(30)
+    assert queries.metadata["settings"] == {}
+    assert [s["documents"] for s in queries.metadata["shards"]] == [7, 7, 7, 7, 2]
+    with pytest.raises(ValueError, match="differ"):
+        queries.index(rows(30)[::-1])
+    with pytest.raises(ValueError, match="complete with 30"):
+        queries.index(rows(31))
+
+
+def test_a_stored_set_is_a_source_for_another(tmp_path):
+    first = index(tmp_path / "first", corpus(12))
+    second = (
+        pt.apply.generic(lambda f: f[f.qid != "3-0"]) >> SyntheticQueries(tmp_path / "b")
+    ).index(first.iter_results())
+    expected = first.get_results().query("qid != '3-0'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(second.get_results(), expected)
+
+
+# What it refuses
+
+
+def test_same_document_twice(tmp_path):
+    documents = [*corpus(20)]
+    path = tmp_path / "queries"
+    for twice, error in [(13, "qid '13-0' .* document '13' twice"), (2, "qid '2-0' .* '2' twice")]:
+        with pytest.raises(ValueError, match=error):
+            index(path, [*documents[:15], documents[twice], *documents[15:]])
+    with pytest.raises(
+        RuntimeError, match="holds 12 of the corpus's documents; run the same index"
+    ):
+        SyntheticQueries(path).get_results()
+    assert len(index(path, documents)) == 20
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        ({"text": None}, "text must be a string, but is None at qid 'q1'"),
+        ({"docno": 1}, "docno must be a string, but is 1 at qid 'q1'"),
+        ({"query": float("nan")}, "query must be a string, but is nan"),
+        ({"more": pd.Timestamp(0)}, "cannot store qid 'q1': .*Timestamp.* has no form in JSON"),
+        ({"text": "half \ud800"}, "'q1' holds text that is not Unicode"),
+        ({"more": "half \ud800"}, "cannot store qid 'q1'.*surrogates"),
+    ],
+)
+def test_bad_row(tmp_path, row, error):
+    first, second = rows(2)
+    queries = SyntheticQueries(tmp_path / "queries", shard_size=1)
+    with pytest.raises(ValueError, match=error):
+        queries.index([first, second | row])
+    assert len(queries.index([first, second])) == 2
+
+
+@pytest.mark.parametrize("column", ["qid", "query", "docno", "text"])
+def test_missing_column(tmp_path, column):
+    row = {name: value for name, value in rows(1)[0].items() if name != column}
+    with pytest.raises(ValueError, match=f"lacks the column '{column}'"):
+        SyntheticQueries(tmp_path / "queries").index([row])
+    assert not (tmp_path / "queries").exists()
+
+
+def test_absent_and_unfinished(tmp_path):
+    queries = SyntheticQueries(tmp_path / "queries")
+    reads = [len, SyntheticQueries.get_results, SyntheticQueries.build_package]
+    for read in reads:
+        with pytest.raises(FileNotFoundError, match="holds nothing: run"):
+            read(queries)
+    with pytest.raises(OSError, match="disk"):
+        index(queries.path, corpus(20, stop=14))
+    for read in reads:
+        with pytest.raises(RuntimeError, match="holds 6 of the corpus's documents; run the same"):
+            read(queries)
+
+
+def test_path_in_use(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="a folder of its own"):
+        index(tmp_path / "file", corpus(3))
+    with pytest.raises(FileExistsError, match="a folder of its own"):
+        index(tmp_path, corpus(3))
+    (tmp_path / "pt_meta.json").write_text('{"type": "sparse_index", "format": "pisa"}')
+    with pytest.raises(FileExistsError, match="another artifact, .*'sparse_index', 'pisa'"):
+        index(tmp_path, corpus(3))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_damaged_shard(tmp_path):
+    queries = index(tmp_path / "queries", corpus(12))
+    file = queries.path / "queries-00001.jsonl.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()), mtime=1))
+    with pytest.raises(ValueError, match="queries-00001.jsonl.gz has been damaged"):
+        queries.get_results()
+
+
+# Text and numbers
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "query": st.text(),
+                "docno": st.text(),
+                "text": st.text(),
+                "score": st.floats(allow_nan=False),
+                "log_probs": st.lists(st.floats(max_value=0), max_size=3),
+            }
+        ),
+        max_size=8,
+    )
+)
+def test_any_row_comes_back(records):
+    records = [{"qid": str(i)} | record for i, record in enumerate(records)]
+    with TemporaryDirectory() as folder:
+        queries = SyntheticQueries(folder, shard_size=3).index(records)
+        assert repr(list(queries.iter_results())) == repr(records)
+        frame = queries.get_results()
+        assert [*frame["text"]] == [record["text"] for record in records]
+
+
+def test_odd_documents(tmp_path):
+    texts = [
+        "",
+        " \n\t",
+        "{text} {0} {{",
+        "a\u2028b\u2029c\x85d\r\ne\x00f",
+        "word " * 100_000,
+        "😀é",
+    ]
+    documents = [{"docno": str(i), "text": text} for i, text in enumerate(texts)]
+    with pytest.raises(OSError, match="gone"):
+        index(tmp_path / "queries", with_error(documents), batch=1, shard_size=1)
+    results = index(tmp_path / "queries", documents, batch=1, shard_size=1).get_results()
+    assert list(results.text) == texts
+
+
+def with_error(documents):
+    yield from documents
+    raise OSError("gone")
+
+
+def test_arrays_are_stored_as_lists(tmp_path):
+    row = rows(1)[0] | {"log_probs": np.array([-0.5, -1], np.float32), "score": np.float32(0.1)}
+    (stored,) = SyntheticQueries(tmp_path / "queries").index([row]).iter_results()
+    assert stored["log_probs"] == [-0.5, -1.0] and stored["score"] == float(np.float32(0.1))
+
+
+# The ledger
+
+
+def test_admit_without_a_ledger():
+    frame = pd.DataFrame(corpus(3))
+    assert ledger.admit(frame, SETTINGS) is frame
+    assert len(Writer()(frame)) == 3
+
+
+def test_text_field():
+    frame = pd.DataFrame(corpus(3)).rename(columns={"text": "body"})
+    open_ledger = ledger.Ledger("any", done=ledger.Mark().after("0", "document 0"))
+    with ledger.opened(open_ledger):
+        assert [*ledger.admit(frame, {}, "body").docno] == ["1", "2"]
+
+
+def test_ledger_is_open_only_inside_its_block():
+    frame = pd.DataFrame(corpus(3))
+    outer, inner = ledger.Ledger("outer"), ledger.Ledger("inner")
+    with ledger.opened(outer):
+        ledger.admit(frame, {})
+        with pytest.raises(KeyError), ledger.opened(inner):
+            ledger.admit(frame, {})
+            raise KeyError
+        thread = threading.Thread(target=ledger.admit, args=(frame, {"model": "another"}))
+        thread.start()
+        thread.join()
+        ledger.admit(frame, {})
+    ledger.admit(frame, {"model": "another"})
+    assert (outer.seen.documents, inner.seen.documents) == (6, 3)
+
+
+def test_index_leaves_no_ledger_open(tmp_path):
+    index(tmp_path / "a", corpus(3))
+    with pytest.raises(KeyboardInterrupt):
+        index(tmp_path / "b", corpus(3), Writer(fail_at="1"))
+    assert copy_context().get(ledger._open) is None
+
+
+def test_threads_index_side_by_side(tmp_path):
+    threads = [
+        threading.Thread(target=index, args=(tmp_path / str(i), corpus(20 + i))) for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(SyntheticQueries(tmp_path / str(i))) for i in range(4)] == [20, 21, 22, 23]
+
+
+# Sharing
+
+
+@pytest.fixture
+def served(tmp_path):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_package(tmp_path, served, monkeypatch):
+    monkeypatch.setattr(pt.io, "pyterrier_home", lambda: str(tmp_path / "home"))
+    queries = index(tmp_path / "queries", corpus(12))
+    queries.build_package(verbose=False)
+    for kind in (pt.Artifact, SyntheticQueries):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # tarfile's, in PyTerrier
+            shared = kind.from_url(f"{served}/queries.tar.lz4")
+        assert isinstance(shared, SyntheticQueries) and shared.path != queries.path
+        assert files(shared.path) == files(queries.path)
+        pd.testing.assert_frame_equal(shared.get_results(), queries.get_results())
+
+
+def test_artifact_load(tmp_path):
+    index(tmp_path / "queries", corpus(3))
+    loaded = pt.Artifact.load(str(tmp_path / "queries"))
+    assert isinstance(loaded, SyntheticQueries) and len(loaded) == 3
