@@ -1,0 +1,35 @@
+"""Synthetic queries for neural rerankers, as a PyTerrier plugin."""
+
+from pyterrier_inpars.artifacts import SyntheticQueries
+from pyterrier_inpars.filtering import (
+    CopyFilter,
+    DuplicateFilter,
+    LengthFilter,
+    RoundTripFilter,
+    ScoreFilter,
+)
+from pyterrier_inpars.generation import QueryGenerator
+from pyterrier_inpars.mining import NegativeMiner
+from pyterrier_inpars.prompts import FewShotPrompt, Prompt, StaticPrompt, load_prompt, prompt_names
+from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BiEncoder",
+    "CopyFilter",
+    "CrossEncoder",
+    "DuplicateFilter",
+    "FewShotPrompt",
+    "LengthFilter",
+    "MonoT5",
+    "NegativeMiner",
+    "Prompt",
+    "QueryGenerator",
+    "RoundTripFilter",
+    "ScoreFilter",
+    "StaticPrompt",
+    "SyntheticQueries",
+    "load_prompt",
+    "prompt_names",
+]

@@ -1,0 +1,268 @@
+"""Causal language models of transformers, with the static part of the prompt computed once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyterrier_inpars.backends.base import GREEDY, Completion, Sampling
+from pyterrier_inpars.backends.decoding import PlainReading, Reading, choose, takes_masks
+from pyterrier_inpars.devices import best_device, best_dtype
+from pyterrier_inpars.frames import positive_int
+
+if TYPE_CHECKING:
+    import torch
+
+NEWLINE = "\n"
+
+
+class HuggingFaceBackend:
+    """Completes prompts with any causal language model that transformers loads.
+
+    The prompts of a collection differ only in their last part, so the keys and values of what they
+    share are computed once and serve every batch. Batches hold prompts of like length, padded on
+    the left; positions and attention masks are given explicitly, so that padding changes nothing,
+    in models with sliding windows too. A row leaves the batch when its text has ended.
+
+    Models whose attention does not take such masks (with ALiBi, say) are found out by comparing
+    both ways on the first two prompts, and run prompt by prompt.
+
+    Args:
+        model: name on the Hugging Face hub, local folder, or ``.gguf`` file.
+        revision: branch, tag or commit on the hub.
+        batch_size: completions computed together; 16 on a CPU, 64 elsewhere if None.
+        dtype: ``"auto"`` (bfloat16 where the processor has it), a name, or a ``torch.dtype``.
+        device: where the model runs; None is the best there is.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        ValueError: (on first use) the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        batch_size: int | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        trust_remote_code: bool = False,
+    ):
+        self.name = str(model)
+        self.revision = revision
+        self.batch_size = batch_size and positive_int("batch_size", batch_size)
+        self._dtype = dtype
+        self._device = device
+        self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self._takes_masks: bool | None = None  # found out on first use
+        self._prefix: tuple[Sequence[int], Reading | None] = ((), None)
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        return best_device(self._device)
+
+    @functools.cached_property
+    def dtype(self) -> torch.dtype:
+        return best_dtype(self._dtype, self.device)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return self._load(AutoTokenizer)
+
+    @functools.cached_property
+    def model(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return self._load(AutoModelForCausalLM, dtype=self.dtype).to(self.device).eval()
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the output: model, revision, precision, versions."""
+        import torch
+        import transformers
+
+        return {
+            "model": self.name,
+            "revision": getattr(self.model.config, "_commit_hash", None) or self.revision,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        *,
+        prefix: str = "",
+        max_new_tokens: int = 64,
+        sampling: Sampling = GREEDY,
+        progress: Callable[[int], object] = lambda completions: None,
+    ) -> list[Completion]:
+        """Completes each prompt up to a newline, the model's end token, or the limit.
+
+        Args:
+            prompts: whole prompts.
+            prefix: text that they all begin with. Tokens may merge across its end; as many tokens
+                are shared as the tokenised prompts really have in common with it.
+            max_new_tokens: most tokens in a completion.
+            sampling: how tokens are chosen.
+            progress: called with the number of completions after each batch.
+
+        Returns:
+            ``sampling.num_samples`` completions for each prompt, in the order of the prompts.
+
+        Raises:
+            ValueError: a prompt and its completion are longer than the model's context.
+        """
+        import torch
+
+        if not prompts:
+            return []
+        ids = [self._encode(prompt, max_new_tokens) for prompt in prompts]
+        prefix_ids = self._encode(prefix, max_new_tokens)
+        prefix_ids = prefix_ids[: _shared(prefix_ids, ids)]
+        completions: dict[int, list[Completion]] = {}
+        with torch.inference_mode():
+            for batch in self._batches(prefix_ids, ids, sampling.num_samples):
+                rows = [
+                    _Row.start(i, n, sampling) for i in batch for n in range(sampling.num_samples)
+                ]
+                if self._takes_masks:
+                    reading = self._read(prefix_ids, [ids[i] for i in batch])
+                    reading.repeat(sampling.num_samples)
+                    self._write(rows, reading, max_new_tokens, sampling)
+                else:
+                    for row in rows:
+                        plain = PlainReading(self.model).read([ids[row.prompt]])
+                        self._write([row], plain, max_new_tokens, sampling)
+                for row in rows:
+                    completions.setdefault(row.prompt, []).append(self._completion(row))
+                progress(len(rows))
+        return [completion for i in range(len(prompts)) for completion in completions[i]]
+
+    # -- text and tokens ---------------------------------------------------------------------
+
+    def _load(self, auto_class: Any, **options: Any) -> Any:
+        path = Path(self.name)
+        source = self.name
+        if path.suffix == ".gguf":
+            source, options = str(path.parent), {**options, "gguf_file": path.name}
+        try:
+            return auto_class.from_pretrained(source, **self._hub, **options)
+        except (OSError, ValueError, ImportError) as error:
+            raise ValueError(
+                f"no causal language model can be loaded from {self.name!r}: give a name on the "
+                f"Hugging Face hub, a folder or a .gguf file ({error})"
+            ) from error
+
+    def _encode(self, text: str, max_new_tokens: int) -> list[int]:
+        # a special token written out in a document is text like any other
+        ids = self.tokenizer(text, split_special_tokens=True)["input_ids"]
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and len(ids) + max_new_tokens > limit:
+            raise ValueError(
+                f"a prompt of {len(ids)} tokens and {max_new_tokens} new ones do not fit into the "
+                f"{limit} positions of {self.name}: lower max_doc_tokens or max_new_tokens"
+            )
+        return ids
+
+    @functools.cached_property
+    def _end_tokens(self) -> set[int]:
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends) if isinstance(ends, list) else {ends}
+        return (ends | {self.tokenizer.eos_token_id}) - {None}
+
+    @functools.cached_property
+    def _ends(self) -> Callable[[int], bool]:
+        """Whether a token ends a query: the model's end token, or any whose text has a newline."""
+        return functools.cache(
+            lambda token: token in self._end_tokens or NEWLINE in self.tokenizer.decode([token])
+        )
+
+    def _completion(self, row: _Row) -> Completion:
+        ended = self._ends(row.tokens[-1])
+        tokens, log_probs = row.tokens, row.log_probs
+        if ended and not self._written(tokens[-1]):
+            tokens, log_probs = tokens[:-1], log_probs[:-1]
+        text = self.tokenizer.decode(tokens).split(NEWLINE)[0].strip()
+        return Completion(text, log_probs, "stop" if ended else "length")
+
+    def _written(self, end: int) -> bool:
+        """Whether a token that ends a query has a part before the newline, as ``?`` and newline."""
+        text = self.tokenizer.decode([end])
+        return end not in self._end_tokens and bool(text.split(NEWLINE)[0].strip())
+
+    # -- the model ---------------------------------------------------------------------------
+
+    def _batches(
+        self, prefix: list[int], ids: list[list[int]], num_samples: int
+    ) -> Iterator[list[int]]:
+        """Which prompts to complete together: those of like length, the longest first."""
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+        if self._takes_masks is None:
+            rest = ids[order[0]][len(prefix) :]
+            self._takes_masks = takes_masks(self.model, prefix, [rest, rest[len(rest) // 2 :]])
+        size = self.batch_size or (16 if self.device.type == "cpu" else 64)
+        size = max(1, size // num_samples)
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
+    def _read(self, prefix: list[int], ids: list[list[int]]) -> Reading:
+        """Reads a batch of prompts; what they share is read once and kept for further batches."""
+        if self._prefix[0] != prefix:
+            self._prefix = (prefix, Reading(self.model).read([prefix]) if prefix else None)
+        start = self._prefix[1] or Reading(self.model)
+        return start.copies(len(ids)).read([row[len(prefix) :] for row in ids])
+
+    def _write(
+        self,
+        rows: list[_Row],
+        reading: Reading | PlainReading,
+        max_new_tokens: int,
+        sampling: Sampling,
+    ) -> None:
+        """Writes on after each prompt until all texts have ended; a row that has, leaves."""
+        for step in range(max_new_tokens):
+            tokens = choose(reading.logits, sampling, [row.generator for row in rows])
+            chosen = reading.logits.gather(1, tokens[:, None])[:, 0] - reading.logits.logsumexp(1)
+            for row, token, log_prob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
+                row.tokens.append(token)
+                row.log_probs.append(log_prob)
+            going = [i for i, row in enumerate(rows) if not self._ends(row.tokens[-1])]
+            if not going or step == max_new_tokens - 1:
+                return
+            if len(going) < len(rows):  # never so for the one row of a plain reading
+                rows = [rows[i] for i in going]
+                reading = reading.select(going)  # type: ignore[union-attr]
+            reading.read([row.tokens[-1:] for row in rows])
+
+
+@dataclass
+class _Row:
+    """One completion while it is written."""
+
+    prompt: int
+    generator: torch.Generator | None
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, prompt: int, sample: int, sampling: Sampling) -> _Row:
+        import torch
+
+        if sampling.temperature == 0:
+            return cls(prompt, None)
+        seed = sampling.seeds[prompt * sampling.num_samples + sample]
+        return cls(prompt, torch.Generator().manual_seed(seed))
+
+
+def _shared(prefix: list[int], ids: list[list[int]]) -> int:
+    """How many tokens of the prefix all prompts begin with, each keeping one of its own."""
+    shared = min(len(prefix), min(map(len, ids)) - 1)
+    while any(row[:shared] != prefix[:shared] for row in ids):
+        shared -= 1
+    return shared

@@ -1,0 +1,163 @@
+"""Documents to synthetic queries."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_inpars import ledger
+from pyterrier_inpars.backends.base import Backend, Sampling
+from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+from pyterrier_inpars.frames import Stage, check_strings, positive_int, with_columns
+from pyterrier_inpars.prompts import Prompt, load_prompt, truncate
+
+if TYPE_CHECKING:
+    import torch
+
+
+class QueryGenerator(Stage):
+    """Writes queries for documents with a language model (InPars, arXiv 2202.05144, section 3).
+
+    In: documents ``docno, text``. Out: synthetic queries, one row each, in the order of the
+    documents, which keep their other columns:
+
+    - ``qid`` (str): the docno and the number of the query, ``docno-1``, ``docno-2``, ...
+    - ``query`` (str): what the model wrote, up to a newline.
+    - ``score`` (float): mean of ``log_probs``.
+    - ``log_probs`` (list of float): natural log-probability of each generated token.
+    - ``finish_reason`` (str): ``stop`` if the model ended the query, ``length`` if the limit did.
+
+    A document without text gets no query, and an empty query gives no row: ``self.empty`` counts
+    them.
+
+    Args:
+        model: name on the Hugging Face hub, local folder, ``.gguf`` file, or a backend object.
+        prompt: a ``Prompt``, or the name of one that comes with this package.
+        num_queries: queries for each document; more than one needs a temperature.
+        temperature: 0 is greedy; above it, queries are sampled.
+        top_p: sample only from the likeliest tokens that hold this share of the probability.
+        max_doc_tokens: longer documents are cut after as many of the model's tokens.
+        max_new_tokens: longest query in tokens.
+        revision: branch, tag or commit of the model on the hub.
+        batch_size: queries written together; None chooses by device.
+        dtype: ``"auto"`` is bfloat16 where the processor has it, else float32.
+        device: None is the best there is.
+        seed: of the sampling. A query depends on the seed, its docno and its number alone.
+        text_field: column that holds the document.
+        verbose: show progress.
+        backend: an object that completes prompts (``backends.base.Backend``), instead of a model.
+
+    Raises:
+        ValueError: an argument is out of range, a docno or text is no string, or the model cannot
+            be loaded.
+    """
+
+    schematic = {"label": "QueryGenerator", "help_url": None}
+
+    def __init__(
+        self,
+        model: str | Path | Backend | None = None,
+        *,
+        prompt: str | Prompt = "three-shot",
+        num_queries: int = 1,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        max_doc_tokens: int = 256,
+        max_new_tokens: int = 64,
+        revision: str | None = None,
+        batch_size: int | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        seed: int = 0,
+        text_field: str = "text",
+        verbose: bool = False,
+        backend: Backend | None = None,
+    ):
+        if (model is None) == (backend is None):
+            raise ValueError("give QueryGenerator either a model or a backend")
+        self.model = model
+        self.prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
+        self.num_queries = positive_int("num_queries", num_queries)
+        self.temperature = temperature
+        self.top_p = top_p
+        self.max_doc_tokens = positive_int("max_doc_tokens", max_doc_tokens)
+        self.max_new_tokens = positive_int("max_new_tokens", max_new_tokens)
+        self.revision = revision
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.device = device
+        self.seed = seed
+        self.text_field = text_field
+        self.verbose = verbose
+        self.backend = backend
+        self.empty = 0
+        Sampling(temperature, top_p, num_queries)  # an error now rather than after loading a model
+        self._completes: Any = model if backend is None else backend
+        if isinstance(model, str | Path):
+            self._completes = HuggingFaceBackend(
+                model, revision=revision, batch_size=batch_size, dtype=dtype, device=device
+            )
+
+    def needs(self) -> list[str]:
+        return ["docno", self.text_field]
+
+    def gives(self, columns: list[str]) -> list[str]:
+        return with_columns(["qid", "query"], *columns, "score", "log_probs", "finish_reason")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the queries: model, prompt, limits, sampling."""
+        return {
+            **self._completes.describe(),
+            "prompt": self.prompt.build("{document}"),
+            "num_queries": self.num_queries,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_doc_tokens": self.max_doc_tokens,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+
+    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+        check_strings(inp, "docno", self.text_field)
+        columns = self.gives(list(inp.columns))
+        documents = ledger.admit(inp, self.settings(), self.text_field)
+        rows = self._queries(documents[documents[self.text_field].str.strip() != ""])
+        self.empty += len(documents) * self.num_queries - len(rows)
+        return pd.DataFrame(rows, columns=columns)
+
+    def _queries(self, documents: pd.DataFrame) -> list[dict[str, Any]]:
+        records = documents.to_dict("records")
+        if not records:
+            return []
+        n = self.num_queries
+        seeds = [_seed(self.seed, record["docno"], i) for record in records for i in range(n)]
+        texts = truncate(documents[self.text_field], self._completes.tokenizer, self.max_doc_tokens)
+        with pt.tqdm(total=len(seeds), desc="generate", unit="q", disable=not self.verbose) as bar:
+            completions = self._completes.complete(
+                [self.prompt.build(text) for text in texts],
+                prefix=self.prompt.prefix,
+                max_new_tokens=self.max_new_tokens,
+                sampling=Sampling(self.temperature, self.top_p, n, seeds),
+                progress=bar.update,
+            )
+        return [
+            {
+                **records[i // n],
+                "qid": f"{records[i // n]['docno']}-{i % n + 1}",
+                "query": completion.text,
+                "score": sum(completion.log_probs) / len(completion.log_probs),
+                "log_probs": completion.log_probs,
+                "finish_reason": completion.finish_reason,
+            }
+            for i, completion in enumerate(completions)
+            if completion.text
+        ]
+
+
+def _seed(seed: int, docno: str, number: int) -> int:
+    digest = hashlib.sha256(f"{seed}\0{number}\0{docno}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big")

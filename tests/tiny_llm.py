@@ -1,0 +1,79 @@
+"""Small random language models, built in the session, with real tokenizers trained on the spot."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+WORDS = (
+    "the spectrum of a plasma is measured by microwave absorption in a magnetic field while "
+    "transistor circuits amplify small signals and noise limits the gain of the receiver"
+).split()
+
+SHAPE = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+}
+CONFIGS = {
+    # full and sliding layers, windows shorter than the prompts
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **SHAPE,
+        sliding_window=12,
+        layer_types=["sliding_attention", "full_attention"] * 1 + ["sliding_attention"],
+    ),
+    # a window in every layer, no layer types
+    "mistral": lambda: transformers.MistralConfig(**SHAPE, sliding_window=16),
+    "llama": lambda: transformers.LlamaConfig(**SHAPE),
+    # learned absolute positions
+    "gpt2": lambda: transformers.GPT2Config(
+        vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=512
+    ),
+    # ALiBi: takes no explicit masks
+    "bloom": lambda: transformers.BloomConfig(vocab_size=400, hidden_size=32, n_layer=2, n_head=4),
+    # recurrent: no attention at all
+    "mamba": lambda: transformers.MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2),
+}
+
+
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Byte-level BPE in which several tokens hold a newline, as in vocabularies of real LLMs."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    lines = [" ".join(WORDS[i:] + WORDS[:i]) + "?\n\n" for i in range(len(WORDS))]
+    bpe.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<pad>", "<eos>", "<bos>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
+    )
+
+
+def save(folder: Path, kind: str = "gemma3") -> str:
+    """Saves a random model of this kind with the tokenizer and gives back the folder's path."""
+    torch.manual_seed(1)
+    config = CONFIGS[kind]()
+    config.bos_token_id, config.pad_token_id = 2, 0
+    config.eos_token_id = [1, *range(280, 310)]  # several, as instruction-tuned models have
+    config.tie_word_embeddings = False  # tied random weights only repeat the last token
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # far from ties, unlike the usual small initial weights
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8 if kind != "mamba" else 3)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
