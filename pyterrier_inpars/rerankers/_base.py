@@ -1,0 +1,235 @@
+"""What every reranker does alike: load, score, train and save around one neural network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_inpars.devices import best_device, best_dtype
+from pyterrier_inpars.frames import Stage, check_strings, positive_int
+from pyterrier_inpars.training import Training, check_examples, quiet
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
+
+
+class Reranker(Stage, pt.Estimator):
+    """A neural network that scores a document for a query, and can be trained to.
+
+    The network is loaded when it is first used. Its weights are kept in float32, which training
+    needs; ``dtype`` is the precision of its matrix products (by autocast), in scoring and training.
+
+    Note:
+        PyTerrier rebuilds a transformer from its constructor's parameters now and then, and ``fit``
+        does not change those: ``save`` a trained reranker and load it by its path.
+
+    Args:
+        model: name on the Hugging Face hub, or path of a folder such as ``save`` writes.
+        max_length: most tokens of the network's input, at least 8, so that it holds something of
+            query and document. ``None``: as many as the model is made for.
+        training: fields of the Hugging Face ``TrainingArguments``, in place of the class's own.
+        output_dir: where the trainer puts what it is asked to write, such as checkpoints every n
+            steps. ``None``: a temporary folder, removed after training.
+        seed: decides the initial weights of a new head, the order of the examples and the dropout.
+        batch_size: rows that are scored at once.
+        text_field: column with the text of the document.
+        dtype: ``"auto"`` (bfloat16 where the processor computes in it, else float32),
+            ``"float32"``, ``"bfloat16"``, ``"float16"`` or a ``torch.dtype``.
+        device: ``None`` for the best there is, or a name such as ``"cpu"`` or ``"cuda"``.
+        verbose: shows progress bars and the libraries' own notices.
+
+    Attributes:
+        history: list of dict, the trainer's log of the last ``fit``: ``loss`` (mean since the entry
+            before), ``learning_rate`` and ``step``, twenty entries a run.
+        train_loss: float, mean training loss of the last ``fit``; ``None`` before it.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        max_length: int | None = None,
+        training: dict[str, Any] | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        batch_size: int = 32,
+        text_field: str = "text",
+        dtype: str | torch.dtype = "auto",
+        device: str | None = None,
+        verbose: bool = False,
+    ):
+        self.model = model
+        self.max_length = None if max_length is None else positive_int("max_length", max_length, 8)
+        self.training = training
+        self.output_dir = output_dir
+        self.seed = seed
+        self.batch_size = positive_int("batch_size", batch_size)
+        self.text_field = text_field
+        self.dtype = dtype
+        self.device = device
+        self.verbose = verbose
+        self.history: list[dict[str, float]] = []
+        self.train_loss: float | None = None
+        self._network: Any = None
+
+    def _load(self, device: torch.device) -> Any:
+        """Loads the network in float32 onto the device."""
+        raise NotImplementedError
+
+    def _adapt(self, network: Any) -> None:
+        """Sets what this reranker asks of a sentence-transformers network just loaded.
+
+        Raises:
+            ValueError: ``max_length`` is more than the network has positions.
+        """
+        # As if it had examples for its model card: the trainer would look for some in the data.
+        network.model_card_data.widget = [{}]
+        if self.max_length is not None:
+            positions = getattr(network.config, "max_position_embeddings", self.max_length)
+            if 0 < positions < self.max_length:
+                raise ValueError(
+                    f"max_length={self.max_length} is more than the {positions} positions of "
+                    f"{str(self.model)!r}"
+                )
+            network.max_seq_length = self.max_length
+
+    def _score(self, queries: list[str], texts: list[str]) -> ArrayLike:
+        """Scores of the pairs, in their order; runs without gradients and under autocast."""
+        raise NotImplementedError
+
+    def _train(self, examples: pd.DataFrame, training: Training) -> None:
+        """Trains the network on checked examples."""
+        raise NotImplementedError
+
+    def _write(self, path: str) -> None:
+        """Writes a sentence-transformers network and all it needs into an existing folder."""
+        self.network.save_pretrained(path, create_model_card=False)
+
+    @property
+    def network(self) -> Any:
+        """The network, loaded on first use.
+
+        Raises:
+            OSError: there is no such model, or it is of another kind.
+        """
+        if self._network is None:
+            import torch
+
+            with quiet(self.verbose), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)  # a head that the checkpoint lacks is drawn at random
+                try:
+                    network = self._load(best_device(self.device)).eval()
+                except (OSError, ValueError) as error:
+                    raise OSError(
+                        f"{type(self).__name__} cannot load the model {str(self.model)!r}: "
+                        f"give the name of a model on the Hugging Face hub, or the path of a "
+                        f"folder that holds config.json, the weights and the tokenizer. {error}"
+                    ) from error
+            for weight in network.parameters():
+                # Mapped from a file, weights start anywhere, and products of unaligned ones differ
+                # in their last bit: a checkpoint would not give the scores of what was saved.
+                weight.data = weight.data.clone()
+            self._adapt(network)
+            self._network = network
+        return self._network
+
+    def needs(self) -> list[str]:
+        return ["qid", "query", "docno", self.text_field]
+
+    def gives(self, columns: list[str]) -> list[str]:
+        return [c for c in columns if c not in ("score", "rank")] + ["score", "rank"]
+
+    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+        import torch
+
+        check_strings(inp, "query", self.text_field)
+        device = self.network.device
+        dtype = best_dtype(self.dtype, device)
+        autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            scores = self._score(inp["query"].tolist(), inp[self.text_field].tolist())
+        out = inp.drop(columns=["score", "rank"], errors="ignore")
+        return pt.model.add_ranks(out.assign(score=pd.Series(scores, dtype="float64")))
+
+    def fit(
+        self,
+        examples: pd.DataFrame,
+        qrels: pd.DataFrame | None = None,
+        validation: pd.DataFrame | None = None,
+        validation_qrels: pd.DataFrame | None = None,
+    ) -> Reranker:
+        """Trains the network, from its present weights on, alone or as a pipeline's last stage.
+
+        Args:
+            examples: frame ``qid, query, docno, text, label``, one row a pair; ``label`` is 1 for a
+                relevant document and 0 for a negative.
+            qrels: not read; the labels are in ``examples``.
+            validation: must be ``None``, as yet.
+            validation_qrels: must be ``None``, as yet.
+
+        Returns:
+            This reranker; ``history`` and ``train_loss`` tell how training went.
+
+        Raises:
+            pt.validate.InputValidationError: a column is missing.
+            ValueError: no examples, none of the kind the loss needs, a label other than 0 and 1, or
+                validation data.
+        """
+        pt.validate.columns(examples, includes=[*self.needs(), "label"], context=self)
+        if validation is not None or validation_qrels is not None:
+            raise ValueError("validation comes with a later version: fit on the examples alone")
+        check_examples(examples, self.text_field)
+        training = Training(
+            fields=self.training or {},
+            output_dir=self.output_dir,
+            seed=self.seed,
+            dtype=best_dtype(self.dtype, self.network.device),
+            verbose=self.verbose,
+        )
+        with quiet(self.verbose):
+            self._train(examples.reset_index(drop=True), training)
+        self.history, self.train_loss = training.history, training.loss
+        return self
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Writes a checkpoint, which this class loads by its path with the same scores.
+
+        Args:
+            path: a folder; it and its parents are made where they do not exist.
+            overwrite: write into the folder even if there is something in it.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: there is something in the folder, and ``overwrite`` is not set.
+        """
+        path = Path(path)
+        if path.exists() and any(path.iterdir()) and not overwrite:
+            raise FileExistsError(f"{path} is not empty: give another path, or overwrite=True")
+        path.mkdir(parents=True, exist_ok=True)
+        with quiet(self.verbose):
+            self._write(str(path))
+        return path
+
+
+def keep_float32(head: torch.nn.Module) -> None:
+    """Has the layer that makes the scores compute in float32, under autocast too.
+
+    Near 10, numbers in bfloat16 are 1/16 apart: whole groups of documents would tie.
+    """
+    head.register_forward_hook(_in_float32)
+
+
+def _in_float32(head: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if output.dtype == torch.float32:
+        return output
+    with torch.autocast(output.device.type, enabled=False):
+        return head.forward(args[0].float())
