@@ -11,8 +11,8 @@ import pyterrier as pt
 class Stage(pt.Transformer):
     """A transformer over frames that answers PyTerrier's inspection and survives empty batches.
 
-    A subclass names the columns it needs, the columns it gives, and what it does with a frame of at
-    least one row. Validation comes before the shortcut for an empty frame, since that is how
+    A subclass names the columns it needs and gives, and what it does with a frame of one row or
+    more. Validation comes before the shortcut for an empty frame, since that is how
     ``pt.inspect`` learns what a stage needs. Each ``__init__`` parameter ``p`` is kept as ``self.p``.
     """
 

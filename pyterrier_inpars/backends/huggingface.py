@@ -33,7 +33,7 @@ class HuggingFaceBackend:
     Args:
         model: name on the Hugging Face hub, local folder, or ``.gguf`` file.
         revision: branch, tag or commit on the hub.
-        batch_size: completions computed together; 16 on a CPU, 64 elsewhere if None.
+        batch_size: completions computed together; 32 on a CPU, 64 elsewhere if None.
         dtype: ``"auto"`` (bfloat16 where the processor has it), a name, or a ``torch.dtype``.
         device: where the model runs; None is the best there is.
         trust_remote_code: run code that comes with the model.
@@ -206,7 +206,7 @@ class HuggingFaceBackend:
         if self._takes_masks is None:
             rest = ids[order[0]][len(prefix) :]
             self._takes_masks = takes_masks(self.model, prefix, [rest, rest[len(rest) // 2 :]])
-        size = self.batch_size or (16 if self.device.type == "cpu" else 64)
+        size = self.batch_size or (32 if self.device.type == "cpu" else 64)
         size = max(1, size // num_samples)
         for start in range(0, len(order), size):
             yield order[start : start + size]
