@@ -7,7 +7,6 @@ The folder holds ``corpus.jsonl`` or ``corpus.jsonl.gz`` (``_id, title, text``),
 """
 
 import argparse
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,11 +42,9 @@ class BeirFolder(pt.datasets.Dataset):
         return pd.read_csv(path, sep="\t", header=0, names=list(types), dtype=types)
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        path = self.folder / f"{name}.jsonl"
-        unpack = (
-            path.open if path.exists() else lambda **options: gzip.open(f"{path}.gz", **options)
-        )
-        with unpack(mode="rt", encoding="utf-8") as lines:
+        plain = self.folder / f"{name}.jsonl"
+        path = plain if plain.exists() else f"{plain}.gz"
+        with pt.io.autoopen(str(path), "rt", encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
 

@@ -13,7 +13,8 @@ class Stage(pt.Transformer):
 
     A subclass names the columns it needs and gives, and what it does with a frame of one row or
     more. Validation comes before the shortcut for an empty frame, since that is how
-    ``pt.inspect`` learns what a stage needs. Each ``__init__`` parameter ``p`` is kept as ``self.p``.
+    ``pt.inspect`` learns what a stage needs. Each parameter ``p`` of ``__init__`` is kept
+    as ``self.p``.
     """
 
     def __init__(self) -> None:  # object's takes *args, which pt.inspect would look for
@@ -84,8 +85,8 @@ def check_strings(frame: pd.DataFrame, *columns: str) -> None:
                 }
                 where = ", ".join(f"{c} {v!r}" for c, v in ids.items()) or f"row {row}"
                 raise ValueError(
-                    f"{column} must be a string, but is {value!r} ({type(value).__name__}) at {where}: "
-                    f"convert it with str() or drop the row"
+                    f"{column} must be a string, but is {value!r} ({type(value).__name__}) "
+                    f"at {where}: convert it with str() or drop the row"
                 )
 
 

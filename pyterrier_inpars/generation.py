@@ -11,6 +11,7 @@ import pyterrier as pt
 
 from pyterrier_inpars import ledger
 from pyterrier_inpars.backends.base import Backend, Sampling
+from pyterrier_inpars.backends.generate import GenerateBackend
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.frames import Stage, check_strings, positive_int, with_columns
 from pyterrier_inpars.prompts import Prompt, load_prompt, truncate
@@ -49,7 +50,8 @@ class QueryGenerator(Stage):
         seed: of the sampling. A query depends on the seed, its docno and its number alone.
         text_field: column that holds the document.
         verbose: show progress.
-        backend: an object that completes prompts (``backends.base.Backend``), instead of a model.
+        backend: an object that completes prompts, instead of a model: a ``backends.base.Backend``,
+            or one with pyterrier_rag's ``generate``.
 
     Raises:
         ValueError: an argument is out of range, a docno or text is no string, or the model cannot
@@ -101,6 +103,8 @@ class QueryGenerator(Stage):
             self._completes = HuggingFaceBackend(
                 model, revision=revision, batch_size=batch_size, dtype=dtype, device=device
             )
+        elif not hasattr(self._completes, "complete"):
+            self._completes = GenerateBackend(self._completes)
 
     def needs(self) -> list[str]:
         return ["docno", self.text_field]

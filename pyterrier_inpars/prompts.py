@@ -101,7 +101,8 @@ class FewShotPrompt(Prompt):
         positive_int("num_examples", num_examples)
         if len(examples) < num_examples:
             raise ValueError(
-                f"num_examples is {num_examples}, but there are {len(examples)} examples to draw from"
+                f"num_examples is {num_examples}, but there are {len(examples)} examples to draw "
+                f"from"
             )
         template = _entry(None, "few-shot")["template"] if template is None else template
         before, after = _split(template)

@@ -152,7 +152,7 @@ def test_every_topic_is_answered(topics, qrels, texts):
 
 
 def test_no_topic_names_what_it_looks_for(topics, qrels):
-    queries = dict(zip(topics["qid"], topics["query"]))
+    queries = dict(zip(topics["qid"], topics["query"], strict=True))
     shared = {
         (row.qid, row.docno): common
         for row in qrels[qrels["label"] == 2].itertuples()
