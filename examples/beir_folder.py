@@ -51,9 +51,15 @@ class BeirFolder(pt.datasets.Dataset):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("collection", type=Path)
-    parser.add_argument("--documents", type=int, default=1_000, help="to write queries for")
+    parser.add_argument("--documents", type=int, default=500, help="to write queries for")
     parser.add_argument("--folder", type=Path, help="for results")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(f"inpars-{arguments.collection.name}")
-    settings = Settings(ABOUT, documents=arguments.documents, max_doc_tokens=128, round_trip=1)
+    settings = Settings(
+        ABOUT,
+        documents=arguments.documents,
+        max_doc_tokens=128,
+        round_trip=1,
+        cross_encoder=False,  # on a CPU it takes as long as all the rest
+    )
     show(run(BeirFolder(arguments.collection), settings, folder))
