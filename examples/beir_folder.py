@@ -51,7 +51,7 @@ class BeirFolder(pt.datasets.Dataset):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("collection", type=Path)
-    parser.add_argument("--documents", type=int, default=500, help="to write queries for")
+    parser.add_argument("--documents", type=int, default=320, help="to write queries for")
     parser.add_argument("--folder", type=Path, help="for results")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(f"inpars-{arguments.collection.name}")

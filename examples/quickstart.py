@@ -45,7 +45,7 @@ class Settings:
     """What a run depends on besides the collection, and what suits documents of a few lines."""
 
     prompt: Prompt
-    documents: int = 750
+    documents: int = 640
     max_doc_tokens: int = 64
     round_trip: int = 100
     max_length: int = 128
@@ -73,15 +73,15 @@ def run(dataset: Any, settings: Settings, folder: Path) -> pd.DataFrame:
 
     step("generate")
     sample = corpus.sample(min(settings.documents, len(corpus)), random_state=settings.seed)
-    queries = SyntheticQueries(folder / "queries", shard_size=200)
+    queries = SyntheticQueries(folder / "queries", shard_size=320)
     generator = QueryGenerator(
         language_model(),
         prompt=settings.prompt,
         max_doc_tokens=settings.max_doc_tokens,
-        max_new_tokens=32,
+        max_new_tokens=24,
         verbose=True,
     )
-    (generator >> queries).index(sample.to_dict("records"), batch_size=200)
+    (generator >> queries).index(sample.to_dict("records"), batch_size=320)
     written = queries.get_results()
     print(f"{len(sample):,} documents, {len(written):,} queries, such as:")
     for query, docno in written[["query", "docno"]].head(5).itertuples(index=False):
@@ -110,8 +110,12 @@ def run(dataset: Any, settings: Settings, folder: Path) -> pd.DataFrame:
         "trained dual encoder": dual_encoder,
     }
     if settings.cross_encoder:
-        # half the length: it reads each document once for each query
-        cross_encoder = CrossEncoder(encoder(), max_length=settings.max_length // 2, verbose=True)
+        cross_encoder = CrossEncoder(
+            encoder(),
+            max_length=settings.max_length // 2,  # it reads each document once for each query
+            training={"learning_rate": 1e-4},  # its head starts from nothing, on few examples
+            verbose=True,
+        )
         cross_encoder.fit(examples)
         print(f"cross-encoder: mean training loss {cross_encoder.train_loss:.3f}")
         models["trained cross-encoder"] = cross_encoder
