@@ -42,6 +42,8 @@ def plainly(folder, frame, prompt=PROMPT, most=MOST):
     """Full prompt, one document at a time, the whole sequence again for each token, greedy."""
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = llm.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
     rows = []
     for docno, text in zip(frame["docno"], frame["text"], strict=True):
         ids = tokenizer(prompt.build(text))["input_ids"]
@@ -50,7 +52,6 @@ def plainly(folder, frame, prompt=PROMPT, most=MOST):
             with torch.no_grad():
                 scores = llm(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
             token = int(scores.argmax())
-            ends = {tokenizer.eos_token_id, *llm.generation_config.eos_token_id}
             piece = "\n" if token in ends else tokenizer.decode([token])
             written = piece.split("\n")[0]
             if written.strip() or "\n" not in piece:
