@@ -40,6 +40,8 @@ class Sampling:
 
 
 GREEDY = Sampling()
+NEWLINE = "\n"
+"""What ends a completion."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pyterrier_inpars.backends.base import Completion, Sampling
-
-NEWLINE = "\n"
+from pyterrier_inpars.backends.base import NEWLINE, Completion, Sampling
 
 
 class GenerateBackend:

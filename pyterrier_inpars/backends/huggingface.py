@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_inpars.backends.base import GREEDY, Completion, Sampling
+from pyterrier_inpars.backends.base import GREEDY, NEWLINE, Completion, Sampling
 from pyterrier_inpars.backends.decoding import PlainReading, Reading, choose, takes_masks
 from pyterrier_inpars.devices import best_device, best_dtype
 from pyterrier_inpars.frames import positive_int
 
 if TYPE_CHECKING:
     import torch
-
-NEWLINE = "\n"
 
 
 class HuggingFaceBackend:
