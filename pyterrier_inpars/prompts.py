@@ -112,11 +112,10 @@ class FewShotPrompt(Prompt):
         chosen = random.Random(seed).sample(range(len(ordered)), num_examples)
         self.examples = ordered.iloc[chosen].reset_index(drop=True)
         self.template = template
-        one = Prompt(before, after)
-        end = template.partition(QUERY)[2]
-        gap = template[len(before) + len(DOCUMENT) + len(after) : template.index(QUERY)]
+        middle, _, end = template.partition(DOCUMENT)[2].partition(QUERY)
+        one = Prompt(before, middle)
         shown = (
-            one.build(text) + gap + " ".join(query.split()) + end
+            one.build(text) + " ".join(query.split()) + end
             for query, text in zip(self.examples["query"], self.examples["text"], strict=True)
         )
         super().__init__("".join(shown) + before, after)

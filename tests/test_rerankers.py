@@ -13,19 +13,12 @@ import torch
 
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*without a head for scores", "ignore:The inplace keyword"
-)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*without a head for scores", "ignore:The inplace keyword"),
+]
+
 CLASSES = [MonoT5, CrossEncoder, BiEncoder]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only lose time to several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

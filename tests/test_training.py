@@ -14,9 +14,11 @@ import transformers
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
 from pyterrier_inpars.training import groups
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*without a head for scores", "ignore:The inplace keyword"
-)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*without a head for scores", "ignore:The inplace keyword"),
+]
+
 CLASSES = [MonoT5, CrossEncoder, BiEncoder]
 NAMES, PLACES, FILLER = tiny.WORDS[:8], tiny.WORDS[10:18], tiny.WORDS[18:26]
 QUICK = {
@@ -31,15 +33,6 @@ def build(folder: Path, dropout: float) -> dict[type, str]:
     bert = tiny.tiny_bert(folder / "bert", dropout)
     t5 = tiny.tiny_t5(folder / "t5", dropout=dropout)
     return {MonoT5: t5, CrossEncoder: bert, BiEncoder: bert}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only lose time to several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
