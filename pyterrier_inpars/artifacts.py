@@ -14,6 +14,9 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from . import published
+from .downloads import download, file_sha256
+from .formats import plain
 from .frames import positive_int, with_columns
 from .ledger import Ledger, Mark, opened
 
@@ -88,6 +91,12 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 those that the artifact was started with. Whatever was stored stays.
             FileExistsError: ``path`` is a file, or a folder that holds something else.
         """
+        return self._index(iter, {})
+
+    def _index(
+        self, rows: Iterable[dict[str, Any]], settings: dict[str, Any]
+    ) -> "SyntheticQueries":
+        """Stores rows; ``settings`` are those of rows that no generator of this package made."""
         manifest = self._manifest() or self._new_manifest()
         ledger = Ledger(
             name=repr(self),
@@ -101,10 +110,10 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             # All rows of a batch come before the next batch is admitted. So when a row comes and
             # the ledger has moved, every document that stood in it at the row before is finished.
             last = ledger.seen
-            for row in iter:
+            for row in rows:
                 _check(row)
                 if not ledger.admits:
-                    ledger.describe({})
+                    ledger.describe(settings)
                     if not ledger.note(*(row[column] for column in _NEEDS)):
                         continue
                 if ledger.seen != last and writer.missing(last) >= self.shard_size:
@@ -121,6 +130,51 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         if not ledger.complete:
             writer.finish()
         return self
+
+    @classmethod
+    def from_published(
+        cls, version: str, collection: str, path: str | Path | None = None
+    ) -> "SyntheticQueries":
+        """The synthetic queries that the authors of InPars published for a collection.
+
+        They are fetched once and stored as an artifact, whose settings name the file and its
+        SHA-256; when that is complete, it is all that is needed::
+
+            queries = SyntheticQueries.from_published("inpars-v1", "nfcorpus")
+
+        Where the file has no texts of the documents, they must be added::
+
+            rows = published.read_queries("inpars-v1", "nfcorpus")
+            SyntheticQueries(path).index(row | {"text": texts[row["docno"]]} for row in rows)
+
+        Args:
+            version: ``"inpars-v1"`` (arXiv 2202.05144) or ``"inpars-v2"`` (arXiv 2301.01820).
+            collection: BEIR's name of it, one of ``beir.COLLECTIONS``.
+            path: the folder of the artifact; None is one in PyTerrier's home.
+
+        Raises:
+            ValueError: there is no such version or collection, the file is of another form, or it
+                has no texts.
+            DownloadError: the file could not be had.
+            FileExistsError: ``path`` holds something else.
+        """
+        url = published.queries_url(version, collection)
+        source = {"published": version, "collection": collection}
+        if path is None:
+            path = Path(pt.io.pyterrier_home(), "inpars", "published", version, collection)
+        queries = cls(path)
+        if queries.built():
+            settings = queries.metadata["settings"] or {}
+            if not source.items() <= settings.items():
+                raise FileExistsError(
+                    f"{queries!r} does not hold {version} for {collection}, but was made with "
+                    f"{settings}; give another path"
+                )
+            return queries
+        settings = {**source, "url": url, "sha256": file_sha256(download(url))}
+        return queries._index(
+            _with_texts(published.read_queries(version, collection), url), settings
+        )
 
     def built(self) -> bool:
         """Whether the artifact is complete."""
@@ -176,6 +230,15 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     def get_qrels(self) -> pd.DataFrame:
         """Each query's source document as its relevant one: ``qid, docno, label`` (always 1)."""
         return self._columns("qid", "docno").assign(label=1)
+
+    @property
+    def topics_shown(self) -> pd.DataFrame:
+        """The topics that the generator was shown as examples, ``qid`` (where known) and ``query``.
+
+        None may be in an evaluation; see `evaluation.without`. A static prompt shows none.
+        """
+        topics = (self.metadata["settings"] or {}).get("fewshot_topics", [])
+        return pd.DataFrame(topics, columns=None if topics else ["qid", "query"])
 
     def build_package(self, *args: Any, **kwargs: Any) -> str:
         """Packs a complete artifact into one file to share; see `pt.Artifact.build_package`."""
@@ -253,7 +316,7 @@ class _Writer:
                 "twice? Take out the second one and run again; what is stored stays."
             )
         try:
-            self.shard.write(json.dumps(row, ensure_ascii=False, default=_plain).encode() + b"\n")
+            self.shard.write(json.dumps(row, ensure_ascii=False, default=plain).encode() + b"\n")
         except (TypeError, UnicodeEncodeError) as error:
             raise ValueError(f"cannot store qid {row['qid']!r}: {error}") from error
         self.queries += 1
@@ -326,11 +389,16 @@ def _check(row: dict[str, Any]) -> None:
             )
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can hold, for the numbers and arrays of NumPy and torch."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{value!r} ({type(value).__name__}) has no form in JSON")
+def _with_texts(rows: Iterable[dict[str, Any]], url: str) -> Iterator[dict[str, Any]]:
+    """The rows, if each has a text."""
+    for row in rows:
+        if "text" not in row:
+            raise ValueError(
+                f"{url} has no text of document {row['docno']!r}: add the texts to the rows of "
+                "published.read_queries, and give them to index(), as the documentation of "
+                "SyntheticQueries.from_published shows"
+            )
+        yield row
 
 
 def _read(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterable
 from importlib import resources
@@ -12,9 +13,12 @@ import pandas as pd
 import pyterrier as pt
 import yaml
 
+from pyterrier_inpars import published
 from pyterrier_inpars.frames import check_strings, positive_int
 
 DOCUMENT, QUERY = "{document}", "{query}"
+_INPARS = ("inpars", "inpars-gbq")
+_PROMPTAGATOR = "promptagator-"
 
 
 class Prompt:
@@ -37,9 +41,43 @@ class Prompt:
         """What all prompts begin with, without the space whose token depends on the document."""
         return self.before.rstrip()
 
+    @property
+    def topics(self) -> list[dict[str, str]]:
+        """The topics shown as examples, ``qid`` (where it is known) and ``query``: here none."""
+        return []
+
+    @classmethod
+    def load(cls, path: str | Path, name: str, **options: Any) -> Prompt:
+        """Loads a prompt from a YAML file of the InPars Toolkit's form.
+
+        Args:
+            path: the file, which has ``name: {mode: static or dynamic, template: text}``.
+            name: which of its prompts.
+            options: for a dynamic prompt, the arguments of ``FewShotPrompt``: ``examples`` and
+                others.
+
+        Raises:
+            ValueError: the name is not in the file, the file is not of that form, or the options
+                are not those of the prompt.
+            FileNotFoundError: there is no such file.
+        """
+        entries = _read(Path(path).read_text(encoding="utf-8"), str(path))
+        if name not in entries:
+            raise ValueError(
+                f"there is no prompt {name!r} in {path}; there are: {', '.join(map(str, entries))}"
+            )
+        return _make(name, entries[name], options)
+
     def build(self, document: str) -> str:
         """The prompt for one document."""
         return f"{self.before}{' '.join(document.split())}{self.after}"
+
+    def shortened(self, tokenizer: Any, max_doc_tokens: int, max_query_tokens: int) -> Prompt:
+        """This prompt with its examples' documents and queries cut, as `truncate` cuts.
+
+        The examples in a static prompt's template are left as they are.
+        """
+        return self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prompt) and self.build(DOCUMENT) == other.build(DOCUMENT)
@@ -76,7 +114,7 @@ class FewShotPrompt(Prompt):
     Args:
         examples: frame with the columns ``query`` and ``text``: queries and documents that answer
             them; further columns (``qid``) are kept in ``self.examples``.
-        template: one example, with ``{document}`` and ``{query}`` once each.
+        template: one example, with ``{document}`` and ``{query}`` once each; it ends with its line.
         num_examples: how many to show.
         seed: decides which, whatever the order of the frame.
 
@@ -97,68 +135,98 @@ class FewShotPrompt(Prompt):
         seed: int = 0,
     ):
         pt.validate.columns(examples, includes=["query", "text"])
-        check_strings(examples, "query", "text")
+        check_strings(examples, *examples.columns.intersection(["query", "text", "qid"]))
         positive_int("num_examples", num_examples)
         if len(examples) < num_examples:
             raise ValueError(
                 f"num_examples is {num_examples}, but there are {len(examples)} examples to draw "
                 f"from"
             )
-        template = _entry(None, "few-shot")["template"] if template is None else template
-        before, after = _split(template)
+        template = _shipped()["few-shot"]["template"] if template is None else template
+        after = _split(template)[1]
         if QUERY not in template:
             raise ValueError(f"the template of one example must hold {QUERY}: {template!r}")
         ordered = examples.sort_values(["query", "text"])
         chosen = random.Random(seed).sample(range(len(ordered)), num_examples)
         self.examples = ordered.iloc[chosen].reset_index(drop=True)
         self.template = template
-        middle, _, end = template.partition(DOCUMENT)[2].partition(QUERY)
-        one = Prompt(before, middle)
-        shown = (
-            one.build(text) + " ".join(query.split()) + end
-            for query, text in zip(self.examples["query"], self.examples["text"], strict=True)
+        super().__init__(self._before(self.examples["query"], self.examples["text"]), after)
+
+    @property
+    def topics(self) -> list[dict[str, str]]:
+        """The topics of the examples shown, ``qid`` (where it is known) and ``query``."""
+        columns = [column for column in ("qid", "query") if column in self.examples]
+        return self.examples[columns].drop_duplicates().to_dict("records")
+
+    def shortened(self, tokenizer: Any, max_doc_tokens: int, max_query_tokens: int) -> Prompt:
+        """This prompt with its examples' documents and queries cut, as `truncate` cuts.
+
+        ``examples`` and ``topics`` stay whole.
+        """
+        cut = copy.copy(self)
+        cut.before = self._before(
+            truncate(self.examples["query"], tokenizer, max_query_tokens),
+            truncate(self.examples["text"], tokenizer, max_doc_tokens),
         )
-        super().__init__("".join(shown) + before, after)
+        return cut
+
+    def _before(self, queries: Iterable[str], texts: Iterable[str]) -> str:
+        """The examples, each written as the template has it, and the beginning of one more."""
+        before, _, rest = self.template.partition(DOCUMENT)
+        middle, _, end = rest.partition(QUERY)
+        end = end if end.endswith("\n") else end + "\n"
+        one = Prompt(before, middle)
+        shown = [
+            one.build(text) + " ".join(query.split()) + end
+            for query, text in zip(queries, texts, strict=True)
+        ]
+        return "".join(shown) + before
 
     def __repr__(self) -> str:
         return f"FewShotPrompt(<{len(self.examples)} examples>, template={self.template!r})"
 
 
-def load_prompt(name: str, path: str | Path | None = None, **options: Any) -> Prompt:
-    """Loads a prompt by name.
+def load_prompt(name: str, **options: Any) -> Prompt:
+    """Loads a prompt by name; `Prompt.load` loads one from a file.
+
+    - ``three-shot``, ``zero-shot``, ``few-shot`` were written for this package.
+    - ``inpars`` and ``inpars-gbq`` are those of InPars (arXiv 2202.05144, section 3), fetched from
+      its authors; see `published.templates`. After the good question of the second, the model would
+      go on with a bad one on the next line, which is not generated, since a query ends at its line.
+    - ``promptagator-<collection>`` has Promptagator's field names (arXiv 2209.11755) for it.
+      Without ``examples`` it shows those that the InPars Toolkit publishes for the collection.
 
     Args:
-        name: one of ``prompt_names(path)``.
-        path: a YAML file of the InPars Toolkit's form: ``name: {mode: static or dynamic,
-            template: text}``. None is the file that comes with this package.
-        options: for a dynamic prompt, the arguments of ``FewShotPrompt``: ``examples`` and others.
+        name: one of ``prompt_names()``.
+        options: for a prompt that shows examples, the arguments of ``FewShotPrompt``: ``examples``
+            and others.
 
     Raises:
-        ValueError: the name is not in the file, or the file is not of that form.
-        FileNotFoundError: there is no such file.
+        ValueError: there is no such prompt, or the options are not those of the prompt.
+        DownloadError: what it needs could not be fetched; the error says what to do.
     """
-    entry = _entry(path, name)
-    if entry["mode"] == "static":
-        if options:
-            raise ValueError(f"prompt {name!r} is static and takes no {', '.join(options)}")
-        return StaticPrompt(entry["template"])
-    if "examples" not in options:
-        raise ValueError(
-            f"prompt {name!r} shows examples: give examples=, a frame of query and text"
-        )
-    return FewShotPrompt(template=entry["template"], **options)
+    if name in _INPARS:
+        return Prompt.load(published.templates(), name, **options)
+    entries = _shipped()
+    if name not in entries:
+        raise ValueError(f"there is no prompt {name!r}; there are: {', '.join(prompt_names())}")
+    if name.startswith(_PROMPTAGATOR) and "examples" not in options:
+        collection = name.removeprefix(_PROMPTAGATOR)
+        options["examples"] = published.fewshot_examples(collection)
+    return _make(name, entries[name], options)
 
 
-def prompt_names(path: str | Path | None = None) -> list[str]:
-    """Names of the prompts in a file, by default the one that comes with this package."""
-    return list(_read(path))
+def prompt_names() -> list[str]:
+    """Names of the prompts that `load_prompt` knows."""
+    return [*_shipped(), *_INPARS]
 
 
 def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[str]:
     """Cuts each document after ``max_tokens`` tokens, at a character of its own text.
 
     The cut is made by character offsets, not by decoding, so that no special token and no other
-    spelling gets into the text. Without a tokenizer, words are counted instead.
+    spelling gets into the text. A character of several tokens is kept as a whole or not at all.
+    Without a tokenizer, words are counted instead.
     """
     documents = [" ".join(document.split()) for document in documents]
     if tokenizer is None:
@@ -170,9 +238,16 @@ def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[
         return_offsets_mapping=True,
     )["offset_mapping"]
     return [
-        document[: spans[max_tokens - 1][1]] if len(spans) > max_tokens else document
+        document[: _end(*spans[max_tokens - 1 : max_tokens + 1])]
+        if len(spans) > max_tokens
+        else document
         for document, spans in zip(documents, offsets, strict=True)
     ]
+
+
+def _end(last: tuple[int, int], cut: tuple[int, int]) -> int:
+    """Where the last token kept ends, or begins the character that the first one cut is part of."""
+    return cut[0] if last[0] <= cut[0] < last[1] else last[1]
 
 
 def _split(template: str) -> tuple[str, str]:
@@ -186,23 +261,8 @@ def _split(template: str) -> tuple[str, str]:
     return before, after.partition(QUERY)[0].rstrip()
 
 
-def _read(path: str | Path | None) -> dict[str, Any]:
-    shipped = resources.files("pyterrier_inpars") / "prompts" / "prompts.yaml"
-    text = (Path(path) if path is not None else shipped).read_text(encoding="utf-8")
-    try:
-        entries = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(entries, dict):
-        raise ValueError(f"{path} must map names to prompts, but holds {type(entries).__name__}")
-    return entries
-
-
-def _entry(path: str | Path | None, name: str) -> dict[str, str]:
-    entries = _read(path)
-    if name not in entries:
-        raise ValueError(f"there is no prompt {name!r}; there are: {', '.join(map(str, entries))}")
-    entry = entries[name]
+def _make(name: str, entry: Any, options: dict[str, Any]) -> Prompt:
+    """The prompt of an entry in a file."""
     if (
         not isinstance(entry, dict)
         or entry.get("mode") not in ("static", "dynamic")
@@ -212,4 +272,28 @@ def _entry(path: str | Path | None, name: str) -> dict[str, str]:
             f"prompt {name!r} must have a mode (static or dynamic) and a template (text), "
             f"but is {entry!r}"
         )
-    return entry
+    if entry["mode"] == "static":
+        if options:
+            raise ValueError(f"prompt {name!r} is static and takes no {', '.join(options)}")
+        return StaticPrompt(entry["template"])
+    if "examples" not in options:
+        raise ValueError(
+            f"prompt {name!r} shows examples: give examples=, a frame of query and text"
+        )
+    return FewShotPrompt(template=entry["template"], **options)
+
+
+def _shipped() -> dict[str, Any]:
+    """The prompts that come with this package."""
+    file = resources.files("pyterrier_inpars") / "prompts" / "prompts.yaml"
+    return _read(file.read_text(encoding="utf-8"), str(file))
+
+
+def _read(text: str, path: str) -> dict[str, Any]:
+    try:
+        entries = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path} must map names to prompts, but holds {type(entries).__name__}")
+    return entries

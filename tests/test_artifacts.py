@@ -3,9 +3,11 @@
 import contextlib
 import functools
 import gzip
+import hashlib
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +22,14 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
+import web as web_server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyterrier_inpars import ledger
+from pyterrier_inpars import artifacts, ledger, published
 from pyterrier_inpars.artifacts import SyntheticQueries
+from pyterrier_inpars.downloads import DownloadError
+from pyterrier_inpars.evaluation import without
 from pyterrier_inpars.frames import Stage, with_columns
 
 SETTINGS = {"model": "none", "generation": {"max_new_tokens": 64}, "versions": {"torch": "1"}}
@@ -631,3 +636,126 @@ def test_artifact_load(tmp_path):
     index(tmp_path / "queries", corpus(3))
     loaded = pt.Artifact.load(str(tmp_path / "queries"))
     assert isinstance(loaded, SyntheticQueries) and len(loaded) == 3
+
+
+# What others have published
+
+
+PUBLISHED = [
+    {"doc_id": n // 2, "doc_text": f"text {n // 2}", "question": f" q {n}", "log_probs": [-n, -1]}
+    for n in range(2_500)
+]
+V1 = "/inpars/nfcorpus_synthetic_queries_100k.jsonl"
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    with web_server.offline_but_for_this_machine(monkeypatch, tmp_path / "home") as web:
+        urls = {version: web.home + "/" + url.split("/", 3)[3] for version, url in QUERIES.items()}
+        monkeypatch.setattr("pyterrier_inpars.published.QUERIES", urls)
+        web.serve(V1, jsonl(PUBLISHED))
+        yield web
+
+
+QUERIES = dict(published.QUERIES)
+
+
+def jsonl(records):
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def test_published_queries(web, tmp_path):
+    queries = SyntheticQueries.from_published("inpars-v1", "nfcorpus")
+    expected = pd.DataFrame(
+        [
+            {
+                "qid": f"{n // 2}-{n % 2 + 1}",
+                "query": f"q {n}",
+                "docno": str(n // 2),
+                "text": f"text {n // 2}",
+                "log_probs": [float(-n), -1.0],
+                "score": (-n - 1) / 2,
+            }
+            for n in range(2_500)
+        ]
+    )
+    pd.testing.assert_frame_equal(queries.get_results(), expected)
+    assert tmp_path / "home" in queries.path.parents
+    assert queries.metadata["settings"] == {
+        "published": "inpars-v1",
+        "collection": "nfcorpus",
+        "url": web.home + V1,
+        "sha256": hashlib.sha256(jsonl(PUBLISHED)).hexdigest(),
+    }
+    assert queries.topics_shown.empty
+    before = files(queries.path)
+    shutil.rmtree(tmp_path / "home" / "inpars" / "downloads")
+    web.files.clear()
+    again = SyntheticQueries.from_published("inpars-v1", "nfcorpus")
+    assert again.path == queries.path and files(again.path) == before and web.asked == [V1]
+
+
+def test_published_queries_at_a_path(web, tmp_path):
+    web.serve(
+        "/datasets/inpars/generated-data/resolve/main/trec-covid/queries.jsonl",
+        jsonl([{"doc_id": "x", "text": "t", "query": "q"}]),
+    )
+    queries = SyntheticQueries.from_published("inpars-v2", "trec-covid", tmp_path / "v2")
+    assert queries.path == tmp_path / "v2"
+    assert queries.get_results().to_dict("records") == [
+        {"qid": "x-1", "query": "q", "docno": "x", "text": "t"}
+    ]
+    for other in [("inpars-v1", "nfcorpus"), ("inpars-v2", "nfcorpus")]:
+        with pytest.raises(FileExistsError, match="does not hold inpars-v. for nfcorpus"):
+            SyntheticQueries.from_published(*other, tmp_path / "v2")
+    index(tmp_path / "own", corpus(3))
+    with pytest.raises(FileExistsError, match="give another path"):
+        SyntheticQueries.from_published("inpars-v1", "nfcorpus", tmp_path / "own")
+
+
+def test_published_queries_go_on_where_they_were_stopped(web, tmp_path, monkeypatch):
+    whole = SyntheticQueries.from_published("inpars-v1", "nfcorpus")
+    path = tmp_path / "again"
+    store = artifacts._Writer.store
+
+    def stop(writer, *args):
+        store(writer, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(artifacts._Writer, "store", stop)
+        SyntheticQueries.from_published("inpars-v1", "nfcorpus", path)
+    assert len(files(path)) == 2 and not SyntheticQueries(path).built()
+    SyntheticQueries.from_published("inpars-v1", "nfcorpus", path)
+    assert files(path) == files(whole.path)
+
+
+@pytest.mark.parametrize("bad", [{"doc_id": "x", "query": "q"}, {"doc_id": 1.5, "query": "q"}, 404])
+def test_published_queries_that_cannot_be_used(web, tmp_path, bad):
+    content = jsonl([*PUBLISHED[:5], bad]) if isinstance(bad, dict) else bad
+    web.serve(V1, content)
+    messages = "no text of document 'x': add the texts|line 6: doc_id must be|answered 404"
+    with pytest.raises((ValueError, DownloadError), match=messages):
+        SyntheticQueries.from_published("inpars-v1", "nfcorpus", tmp_path / "queries")
+    assert not (tmp_path / "queries").exists()
+
+
+def test_texts_can_be_added(web, tmp_path):
+    """As the error says."""
+    web.serve(V1, jsonl({"doc_id": n, "query": f"q {n}"} for n in range(3)))
+    rows = published.read_queries("inpars-v1", "nfcorpus")
+    queries = SyntheticQueries(tmp_path / "queries")
+    queries.index(row | {"text": f"text {row['docno']}"} for row in rows)
+    assert queries.get_results()["text"].tolist() == ["text 0", "text 1", "text 2"]
+
+
+def test_the_topics_shown_travel_with_the_queries(tmp_path):
+    topics = [{"qid": "1", "query": "a b"}, {"qid": "2", "query": "c"}]
+    writer = Writer(settings=SETTINGS | {"fewshot_topics": topics})
+    queries = index(tmp_path / "shown", corpus(3), writer)
+    assert queries.topics_shown.to_dict("records") == topics
+    left = without(pd.DataFrame({"qid": ["1", "3"], "query": ["x", "y"]}), queries)
+    assert left["qid"].tolist() == ["3"]
+    for none in (index(tmp_path / "none", corpus(3)), SyntheticQueries(tmp_path / "rows")):
+        none.built() or none.index(rows(2))
+        assert list(none.topics_shown.columns) == ["qid", "query"] and none.topics_shown.empty

@@ -1,13 +1,26 @@
 """Prompts: what the language model is shown."""
 
+import hashlib
+import json
+
 import pandas as pd
 import pyterrier as pt
 import pytest
 import tiny_llm
-from hypothesis import given
+import web as web_server
+import yaml
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyterrier_inpars import FewShotPrompt, StaticPrompt, load_prompt, prompt_names
+from pyterrier_inpars import (
+    FewShotPrompt,
+    Prompt,
+    StaticPrompt,
+    load_prompt,
+    prompt_names,
+    published,
+)
+from pyterrier_inpars.downloads import DownloadError, cache_path
 from pyterrier_inpars.prompts import truncate
 
 EXAMPLES = pd.DataFrame(
@@ -72,12 +85,197 @@ def test_few_shot_errors():
         FewShotPrompt(EXAMPLES.assign(query=None))
 
 
-@pytest.mark.parametrize("name", prompt_names())
+def test_examples_end_with_their_line():
+    """The toolkit's last template lacks its line end, so that its examples run together."""
+    prompt = FewShotPrompt(EXAMPLES[:1], template="{document}\nQ {query}", num_examples=1)
+    assert prompt.build("x") == "Redwoods grow tall.\nQ tall trees\nx\nQ"
+
+
+def test_topics_are_those_of_the_examples_shown():
+    shown = FewShotPrompt(EXAMPLES, num_examples=2, seed=3)
+    assert shown.topics == shown.examples[["qid", "query"]].to_dict("records")
+    assert len(shown.topics) == 2
+    twice = pd.concat([EXAMPLES, EXAMPLES.assign(text="other")])
+    assert len(FewShotPrompt(twice, num_examples=8).topics) == 4
+    unnamed = FewShotPrompt(EXAMPLES.drop(columns="qid"), num_examples=4)
+    assert sorted(topic["query"] for topic in unnamed.topics) == sorted(EXAMPLES["query"])
+    assert all(list(topic) == ["query"] for topic in unnamed.topics)
+    assert StaticPrompt("{document}").topics == []
+    with pytest.raises(ValueError, match="qid must be a string, but is 1"):
+        FewShotPrompt(EXAMPLES.assign(qid=1))
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_a_shortened_prompt_shows_the_same_examples_cut(max_doc_tokens, max_query_tokens):
+    words = " ".join(tiny_llm.WORDS)
+    examples = EXAMPLES.assign(
+        text=[words * (n + 1) for n in range(4)], query=words + EXAMPLES["qid"]
+    )
+    prompt = FewShotPrompt(examples, template="D {document}\nQ {query}\n", num_examples=3, seed=5)
+    whole = prompt.build("x")
+    cut = prompt.shortened(TOKENIZER, max_doc_tokens, max_query_tokens)
+    lines = []
+    for query, text in zip(prompt.examples["query"], prompt.examples["text"], strict=True):
+        lines += ["D " + truncate([text], TOKENIZER, max_doc_tokens)[0].rstrip()]
+        lines += ["Q " + truncate([query], TOKENIZER, max_query_tokens)[0].rstrip()]
+    assert cut.build("x") == "\n".join([*lines, "D x", "Q"])
+    assert cut.topics == prompt.topics
+    assert prompt.build("x") == whole
+
+
+def test_what_needs_no_cutting_is_the_same_prompt():
+    static = StaticPrompt("a b c d e {document}")
+    assert static.shortened(TOKENIZER, 1, 1) is static
+    few = FewShotPrompt(EXAMPLES)
+    assert few.shortened(TOKENIZER, 1, 99) != few != few.shortened(TOKENIZER, 99, 1)
+    assert few.shortened(TOKENIZER, 99, 99) == few
+    assert hash(few.shortened(None, 99, 99)) == hash(few)
+
+
+SHIPPED = [name for name in prompt_names() if name not in ("inpars", "inpars-gbq")]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_prompt_that_ships_loads(name):
-    options = {"examples": EXAMPLES} if name == "few-shot" else {}
+    options = {} if name in ("three-shot", "zero-shot") else {"examples": EXAMPLES}
     prompt = load_prompt(name, **options)
     assert "the document here" in prompt.build("the document here")
     assert prompt.build("x").startswith(prompt.prefix)
+
+
+# ---- what others have published
+
+
+STATIC = """
+    Document: Owls {hunt} at night.
+    Good Question: when do owls hunt
+    Bad Question: owls
+
+    Document: {document}
+"""
+TEMPLATES = f"""
+inpars:
+  mode: static
+  template: |{STATIC}    Relevant Query: {{query}}
+inpars-gbq:
+  mode: static
+  template: |{STATIC}    Good Question: {{query}}
+
+promptagator-arguana:
+  mode: dynamic
+  template: |
+    {{document}}
+    Is it true that {{query}}
+"""
+FEWSHOT = [
+    {"query_id": n, "doc_id": f"MED-{n}", "query": f"query {n}", "document": f"text {n}"}
+    for n in range(20)
+]
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """Serves a file of the toolkit's form, and examples for nfcorpus."""
+    with web_server.offline_but_for_this_machine(monkeypatch, tmp_path) as web:
+        data = TEMPLATES.encode()
+        monkeypatch.setattr(published, "TEMPLATES", web.serve("/templates.yaml", data))
+        monkeypatch.setattr(published, "TEMPLATES_SHA256", hashlib.sha256(data).hexdigest())
+        monkeypatch.setattr(published, "FEWSHOT", web.home + "/data/{}.json")
+        web.serve("/data/nfcorpus.json", "".join(json.dumps(e) + "\n" for e in FEWSHOT).encode())
+        yield web
+
+
+@pytest.mark.parametrize("name", ["inpars", "inpars-gbq"])
+def test_prompts_of_inpars_are_fetched_once(web, name):
+    """A static prompt never asks for few-shot examples, as the toolkit does."""
+    template = yaml.safe_load(TEMPLATES)[name]["template"]
+    for _ in range(2):
+        prompt = load_prompt(name)
+        assert prompt == StaticPrompt(template)
+        shown = template.format(document="x", query="", hunt="{hunt}").rstrip()
+        assert prompt.build("x") == shown
+    assert web.asked == ["/templates.yaml"]
+
+
+def test_the_good_question_is_the_query_and_the_bad_one_comes_after_its_line(web):
+    prompt = load_prompt("inpars-gbq")
+    assert prompt.build("x").endswith("\n\nDocument: x\nGood Question:")
+    assert prompt.after == "\nGood Question:"
+    assert prompt.prefix.endswith("Bad Question: owls\n\nDocument:")
+
+
+def test_another_file_than_the_one_known_is_refused(web):
+    web.serve("/templates.yaml", TEMPLATES.replace("Owls", "Rats").encode())
+    with pytest.raises(DownloadError, match=r'SHA-256.*Prompt.load\("templates.yaml", name\)'):
+        load_prompt("inpars")
+    assert not cache_path(published.TEMPLATES).exists()
+    path = cache_path(published.TEMPLATES)  # by hand, as the error says
+    path.write_text(TEMPLATES)
+    assert load_prompt("inpars") == Prompt.load(path, "inpars")
+
+
+def test_without_network_there_is_no_other_prompt_but_an_error(web, tmp_path):
+    web.files.clear()
+    for name in ("inpars", "inpars-gbq"):
+        with pytest.raises(DownloadError, match=r'templates.yaml: .*Prompt.load\("templates'):
+            load_prompt(name)
+    with pytest.raises(DownloadError, match="nfcorpus.json: .*give examples=, a frame"):
+        load_prompt("promptagator-nfcorpus")
+    path = tmp_path / "templates.yaml"
+    path.write_text(TEMPLATES)
+    assert Prompt.load(path, "inpars").build("x").endswith("Document: x\nRelevant Query:")
+    assert load_prompt("promptagator-nfcorpus", examples=EXAMPLES).examples["qid"].tolist()
+    assert web.asked == ["/templates.yaml"] * 2 + ["/data/nfcorpus.json"]
+
+
+def test_promptagator_shows_the_published_examples_of_its_collection(web):
+    prompt = load_prompt("promptagator-nfcorpus", num_examples=2, seed=1)
+    frame = pd.DataFrame(
+        {
+            "qid": [str(e["query_id"]) for e in FEWSHOT],
+            "query": [e["query"] for e in FEWSHOT],
+            "text": [e["document"] for e in FEWSHOT],
+        }
+    )
+    template = "Article: {document}\nQuery: {query}\n"
+    same = FewShotPrompt(frame, template=template, num_examples=2, seed=1)
+    assert prompt == same and prompt.topics == same.topics
+    given_by_user = load_prompt("promptagator-nfcorpus", examples=EXAMPLES, num_examples=4)
+    assert set(given_by_user.examples["qid"]) == set("1234")
+    assert web.asked == ["/data/nfcorpus.json"]
+
+
+@pytest.mark.parametrize(
+    "collection, lines",
+    [
+        ("arguana", "Argument: D/Counter argument: Q"),
+        ("fiqa", "D/Q"),
+        ("hotpotqa", "Evidence: D/Vexed question: Q"),
+        ("dbpedia-entity", "entity: D/query: Q"),
+        ("nfcorpus", "Article: D/Query: Q"),
+        ("webis-touche2020", "D/Debate: Q"),
+        ("trec-covid", "D/Question: Q"),
+        ("scifact", "D/Finding: Q"),
+        ("scidocs", "D/The passage is about Q"),
+        ("fever", "D/Is it true that Q"),
+    ],
+)
+def test_promptagators_field_names(collection, lines):
+    examples = pd.DataFrame({"query": ["Q"], "text": ["D"]})
+    prompt = load_prompt(f"promptagator-{collection}", examples=examples, num_examples=1)
+    document, query = lines.split("/")
+    asked = f"{document}\n{query}".replace("D", "new", 1).removesuffix("Q").rstrip()
+    assert prompt.build("new") == f"{document}\n{query}\n{asked}"
+
+
+def test_unknown_names_ask_nobody(web):
+    for name in ("promptagator-quora", "InPars", "nfcorpus", ""):
+        with pytest.raises(ValueError, match="no prompt .* there are: three-shot, .*, inpars-gbq"):
+            load_prompt(name)
+    assert web.asked == []
+
+
+# ---- files
 
 
 def test_prompts_of_the_toolkits_form_are_read(tmp_path):
@@ -86,9 +284,8 @@ def test_prompts_of_the_toolkits_form_are_read(tmp_path):
         "one:\n  mode: static\n  template: |\n    A {document}\n    B {query}\n"
         "two:\n  mode: dynamic\n  template: |\n    C {document}\n    D {query}\n"
     )
-    assert prompt_names(path) == ["one", "two"]
-    assert load_prompt("one", path).build("x") == "A x\nB"
-    few = load_prompt("two", path, examples=EXAMPLES, num_examples=1, seed=0)
+    assert Prompt.load(path, "one").build("x") == "A x\nB"
+    few = Prompt.load(str(path), "two", examples=EXAMPLES, num_examples=1, seed=0)
     assert few.build("x").endswith("C x\nD")
     assert few.build("x").count("C ") == 2
 
@@ -103,7 +300,7 @@ def test_prompts_of_the_toolkits_form_are_read(tmp_path):
         ("p: {mode: other, template: x}", "must have a mode"),
         ("p: {mode: static, template: 3}", "must have a mode"),
         ("p: {mode: static, template: x}", "{document} once"),
-        ("q: {mode: static, template: x}", "no prompt 'p'; there are: q"),
+        ("q: {mode: static, template: x}", "no prompt 'p' in .*; there are: q"),
         ("p: {mode: dynamic, template: '{document} {query}'}", "examples="),
         ("p: !!python/object/apply:os.getcwd []", "not YAML"),
     ],
@@ -112,29 +309,33 @@ def test_files_of_another_form_are_errors(tmp_path, text, message):
     path = tmp_path / "prompts.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        load_prompt("p", path)
+        Prompt.load(path, "p")
 
 
 def test_other_load_errors(tmp_path):
     with pytest.raises(FileNotFoundError):
-        load_prompt("p", tmp_path / "nowhere.yaml")
+        Prompt.load(tmp_path / "nowhere.yaml", "p")
     with pytest.raises(ValueError, match="static and takes no seed"):
         load_prompt("three-shot", seed=3)
 
 
-@given(st.lists(st.sampled_from([*tiny_llm.WORDS, "<eos>", "漢字", "{x}", "\n"]), max_size=40))
-def test_truncation_keeps_a_beginning_of_the_text(words):
+@given(
+    st.lists(st.sampled_from([*tiny_llm.WORDS, "<eos>", "漢字", "{x}", "\n"]), max_size=40),
+    st.integers(1, 20),
+)
+@example(["the", "<eos>", "漢字"], 12)  # cut in the middle of the last character
+def test_truncation_keeps_a_beginning_of_the_text(words, limit):
     document = " ".join(" ".join(words).split())
     tokenizer = TOKENIZER
-    (cut,) = truncate([document], tokenizer, 12)
-    assert document.startswith(cut)
-    ids = tokenizer(document, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    if len(ids) <= 12:
+    (cut,) = truncate([document], tokenizer, limit)
+    spans = tokenizer(
+        document, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )["offset_mapping"]
+    if len(spans) <= limit:
         assert cut == document
-    else:
-        assert len(cut) < len(document)
-        kept = tokenizer(cut, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert kept[:11] == ids[:11]
+    else:  # all characters before the first that a token left out has a part of
+        assert cut.rstrip() == document[: min(start for start, _ in spans[limit:])].rstrip()
+        assert cut != document
 
 
 def test_without_a_tokenizer_words_are_counted():

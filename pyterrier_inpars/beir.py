@@ -1,0 +1,88 @@
+"""The BEIR collections (Thakur et al., arXiv 2104.08663) and MS MARCO, by the names sources use."""
+
+# = the collection's own name; - the source does not have it; * each of CQADupStack's forums.
+#
+# split      what BEIR evaluates on
+# irds       the id in ir_datasets with documents, and topics and judgements of that split. BEIR may
+#            not pass on bioasq, signal1m, trec-news and robust04. The last is TREC's own data set:
+#            the documents must be asked for, and the topics have a title and a description.
+# pyserini   the prebuilt index, = for beir-v1.0.0-NAME.flat; topics and judgements have the same
+#            name with -split in place of .flat
+# inpars-v1  the file NAME_synthetic_queries_100k.jsonl of the InPars authors
+# inpars-v2  the folder in their data set inpars/generated-data
+# Their few-shot examples and BM25 runs have the collection's own name: CQADupStack's examples as a
+# whole, its runs by forum.
+_TABLE = """
+collection        split  irds                           pyserini            inpars-v1      inpars-v2
+trec-covid        test   beir/trec-covid                =                   trec_covid     =
+nfcorpus          test   beir/nfcorpus/test             =                   =              =
+bioasq            test   -                              =                   =              =
+nq                test   beir/nq                        =                   =              =
+hotpotqa          test   beir/hotpotqa/test             =                   =              =
+fiqa              test   beir/fiqa/test                 =                   =              =
+signal1m          test   -                              =                   signal         signal
+trec-news         test   -                              =                   trec_news      =
+robust04          test   disks45/nocr/trec-robust-2004  =                   =              =
+arguana           test   beir/arguana                   =                   =              =
+webis-touche2020  test   beir/webis-touche2020/v2       =                   touche         =
+cqadupstack       test   -                              -                   =              =
+cqadupstack-*     test   beir/cqadupstack/*             =                   -              -
+quora             test   beir/quora/test                =                   =              =
+dbpedia-entity    test   beir/dbpedia-entity/test       =                   dbpedia        =
+scidocs           test   beir/scidocs                   =                   =              =
+fever             test   beir/fever/test                =                   =              =
+climate-fever     test   beir/climate-fever             =                   climate_fever  =
+scifact           test   beir/scifact/test              =                   scifacts       =
+msmarco           dev    beir/msmarco/dev               msmarco-v1-passage  =              =
+"""
+
+_FORUMS = """
+    android english gaming gis mathematica physics programmers stats tex unix webmasters wordpress
+""".split()
+
+SOURCES = ("irds", "pyserini", "pyserini-topics", "inpars-v1", "inpars-v2", "fewshot", "run")
+
+
+def _read(table: str) -> dict[str, dict[str, str]]:
+    header, *rows = (line.split() for line in table.strip().splitlines())
+    known = {}
+    for row in rows:
+        for forum in _FORUMS if "*" in row[0] else [""]:
+            cells = dict(zip(header, (cell.replace("*", forum) for cell in row), strict=True))
+            name = cells["collection"]
+            if cells["pyserini"] == "=":
+                cells["pyserini"] = f"beir-v1.0.0-{name}.flat"
+            index = cells["pyserini"].removesuffix(".flat")
+            cells["pyserini-topics"] = "-" if index == "-" else f"{index}-{cells['split']}"
+            cells["fewshot"] = "-" if forum else "="
+            cells["run"] = "-" if name == "cqadupstack" else "="
+            known[name] = {s: name if cells[s] == "=" else cells[s] for s in SOURCES}
+    return known
+
+
+_NAMES = _read(_TABLE)
+COLLECTIONS = tuple(_NAMES)
+
+
+def names(collection: str, source: str) -> str:
+    """The name that a source has for a BEIR collection.
+
+    Args:
+        collection: BEIR's name, one of ``COLLECTIONS``: ``"nfcorpus"``, ``"cqadupstack-android"``.
+        source: one of ``SOURCES``. ``"irds"``: an id of ir_datasets, with documents and the topics
+            and judgements that BEIR evaluates on; ``"pyserini"``: a prebuilt flat index;
+            ``"pyserini-topics"``: its topics and judgements; ``"inpars-v1"``, ``"inpars-v2"``,
+            ``"fewshot"``, ``"run"``: what the InPars authors published, see the table.
+
+    Raises:
+        ValueError: there is no such collection or source, or the source does not have it; the error
+            lists what there is.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"{source!r} is no source of BEIR collections: {', '.join(SOURCES)} are")
+    if collection not in _NAMES:
+        raise ValueError(f"{collection!r} is no BEIR collection: {', '.join(COLLECTIONS)} are")
+    if (name := _NAMES[collection][source]) == "-":
+        there = [other for other, cells in _NAMES.items() if cells[source] != "-"]
+        raise ValueError(f"{source} does not have {collection!r}; it has {', '.join(there)}")
+    return name
