@@ -90,36 +90,66 @@ class ScoreFilter(WholeSetFilter):
 
 
 class LengthFilter(Filter):
-    """Keeps queries of at least ``min_words`` and at most ``max_words`` words between white space.
+    """Keeps queries whose length is within limits: in words between white space, or in tokens.
 
-    Needs ``query`` (str).
+    Needs ``query`` (str), and ``log_probs`` (list of float, one a generated token) where a limit in
+    tokens is set, which is what the InPars Toolkit counts.
 
     Args:
         min_words: Fewest words of a query kept.
         max_words: Most words of a query kept; None sets no limit.
+        min_tokens: Fewest generated tokens of a query kept; None sets no limit.
+        max_tokens: Most generated tokens of a query kept; None sets no limit.
 
     Raises:
-        ValueError: ``min_words`` is below 0, or ``max_words`` below ``min_words``; a query is no
-            string.
+        ValueError: a limit is below 0, or a maximum below its minimum; a query is no string, or has
+            no ``log_probs`` to count.
     """
 
     schematic = {"label": "LengthFilter", "help_url": None}
 
-    def __init__(self, min_words: int = 3, max_words: int | None = None):
+    def __init__(
+        self,
+        min_words: int = 3,
+        max_words: int | None = None,
+        *,
+        min_tokens: int | None = None,
+        max_tokens: int | None = None,
+    ):
         super().__init__()
         self.min_words = positive_int("min_words", min_words, least=0)
         self.max_words = max_words
+        self.min_tokens = min_tokens
+        self.max_tokens = max_tokens
         if max_words is not None:
             positive_int("max_words", max_words, least=min_words)
+        if min_tokens is not None:
+            positive_int("min_tokens", min_tokens, least=0)
+        if max_tokens is not None:
+            positive_int("max_tokens", max_tokens, least=min_tokens or 0)
 
     def needs(self) -> list[str]:
-        return ["query"]
+        in_tokens = (self.min_tokens, self.max_tokens) != (None, None)
+        return ["query"] + ["log_probs"] * in_tokens
 
     def keeps(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "query")
-        most = float("inf") if self.max_words is None else self.max_words
         words = inp["query"].map(lambda query: len(query.split()))
-        return words.between(self.min_words, most).to_numpy()
+        kept = _within(words, self.min_words, self.max_words)
+        if "log_probs" in self.needs():
+            lists = inp["log_probs"].map(lambda log_probs: hasattr(log_probs, "__len__"))
+            if not lists.all():
+                row = inp[~lists].iloc[0]
+                raise ValueError(
+                    f"log_probs must be a list, but is {row['log_probs']!r} for the query "
+                    f"{row['query']!r}: count words instead, with min_words and max_words"
+                )
+            kept = kept & _within(inp["log_probs"].map(len), self.min_tokens, self.max_tokens)
+        return kept
+
+
+def _within(counts: pd.Series, least: int | None, most: int | None) -> np.ndarray:
+    return counts.between(least or 0, np.inf if most is None else most).to_numpy()
 
 
 class CopyFilter(Filter):

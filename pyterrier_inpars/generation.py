@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,31 +34,39 @@ class QueryGenerator(Stage):
     - ``score`` (float): mean of ``log_probs``.
     - ``log_probs`` (list of float): natural log-probability of each generated token.
     - ``finish_reason`` (str): ``stop`` if the model ended the query, ``length`` if the limit did.
+    - ``prompt_text`` (str): what the model was shown, if ``keep_prompt``.
 
     A document without text gets no query, and an empty query gives no row: ``self.empty`` counts
     them.
 
     Args:
         model: name on the Hugging Face hub, local folder, ``.gguf`` file, or a backend object.
-        prompt: a ``Prompt``, or the name of one that comes with this package.
+        prompt: a ``Prompt``, or the name of one for ``load_prompt``.
         num_queries: queries for each document; more than one needs a temperature.
         temperature: 0 is greedy; above it, queries are sampled.
         top_p: sample only from the likeliest tokens that hold this share of the probability.
-        max_doc_tokens: longer documents are cut after as many of the model's tokens.
+        max_doc_tokens: longer documents are cut after as many of the model's tokens, those of a
+            few-shot prompt's examples too.
+        max_query_tokens: the same for the queries of a few-shot prompt's examples.
+        max_prompt_tokens: most tokens of a prompt and its query together; None is as many as the
+            model has positions. Where they would be more, the document is cut further.
         max_new_tokens: longest query in tokens.
         revision: branch, tag or commit of the model on the hub.
         batch_size: queries written together; None chooses by device.
-        dtype: ``"auto"`` is bfloat16 where the processor has it, else float32.
+        dtype: ``"auto"`` is bfloat16 where the processor has it, else float32; ``"int8"`` keeps the
+            weights in a byte each.
+        compile: compile the model with ``torch.compile`` first.
         device: None is the best there is.
         seed: of the sampling. A query depends on the seed, its docno and its number alone.
         text_field: column that holds the document.
+        keep_prompt: add the column ``prompt_text``.
         verbose: show progress.
         backend: an object that completes prompts, instead of a model: a ``backends.base.Backend``,
             or one with pyterrier_rag's ``generate``.
 
     Raises:
-        ValueError: an argument is out of range, a docno or text is no string, or the model cannot
-            be loaded.
+        ValueError: an argument is out of range, a docno or text is no string, the model cannot be
+            loaded, or the prompt leaves no room for a document.
     """
 
     schematic = {"label": "QueryGenerator", "help_url": None}
@@ -69,13 +80,17 @@ class QueryGenerator(Stage):
         temperature: float = 0.0,
         top_p: float = 1.0,
         max_doc_tokens: int = 256,
+        max_query_tokens: int = 200,
+        max_prompt_tokens: int | None = None,
         max_new_tokens: int = 64,
         revision: str | None = None,
         batch_size: int | None = None,
         dtype: str | torch.dtype = "auto",
+        compile: bool = False,
         device: str | torch.device | None = None,
         seed: int = 0,
         text_field: str = "text",
+        keep_prompt: bool = False,
         verbose: bool = False,
         backend: Backend | None = None,
     ):
@@ -87,13 +102,19 @@ class QueryGenerator(Stage):
         self.temperature = temperature
         self.top_p = top_p
         self.max_doc_tokens = positive_int("max_doc_tokens", max_doc_tokens)
+        self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
+        self.max_prompt_tokens = max_prompt_tokens and positive_int(
+            "max_prompt_tokens", max_prompt_tokens
+        )
         self.max_new_tokens = positive_int("max_new_tokens", max_new_tokens)
         self.revision = revision
         self.batch_size = batch_size
         self.dtype = dtype
+        self._compile = compile  # compile() is a method of every transformer
         self.device = device
         self.seed = seed
         self.text_field = text_field
+        self.keep_prompt = keep_prompt
         self.verbose = verbose
         self.backend = backend
         self.empty = 0
@@ -101,7 +122,12 @@ class QueryGenerator(Stage):
         self._completes: Any = model if backend is None else backend
         if isinstance(model, str | Path):
             self._completes = HuggingFaceBackend(
-                model, revision=revision, batch_size=batch_size, dtype=dtype, device=device
+                model,
+                revision=revision,
+                batch_size=batch_size,
+                dtype=dtype,
+                compile=compile,
+                device=device,
             )
         elif not hasattr(self._completes, "complete"):
             self._completes = GenerateBackend(self._completes)
@@ -110,17 +136,21 @@ class QueryGenerator(Stage):
         return ["docno", self.text_field]
 
     def gives(self, columns: list[str]) -> list[str]:
-        return with_columns(["qid", "query"], *columns, "score", "log_probs", "finish_reason")
+        new = ["score", "log_probs", "finish_reason"] + ["prompt_text"] * self.keep_prompt
+        return with_columns(["qid", "query"], *columns, *new)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the queries: model, prompt, limits, sampling."""
+        """What decides the queries: model, prompt, limits, sampling; the few-shot topics shown."""
         return {
             **self._completes.describe(),
             "prompt": self.prompt.build("{document}"),
+            **({"fewshot_topics": self.prompt.topics} if self.prompt.topics else {}),
             "num_queries": self.num_queries,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_doc_tokens": self.max_doc_tokens,
+            "max_query_tokens": self.max_query_tokens,
+            "max_prompt_tokens": self.max_prompt_tokens,
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
         }
@@ -139,11 +169,11 @@ class QueryGenerator(Stage):
             return []
         n = self.num_queries
         seeds = [_seed(self.seed, record["docno"], i) for record in records for i in range(n)]
-        texts = truncate(documents[self.text_field], self._completes.tokenizer, self.max_doc_tokens)
+        prompts = self._prompts(documents[self.text_field])
         with pt.tqdm(total=len(seeds), desc="generate", unit="q", disable=not self.verbose) as bar:
             completions = self._completes.complete(
-                [self.prompt.build(text) for text in texts],
-                prefix=self.prompt.prefix,
+                prompts,
+                prefix=self._shown.prefix,
                 max_new_tokens=self.max_new_tokens,
                 sampling=Sampling(self.temperature, self.top_p, n, seeds),
                 progress=bar.update,
@@ -156,10 +186,56 @@ class QueryGenerator(Stage):
                 "score": sum(completion.log_probs) / len(completion.log_probs),
                 "log_probs": completion.log_probs,
                 "finish_reason": completion.finish_reason,
+                **({"prompt_text": prompts[i // n]} if self.keep_prompt else {}),
             }
             for i, completion in enumerate(completions)
             if completion.text
         ]
+
+    @functools.cached_property
+    def _shown(self) -> Prompt:
+        """The prompt with its examples cut."""
+        return self.prompt.shortened(
+            self._completes.tokenizer, self.max_doc_tokens, self.max_query_tokens
+        )
+
+    def _prompts(self, documents: Iterable[str]) -> list[str]:
+        """The prompts, their documents cut so that each fits into the limits with its query."""
+        tokenizer, context = self._completes.tokenizer, self._completes.context
+        limits = [limit for limit in (self.max_prompt_tokens, context) if limit is not None]
+        most = min(limits, default=math.inf) - self.max_new_tokens
+        texts = truncate(documents, tokenizer, self.max_doc_tokens)
+        prompts = [self._shown.build(text) for text in texts]
+        waiting = list(range(len(texts))) if limits else []
+        while waiting:
+            lengths = zip(waiting, _lengths([prompts[i] for i in waiting], tokenizer), strict=True)
+            excess = {i: length - most for i, length in lengths if length > most}
+            for i, tokens in excess.items():
+                texts[i] = self._cut(texts[i], int(tokens))
+                prompts[i] = self._shown.build(texts[i])
+            waiting = list(excess)
+        return prompts
+
+    def _cut(self, text: str, excess: int) -> str:
+        """A shorter text, by about as many tokens: how many a prompt has depends on all of it."""
+        if not text:
+            raise ValueError(
+                f"the prompt alone has {excess} tokens too many for max_prompt_tokens="
+                f"{self.max_prompt_tokens} and the model's {self._completes.context} positions, of "
+                f"which max_new_tokens={self.max_new_tokens} are kept for the query: give a "
+                f"shorter prompt, or fewer or shorter examples (max_doc_tokens)"
+            )
+        tokenizer = self._completes.tokenizer
+        room = _lengths([text], tokenizer, add_special_tokens=False)[0] - excess
+        shorter = truncate([text], tokenizer, room)[0] if room > 0 else ""
+        return min(shorter, text[:-1], key=len)  # one character may be many tokens
+
+
+def _lengths(texts: list[str], tokenizer: Any, **options: bool) -> list[int]:
+    """How many tokens the texts have; words, without a tokenizer."""
+    if tokenizer is None:
+        return [len(text.split()) for text in texts]
+    return [len(ids) for ids in tokenizer(texts, split_special_tokens=True, **options)["input_ids"]]
 
 
 def _seed(seed: int, docno: str, number: int) -> int:

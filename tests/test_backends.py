@@ -1,12 +1,18 @@
 """Backends with pyterrier_rag's ``generate`` serve as they are, and what they give is checked."""
 
+import copy
+import sys
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import tiny_llm
 import torch
 from test_generation import check, documents, generator, plainly
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+from pyterrier_inpars.devices import quantize
 
 
 @dataclass
@@ -110,3 +116,111 @@ def test_a_model_or_a_backend():
     for options in ({"model": None}, {"model": "m", "backend": Fixed()}):
         with pytest.raises(ValueError, match="either a model or a backend"):
             generator(**options)
+
+
+PROMPTS = ["the spectrum of a plasma " * n + "\nquery:" for n in (1, 5, 2, 3)]
+
+
+@pytest.mark.parametrize("kind, limit", [("llama", 512), ("gpt2", 512), ("bloom", None)])
+def test_context(tmp_path, kind, limit):
+    """Most positions of a prompt and its completion, where the model has a limit."""
+    backend = HuggingFaceBackend(tiny_llm.save(tmp_path / kind, kind))
+    assert backend.context == limit
+    if limit:
+        prompt = "the spectrum of a plasma " * 40
+        rest = limit - len(backend.tokenizer(prompt)["input_ids"])
+        assert len(backend.complete([prompt], max_new_tokens=rest)) == 1
+        with pytest.raises(ValueError, match=f"do not fit into the {limit} positions"):
+            backend.complete([prompt], max_new_tokens=rest + 1)
+
+
+def test_a_model_with_images(tmp_path):
+    """Its configuration holds one for the text and one for the images."""
+    backend = HuggingFaceBackend(tiny_llm.save(tmp_path, "gemma3-images"), dtype="float32")
+    assert backend.context == 512
+    assert len(backend.complete(PROMPTS, max_new_tokens=3)) == len(PROMPTS)
+    assert backend._takes_masks  # else it would run prompt by prompt
+
+
+class TestInt8:
+    @pytest.fixture(autouse=True)
+    def torchao(self):
+        pytest.importorskip("torchao")
+
+    @pytest.mark.parametrize("kind", ["gemma3", "llama", "bloom"])
+    def test_log_probs_are_near(self, tmp_path, kind):
+        """Of the same tokens, where the first is the same."""
+        path = tiny_llm.save(tmp_path / kind, kind)
+        exact, rounded = (HuggingFaceBackend(path, dtype=dtype) for dtype in ("float32", "int8"))
+        pairs = list(
+            zip(
+                *(backend.complete(PROMPTS, max_new_tokens=1) for backend in (exact, rounded)),
+                strict=True,
+            )
+        )
+        differences = [
+            np.subtract(a.log_probs, b.log_probs) for a, b in pairs if a.text and a.text == b.text
+        ]
+        assert len(differences) > 1
+        assert 0 < np.abs(np.concatenate(differences)).max() < 0.5
+
+    def test_weights(self, folder):
+        """Those of every layer but the last, each in one of 255 steps of its row."""
+        model = HuggingFaceBackend(folder, dtype="int8").model
+        exact = HuggingFaceBackend(folder, dtype="float32").model
+        rounded = copy.deepcopy(exact)
+        quantize(rounded, torch.float32, keep=[rounded.lm_head])
+        for name, layer in exact.named_modules():
+            if not isinstance(layer, torch.nn.Linear):
+                continue
+            found, by_hand = (m.get_submodule(name).weight for m in (model, rounded))
+            if name == "lm_head":
+                assert type(found) is torch.nn.Parameter and found.dtype != torch.int8
+                assert torch.equal(by_hand, layer.weight)
+                continue
+            assert found.qdata.dtype == torch.int8
+            step = layer.weight.abs().amax(1, keepdim=True) / 127
+            assert 0 < ((by_hand.dequantize() - layer.weight).abs() / step).max() < 0.51
+
+    def test_a_last_layer_shared_with_the_embedding_stays(self, tmp_path):
+        config = tiny_llm.CONFIGS["gemma3"]()
+        config.tie_word_embeddings = True
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        tiny_llm.tokenizer().save_pretrained(tmp_path)
+        of_backend = HuggingFaceBackend(tmp_path, dtype="int8").model
+        by_hand = AutoModelForCausalLM.from_pretrained(tmp_path)
+        quantize(by_hand, torch.float32)
+        for model in (of_backend, by_hand):
+            assert model.lm_head.weight is model.model.embed_tokens.weight
+            assert type(model.lm_head.weight) is torch.nn.Parameter
+            assert model.model.layers[0].mlp.up_proj.weight.qdata.dtype == torch.int8
+
+    def test_it_is_told(self, folder):
+        plain, rounded = (HuggingFaceBackend(folder, dtype=d).describe() for d in ("auto", "int8"))
+        assert rounded == {**plain, "weights": "int8"}
+
+    def test_a_model_without_linear_layers(self, tmp_path):
+        path = tiny_llm.save(tmp_path, "gpt2")
+        with pytest.raises(ValueError, match="GPT2LMHeadModel has no linear layers .* than int8"):
+            HuggingFaceBackend(path, dtype="int8").complete(PROMPTS)
+
+    def test_without_torchao(self, folder, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'pyterrier_inpars\[int8\]'"):
+            HuggingFaceBackend(folder, dtype="int8").complete(PROMPTS)
+
+
+@pytest.mark.slow
+def test_compile(folder):
+    """Compiled, the model writes the same."""
+    plain, compiled = (
+        HuggingFaceBackend(folder, dtype="float32", compile=flag) for flag in (False, True)
+    )
+    expected = plain.complete(PROMPTS, max_new_tokens=4)
+    torch._dynamo.utils.counters.clear()
+    found = compiled.complete(PROMPTS, max_new_tokens=4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"], "nothing was compiled"
+    assert compiled._takes_masks
+    assert [c.text for c in found] == [c.text for c in expected]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)

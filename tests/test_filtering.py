@@ -110,6 +110,31 @@ def test_length_filter(rows, least, more):
 
 
 @quick
+@given(st.lists(st.integers(0, 6)), st.none() | st.integers(0, 3), st.none() | st.integers(3, 5))
+def test_length_filter_in_tokens(lengths, least, most):
+    queries = frame([("one word", "", 0.0)] * len(lengths))
+    queries["log_probs"] = [[-1.0] * n for n in lengths]
+    fits = [(least is None or n >= least) and (most is None or n <= most) for n in lengths]
+    stage = LengthFilter(0, min_tokens=least, max_tokens=most)
+    assert kept(stage, queries) == [f"q{i}" for i, fit in enumerate(fits) if fit]
+    assert ("log_probs" in stage.needs()) == (least is not None or most is not None)
+    assert kept(LengthFilter(3, min_tokens=least, max_tokens=most), queries) == []
+
+
+def test_tokens_that_nobody_counted():
+    queries = frame([("one", "", 0.0), ("two", "", 0.0)])
+    queries["log_probs"] = [[-1.0], None]
+    with pytest.raises(ValueError, match="log_probs must be a list, but is None .* 'two': count"):
+        LengthFilter(0, min_tokens=1)(queries)
+
+
+@pytest.mark.parametrize("bounds", [(-1, None), (1.5, None), (3, 2), (None, True)])
+def test_bounds_in_tokens(bounds):
+    with pytest.raises(ValueError, match="_tokens must be a whole number"):
+        LengthFilter(min_tokens=bounds[0], max_tokens=bounds[1])
+
+
+@quick
 @given(ROWS)
 def test_copy_filter(rows):
     expected = []

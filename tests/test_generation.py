@@ -9,7 +9,8 @@ import tiny_llm
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pyterrier_inpars import QueryGenerator, StaticPrompt, SyntheticQueries
+from pyterrier_inpars import FewShotPrompt, QueryGenerator, StaticPrompt, SyntheticQueries
+from pyterrier_inpars.backends.base import Completion
 from pyterrier_inpars.prompts import truncate
 
 PROMPT = StaticPrompt("Document: the noise of the receiver\nQuery: a\nDocument: {document}\nQuery:")
@@ -46,7 +47,8 @@ def plainly(folder, frame, prompt=PROMPT, most=MOST):
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
     rows = []
     for docno, text in zip(frame["docno"], frame["text"], strict=True):
-        ids = tokenizer(prompt.build(text))["input_ids"]
+        # a special token written out in a document is text
+        ids = tokenizer(prompt.build(text), split_special_tokens=True)["input_ids"]
         start, log_probs, reason = len(ids), [], "length"
         for _ in range(most):
             with torch.no_grad():
@@ -183,10 +185,83 @@ def test_a_long_document_is_cut(model):
     assert found.loc[found["docno"] == "long", "text"].eq(text).all()  # the frame keeps it whole
 
 
-def test_prompts_longer_than_the_context_are_an_error(model):
-    frame = pd.DataFrame({"docno": ["long"], "text": ["the spectrum of noise " * 400]})
-    with pytest.raises(ValueError, match="512 positions .* lower max_doc_tokens"):
-        generator(model, max_doc_tokens=5_000)(frame)
+@pytest.mark.parametrize("text", ["the spectrum of noise ", "😀", "the<eos>"])
+@pytest.mark.parametrize("limit", [None, 100, 60])
+def test_a_prompt_that_would_not_fit_is_cut(model, text, limit):
+    """One over-long document neither ends a run nor loses the prompt's last words."""
+    short = {"docno": "short", "text": "the spectrum of noise"}
+    frame = pd.DataFrame([{"docno": "long", "text": text * 1_000}, short])
+    stage = generator(model, max_doc_tokens=5_000, max_prompt_tokens=limit, keep_prompt=True)
+    found = stage(frame)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    for prompt in found["prompt_text"]:
+        room = (
+            (limit or 512) - MOST - len(tokenizer(prompt, split_special_tokens=True)["input_ids"])
+        )
+        assert room >= 0
+        assert prompt.startswith(PROMPT.prefix) and prompt.endswith("\nQuery:")
+        assert "short" in found["docno"].values and (room < 8 or prompt == found["prompt_text"][1])
+    shown = found["prompt_text"].map(lambda prompt: prompt[len(PROMPT.before) : -len(PROMPT.after)])
+    check(found, plainly(model, frame.assign(text=shown)))
+
+
+def test_words_are_counted_where_there_is_no_tokenizer():
+    class Longest:
+        tokenizer, context = None, 12
+
+        def describe(self):
+            return {}
+
+        def complete(self, prompts, **options):
+            return [Completion(prompt, [-1.0], "stop") for prompt in prompts]
+
+    prompt = StaticPrompt("About {document} one asks")
+    stage = QueryGenerator(Longest(), prompt=prompt, max_new_tokens=4)
+    found = stage(pd.DataFrame({"docno": ["d"], "text": ["a b c d e f g h i j"]}))
+    assert list(found["query"]) == ["About a b c d e one asks"]
+
+
+def test_a_prompt_that_leaves_no_room(model):
+    with pytest.raises(ValueError, match="too many for max_prompt_tokens=20 .*shorter prompt"):
+        generator(model, max_prompt_tokens=20)(documents(2))
+
+
+def test_keep_prompt(model):
+    frame = documents(5)
+    found = generator(model, keep_prompt=True, max_doc_tokens=9)(frame)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    cut = dict(zip(frame["docno"], truncate(frame["text"], tokenizer, 9), strict=True))
+    assert list(found["prompt_text"]) == [PROMPT.build(cut[docno]) for docno in found["docno"]]
+    assert "prompt_text" not in generator(model)(frame)
+    assert list(generator(model, keep_prompt=True)(frame[:0]).columns) == list(found.columns)
+
+
+def test_examples_are_cut_and_their_topics_told(model, tmp_path):
+    examples = pd.DataFrame(
+        {
+            "qid": ["07", "8"],
+            "query": ["the noise of receivers " * 90, "a plasma"],
+            "text": ["signals " * 900, "the spectrum of a plasma"],
+        }
+    )
+    prompt = FewShotPrompt(examples, num_examples=2)
+    stage = generator(model, prompt=prompt, max_doc_tokens=9, max_query_tokens=5, keep_prompt=True)
+    frame = documents(4)
+    found = stage(frame)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    cut = pd.DataFrame(
+        {
+            "query": truncate(prompt.examples["query"], tokenizer, 5),
+            "text": truncate(prompt.examples["text"], tokenizer, 9),
+        }
+    )
+    shown = "".join(
+        f"Document: {text}\nQuery: {query}\n" for query, text in cut.itertuples(index=False)
+    )
+    assert found["prompt_text"].str.startswith(f"{shown}Document: ").all()
+    queries = (stage >> SyntheticQueries(tmp_path / "queries")).index(frame.to_dict("records"))
+    assert queries.metadata["settings"]["fewshot_topics"] == prompt.topics
+    assert {topic["qid"] for topic in prompt.topics} == {"07", "8"}
 
 
 def test_further_columns_stay(model):

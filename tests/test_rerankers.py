@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -9,9 +10,12 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 import tiny
+import tiny_llm
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
+from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5, RerankTop, load_reranker
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -19,6 +23,13 @@ pytestmark = [
 ]
 
 CLASSES = [MonoT5, CrossEncoder, BiEncoder]
+LABELS = {
+    "T5": ("true", "false"),
+    "T5 1.1": ("true", "false"),
+    "FLAN-T5": ("yes", "no"),
+    "mT5": ("yes", "no"),
+}
+BERT_LIKE = ["bert", "roberta", "electra", "distilbert", "deberta-v2"]
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +64,41 @@ def make(cls, models):
 
 def scores(reranker, frame: pd.DataFrame) -> np.ndarray:
     return reranker(frame)["score"].to_numpy()
+
+
+def plainly(path, kind, frame, labels=None) -> list[float]:
+    """What the published models say, row by row: ``kind`` is one, or a template of one's own."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    template = {
+        "FLAN-T5": "Is the following passage relevant to the query?\nQuery: {}\nPassage: {}",
+        **dict.fromkeys(["T5", "T5 1.1", "mT5"], "Query: {} Document: {} Relevant:"),
+    }.get(kind, str(kind).replace("{query}", "{}").replace("{text}", "{}"))
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    network = AutoModelForSeq2SeqLM.from_pretrained(path).eval()
+    words = [f"▁{word}" for word in labels or LABELS[kind]]
+    relevant, other = (tokenizer.get_vocab()[word] for word in words)
+    found = []
+    for query, text in zip(frame["query"], frame["text"], strict=True):
+        ids = tokenizer(template.format(query, text), return_tensors="pt")
+        start = torch.tensor([[network.config.decoder_start_token_id]])
+        with torch.no_grad():
+            said = network(**ids, decoder_input_ids=start).logits[0, 0, [relevant, other]]
+        found.append(said.log_softmax(0)[0].item())
+    return found
+
+
+def logits(path, frame) -> np.ndarray:
+    """What a classifier gives for each pair, whose document is cut to fit."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    network = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    encode = functools.partial(tokenizer, truncation="only_second", max_length=32)
+    pairs = zip(frame["query"], frame["text"], strict=True)
+    with torch.no_grad():
+        rows = [network(**encode([q], [t], return_tensors="pt")).logits[0] for q, t in pairs]
+    return torch.stack(rows).numpy()
 
 
 def test_import_is_light():
@@ -103,12 +149,14 @@ class TestEveryReranker:
         assert np.isfinite(scores(make(), braces)).all()
 
     def test_inspection(self, make):
-        reranker = make(seed=3)
+        reranker = make(seed=3, compile=True)
         inputs = pt.inspect.transformer_inputs(reranker)
         assert inputs == [["qid", "query", "docno", "text"]]
         outputs = pt.inspect.transformer_outputs(reranker, [*inputs[0], "score", "rank", "extra"])
         assert outputs == ["qid", "query", "docno", "text", "extra", "score", "rank"]
-        assert {a.name: a.value for a in pt.inspect.transformer_attributes(reranker)}["seed"] == 3
+        attributes = {a.name: a.value for a in pt.inspect.transformer_attributes(reranker)}
+        assert (attributes["seed"], attributes["compile"]) == (3, True)
+        assert (pt.Transformer.identity() >> reranker).compile() is not None
         again = pt.inspect.transformer_apply_attributes(reranker, batch_size=5)
         assert (again.model, again.seed, again.batch_size) == (reranker.model, 3, 5)
         assert reranker._network is None, "inspecting it has loaded the network"
@@ -167,6 +215,55 @@ class TestEveryReranker:
         assert np.corrcoef(exact, rounded)[0, 1] > 0.99
         assert len(set(rounded)) == len(rounded), "scores tie where bfloat16 rounds them"
 
+    def test_int8(self, make, frame):
+        pytest.importorskip("torchao")
+        reranker = make(dtype="int8")
+        exact, rounded = scores(make(), frame), scores(reranker, frame)
+        assert 0 < np.abs(rounded - exact).max() < 0.1 * np.ptp(exact)
+        assert np.corrcoef(exact, rounded)[0, 1] > 0.99
+        assert len(set(rounded)) == len(rounded)
+        layers = [m for m in reranker.network.modules() if isinstance(m, torch.nn.Linear)]
+        heads = reranker._heads(reranker.network)
+        assert len(layers) > 10 and len(heads) == (not isinstance(reranker, BiEncoder))
+        for layer in layers:
+            if layer in heads:
+                assert type(layer.weight) is torch.nn.Parameter
+                assert layer.weight.dtype == torch.float32
+            else:
+                assert layer.weight.qdata.dtype == torch.int8
+
+    def test_int8_is_for_scoring(self, make, frame, tmp_path):
+        reranker = make(dtype="int8")
+        with pytest.raises(ValueError, match="cannot be trained, .* another dtype"):
+            reranker.fit(frame.assign(label=[1, 0, 1] * 5))
+        with pytest.raises(ValueError, match="cannot be saved, .* another dtype"):
+            reranker.save(tmp_path / "checkpoint")
+        assert not (tmp_path / "checkpoint").exists()
+        assert reranker._network is None, "it was loaded for an error"
+
+    def test_no_such_dtype(self, make, frame):
+        with pytest.raises(ValueError, match="float16 or int8, not 'int4'"):
+            make(dtype="int4")(frame)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder])
+    def test_compile(self, cls, frame, tmp_path):
+        """Compiled, it scores alike, and trains and saves as ever."""
+        build = tiny.tiny_t5 if cls is MonoT5 else tiny.tiny_bert
+        model = build(tmp_path / "model", dropout=0.0)
+        frame = frame.assign(label=[1, 0, 1] * 5)
+        training = {"max_steps": 1, "learning_rate": 1e-3, "gradient_accumulation_steps": 1}
+        options = {"dtype": "float32", "device": "cpu", "training": training}
+        plain, compiled = cls(model, **options), cls(model, compile=True, **options)
+        torch._dynamo.utils.counters.clear()
+        np.testing.assert_allclose(scores(compiled, frame), scores(plain, frame), atol=1e-5)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"], "nothing was compiled"
+        assert list(compiled.network.state_dict()) == list(plain.network.state_dict())
+        expected = scores(plain.fit(frame), frame)
+        np.testing.assert_allclose(scores(compiled.fit(frame), frame), expected, atol=1e-4)
+        loaded = cls(compiled.save(tmp_path / "saved"), dtype="float32", device="cpu")
+        np.testing.assert_allclose(scores(loaded, frame), expected, atol=1e-4)
+
 
 class TestMonoT5:
     @pytest.fixture
@@ -206,6 +303,89 @@ class TestMonoT5:
         )
         assert scores(MonoT5(path, dtype="float32"), row)[0] == pytest.approx(expected, abs=1e-6)
 
+    @pytest.mark.parametrize("kind", LABELS)
+    def test_kinds(self, frame, tmp_path, kind):
+        """The folder's name says nothing, the configuration all."""
+        path = tiny.tiny_t5(tmp_path / "monot5-flan-mt5-bert", LABELS[kind], kind=kind)
+        short = frame[frame["text"].str.len() < 60]
+        reranker = load_reranker(path, dtype="float32", batch_size=2)
+        assert type(reranker) is MonoT5
+        expected = plainly(path, kind, short)
+        np.testing.assert_allclose(scores(reranker, short), expected, atol=1e-5)
+        saved = reranker.save(tmp_path / "saved")
+        np.testing.assert_allclose(plainly(saved, kind, short), expected, atol=1e-5)
+        again = MonoT5(saved, dtype="float32", batch_size=2)
+        np.testing.assert_array_equal(scores(again, frame), scores(reranker, frame))
+
+    def test_mt5_of_pyterrier_t5(self, frame, tmp_path):
+        from pyterrier_t5 import mT5ReRanker
+
+        path = tiny.tiny_t5(tmp_path / "mt5", ("yes", "no"), kind="mT5")
+        oracle = mT5ReRanker(model=path, tok_model=path, batch_size=1, verbose=False)
+        found = scores(MonoT5(path, dtype="float32", device="cpu"), frame)
+        np.testing.assert_allclose(found, scores(oracle, frame), atol=1e-5)
+
+    def test_label_word_is_the_piece_of_the_vocabulary(self, frame, tmp_path):
+        """As in mT5, whatever pieces the word itself is split into."""
+        path = tiny.tiny_t5(tmp_path / "mt5", ("yes", "no"), kind="mT5", label_score=-99.0)
+        reranker = MonoT5(path, dtype="float32")
+        reranker(frame)
+        tokenizer = reranker._tokenizer
+        assert tokenizer.tokenize("yes") == ["▁", "y", "e", "s"]
+        assert tokenizer.convert_ids_to_tokens(reranker._label_ids) == ["▁yes", "▁no"]
+
+    def test_template_and_labels(self, models, frame, tmp_path):
+        """Those given come before those of the kind, and are saved."""
+        given = {"template": "{query} what {text} is", "labels": ("good", "▁bad")}
+        path = tiny.tiny_t5(tmp_path / "flan", LABELS["FLAN-T5"], kind="FLAN-T5")
+        reranker = MonoT5(path, dtype="float32", **given)
+        short = frame[frame["text"].str.len() < 60]
+        expected = plainly(path, given["template"], short, ("good", "bad"))
+        np.testing.assert_allclose(scores(reranker, short), expected, atol=1e-5)
+        saved = reranker.save(tmp_path / "saved")
+        assert json.loads((saved / "inpars.json").read_text())["template"] == given["template"]
+        loaded = MonoT5(saved, dtype="float32")
+        np.testing.assert_array_equal(scores(loaded, frame), scores(reranker, frame))
+        other = MonoT5(saved, dtype="float32", labels=("bad", "good"))
+        np.testing.assert_allclose(
+            np.exp(scores(other, frame)) + np.exp(scores(loaded, frame)), 1, atol=1e-6
+        )
+
+    def test_another_encoder_decoder(self, frame, tmp_path):
+        path = tiny.tiny_bart(tmp_path / "bart")
+        with pytest.raises(ValueError, match="is a bart, and nothing tells .* template and labels"):
+            load_reranker(path)(frame)
+        given = {"template": "{query} {text} is", "labels": ("good", "bad")}
+        found = scores(load_reranker(path, dtype="float32", batch_size=4, **given), frame)
+        expected = plainly(path, given["template"], frame, given["labels"])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "template", ["", "{query}", "{text}", "{text} {query}", "{query} {query} {text}", "a{b}c"]
+    )
+    def test_no_template(self, models, template):
+        with pytest.raises(ValueError, match="template must hold {query}, and {text} after it"):
+            MonoT5(models[MonoT5], template=template)
+
+    @pytest.mark.parametrize(
+        "labels", ["no", ("yes",), ("yes", "yes"), ("a", "b", "c"), ("a", "b", ""), ("a", "")]
+    )
+    def test_no_labels(self, models, labels):
+        with pytest.raises(ValueError, match="labels must be two words"):
+            MonoT5(models[MonoT5], labels=labels)
+
+    @pytest.mark.parametrize("word", ["perhaps", "é"])
+    def test_unknown_label_word(self, models, frame, word):
+        with pytest.raises(ValueError, match=f"label word '{word}' is . tokens .* must be one"):
+            MonoT5(models[MonoT5], labels=("true", word))(frame)
+
+    def test_no_room(self, frame, tmp_path):
+        path = tiny.tiny_t5(tmp_path / "flan", LABELS["FLAN-T5"], kind="FLAN-T5")
+        one_word = frame.assign(query=frame["query"].str.split().str[-1])
+        assert np.ptp(scores(MonoT5(path, max_length=12), one_word)) > 0
+        with pytest.raises(ValueError, match="max_length=11 leaves no room for a query in 'Is the"):
+            MonoT5(path, max_length=11)(frame)
+
     def test_the_ending_always_stands(self, models):
         reranker = MonoT5(models[MonoT5], max_length=12)
         tokenizer = reranker.network and reranker._tokenizer
@@ -244,6 +424,15 @@ class TestMonoT5:
         path = tiny.tiny_t5(tmp_path / "yes", label_words=("yes", "no"))
         with pytest.raises(ValueError, match="label word 'true' is 5 tokens"):
             MonoT5(path)(frame)
+
+    def test_settings_do_not_reach_into_the_document(self, models):
+        """FLAN-T5's template ends with the document: the end token stands all the same."""
+        reranker = MonoT5(models[MonoT5], max_length=12, template="{query} is {text}")
+        reranker.network  # noqa: B018
+        batch = reranker._batch(["fig", "fig " * 50], ["good " * 50, "good"])
+        ends = batch["input_ids"][:, -1].tolist()
+        assert batch["input_ids"].shape == (2, 12)
+        assert ends == [reranker._tokenizer.eos_token_id] * 2
 
 
 class TestCrossEncoder:
@@ -316,6 +505,35 @@ class TestCrossEncoder:
         np.testing.assert_array_equal(first, again)
         assert not np.allclose(first, other)
 
+    @pytest.mark.parametrize("kind", BERT_LIKE)
+    @pytest.mark.parametrize("outputs", [1, 2])
+    def test_outputs(self, frame, tmp_path, kind, outputs):
+        """Of two outputs the score is the log-odds of the second."""
+        path = tiny.tiny_classifier(tmp_path / "model", kind, outputs)
+        expected = logits(path, frame) @ ([1.0] if outputs == 1 else [-1.0, 1.0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            reranker = load_reranker(path, dtype="float32")
+            found = scores(reranker, frame)
+        assert type(reranker) is CrossEncoder
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        saved = reranker.save(tmp_path / "saved")
+        np.testing.assert_allclose(logits(saved, frame)[:, 0], expected, atol=1e-5)
+        np.testing.assert_array_equal(scores(CrossEncoder(saved, dtype="float32"), frame), found)
+
+    def test_too_many_outputs(self, frame, tmp_path):
+        path = tiny.tiny_classifier(tmp_path / "nli", "bert", 3)
+        with pytest.raises(ValueError, match="nli' has 3 outputs: a reranker has one, or two"):
+            CrossEncoder(path)(frame)
+
+    def test_two_outputs_in_bfloat16_and_int8(self, frame, tmp_path):
+        """The layer that makes the scores computes in float32."""
+        path = tiny.tiny_classifier(tmp_path / "model", "bert", 2)
+        exact = scores(CrossEncoder(path, dtype="float32"), frame)
+        for dtype in ("bfloat16", "int8"):
+            rounded = scores(CrossEncoder(path, dtype=dtype), frame)
+            assert len(set(rounded)) == len(rounded) and np.corrcoef(exact, rounded)[0, 1] > 0.99
+
 
 class TestBiEncoder:
     def test_cosines_of_sentence_transformers(self, models, frame, tmp_path):
@@ -351,6 +569,143 @@ class TestBiEncoder:
         prompted = scores(BiEncoder(path, dtype="float32"), frame)
         by_hand = frame.assign(query="what is " + frame["query"], text="a good " + frame["text"])
         np.testing.assert_allclose(prompted, scores(plain, by_hand), atol=1e-6)
+
+
+class TestLoadReranker:
+    def test_what_each_class_saves(self, cls, make, frame, tmp_path):
+        saved = make(max_length=20)
+        path = saved.save(tmp_path / "checkpoint")
+        loaded = load_reranker(path, dtype="float32", device="cpu")
+        assert type(loaded) is cls
+        np.testing.assert_array_equal(scores(loaded, frame), scores(saved, frame))
+
+    def test_encoder_without_a_head(self, models):
+        assert type(load_reranker(models[CrossEncoder])) is CrossEncoder
+
+    def test_old_folder_of_a_dual_encoder(self, models, frame, tmp_path):
+        """Before version 5.2 sentence-transformers did not write what a folder is."""
+        saved = BiEncoder(models[BiEncoder], dtype="float32")
+        path = saved.save(tmp_path / "checkpoint")
+        file = path / "config_sentence_transformers.json"
+        config = json.loads(file.read_text())
+        assert config.pop("model_type") == "SentenceTransformer"
+        for change in (lambda: file.write_text(json.dumps(config)), file.unlink):
+            change()
+            assert type(load_reranker(path)) is BiEncoder
+
+    def test_options(self, models):
+        path = models[CrossEncoder]
+        reranker = load_reranker(path, loss="binary", batch_size=3)
+        assert (reranker.loss, reranker.batch_size, reranker.model) == ("binary", 3, path)
+        for options in ({"labels": ("a", "b")}, {"self": 1}):
+            with pytest.raises(TypeError, match=f"CrossEncoder, which takes no {[*options][0]}: "):
+                load_reranker(path, **options)
+
+    def test_language_model(self, tmp_path):
+        path = tiny_llm.save(tmp_path / "monot5", "llama")
+        with pytest.raises(ValueError, match="monot5' is a LlamaForCausalLM, which is no reranker"):
+            load_reranker(path)
+
+    def test_another_kind_of_sentence_transformers(self, models, tmp_path):
+        path = BiEncoder(models[BiEncoder]).save(tmp_path / "checkpoint")
+        file = path / "config_sentence_transformers.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "SparseEncoder"}))
+        with pytest.raises(ValueError, match="is a SparseEncoder, which is no reranker"):
+            load_reranker(path)
+
+    @pytest.mark.parametrize("model", ["/no/such/folder", "no/such-model"])
+    def test_no_such_model(self, model):
+        with pytest.raises(OSError, match=f"cannot load the model '{model}': give"):
+            load_reranker(model)
+
+    def test_folder_without_a_model(self, tmp_path):
+        with pytest.raises(OSError, match="cannot load the model .*config.json"):
+            load_reranker(tmp_path)
+
+
+@st.composite
+def runs(draw) -> pd.DataFrame:
+    """Results in any order, whose ranks count from anywhere and whose scores tie."""
+    rows = []
+    numbers = st.sampled_from([0.0, -1.5, 9.25, 9.25, 1e6, -1e6, 12345.678, 12345.6781])
+    for qid in draw(st.lists(st.sampled_from(["q1", "q2", "007", "7"]), unique=True, min_size=1)):
+        first = draw(st.integers(0, 2))
+        docnos = draw(st.permutations("abcdefgh"))[: draw(st.integers(1, 8))]
+        given = sorted(draw(st.lists(numbers, min_size=8, max_size=8)), reverse=True)
+        for i, docno in enumerate(docnos):
+            value = draw(numbers)  # what the reranker is going to say
+            rows.append((qid, f"query {qid}", docno, given[i], i + first, value))
+    columns = ["qid", "query", "docno", "score", "rank", "value"]
+    frame = pd.DataFrame(draw(st.permutations(rows)), columns=columns)
+    return frame.astype({"score": draw(st.sampled_from(["float32", "float64"]))})
+
+
+class TestRerankTop:
+    """Documents below the cutoff stay there, in their order."""
+
+    @settings(deadline=None)
+    @given(runs(), st.integers(1, 9))
+    def test_against_the_rule_written_out(self, run, k):
+        reranker = pt.apply.generic(
+            lambda f: pt.model.add_ranks(f.assign(text="read", score=f["value"])), batch_size=3
+        )
+        before = run.copy()
+        out = RerankTop(reranker, k)(run)
+        pd.testing.assert_frame_equal(run, before)
+        assert list(out["qid"].unique()) == list(run["qid"].unique())
+        assert len(out) == len(run)
+        for qid, found in out.groupby("qid"):
+            given = run[run["qid"] == qid].sort_values("rank")
+            top = given.head(k).sort_values("value", ascending=False, kind="stable")
+            expected = [*top["docno"], *given["docno"][k:]]
+            assert list(found["docno"]) == expected
+            assert list(found["rank"]) == list(range(len(given)))
+            assert list(found["score"][:k]) == list(top["value"])
+            below = found["score"].to_numpy("float32")[len(top) - 1 :]
+            assert (np.diff(below) < 0).all(), "who sorts by score would find another order"
+            assert (found["text"] == "read").tolist() == [True] * len(top) + [False] * len(
+                below[1:]
+            )
+
+    def test_trec_run(self, models, frame, tmp_path):
+        """A file whose ranks count from 1 and whose scores tie, through a text stage."""
+        path = tmp_path / "run.res"
+        docnos = ["d0", "d5", "z", "m", "a", "d10"]
+        lines = [f"q0 Q0 {d} {i + 1} {[9, 8, 7, 7, 7, -1][i]} tag" for i, d in enumerate(docnos)]
+        path.write_text("\n".join(lines))
+        texts = dict(zip(frame["docno"], frame["text"], strict=True))
+        text = pt.apply.text(lambda row: texts[row["docno"]])
+        reranker = BiEncoder(models[BiEncoder], dtype="float32")
+        topics = pd.DataFrame([("q0", "what is apple"), ("q9", "not in the run")])
+        topics.columns = ["qid", "query"]
+        run = pt.Transformer.from_df(pt.io.read_results(str(path)))
+        out = (run >> RerankTop(text >> reranker, 2))(topics)
+        expected = reranker(frame[frame["docno"].isin(["d0", "d5"])]).sort_values("rank")
+        assert list(out["docno"]) == [*expected["docno"], "z", "m", "a", "d10"]
+        np.testing.assert_allclose(out["score"][:2], expected["score"])
+        pt.io.write_results(out, str(tmp_path / "out.res"))
+        again = pt.io.read_results(str(tmp_path / "out.res"))
+        assert list(again.sort_values("score", ascending=False)["docno"]) == list(out["docno"])
+
+    def test_a_query_that_the_reranker_drops(self):
+        run = pd.DataFrame({"qid": ["1"] * 3 + ["2"] * 3, "query": "q", "docno": [*"abcdef"]})
+        run["rank"], run["score"] = [0, 1, 2] * 2, 0.0
+        keep = pt.apply.generic(lambda f: pt.model.add_ranks(f[f["qid"] == "1"].assign(score=2.5)))
+        out = RerankTop(keep, 1)(run)
+        assert out["docno"].tolist() == ["a", "b", "c", "e", "f"]
+        assert out["score"].tolist() == [2.5, 1.0, 0.0, -1.0, -2.0]
+
+    def test_inspection(self, make, frame):
+        stage = RerankTop(make(), 5)
+        inputs = pt.inspect.transformer_inputs(stage)
+        assert inputs == [["qid", "docno", "rank", "query", "text"]]
+        outputs = ["qid", "query", "docno", "text", "extra", "score", "rank"]
+        assert list(stage(frame).columns) == list(stage(frame.head(0)).columns) == outputs
+
+    @pytest.mark.parametrize("k", [0, -1, 2.0, None])
+    def test_no_cutoff(self, k):
+        with pytest.raises(ValueError, match="k must be a whole number of at least 1"):
+            RerankTop(pt.Transformer.identity(), k)
 
 
 @pytest.mark.slow
@@ -397,3 +752,6 @@ def _schematics(folder: Path) -> None:
 
 
 _schematics(Path("no model is loaded"))
+TestRerankTopSchematic = pt.testing.transformer_test_class(
+    lambda: RerankTop(CrossEncoder("no model is loaded"), 10)
+)

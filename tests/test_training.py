@@ -294,6 +294,43 @@ class TestMonoT5:
             reranker = MonoT5(path, dtype="float32", training=training)
             assert reranker.fit(examples).train_loss == pytest.approx(np.mean(losses), rel=1e-4)
 
+    @pytest.mark.parametrize("kind", ["FLAN-T5", "mT5"])
+    def test_kinds_train_as_they_score(self, examples, tmp_path, kind):
+        """With their own template and words, which training moves the right way."""
+        path = tiny.tiny_t5(tmp_path / "model", ("yes", "no"), 0.0, kind, label_score=-99.0)
+        one = examples.head(2)
+        training = {"max_steps": 1, "learning_rate": 0.0, "gradient_accumulation_steps": 1}
+        reranker = MonoT5(path, dtype="float32", training=training).fit(one)
+        assert reranker.train_loss == pytest.approx(self.loss(path, kind, one), rel=1e-4)
+        reranker.training = training | {"learning_rate": 1e-3, "max_steps": 20}
+        before = np.diff(reranker(one)["score"])
+        trained = reranker.fit(one)
+        assert np.diff(trained(one)["score"]) < before, "the relevant document did not gain"
+        saved = trained.save(tmp_path / "saved")
+        again = MonoT5(saved, dtype="float32")
+        np.testing.assert_array_equal(again(examples)["score"], trained(examples)["score"])
+        trained.training = training
+        assert trained.fit(one).train_loss == pytest.approx(self.loss(saved, kind, one), rel=1e-4)
+
+    def loss(self, path, kind: str, examples: pd.DataFrame) -> float:
+        """The mean cross-entropy of the word and the end token after it, written out."""
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        network = AutoModelForSeq2SeqLM.from_pretrained(path).eval()
+        templates = {
+            "FLAN-T5": "Is the following passage relevant to the query?\nQuery: {}\nPassage: {}",
+            "mT5": "Query: {} Document: {} Relevant:",
+        }
+        losses = []
+        for row in examples.itertuples():
+            ids = tokenizer(templates[kind].format(row.query, row.text), return_tensors="pt")
+            word = tokenizer.get_vocab()["▁yes" if row.label else "▁no"]
+            said = torch.tensor([[word, tokenizer.eos_token_id]])
+            with torch.no_grad():
+                losses.append(network(**ids, labels=said).loss.item())
+        return float(np.mean(losses))
+
     def test_checkpoint_for_pyterrier_t5(self, models, examples, tmp_path):
         from pyterrier_t5 import MonoT5ReRanker
 
@@ -324,6 +361,26 @@ class TestCrossEncoder:
                 plain_models[CrossEncoder], dtype="float32", loss=loss, training=training
             )
             assert reranker.fit(examples).train_loss == pytest.approx(value, rel=1e-4)
+
+    def test_two_outputs_train_as_one(self, examples, tmp_path):
+        """Binary cross-entropy of the log-odds is the two-way cross-entropy of the outputs."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        path = tiny.tiny_classifier(tmp_path / "model", "bert", 2, dropout=0.0)
+        network = AutoModelForSequenceClassification.from_pretrained(path).eval()
+        pairs = examples["query"].tolist(), examples["text"].tolist()
+        batch = AutoTokenizer.from_pretrained(path)(*pairs, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            loss = network(**batch, labels=torch.tensor(examples["label"].to_numpy())).loss
+        still = {"learning_rate": 0.0, "per_device_train_batch_size": 36}
+        reranker = CrossEncoder(path, dtype="float32", loss="binary", training=still)
+        assert reranker.fit(examples).train_loss == pytest.approx(loss.item(), rel=1e-4)
+        trained = CrossEncoder(path, dtype="float32", training=QUICK).fit(examples)
+        saved = trained.save(tmp_path / "saved")
+        logits = AutoModelForSequenceClassification.from_pretrained(saved).eval()(**batch).logits
+        np.testing.assert_allclose(
+            trained(examples)["score"], logits[:, 0].detach().numpy(), atol=1e-5
+        )
 
     def test_uneven_groups(self, models, examples):
         """Groups of any size train; a qid without a negative is left out."""

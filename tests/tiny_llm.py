@@ -28,6 +28,18 @@ CONFIGS = {
         sliding_window=12,
         layer_types=["sliding_attention", "full_attention"] * 1 + ["sliding_attention"],
     ),
+    # the same inside a model that sees images
+    "gemma3-images": lambda: transformers.Gemma3Config(
+        text_config=CONFIGS["gemma3"]().to_dict(),
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    ),
     # a window in every layer, no layer types
     "mistral": lambda: transformers.MistralConfig(**SHAPE, sliding_window=16),
     "llama": lambda: transformers.LlamaConfig(**SHAPE),

@@ -61,9 +61,16 @@ class Completion:
 
 
 class Backend(Protocol):
-    """A runtime that completes prompts with their own log-probabilities."""
+    """A runtime that completes prompts with their own log-probabilities.
+
+    Attributes:
+        tokenizer: what documents are cut with, called as those of transformers are; None if the
+            runtime has none, and words are counted.
+        context: most tokens of a prompt and its completion together; None if not known.
+    """
 
     tokenizer: Any
+    context: int | None
 
     def complete(
         self,

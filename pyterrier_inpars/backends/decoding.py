@@ -91,7 +91,7 @@ class Reading:
 
     def _masks(self, positions: torch.Tensor) -> Any:
         """Additive masks: a position sees the tokens before it, and in a window the near ones."""
-        config = self._model.config
+        config = self._model.config.get_text_config()  # beside one for images, say
         distance = positions[:, :, None] - self._positions[:, None, :]
         seen = self._is_token[:, None, :] & (distance >= 0)
         window = getattr(config, "sliding_window", None)

@@ -25,6 +25,7 @@ class GenerateBackend:
     """
 
     tokenizer = None
+    context = None
 
     def __init__(self, backend: Any):
         self.backend = backend

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyterrier_inpars.backends.base import GREEDY, NEWLINE, Completion, Sampling
 from pyterrier_inpars.backends.decoding import PlainReading, Reading, choose, takes_masks
-from pyterrier_inpars.devices import best_device, best_dtype
+from pyterrier_inpars.devices import best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars.frames import positive_int
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ class HuggingFaceBackend:
         model: name on the Hugging Face hub, local folder, or ``.gguf`` file.
         revision: branch, tag or commit on the hub.
         batch_size: completions computed together; 32 on a CPU, 64 elsewhere if None.
-        dtype: ``"auto"`` (bfloat16 where the processor has it), a name, or a ``torch.dtype``.
+        dtype: ``"auto"`` (bfloat16 where the processor has it), ``"float32"``, ``"bfloat16"``,
+            ``"float16"``, a ``torch.dtype``, or ``"int8"``: weights of one byte, computed with as
+            by ``"auto"``, except the last layer's, which chooses the tokens.
+        compile: compile the model with ``torch.compile`` when it is first used, which takes a
+            minute and a C++ compiler on a CPU.
         device: where the model runs; None is the best there is.
         trust_remote_code: run code that comes with the model.
 
@@ -47,6 +51,7 @@ class HuggingFaceBackend:
         revision: str | None = None,
         batch_size: int | None = None,
         dtype: str | torch.dtype = "auto",
+        compile: bool = False,
         device: str | torch.device | None = None,
         trust_remote_code: bool = False,
     ):
@@ -54,6 +59,7 @@ class HuggingFaceBackend:
         self.revision = revision
         self.batch_size = batch_size and positive_int("batch_size", batch_size)
         self._dtype = dtype
+        self._compile = compile
         self._device = device
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         self._takes_masks: bool | None = None  # found out on first use
@@ -77,7 +83,19 @@ class HuggingFaceBackend:
     def model(self) -> Any:
         from transformers import AutoModelForCausalLM
 
-        return self._load(AutoModelForCausalLM, dtype=self.dtype).to(self.device).eval()
+        model = self._load(AutoModelForCausalLM, dtype=self.dtype).eval()
+        if is_int8(self._dtype):
+            quantize(model, self.dtype, keep=[model.get_output_embeddings()])
+        model = model.to(self.device)
+        if self._compile:
+            model.compile(dynamic=True)  # of any number of rows and tokens
+        return model
+
+    @functools.cached_property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its completion together; None where there is no limit."""
+        config = self.model.config.get_text_config()  # beside one for images, say
+        return getattr(config, "max_position_embeddings", None)
 
     def describe(self) -> dict[str, Any]:
         """What decides the output: model, revision, precision, versions."""
@@ -88,6 +106,7 @@ class HuggingFaceBackend:
             "model": self.name,
             "revision": getattr(self.model.config, "_commit_hash", None) or self.revision,
             "dtype": str(self.dtype).removeprefix("torch."),
+            **({"weights": "int8"} if is_int8(self._dtype) else {}),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
 
@@ -160,11 +179,10 @@ class HuggingFaceBackend:
     def _encode(self, text: str, max_new_tokens: int) -> list[int]:
         # a special token written out in a document is text like any other
         ids = self.tokenizer(text, split_special_tokens=True)["input_ids"]
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        if limit is not None and len(ids) + max_new_tokens > limit:
+        if self.context is not None and len(ids) + max_new_tokens > self.context:
             raise ValueError(
                 f"a prompt of {len(ids)} tokens and {max_new_tokens} new ones do not fit into the "
-                f"{limit} positions of {self.name}: lower max_doc_tokens or max_new_tokens"
+                f"{self.context} positions of {self.name}: lower max_doc_tokens or max_new_tokens"
             )
         return ids
 

@@ -1,8 +1,10 @@
 """Rerankers: each scores an R frame with ``transform`` and learns from examples with ``fit``."""
 
 from pyterrier_inpars.rerankers._base import Reranker
+from pyterrier_inpars.rerankers._cutoff import RerankTop
+from pyterrier_inpars.rerankers._loading import load_reranker
 from pyterrier_inpars.rerankers.bi_encoder import BiEncoder
 from pyterrier_inpars.rerankers.cross_encoder import CrossEncoder
 from pyterrier_inpars.rerankers.monot5 import MonoT5
 
-__all__ = ["BiEncoder", "CrossEncoder", "MonoT5", "Reranker"]
+__all__ = ["BiEncoder", "CrossEncoder", "MonoT5", "RerankTop", "Reranker", "load_reranker"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars.devices import best_device, best_dtype
+from pyterrier_inpars.devices import best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars.frames import Stage, check_strings, positive_int
 from pyterrier_inpars.training import Training, check_examples, quiet
 
@@ -39,7 +40,11 @@ class Reranker(Stage, pt.Estimator):
         batch_size: rows that are scored at once.
         text_field: column with the text of the document.
         dtype: ``"auto"`` (bfloat16 where the processor computes in it, else float32),
-            ``"float32"``, ``"bfloat16"``, ``"float16"`` or a ``torch.dtype``.
+            ``"float32"``, ``"bfloat16"``, ``"float16"``, a ``torch.dtype``, or ``"int8"``: weights
+            of one byte, computed with as by ``"auto"``, except those of the layer that makes the
+            scores. Such a reranker can neither be trained nor saved.
+        compile: compile the network with ``torch.compile`` when it is first used, which takes a
+            minute and a C++ compiler on a CPU.
         device: ``None`` for the best there is, or a name such as ``"cpu"`` or ``"cuda"``.
         verbose: shows progress bars and the libraries' own notices.
 
@@ -60,6 +65,7 @@ class Reranker(Stage, pt.Estimator):
         batch_size: int = 32,
         text_field: str = "text",
         dtype: str | torch.dtype = "auto",
+        compile: bool = False,
         device: str | None = None,
         verbose: bool = False,
     ):
@@ -71,6 +77,7 @@ class Reranker(Stage, pt.Estimator):
         self.batch_size = positive_int("batch_size", batch_size)
         self.text_field = text_field
         self.dtype = dtype
+        self._compile = compile  # compile() is a method of every transformer
         self.device = device
         self.verbose = verbose
         self.history: list[dict[str, float]] = []
@@ -97,6 +104,10 @@ class Reranker(Stage, pt.Estimator):
                     f"{str(self.model)!r}"
                 )
             network.max_seq_length = self.max_length
+
+    def _heads(self, network: Any) -> list[torch.nn.Module]:
+        """The layers that make the scores, which are computed and kept in float32."""
+        return []
 
     def _score(self, queries: list[str], texts: list[str]) -> ArrayLike:
         """Scores of the pairs, in their order; runs without gradients and under autocast."""
@@ -125,16 +136,18 @@ class Reranker(Stage, pt.Estimator):
                 try:
                     network = self._load(best_device(self.device)).eval()
                 except (OSError, ValueError) as error:
-                    raise OSError(
-                        f"{type(self).__name__} cannot load the model {str(self.model)!r}: "
-                        f"give the name of a model on the Hugging Face hub, or the path of a "
-                        f"folder that holds config.json, the weights and the tokenizer. {error}"
-                    ) from error
+                    raise cannot_load(type(self).__name__, self.model, error) from error
             for weight in network.parameters():
                 # Mapped from a file, weights start anywhere, and products of unaligned ones differ
                 # in their last bit: a checkpoint would not give the scores of what was saved.
                 weight.data = weight.data.clone()
             self._adapt(network)
+            for head in self._heads(network):
+                keep_float32(head)
+            if is_int8(self.dtype):
+                quantize(network, best_dtype(self.dtype, network.device), self._heads(network))
+            if self._compile:
+                network.compile(dynamic=True)  # for any number of rows and tokens
             self._network = network
         return self._network
 
@@ -177,12 +190,13 @@ class Reranker(Stage, pt.Estimator):
 
         Raises:
             pt.validate.InputValidationError: a column is missing.
-            ValueError: no examples, none of the kind the loss needs, a label other than 0 and 1, or
-                validation data.
+            ValueError: no examples, none of the kind the loss needs, a label other than 0 and 1,
+                validation data, or a reranker in int8.
         """
         pt.validate.columns(examples, includes=[*self.needs(), "label"], context=self)
         if validation is not None or validation_qrels is not None:
             raise ValueError("validation comes with a later version: fit on the examples alone")
+        self._check_not_int8("trained")
         check_examples(examples, self.text_field)
         training = Training(
             fields=self.training or {},
@@ -208,7 +222,9 @@ class Reranker(Stage, pt.Estimator):
 
         Raises:
             FileExistsError: there is something in the folder, and ``overwrite`` is not set.
+            ValueError: the reranker is in int8.
         """
+        self._check_not_int8("saved")
         path = Path(path)
         if path.exists() and any(path.iterdir()) and not overwrite:
             raise FileExistsError(f"{path} is not empty: give another path, or overwrite=True")
@@ -216,6 +232,35 @@ class Reranker(Stage, pt.Estimator):
         with quiet(self.verbose):
             self._write(str(path))
         return path
+
+    def _check_not_int8(self, done: str) -> None:
+        if is_int8(self.dtype):
+            raise ValueError(
+                f"{self!r} cannot be {done}, for its weights are rounded to int8: train and save "
+                f"with another dtype, then load what is saved with dtype='int8'"
+            )
+
+
+def cannot_load(who: str, model: str | os.PathLike[str], error: Exception) -> OSError:
+    """The error for a model that is not there, or cannot be loaded by ``who``."""
+    return OSError(
+        f"{who} cannot load the model {str(model)!r}: give the name of a model on the Hugging Face "
+        f"hub, or the path of a folder that holds config.json, the weights and the tokenizer. "
+        f"{error}"
+    )
+
+
+def read_json(model: str, file: str) -> Any:
+    """What a model's JSON file holds, in its folder or on the hub; ``None`` without the file."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        model,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
 
 
 def keep_float32(head: torch.nn.Module) -> None:

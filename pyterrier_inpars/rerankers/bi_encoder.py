@@ -52,6 +52,7 @@ class BiEncoder(Reranker):
         batch_size: int = 64,
         text_field: str = "text",
         dtype: str | torch.dtype = "auto",
+        compile: bool = False,
         device: str | None = None,
         verbose: bool = False,
     ):
@@ -64,6 +65,7 @@ class BiEncoder(Reranker):
             batch_size=batch_size,
             text_field=text_field,
             dtype=dtype,
+            compile=compile,
             device=device,
             verbose=verbose,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pyterrier_inpars.rerankers._base import Reranker, keep_float32
+from pyterrier_inpars.rerankers._base import Reranker
 from pyterrier_inpars.training import Training, check_negatives, groups
 
 if TYPE_CHECKING:
@@ -31,9 +31,15 @@ class CrossEncoder(Reranker):
     to ``sentence_transformers.CrossEncoder``, which gives the same scores (but raises an error at
     such a query).
 
+    A checkpoint with two outputs, as monoBERT's (Nogueira and Cho 2019, arXiv 1901.04085), is made
+    one with one output when it is loaded: the second less the first, which is the log-odds that the
+    document is relevant. They rank alike, and the binary cross-entropy of the one is the two-way
+    cross-entropy of the other.
+
     Args:
-        model: a cross-encoder, or any encoder that ``AutoModelForSequenceClassification`` loads;
-            one without a head for scores gets a random one, and needs ``fit``.
+        model: a cross-encoder with one output or two (not relevant, relevant), or any encoder that
+            ``AutoModelForSequenceClassification`` loads; one without a head for scores gets a
+            random one, and needs ``fit``.
         max_length: most tokens of query and document together; ``None`` for the model's own (512
             for the BERT family), which a checkpoint carries.
         loss: ``"listwise"``, the cross-entropy of the softmax over a positive and all negatives of
@@ -44,7 +50,7 @@ class CrossEncoder(Reranker):
     The other parameters are those of :class:`Reranker`.
 
     Raises:
-        ValueError: there is no such loss.
+        ValueError: there is no such loss, or (on use) the model has more than two outputs.
     """
 
     schematic = {"label": "CrossEncoder", "help_url": None}
@@ -61,6 +67,7 @@ class CrossEncoder(Reranker):
         batch_size: int = 32,
         text_field: str = "text",
         dtype: str | torch.dtype = "auto",
+        compile: bool = False,
         device: str | None = None,
         verbose: bool = False,
     ):
@@ -73,6 +80,7 @@ class CrossEncoder(Reranker):
             batch_size=batch_size,
             text_field=text_field,
             dtype=dtype,
+            compile=compile,
             device=device,
             verbose=verbose,
         )
@@ -83,11 +91,14 @@ class CrossEncoder(Reranker):
     def _load(self, device: torch.device) -> Any:
         import torch
         from sentence_transformers import CrossEncoder
+        from transformers import AutoConfig
 
+        name = os.fspath(self.model)
+        config = AutoConfig.from_pretrained(name)
         return CrossEncoder(
-            os.fspath(self.model),
+            name,
             device=str(device),
-            num_labels=1,
+            num_labels=None if _architecture(config).endswith(SCORING) else 1,
             activation_fn=torch.nn.Identity(),
             model_kwargs={"dtype": torch.float32},
         )
@@ -95,12 +106,20 @@ class CrossEncoder(Reranker):
     def _adapt(self, network: Any) -> None:
         super()._adapt(network)
         network[0].processing_kwargs = {"text": {"truncation": "only_second"}}
-        heads = [m for m in network.modules() if getattr(m, "out_features", None) == 1]
-        for head in heads[-1:]:
-            keep_float32(head)
+        if network.num_labels > 2:
+            raise ValueError(
+                f"{str(self.model)!r} has {network.num_labels} outputs: a reranker has one, or two "
+                f"(not relevant, relevant)"
+            )
+        if network.num_labels == 2:
+            _fold(network.transformers_model, *self._heads(network))
+
+    def _heads(self, network: Any) -> list[torch.nn.Module]:
+        outputs = network.num_labels
+        return [m for m in network.modules() if getattr(m, "out_features", None) == outputs][-1:]
 
     def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
-        trained_as = (self.network.config.architectures or [""])[0]
+        trained_as = _architecture(self.network.config)
         if self.train_loss is None and not trained_as.endswith(SCORING):
             warnings.warn(
                 f"{str(self.model)!r} is a {trained_as or 'model'} without a head for scores: "
@@ -166,3 +185,20 @@ class CrossEncoder(Reranker):
             cut.update((query, cut[query][:end]) for query, end in long.items())
             distinct = list(long)
         return [cut[query] for query in queries]
+
+
+def _architecture(config: Any) -> str:
+    """The class that a checkpoint was saved from; empty if it does not tell."""
+    return (config.architectures or [""])[0]
+
+
+def _fold(model: Any, head: Any) -> None:
+    """Makes one output of two: the second less the first."""
+    import torch
+
+    for weight in ("weight", "bias"):
+        two = getattr(head, weight)
+        if two is not None:
+            setattr(head, weight, torch.nn.Parameter(two.detach().diff(dim=0)))
+    head.out_features = model.num_labels = model.config.num_labels = 1
+    model.config.problem_type = None  # of a classifier with several classes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars.rerankers._base import Reranker, keep_float32
+from pyterrier_inpars.rerankers._base import Reranker, read_json
 from pyterrier_inpars.training import Training, check_negatives
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding
 
 SETTINGS_FILE = "inpars.json"
+SPACE = "▁"
+"""What a piece of SentencePiece begins with where a word begins."""
 
 
 @dataclass(frozen=True)
@@ -31,48 +34,126 @@ class Settings:
         true: the word that means relevant; one token.
         false: the word that means not relevant; one token.
         max_length: most tokens of the input; ``None``: as many as the model was made for.
+
+    Raises:
+        ValueError: the template has not both places, in this order.
     """
 
-    template: str = "Query: {query} Document: {text} Relevant:"
-    true: str = "true"
-    false: str = "false"
+    template: str
+    true: str
+    false: str
     max_length: int | None = None
 
-    @classmethod
-    def of(cls, model: str) -> Settings:
-        """The settings saved with a model; the default ones where there are none."""
-        from transformers.utils import cached_file
+    def __post_init__(self) -> None:
+        places = re.findall(r"\{(?:query|text)\}", self.template)
+        if places != ["{query}", "{text}"]:
+            raise ValueError(
+                f"template must hold {{query}}, and {{text}} after it, once each: {self.template!r}"
+            )
 
-        path = cached_file(
-            model,
-            SETTINGS_FILE,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return cls(**json.loads(Path(path).read_text())) if path else cls()
+
+MONOT5 = "Query: {query} Document: {text} Relevant:"
+KINDS = {
+    "T5": Settings(MONOT5, "true", "false"),
+    "mT5": Settings(MONOT5, "yes", "no"),
+    "FLAN-T5": Settings(
+        "Is the following passage relevant to the query?\nQuery: {query}\nPassage: {text}",
+        "yes",
+        "no",
+    ),
+}
+"""Templates and words of the published models, by kind: monoT5 (arXiv 2003.06713), mMARCO
+(arXiv 2108.13897) and the InPars toolkit (arXiv 2307.04601)."""
+
+
+def kind_of(config: Any) -> str | None:
+    """Which of the kinds a model is, by its configuration; ``None`` for any other.
+
+    FLAN-T5 has the layers of T5 1.1, gated and with an output layer of its own. But the published
+    configurations of FLAN-T5 tell its length, ``n_positions``, and those of T5 1.1 do not.
+    """
+    if config.model_type == "mt5":
+        return "mT5"
+    if config.model_type != "t5":
+        return None
+    gated = config.feed_forward_proj == "gated-gelu"
+    return "FLAN-T5" if gated and hasattr(config, "n_positions") else "T5"
 
 
 class MonoT5(Reranker):
     """Reranks by the log-probability of "true" against "false" as a T5's first word.
 
-    The network reads "Query: ... Document: ... Relevant:" (Nogueira et al. 2020, arXiv 2003.06713).
-    Scores are natural logarithms, at most 0. Where the input is too long the document is cut, in
-    training as in scoring, and where the query alone is too long it is cut too: "Relevant:" and the
-    end token always stand. Trained with the cross-entropy of the word that the label stands for, as
-    the InPars toolkit does (Abonizio et al. 2023, arXiv 2307.04601).
+    A T5 reads "Query: ... Document: ... Relevant:" (Nogueira et al. 2020, arXiv 2003.06713), and so
+    does an mT5, whose words are "yes" and "no" (Bonifacio et al. 2021, arXiv 2108.13897). A FLAN-T5
+    is asked "Is the following passage relevant to the query?" and says "yes" or "no", as in the
+    InPars toolkit (Abonizio et al. 2023, arXiv 2307.04601). Which of them a model is, its
+    configuration tells, unless ``save`` has put the template and the words beside its weights.
 
-    Scores are those of ``pyterrier_t5.MonoT5ReRanker`` at its ``batch_size=1``, at any batch size.
+    Scores are natural logarithms, at most 0. Where the input is too long the document is cut, in
+    training as in scoring, and where the query alone is too long it is cut too: what follows the
+    document in the template and the end token always stand. Trained with the cross-entropy of the
+    word that the label stands for, as the toolkit does.
+
+    Scores of a T5 and an mT5 are those of ``pyterrier_t5.MonoT5ReRanker`` and ``mT5ReRanker`` at
+    their ``batch_size=1``, at any batch size.
 
     Args:
-        model: any T5, such as ``castorini/monot5-base-msmarco-10k``. Template, label words and
-            length are those that ``save`` has put beside its weights, or else monoT5's own.
+        model: any T5, mT5 or FLAN-T5, such as ``castorini/monot5-base-msmarco-10k``; with
+            ``template`` and ``labels``, any sequence-to-sequence model of transformers.
+        template: the network's input, with ``{query}`` before ``{text}``; ``None`` for the model's
+            own.
+        labels: the words that mean relevant and not relevant, one token each; ``None`` for the
+            model's own.
         max_length: most tokens of the input; ``None`` for the checkpoint's own, which is 512 in the
             published ones.
 
     The other parameters are those of :class:`Reranker`.
+
+    Raises:
+        ValueError: the template does not hold both places in order, there are not two words, or
+            (on use) a word is not one token of the model's, the template leaves no room for the
+            query, or nothing tells what a model of this kind reads.
     """
 
     schematic = {"label": "MonoT5", "help_url": None}
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        template: str | None = None,
+        labels: tuple[str, str] | None = None,
+        max_length: int | None = None,
+        training: dict[str, Any] | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        batch_size: int = 32,
+        text_field: str = "text",
+        dtype: str | torch.dtype = "auto",
+        compile: bool = False,
+        device: str | None = None,
+        verbose: bool = False,
+    ):
+        super().__init__(
+            model,
+            max_length=max_length,
+            training=training,
+            output_dir=output_dir,
+            seed=seed,
+            batch_size=batch_size,
+            text_field=text_field,
+            dtype=dtype,
+            compile=compile,
+            device=device,
+            verbose=verbose,
+        )
+        two = labels is None or (len(labels) == 2 and len({*labels, ""}) == 3)
+        if isinstance(labels, str) or not two:
+            raise ValueError(f"labels must be two words, relevant and not relevant, not {labels!r}")
+        if template is not None:
+            Settings(template, "", "")  # an error now rather than after loading a model
+        self.template = template
+        self.labels = labels
 
     def _load(self, device: torch.device) -> Any:
         import torch
@@ -80,30 +161,50 @@ class MonoT5(Reranker):
 
         name = os.fspath(self.model)
         self._tokenizer = AutoTokenizer.from_pretrained(name)
-        self._settings = Settings.of(name)
+        self._saved = read_json(name, SETTINGS_FILE) or {}
         return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32).to(device)
 
     def _adapt(self, network: Any) -> None:
-        """Reads the settings.
-
-        Raises:
-            ValueError: a label word is not one token of the model's vocabulary.
-        """
-        settings = self._settings
+        self._settings = settings = self._settled(network.config)
         positions = getattr(network.config, "n_positions", None)
         self._limit = self.max_length or settings.max_length or positions or 512
-        self._labels = [self._label(word) for word in (settings.true, settings.false)]
-        keep_float32(network.lm_head)
+        template = settings.template.replace("{query}", "").replace("{text}", "")
+        if len(self._tokenizer(template)["input_ids"]) >= self._limit:
+            raise ValueError(f"max_length={self._limit} leaves no room for a query in {template!r}")
+        self._label_ids = [self._label(word) for word in (settings.true, settings.false)]
         # T5 takes the trainer's count of targets and ignores it: left to believe otherwise, the
         # trainer would add up the gradients of accumulated batches instead of taking their mean.
         network.accepts_loss_kwargs = False
 
+    def _settled(self, config: Any) -> Settings:
+        """The settings: those asked for, else those saved, else those of the model's kind."""
+        given: dict[str, Any] = {} if self.template is None else {"template": self.template}
+        if self.labels is not None:
+            given["true"], given["false"] = self.labels
+        kind = kind_of(config)
+        settings = (asdict(KINDS[kind]) if kind else {}) | self._saved | given
+        missing = {"template", "true", "false"} - settings.keys()
+        if missing:
+            raise ValueError(
+                f"{str(self.model)!r} is a {config.model_type}, and nothing tells what it was "
+                f"trained to read and say: give MonoT5 its template and labels"
+            )
+        return Settings(**settings)
+
+    def _heads(self, network: Any) -> list[torch.nn.Module]:
+        return [network.get_output_embeddings()]
+
     def _label(self, word: str) -> int:
-        ids = self._tokenizer(word, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1 or ids[0] == self._tokenizer.unk_token_id:
+        """The one token of a word, as it stands at the beginning of a text."""
+        tokenizer: Any = self._tokenizer
+        piece = tokenizer.convert_tokens_to_ids(SPACE + word.removeprefix(SPACE))
+        if piece not in (None, tokenizer.unk_token_id):
+            return piece
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
             raise ValueError(
                 f"the label word {word!r} is {len(ids)} tokens of the vocabulary of "
-                f"{str(self.model)!r}, {self._tokenizer.convert_ids_to_tokens(ids)}: it must be one"
+                f"{str(self.model)!r}, {tokenizer.convert_ids_to_tokens(ids)}: it must be one"
             )
         return ids[0]
 
@@ -133,7 +234,7 @@ class MonoT5(Reranker):
             start = self.network.config.decoder_start_token_id
             start = batch["input_ids"].new_full((len(rows), 1), start)
             logits = self.network(**batch, decoder_input_ids=start, use_cache=False).logits
-            log_probs = logits[:, 0, self._labels].log_softmax(dim=1)[:, 0]
+            log_probs = logits[:, 0, self._label_ids].log_softmax(dim=1)[:, 0]
             for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
                 scores[row] = log_prob
         return scores
@@ -146,15 +247,18 @@ class MonoT5(Reranker):
             yield order[i : i + self.batch_size]
 
     def _train(self, examples: pd.DataFrame, training: Training) -> None:
+        import torch
         from datasets import Dataset
         from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
         check_negatives(examples)
-        words = self._tokenizer([self._settings.false, self._settings.true], return_tensors="pt")
+        relevant, not_relevant = self._label_ids
+        end = self._tokenizer.eos_token_id
+        words = torch.tensor([[not_relevant, end], [relevant, end]])
 
         def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
             batch = self._batch([row["query"] for row in rows], [row["text"] for row in rows])
-            return {**batch, "labels": words["input_ids"][[row["label"] for row in rows]]}
+            return {**batch, "labels": words[[row["label"] for row in rows]]}
 
         queries, texts = examples["query"].tolist(), examples[self.text_field].tolist()
         columns = {
