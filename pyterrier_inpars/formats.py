@@ -262,6 +262,29 @@ def read_run(path: str | Path) -> pd.DataFrame:
     return pt.model.add_ranks(pd.DataFrame(rows, columns=["qid", "docno", "score"]))
 
 
+def write_run(results: pd.DataFrame, path: str | Path, name: str = "pyterrier") -> None:
+    """Writes results as a TREC run, which `read_run` reads: ``qid Q0 docno rank score name``.
+
+    ``pt.io.write_results`` would double the quotation marks in ids.
+
+    Args:
+        results: frame ``qid, docno, rank, score``.
+        path: the file, whose folder is made if need be.
+        name: of the system.
+
+    Raises:
+        ValueError: an id is empty or holds white space. No file is left.
+        pt.validate.InputValidationError: a column is missing.
+    """
+    columns = ["qid", "docno", "rank", "score"]
+    pt.validate.columns(results, includes=columns)
+    with _writing(path) as out:
+        for qid, docno, rank, score in results[columns].itertuples(index=False, name=None):
+            if len(f"{qid} {docno}".split()) != 2:
+                raise ValueError(f"a TREC run cannot hold the ids {qid!r} and {docno!r}")
+            out.write(f"{qid} Q0 {docno} {rank} {float(score)!r} {name}\n")
+
+
 def json_lines(
     path: str | Path, *, may_be_empty: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from pyterrier_inpars.formats import (
     read_pairs,
     read_queries,
+    read_run,
     read_triples,
     write_queries,
+    write_run,
     write_triples,
 )
 
@@ -398,3 +400,31 @@ def test_a_row_of_another_form_is_named(tmp_path, line, message):
     if "label must" not in message and "4" not in message:
         with pytest.raises(ValueError, match="p.tsv, line 2"):
             read_triples(path)
+
+
+# ---- runs
+
+IDS = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text.split() == [text])
+RUNS = st.lists(
+    st.tuples(IDS, IDS, st.floats(allow_nan=False, width=32)), unique_by=lambda row: row[:2]
+)
+
+
+@given(RUNS)
+def test_runs_come_back_as_they_were(folder, rows):
+    results = pd.DataFrame(rows, columns=["qid", "docno", "score"])
+    results = results.sort_values(["qid", "score"], ascending=[True, False], kind="stable")
+    results["rank"] = results.groupby("qid").cumcount()
+    write_run(results, folder / "a.run.gz", "name")
+    if not rows:
+        return
+    found = read_run(folder / "a.run.gz").set_index(["qid", "docno"])
+    expected = results.set_index(["qid", "docno"])
+    assert found["score"].to_dict() == expected["score"].to_dict()
+
+
+def test_ids_that_a_run_cannot_hold(tmp_path):
+    results = pd.DataFrame({"qid": ["1"], "docno": ["a b"], "score": [1.0], "rank": [0]})
+    with pytest.raises(ValueError, match="'a b'"):
+        write_run(results, tmp_path / "a.run")
+    assert not list(tmp_path.iterdir())
