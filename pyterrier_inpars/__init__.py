@@ -9,9 +9,16 @@ from pyterrier_inpars.filtering import (
     ScoreFilter,
 )
 from pyterrier_inpars.generation import QueryGenerator
+from pyterrier_inpars.lucene import LuceneIndex
 from pyterrier_inpars.mining import NegativeMiner
 from pyterrier_inpars.prompts import FewShotPrompt, Prompt, StaticPrompt, load_prompt, prompt_names
-from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
+from pyterrier_inpars.rerankers import (
+    BiEncoder,
+    CrossEncoder,
+    MonoT5,
+    RerankTop,
+    load_reranker,
+)
 
 __version__ = "0.1.0"
 
@@ -22,14 +29,17 @@ __all__ = [
     "DuplicateFilter",
     "FewShotPrompt",
     "LengthFilter",
+    "LuceneIndex",
     "MonoT5",
     "NegativeMiner",
     "Prompt",
     "QueryGenerator",
+    "RerankTop",
     "RoundTripFilter",
     "ScoreFilter",
     "StaticPrompt",
     "SyntheticQueries",
     "load_prompt",
+    "load_reranker",
     "prompt_names",
 ]

@@ -26,13 +26,21 @@ from pyterrier_inpars.prompts import load_prompt, prompt_names
 assert pyterrier_inpars.__path__ == [{home!r} + "/pyterrier_inpars"]
 examples = pd.DataFrame([{{"query": f"query {{n}}", "text": f"text {{n}}"}} for n in range(9)])
 for name in prompt_names():
+    if name.startswith("inpars"):  # these are fetched
+        continue
     try:
-        prompt = load_prompt(name)
-    except ValueError:
         prompt = load_prompt(name, examples=examples)
+    except ValueError:  # it shows none
+        prompt = load_prompt(name)
     assert "a document" in prompt.build("a document")
-(entry, *_) = [e for e in pt.utils.entry_points("pyterrier.artifact") if e.name.endswith("inpars")]
-assert entry.load() is SyntheticQueries
+entry_points = {{
+    entry.name: entry
+    for group in ("pyterrier.artifact", "pyterrier.dataset_provider", "console_scripts")
+    for entry in pt.utils.entry_points(group)
+}}
+assert entry_points["synthetic_queries.inpars"].load() is SyntheticQueries
+assert entry_points["pyserini"].load().__module__ == "pyterrier_inpars.lucene"
+assert entry_points["pyterrier-inpars"].load().__module__ == "pyterrier_inpars.cli"
 print(*prompt_names())
 """
 
@@ -69,7 +77,10 @@ def test_wheel_contents(wheel):
     }
     assert sources == {name for name in names if name.startswith("pyterrier_inpars/")}
     (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
-    assert "synthetic_queries.inpars" in zipfile.ZipFile(wheel).read(entry_points).decode()
+    told = zipfile.ZipFile(wheel).read(entry_points).decode()
+    assert all(
+        name in told for name in ("synthetic_queries.inpars", "pyserini = ", "pyterrier-inpars = ")
+    )
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -83,10 +94,10 @@ def test_wheel_installed(wheel, tmp_path):
     dependencies = sysconfig.get_path("purelib")
     script = SCRIPT.format(home=home, dependencies=dependencies)
     names = run(python, "-c", script, cwd=tmp_path).split()
-    assert {"three-shot", "zero-shot"} <= set(names)
+    assert {"three-shot", "zero-shot", "promptagator-fever"} <= set(names)
 
 
 def test_import_is_light():
-    heavy = ["torch", "transformers", "sentence_transformers"]
+    heavy = ["torch", "transformers", "sentence_transformers", "pyserini", "jnius", "click"]
     script = f"import sys, pyterrier_inpars; print([m for m in {heavy} if m in sys.modules])"
     assert run(sys.executable, "-c", script, cwd=ROOT).strip() == "[]"
