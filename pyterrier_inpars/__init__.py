@@ -10,13 +10,15 @@ from pyterrier_inpars.filtering import (
 )
 from pyterrier_inpars.generation import QueryGenerator
 from pyterrier_inpars.lucene import LuceneIndex
-from pyterrier_inpars.mining import NegativeMiner
+from pyterrier_inpars.mining import FalseNegativeFilter, NegativeMiner
 from pyterrier_inpars.prompts import FewShotPrompt, Prompt, StaticPrompt, load_prompt, prompt_names
 from pyterrier_inpars.rerankers import (
     BiEncoder,
     CrossEncoder,
     MonoT5,
+    QueryLikelihood,
     RerankTop,
+    ScoreSum,
     load_reranker,
 )
 
@@ -27,6 +29,7 @@ __all__ = [
     "CopyFilter",
     "CrossEncoder",
     "DuplicateFilter",
+    "FalseNegativeFilter",
     "FewShotPrompt",
     "LengthFilter",
     "LuceneIndex",
@@ -34,9 +37,11 @@ __all__ = [
     "NegativeMiner",
     "Prompt",
     "QueryGenerator",
+    "QueryLikelihood",
     "RerankTop",
     "RoundTripFilter",
     "ScoreFilter",
+    "ScoreSum",
     "StaticPrompt",
     "SyntheticQueries",
     "load_prompt",

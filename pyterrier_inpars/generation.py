@@ -17,7 +17,7 @@ from pyterrier_inpars.backends.base import Backend, Sampling
 from pyterrier_inpars.backends.generate import GenerateBackend
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.frames import Stage, check_strings, positive_int, with_columns
-from pyterrier_inpars.prompts import Prompt, load_prompt, truncate
+from pyterrier_inpars.prompts import Prompt, cut_to_fit, load_prompt, truncate
 
 if TYPE_CHECKING:
     import torch
@@ -203,39 +203,15 @@ class QueryGenerator(Stage):
         """The prompts, their documents cut so that each fits into the limits with its query."""
         tokenizer, context = self._completes.tokenizer, self._completes.context
         limits = [limit for limit in (self.max_prompt_tokens, context) if limit is not None]
-        most = min(limits, default=math.inf) - self.max_new_tokens
-        texts = truncate(documents, tokenizer, self.max_doc_tokens)
-        prompts = [self._shown.build(text) for text in texts]
-        waiting = list(range(len(texts))) if limits else []
-        while waiting:
-            lengths = zip(waiting, _lengths([prompts[i] for i in waiting], tokenizer), strict=True)
-            excess = {i: length - most for i, length in lengths if length > most}
-            for i, tokens in excess.items():
-                texts[i] = self._cut(texts[i], int(tokens))
-                prompts[i] = self._shown.build(texts[i])
-            waiting = list(excess)
-        return prompts
-
-    def _cut(self, text: str, excess: int) -> str:
-        """A shorter text, by about as many tokens: how many a prompt has depends on all of it."""
-        if not text:
-            raise ValueError(
-                f"the prompt alone has {excess} tokens too many for max_prompt_tokens="
-                f"{self.max_prompt_tokens} and the model's {self._completes.context} positions, of "
-                f"which max_new_tokens={self.max_new_tokens} are kept for the query: give a "
-                f"shorter prompt, or fewer or shorter examples (max_doc_tokens)"
-            )
-        tokenizer = self._completes.tokenizer
-        room = _lengths([text], tokenizer, add_special_tokens=False)[0] - excess
-        shorter = truncate([text], tokenizer, room)[0] if room > 0 else ""
-        return min(shorter, text[:-1], key=len)  # one character may be many tokens
-
-
-def _lengths(texts: list[str], tokenizer: Any, **options: bool) -> list[int]:
-    """How many tokens the texts have; words, without a tokenizer."""
-    if tokenizer is None:
-        return [len(text.split()) for text in texts]
-    return [len(ids) for ids in tokenizer(texts, split_special_tokens=True, **options)["input_ids"]]
+        texts = cut_to_fit(
+            truncate(documents, tokenizer, self.max_doc_tokens),
+            lambda i, text: self._shown.build(text),
+            tokenizer,
+            min(limits, default=math.inf) - self.max_new_tokens,
+            f"max_prompt_tokens={self.max_prompt_tokens} and the model's {context} positions, of "
+            f"which max_new_tokens={self.max_new_tokens} are kept for the query",
+        )
+        return [self._shown.build(text) for text in texts]
 
 
 def _seed(seed: int, docno: str, number: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars.filtering import Filter
 from pyterrier_inpars.frames import Stage, check_strings, positive_int
 from pyterrier_inpars.retrieval import check_retriever, fold, retrieve
 
@@ -26,12 +27,12 @@ Texts = pt.Transformer | HasCorpus | Callable[[], Iterable[dict[str, Any]]]
 class NegativeMiner(Stage):
     """Makes training examples: each query with its source document, then with negatives.
 
-    Negatives are drawn uniformly, without replacement, from the ``depth`` documents that the
-    retriever ranks highest (InPars, arXiv 2202.05144, section 4, draws one of BM25's top 1,000; so
+    Negatives are drawn uniformly, without replacement, from the ranks ``skip + 1`` to ``depth`` of
+    what the retriever finds (InPars, arXiv 2202.05144, section 4, draws one of BM25's top 1,000; so
     does its toolkit, arXiv 2307.04601). The source document is none of them, nor is one with the
     same text but for case and white space. A query's negatives depend on the seed, its qid and its
-    ranking alone: with the ranking put in the order of
-    ``numpy.random.default_rng(n).permutation(len(ranking))``, where ``n`` is the big-endian SHA-256
+    ranking alone: with these ranks put in the order of
+    ``numpy.random.default_rng(n).permutation(len(ranks))``, where ``n`` is the big-endian SHA-256
     of ``"{seed} {qid}"``, they are the first ``num_negatives`` that may be drawn. A query with
     fewer has those; one with none is dropped, since no pair can be made of it.
 
@@ -40,9 +41,13 @@ class NegativeMiner(Stage):
     negative).
 
     Args:
-        retriever: Any PyTerrier retriever; see :func:`~pyterrier_inpars.retrieval.retrieve`.
+        retriever: Any PyTerrier retriever, such as one that ends with a reranker
+            (``bm25 % 100 >> text >> BiEncoder(model)``); see
+            :func:`~pyterrier_inpars.retrieval.retrieve`.
         num_negatives: Negatives for each query.
-        depth: Number of documents to draw from.
+        depth: Last rank to draw from, counted from 1.
+        skip: Ranks to pass over at the top, where documents that answer the query are likeliest;
+            fewer than ``depth``.
         seed: Another seed draws other negatives.
         texts: Where the texts of negatives come from. None: the retriever's results have them. A
             text loader such as ``pt.text.get_text(dataset, "text")``: a transformer that adds the
@@ -73,6 +78,7 @@ class NegativeMiner(Stage):
         *,
         num_negatives: int = 1,
         depth: int = 1000,
+        skip: int = 0,
         seed: int = 0,
         texts: Texts | None = None,
         batch_size: int = 100,
@@ -82,6 +88,9 @@ class NegativeMiner(Stage):
         self.retriever = check_retriever(retriever)
         self.num_negatives = positive_int("num_negatives", num_negatives)
         self.depth = positive_int("depth", depth)
+        self.skip = positive_int("skip", skip, least=0)
+        if skip >= depth:
+            raise ValueError(f"skip must be below depth, which is {depth}, not {skip}")
         self.seed = positive_int("seed", seed, least=0)
         if not (texts is None or callable(texts) or isinstance(texts, HasCorpus)):
             raise TypeError(
@@ -155,6 +164,7 @@ class NegativeMiner(Stage):
             batch_size=self.batch_size,
             verbose=self.verbose,
         ):
+            hits = {column: values[self.skip :] for column, values in hits.items()}
             number = int.from_bytes(sha256(f"{self.seed} {qid}".encode()).digest(), "big")
             draws = np.random.default_rng(number).permutation(len(hits["docno"]))
             draws = draws[hits["docno"][draws] != source[qid][0]][:ahead]
@@ -210,3 +220,59 @@ class NegativeMiner(Stage):
                 f"the miner texts=, a text loader such as pt.text.get_text(dataset, "
                 f"{self.text_field!r}) or a collection with get_corpus_iter"
             )
+
+
+class FalseNegativeFilter(Filter):
+    """Drops negatives that a teacher holds for about as relevant as the positive.
+
+    Documents that are mined as negatives often answer the query. A negative stays if its score is
+    below the positive's by more than ``margin``: TopK-MarginPos of arXiv 2407.15831, with a
+    reranker's scores as the teacher's, as GPL has them (arXiv 2112.07577, section 3)::
+
+        NegativeMiner(bm25, num_negatives=8) >> teacher >> FalseNegativeFilter()
+
+    The margin is a difference, not a share of the positive's score, which would have the wrong
+    sign where scores are log-probabilities. Of several positives of a query the lowest score
+    counts. A query left without negatives is dropped, its positives with it.
+
+    Needs ``qid``, ``label`` (0 for a negative) and ``score`` (number). Rows are kept as they are,
+    in their order; ``score`` can serve as a soft label.
+
+    Args:
+        margin: By how much a negative's score must be below the positive's, in the teacher's units.
+
+    Attributes:
+        seen: Examples this filter was given since it was made.
+        dropped: Examples it dropped of those.
+
+    Raises:
+        ValueError: the margin or a score is not a number; a query's positive is not there, which
+            the error tells by its qid.
+    """
+
+    schematic = {"label": "FalseNegativeFilter", "help_url": None}
+
+    def __init__(self, margin: float = 0.0):
+        super().__init__()
+        if not -np.inf < margin < np.inf:
+            raise ValueError(f"margin must be a number, not {margin!r}")
+        self.margin = margin
+
+    def needs(self) -> list[str]:
+        return ["qid", "label", "score"]
+
+    def keeps(self, inp: pd.DataFrame) -> np.ndarray:
+        if (nan := inp["score"].isna().to_numpy()).any():
+            raise ValueError(
+                f"score is not a number at qid {inp['qid'].iloc[nan.argmax()]!r}: score it or drop "
+                f"the row"
+            )
+        positive = (inp["label"] != 0).to_numpy()
+        least = inp["qid"].map(inp[positive].groupby("qid")["score"].min()).to_numpy(float)
+        if (alone := np.isnan(least)).any():
+            raise ValueError(
+                f"qid {inp['qid'].iloc[alone.argmax()]!r} has no positive (label 1) to compare its "
+                f"negatives with: give all examples of a query in one frame"
+            )
+        low = ~positive & (inp["score"].to_numpy(float) < least - self.margin)
+        return low | (positive & inp["qid"].isin(inp["qid"][low]).to_numpy())

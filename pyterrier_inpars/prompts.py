@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,56 @@ def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[
         else document
         for document, spans in zip(documents, offsets, strict=True)
     ]
+
+
+def cut_to_fit(
+    documents: list[str],
+    build: Callable[[int, str], str],
+    tokenizer: Any,
+    most: float,
+    limit: str,
+) -> list[str]:
+    """Cuts documents so that what is built of each has at most so many tokens.
+
+    Args:
+        documents: the documents, folded.
+        build: gives the whole text for the number of a document and what is left of it.
+        tokenizer: what tokens are counted with; None counts words.
+        most: most tokens of the whole text; infinity sets no limit.
+        limit: where the limit comes from, for the error.
+
+    Raises:
+        ValueError: a text is too long without a document already.
+    """
+    cut = list(documents)
+    waiting = list(range(len(cut))) if most < math.inf else []
+    while waiting:
+        lengths = _lengths([build(i, cut[i]) for i in waiting], tokenizer)
+        excess = {
+            i: int(length - most)
+            for i, length in zip(waiting, lengths, strict=True)
+            if length > most
+        }
+        for i, tokens in excess.items():
+            if not cut[i]:
+                raise ValueError(
+                    f"without a document already there are {tokens} tokens too many for {limit}: "
+                    f"give a shorter prompt, or fewer or shorter examples (max_doc_tokens, "
+                    f"max_query_tokens)"
+                )
+            room = _lengths([cut[i]], tokenizer, add_special_tokens=False)[0] - tokens
+            shorter = truncate(cut[i : i + 1], tokenizer, room)[0] if room > 0 else ""
+            # how many tokens a text has depends on all of it, and one character may be many
+            cut[i] = min(shorter, cut[i][:-1], key=len)
+        waiting = list(excess)
+    return cut
+
+
+def _lengths(texts: list[str], tokenizer: Any, **options: bool) -> list[int]:
+    """How many tokens the texts have; words, without a tokenizer."""
+    if tokenizer is None:
+        return [len(text.split()) for text in texts]
+    return [len(ids) for ids in tokenizer(texts, split_special_tokens=True, **options)["input_ids"]]
 
 
 def _end(last: tuple[int, int], cut: tuple[int, int]) -> int:

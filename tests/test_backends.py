@@ -142,6 +142,35 @@ def test_a_model_with_images(tmp_path):
     assert backend._takes_masks  # else it would run prompt by prompt
 
 
+class TestLogLikelihood:
+    RESTS = [" is measured", "", " gain of the receiver", " a"]
+
+    @pytest.mark.parametrize("prefix", ["the spectrum of", PROMPTS[0], PROMPTS[0] + " is measured"])
+    def test_a_prefix_changes_nothing(self, folder, prefix):
+        """Not even one as long as the prompt, after whose end a continuation's token is first."""
+        backend = HuggingFaceBackend(folder, dtype="float32")
+        prompts = [PROMPTS[0]] * len(self.RESTS)
+        plain = backend.log_likelihood(prompts, self.RESTS)
+        found = backend.log_likelihood(prompts, self.RESTS, prefix=prefix)
+        assert [len(row) for row in found] == [len(row) for row in plain]
+        assert found[1] == [] and all(found[i] for i in (0, 2, 3))
+        for a, b in zip(found, plain, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+
+    def test_progress_counts_all_pairs(self, folder):
+        backend = HuggingFaceBackend(folder, dtype="float32", batch_size=2)
+        counts = []
+        backend.log_likelihood(PROMPTS, self.RESTS, progress=counts.append)
+        assert sum(counts) == len(PROMPTS)
+
+    def test_what_does_not_fit(self, folder):
+        backend = HuggingFaceBackend(folder, dtype="float32")
+        with pytest.raises(ValueError, match="do not fit into the 512 positions"):
+            backend.log_likelihood(["the noise"], [" plasma" * 520])
+        with pytest.raises(ValueError, match="zip"):
+            backend.log_likelihood(PROMPTS, [" a"])
+
+
 class TestInt8:
     @pytest.fixture(autouse=True)
     def torchao(self):

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyterrier_inpars.mining import NegativeMiner
+from pyterrier_inpars.mining import FalseNegativeFilter, NegativeMiner
+from pyterrier_inpars.rerankers import BiEncoder
+from pyterrier_inpars.retrieval import clean
 
 EXAMPLES = ["qid", "query", "docno", "text", "label"]
 WORDS = [
@@ -41,11 +43,11 @@ def fold(text):
     return text.casefold().split()
 
 
-def oracle(queries, rankings, texts, num_negatives, depth, seed):
+def oracle(queries, rankings, texts, num_negatives, depth, skip, seed):
     """The documented rule, written out."""
     examples = []
     for query in queries.to_dict("records"):
-        ranking = rankings.get(query["qid"], [])[:depth]
+        ranking = rankings.get(query["qid"], [])[:depth][skip:]
         number = int(sha256(f"{seed} {query['qid']}".encode()).hexdigest(), 16)
         negatives = []
         for place in np.random.default_rng(number).permutation(len(ranking)):
@@ -107,6 +109,7 @@ SMALL = st.fixed_dictionaries(
         ),
         "num_negatives": st.integers(1, 4),
         "depth": st.integers(1, 15),
+        "skip": st.sampled_from([0, 0, 1, 2, 5]),
         "seed": st.integers(0, 3),
     }
 )
@@ -117,8 +120,9 @@ SMALL = st.fixed_dictionaries(
 def test_oracle(case, batch_size, source):
     """Wherever the texts come from and however many queries are sent at once."""
     rankings, texts = case["rankings"], case["texts"]
+    case["depth"] += case["skip"]
     queries = frame(case["sources"][:6])
-    draw = {name: case[name] for name in ("num_negatives", "depth", "seed")}
+    draw = {name: case[name] for name in ("num_negatives", "depth", "skip", "seed")}
     given_texts = {
         "results": None,
         "loader": Loader(texts),
@@ -201,6 +205,109 @@ def test_negatives_depend_on_the_query_alone(bm25, docs, queries):
     assert sum(others[qid] != expected[qid] for qid in expected) > 55
     renamed = mine(queries.assign(qid=queries["qid"] + "1"))
     assert sum(renamed[qid + "1"][1][2:] != expected[qid][1][2:] for qid in expected) > 50
+
+
+def test_window(docs):
+    """All ranks of the window and no other; the source counts as a rank."""
+    ranking = list(docs)[20:60]
+    retriever = results({"q0": ranking}, docs)
+    queries = frame([(ranking[12], docs[ranking[12]])])
+    out = NegativeMiner(retriever, num_negatives=50, skip=10, depth=30)(queries)
+    assert set(out.loc[out["label"] == 0, "docno"]) == set(ranking[10:30]) - {ranking[12]}
+    short = NegativeMiner(results({"q0": ["d1", "d2"]}, {"d1": "a", "d2": "b"}), skip=2)
+    assert len(short(frame([("d0", "x")]))) == 0 and short.dropped == 1
+
+
+def test_a_reranker_stands_as_the_retriever(bm25, docs, queries, tmp_path):
+    """Its ranks are those that the window counts, and its texts those of the examples."""
+    import tiny
+
+    encoder = BiEncoder(tiny.tiny_bert(tmp_path), dtype="float32")
+    text = pt.apply.text(lambda row: docs[row["docno"]])
+    pipeline = (bm25 % 20 >> text >> encoder).compile()  # ties at 20 fall otherwise when fused
+    miner = NegativeMiner(pipeline, num_negatives=3, skip=2, depth=5)
+    out = miner(queries)
+    ranking = pipeline(queries[["qid", "query"]].assign(query=queries["query"].map(clean)))
+    ranking = ranking.sort_values(["qid", "rank"]).groupby("qid")["docno"].agg(list)
+    first = bm25(queries[["qid", "query"]].assign(query=queries["query"].map(clean)))
+    first = first.sort_values(["qid", "rank"]).groupby("qid")["docno"].agg(list)
+    moved = 0
+    for query in queries.itertuples():
+        window = [d for d in ranking[query.qid][2:5] if d != query.docno]
+        found = out[(out["qid"] == query.qid) & (out["label"] == 0)]
+        assert set(found["docno"]) == {d for d in window if fold(docs[d]) != fold(query.text)}
+        assert [docs[d] for d in found["docno"]] == found["text"].tolist()
+        moved += set(first[query.qid][2:5]) != set(ranking[query.qid][2:5])
+    assert moved > 30
+
+
+SCORED = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from([0, 0, 1]), st.sampled_from([-3, -2, -1.5])),
+    max_size=14,
+)
+
+
+def scored(rows):
+    return pd.DataFrame(rows, columns=["qid", "label", "score"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(SCORED.filter(len), st.sampled_from([0, 0.5, 1.0, -0.5, -2]))
+def test_false_negatives_are_dropped(rows, margin):
+    rows = [(qid, 1, -1.5) for qid in sorted({qid for qid, *_ in rows})] + rows
+    examples = scored(rows)
+    examples.index = [7] * len(rows)
+    expected = []
+    for i, (qid, label, _) in enumerate(rows):
+        positive = min(s for q, lab, s in rows if q == qid and lab)
+        low = [j for j, (q, lab, s) in enumerate(rows) if q == qid and not lab]
+        low = [j for j in low if rows[j][2] < positive - margin]
+        if i in low or (label and low):
+            expected.append(i)
+    stage = FalseNegativeFilter(margin)
+    out = stage(examples)
+    pd.testing.assert_frame_equal(out, examples.iloc[expected].reset_index(drop=True))
+    assert (stage.seen, stage.dropped) == (len(rows), len(rows) - len(expected))
+
+
+def test_a_margin_in_logits_and_in_log_probabilities():
+    """Above and below zero alike: a share of the positive's score would turn its sign."""
+    for positive in (4.0, -4.0):
+        rows = [("q", 1, positive), ("q", 0, positive - 0.5), ("q", 0, positive - 1.5)]
+        out = FalseNegativeFilter(1.0)(scored(rows))
+        assert list(out["score"]) == [positive, positive - 1.5]
+
+
+def test_false_negative_filter_on_wrong_frames():
+    examples = scored([("a", 1, -1.0), ("a", 0, -2.0), ("b", 0, -2.0)])
+    with pytest.raises(ValueError, match="qid 'b' has no positive"):
+        FalseNegativeFilter()(examples)
+    examples.loc[1, "score"] = np.nan
+    with pytest.raises(ValueError, match="score is not a number at qid 'a'"):
+        FalseNegativeFilter()(examples[:2])
+    for column in ("qid", "label", "score"):
+        with pytest.raises(pt.validate.InputValidationError, match=f"'{column}'"):
+            FalseNegativeFilter()(examples.drop(columns=column))
+    for margin in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="margin must be a number, not"):
+            FalseNegativeFilter(margin)
+
+
+def test_a_teacher_that_reads_the_label(bm25, docs, queries):
+    """In a pipeline, by frame and by record; what the miner drew is neither changed nor moved."""
+    miner = NegativeMiner(bm25, num_negatives=6, depth=60, texts=Loader(docs))
+    teacher = pt.apply.doc_score(lambda row: len(set(row["text"]) & set(row["query"])))
+    mined = miner(queries)
+    out = (miner >> teacher >> FalseNegativeFilter(1))(queries)
+    best = {query.qid: len(set(query.text) & set(query.query)) for query in queries.itertuples()}
+    shared = [len(set(t) & set(q)) for t, q in zip(mined["text"], mined["query"], strict=True)]
+    low = mined[(mined["label"] == 0) & (np.array(shared) < mined["qid"].map(best) - 1)]
+    assert 0 < len(low) < 5 * len(queries)
+    assert list(out.loc[out["label"] == 0, "docno"]) == list(low["docno"])
+    assert list(out.loc[out["label"] == 1, "qid"]) == list(low["qid"].unique())
+    pipeline = miner >> teacher >> FalseNegativeFilter(1)
+    streamed = pd.DataFrame(pipeline.transform_iter(queries.to_dict("records")))
+    pd.testing.assert_frame_equal(streamed[EXAMPLES], out[EXAMPLES])
 
 
 def test_records_give_what_the_frame_gives(bm25, docs, queries):
@@ -305,6 +412,10 @@ def test_numbers(name, value):
 def test_wrong_parts():
     with pytest.raises(ValueError, match="seed must be a whole number of at least 0"):
         NegativeMiner(results({}), seed=-1)
+    with pytest.raises(ValueError, match="skip must be a whole number of at least 0, not -1"):
+        NegativeMiner(results({}), skip=-1)
+    with pytest.raises(ValueError, match="skip must be below depth, which is 10, not 10"):
+        NegativeMiner(results({}), depth=10, skip=10)
     with pytest.raises(TypeError, match="retriever must be a PyTerrier transformer, not None"):
         NegativeMiner(None)
     once_only = iter([{"docno": "d1", "text": "b"}])
@@ -340,7 +451,7 @@ def test_inspection(bm25):
     assert outputs == EXAMPLES
     names = [attribute.name for attribute in pt.inspect.transformer_attributes(miner)]
     assert names == [
-        *("retriever", "num_negatives", "depth", "seed", "texts"),
+        *("retriever", "num_negatives", "depth", "skip", "seed", "texts"),
         *("batch_size", "text_field", "verbose"),
     ]
     again = pt.inspect.transformer_apply_attributes(miner, seed=5)
@@ -356,3 +467,6 @@ def test_progress(bm25, docs, queries, capfd):
 
 
 TestNegativeMiner = pt.testing.transformer_test_class(lambda: NegativeMiner(results({})))
+
+
+TestFalseNegativeFilter = pt.testing.transformer_test_class(FalseNegativeFilter)

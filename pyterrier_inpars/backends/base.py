@@ -85,3 +85,25 @@ class Backend(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What decides the output: model, revision, precision, versions."""
+
+
+class LikelihoodBackend(Protocol):
+    """A runtime that tells how likely its model holds a text that others wrote.
+
+    Attributes:
+        tokenizer: see `Backend`.
+        context: see `Backend`.
+    """
+
+    tokenizer: Any
+    context: int | None
+
+    def log_likelihood(
+        self,
+        prompts: Sequence[str],
+        continuations: Sequence[str],
+        *,
+        prefix: str,
+        progress: Callable[[int], object],
+    ) -> list[list[float]]:
+        """Natural log-probabilities of each continuation's tokens after its prompt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,25 @@ class Reading:
 
     def read(self, tokens: Sequence[Sequence[int]]) -> Reading:
         """Reads on: some further tokens for each row."""
+        self.logits = self._forward(tokens, 1)[:, -1].float()
+        return self
+
+    def log_probs(self, tokens: Sequence[Sequence[int]], last: Sequence[int]) -> list[list[float]]:
+        """Reads on, and tells how likely the model held the last tokens of each row.
+
+        Args:
+            tokens: further tokens for each row.
+            last: how many at the end of each row are asked for, at least 1 and fewer than the row
+                has.
+
+        Returns:
+            Natural log-probabilities, ``last[i]`` for row ``i``.
+        """
+        logits = self._forward([row[:-1] for row in tokens], max(last))
+        return [_log_probs(*row) for row in zip(logits, tokens, last, strict=True)]
+
+    def _forward(self, tokens: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
+        """Reads on; the logits after the last ``keep`` tokens, shape (rows, keep, vocabulary)."""
         import torch
 
         longest = max(map(len, tokens))
@@ -56,10 +76,9 @@ class Reading:
             attention_mask=self._masks(positions),
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
         )
-        self.logits = output.logits[:, -1].float()
-        return self
+        return output.logits
 
     def copies(self, rows: int) -> Reading:
         """A new reading with ``rows`` rows, each as the only row of this one."""
@@ -124,12 +143,32 @@ class PlainReading:
 
     def read(self, tokens: Sequence[Sequence[int]]) -> PlainReading:
         """Reads on."""
+        self._tokens += tokens[0]
+        self.logits = self._forward(self._tokens, 1)[:, -1].float()
+        return self
+
+    def log_probs(self, tokens: Sequence[Sequence[int]], last: Sequence[int]) -> list[list[float]]:
+        """Reads on, and tells how likely the model held the last tokens, as `Reading.log_probs`."""
+        self._tokens += tokens[0]
+        logits = self._forward(self._tokens[:-1], last[0])
+        return [_log_probs(logits[0], self._tokens, last[0])]
+
+    def _forward(self, tokens: Sequence[int], keep: int) -> torch.Tensor:
         import torch
 
-        self._tokens += tokens[0]
-        input_ids = torch.tensor([self._tokens], device=self._model.device)
-        self.logits = self._model(input_ids=input_ids, use_cache=False).logits[:, -1].float()
-        return self
+        taken = inspect.signature(self._model.forward).parameters  # not all models take this one
+        options = {"logits_to_keep": keep} if "logits_to_keep" in taken else {}
+        input_ids = torch.tensor([tokens], device=self._model.device)
+        return self._model(input_ids=input_ids, use_cache=False, **options).logits
+
+
+def _log_probs(logits: torch.Tensor, tokens: Sequence[int], last: int) -> list[float]:
+    """Log-probabilities of the last tokens of one row, of which all but the last were read."""
+    import torch
+
+    logits = logits[-last:].float()
+    chosen = torch.tensor(tokens[-last:], device=logits.device)[:, None]
+    return (logits.gather(1, chosen)[:, 0] - logits.logsumexp(1)).tolist()
 
 
 def takes_masks(model: Any, prefix: Sequence[int], rests: Sequence[Sequence[int]]) -> bool:

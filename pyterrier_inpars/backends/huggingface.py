@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 
+MOST_LOGITS = 2**28
+"""Most numbers that a batch of scored continuations has as logits: 1 GiB in float32."""
+
+
 class HuggingFaceBackend:
     """Completes prompts with any causal language model that transformers loads.
 
@@ -149,7 +153,8 @@ class HuggingFaceBackend:
                     _Row.start(i, n, sampling) for i in batch for n in range(sampling.num_samples)
                 ]
                 if self._takes_masks:
-                    reading = self._read(prefix_ids, [ids[i] for i in batch])
+                    reading = self._after(prefix_ids, len(batch))
+                    reading.read([ids[i][len(prefix_ids) :] for i in batch])
                     reading.repeat(sampling.num_samples)
                     self._write(rows, reading, max_new_tokens, sampling)
                 else:
@@ -160,6 +165,67 @@ class HuggingFaceBackend:
                     completions.setdefault(row.prompt, []).append(self._completion(row))
                 progress(len(rows))
         return [completion for i in range(len(prompts)) for completion in completions[i]]
+
+    def log_likelihood(
+        self,
+        prompts: Sequence[str],
+        continuations: Sequence[str],
+        *,
+        prefix: str = "",
+        progress: Callable[[int], object] = lambda pairs: None,
+    ) -> list[list[float]]:
+        """How likely the model holds each continuation after its prompt, token by token.
+
+        Prompt and continuation are tokenised as one text. The continuation's tokens are those after
+        the part that this text shares with the prompt tokenised alone: a token that holds the end
+        of the prompt too counts as the continuation's. A text's first token follows nothing and is
+        not counted.
+
+        Args:
+            prompts: whole prompts.
+            continuations: the text after each, with the space that it may begin with.
+            prefix: text that all prompts begin with; see `complete`.
+            progress: called with the number of pairs after each batch.
+
+        Returns:
+            Natural log-probabilities of each continuation's tokens, in the order of the prompts;
+            none for an empty continuation.
+
+        Raises:
+            ValueError: a prompt and its continuation are longer than the model's context, or there
+                are not as many continuations as prompts.
+        """
+        import torch
+
+        ids, starts = [], []
+        for prompt, continuation in zip(prompts, continuations, strict=True):
+            ids.append(self._encode(prompt + continuation, 0))
+            starts.append(max(1, _in_common(self._encode(prompt, 0), ids[-1])))
+        counts = [max(0, len(row) - start) for row, start in zip(ids, starts, strict=True)]
+        scored = [i for i, count in enumerate(counts) if count]
+        progress(len(ids) - len(scored))
+        log_probs: list[list[float]] = [[] for _ in ids]
+        if not scored:
+            return log_probs
+        prefix_ids = self._encode(prefix, 0)
+        prefix_ids = prefix_ids[: _shared(prefix_ids, [ids[i][: starts[i]] for i in scored])]
+        scored.sort(key=lambda i: len(ids[i]), reverse=True)
+        with torch.inference_mode():
+            self._try_masks(prefix_ids, ids[scored[0]])
+            for batch in self._scoring_batches(scored, counts):
+                rows, last = [ids[i] for i in batch], [counts[i] for i in batch]
+                if self._takes_masks:
+                    rests = [row[len(prefix_ids) :] for row in rows]
+                    found = self._after(prefix_ids, len(rows)).log_probs(rests, last)
+                else:
+                    found = [
+                        PlainReading(self.model).log_probs([row], [count])[0]
+                        for row, count in zip(rows, last, strict=True)
+                    ]
+                for i, values in zip(batch, found, strict=True):
+                    log_probs[i] = values
+                progress(len(batch))
+        return log_probs
 
     # -- text and tokens ---------------------------------------------------------------------
 
@@ -219,20 +285,38 @@ class HuggingFaceBackend:
     ) -> Iterator[list[int]]:
         """Which prompts to complete together: those of like length, the longest first."""
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
-        if self._takes_masks is None:
-            rest = ids[order[0]][len(prefix) :]
-            self._takes_masks = takes_masks(self.model, prefix, [rest, rest[len(rest) // 2 :]])
-        size = self.batch_size or (32 if self.device.type == "cpu" else 64)
-        size = max(1, size // num_samples)
+        self._try_masks(prefix, ids[order[0]])
+        size = max(1, self._size // num_samples)
         for start in range(0, len(order), size):
             yield order[start : start + size]
 
-    def _read(self, prefix: list[int], ids: list[list[int]]) -> Reading:
-        """Reads a batch of prompts; what they share is read once and kept for further batches."""
+    def _scoring_batches(self, order: list[int], counts: list[int]) -> Iterator[list[int]]:
+        """The pairs in their order, so many together that their logits do not fill the memory."""
+        most = max(1, MOST_LOGITS // self.model.config.get_text_config().vocab_size)
+        batch: list[int] = []
+        for i in order:
+            longest = max(counts[j] for j in [*batch, i])
+            if batch and (len(batch) == self._size or (len(batch) + 1) * longest > most):
+                yield batch
+                batch = []
+            batch.append(i)
+        yield batch
+
+    @property
+    def _size(self) -> int:
+        return self.batch_size or (32 if self.device.type == "cpu" else 64)
+
+    def _try_masks(self, prefix: list[int], ids: list[int]) -> None:
+        """Finds out, on first use, whether the model takes explicit masks."""
+        if self._takes_masks is None:
+            rest = ids[len(prefix) :]
+            self._takes_masks = takes_masks(self.model, prefix, [rest, rest[len(rest) // 2 :]])
+
+    def _after(self, prefix: list[int], rows: int) -> Reading:
+        """So many rows that have read the prefix, which is read once and kept for more batches."""
         if self._prefix[0] != prefix:
             self._prefix = (prefix, Reading(self.model).read([prefix]) if prefix else None)
-        start = self._prefix[1] or Reading(self.model)
-        return start.copies(len(ids)).read([row[len(prefix) :] for row in ids])
+        return (self._prefix[1] or Reading(self.model)).copies(rows)
 
     def _write(
         self,
@@ -274,6 +358,12 @@ class _Row:
             return cls(prompt, None)
         seed = sampling.seeds[prompt * sampling.num_samples + sample]
         return cls(prompt, torch.Generator().manual_seed(seed))
+
+
+def _in_common(a: list[int], b: list[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    differ = (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1])
+    return next(differ, min(len(a), len(b)))
 
 
 def _shared(prefix: list[int], ids: list[list[int]]) -> int:

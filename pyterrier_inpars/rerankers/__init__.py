@@ -2,9 +2,20 @@
 
 from pyterrier_inpars.rerankers._base import Reranker
 from pyterrier_inpars.rerankers._cutoff import RerankTop
+from pyterrier_inpars.rerankers._fusion import ScoreSum
 from pyterrier_inpars.rerankers._loading import load_reranker
 from pyterrier_inpars.rerankers.bi_encoder import BiEncoder
 from pyterrier_inpars.rerankers.cross_encoder import CrossEncoder
 from pyterrier_inpars.rerankers.monot5 import MonoT5
+from pyterrier_inpars.rerankers.query_likelihood import QueryLikelihood
 
-__all__ = ["BiEncoder", "CrossEncoder", "MonoT5", "RerankTop", "Reranker", "load_reranker"]
+__all__ = [
+    "BiEncoder",
+    "CrossEncoder",
+    "MonoT5",
+    "QueryLikelihood",
+    "RerankTop",
+    "Reranker",
+    "ScoreSum",
+    "load_reranker",
+]
