@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
 import tempfile
 import traceback
@@ -391,24 +392,30 @@ def train(
 ) -> None:
     """Train a reranker.
 
-    Any field of transformers.TrainingArguments is an option too, such as --learning_rate 1e-5.
+    Any field of transformers.TrainingArguments is an option too, such as --learning_rate 1e-5. A
+    command that was stopped goes on when it is run again. Its checkpoints are in
+    OUTPUT_DIR/checkpoints, which is removed in the end unless there is an option --save_...
     """
     if (triples is None) == (pairs is None):
         raise click.UsageError("either --triples or --pairs is needed")
-    _check_new(output_dir, os.path.exists(output_dir) and os.listdir(output_dir) != [])
+    there = os.listdir(output_dir) if os.path.exists(output_dir) else []
+    _check_new(output_dir, not set(there) <= {"checkpoints"})
+    checkpoints = os.path.join(output_dir, "checkpoints")
     training = _training(training_arguments)
     for flag, name in (("fp16", "float16"), ("bf16", "bfloat16")):
         dtype = name if training.pop(flag, False) else dtype
     reranker = load_reranker(
         _demo(demo.encoder, model),
         training=training,
-        output_dir=output_dir,
+        output_dir=checkpoints,
         dtype=dtype,
         verbose=True,
         **reranker_options,
     )
     examples = formats.read_triples(triples) if triples else formats.read_pairs(str(pairs))
     reranker.fit(examples).save(output_dir, overwrite=True)
+    if not any(name.startswith("save_") for name in training):
+        shutil.rmtree(checkpoints)
     click.echo(
         f"{output_dir}: {type(reranker).__name__}, mean training loss {reranker.train_loss:.4f}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -11,13 +12,16 @@ if TYPE_CHECKING:
 
 
 def best_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or else CUDA, Apple's MPS or the CPU, whichever comes first."""
+    """The device asked for, or else CUDA, Apple's MPS or the CPU, whichever comes first.
+
+    Of several GPUs, each process that ``torchrun`` starts has its own.
+    """
     import torch
 
     if device is not None:
         return torch.device(device)
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

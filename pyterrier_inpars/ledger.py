@@ -82,16 +82,16 @@ class Ledger:
         """
         told = json.loads(json.dumps(settings))
         packages = told.pop("versions", {})
-        if self.settings is not None and (changes := _changes(self.settings, told)):
+        if self.settings is not None and (other := changes(self.settings, told)):
             raise ValueError(
-                f"two generators with different settings write to {self.name}:\n{changes}\n"
+                f"two generators with different settings write to {self.name}:\n{other}\n"
                 "Give each an artifact of its own."
                 if self._described
-                else f"{self.name} was started with other settings:\n{changes}\n"
+                else f"{self.name} was started with other settings:\n{other}\n"
                 "Go on with the settings it was started with, or index into another path."
             )
-        if not self._described and self.packages and (changes := _changes(self.packages, packages)):
-            warnings.warn(f"{self.name} goes on with other packages:\n{changes}", stacklevel=2)
+        if not self._described and self.packages and (other := changes(self.packages, packages)):
+            warnings.warn(f"{self.name} goes on with other packages:\n{other}", stacklevel=2)
         self.settings, self.packages, self._described = told, packages, True
 
     def note(self, *fields: str) -> bool:
@@ -151,7 +151,7 @@ def admit(
     return documents[[ledger.note(docno, text) for docno, text in fields]]
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     """One line for each setting that is not the same in both, with both values."""
     old, new = _flat(old), _flat(new)
     return "\n".join(

@@ -14,6 +14,9 @@ import pyterrier as pt
 import pytest
 import tiny
 import tiny_llm
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
 
 from pyterrier_inpars import (
     MonoT5,
@@ -244,6 +247,38 @@ def test_a_stopped_generate_goes_on(tmp_path, run, fails, models, monkeypatch):
     assert shown == [f"{i:03}" for i in range(100, 210)]
     assert lines(tmp_path / "stopped.jsonl") == lines(tmp_path / "whole.jsonl")
     assert queries.built()
+
+
+def test_a_stopped_training_goes_on(tmp_path, run, fails, models, monkeypatch):
+    rows = [f"query {i}\t{TEXTS[i % 12]}\t{TEXTS[(i + 5) % 12]}" for i in range(24)]
+    (tmp_path / "triples.tsv").write_text("\n".join(rows))
+
+    def command(output):
+        return ["train", "--triples", tmp_path / "triples.tsv", "--base_model", models["t5"],
+                "--output_dir", tmp_path / output, "--per_device_train_batch_size", 2,
+                "--gradient_accumulation_steps", 1, "--learning_rate", "1e-2", "--device", "cpu",
+                "--dtype", "float32"]  # fmt: skip
+
+    run(*command("whole"))
+    step, steps = Trainer.training_step, []
+
+    def counted_step(*arguments, **options):
+        steps.append(1)
+        if len(steps) == 15:
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(Trainer, "training_step", counted_step)
+    with pytest.raises(SystemExit) as stopped:
+        run(*command("stopped"))
+    assert stopped.value.code == 130
+    assert os.listdir(tmp_path / "stopped") == ["checkpoints"]
+    run(*command("stopped"))
+    assert len(steps) == 15 + 24 - 12  # the last checkpoint was that of step 12
+    weights = [load_file(tmp_path / n / "model.safetensors") for n in ("whole", "stopped")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert "checkpoints" not in os.listdir(tmp_path / "stopped")
+    assert "there already" in fails(*command("stopped"))
 
 
 def test_what_is_complete_is_not_written_again(tmp_path, run, generate, fails, models, beir):
@@ -513,8 +548,10 @@ def test_train_on_pairs_with_training_arguments(tmp_path, run, fails, models):
     told = run(*command, tmp_path / "a", "--max-steps", 2, "--save_strategy=steps", "--save_steps",
                1, "--bf16", "False", "--per_device_train_batch_size", 2)  # fmt: skip
     assert "CrossEncoder" in told
-    assert (tmp_path / "a" / "checkpoint-2").is_dir()
-    state = json.loads((tmp_path / "a" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert (tmp_path / "a" / "checkpoints" / "checkpoint-2").is_dir()
+    state = json.loads(
+        (tmp_path / "a" / "checkpoints" / "checkpoint-2" / "trainer_state.json").read_text()
+    )
     assert (state["global_step"], state["train_batch_size"]) == (2, 2)
     loaded = cli.load_reranker(str(tmp_path / "a"), device="cpu")
     assert loaded.network.max_seq_length == 16

@@ -191,6 +191,17 @@ class TestEveryReranker:
         with pytest.raises(ValueError, match=option):
             make(**{option: value})
 
+    def test_no_such_loss(self, make, cls):
+        own = "in_batch" if cls is BiEncoder else "pointwise"
+        for loss in ("hinge", "in_batch" if cls is not BiEncoder else "pairwise"):
+            with pytest.raises(ValueError, match=f"one of {own}.* distillation, not '{loss}'"):
+                make(loss=loss)
+
+    @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan")])
+    def test_no_such_temperature(self, make, value):
+        with pytest.raises(ValueError, match=f"temperature must be .* above 0, not {value}"):
+            make(temperature=value)
+
     def test_save_and_load(self, cls, make, frame, tmp_path):
         saved = make(max_length=20)
         path = saved.save(tmp_path / "deep" / "checkpoint")
@@ -479,10 +490,6 @@ class TestCrossEncoder:
             scores(reranker, rows.assign(query="xylo")),
             atol=1e-5,
         )
-
-    def test_loss(self, models):
-        with pytest.raises(ValueError, match="'listwise' or 'binary', not 'hinge'"):
-            CrossEncoder(models[CrossEncoder], loss="hinge")
 
     def test_too_long_for_the_model(self, models, frame):
         for cls in (CrossEncoder, BiEncoder):

@@ -1,6 +1,10 @@
 import gc
 import json
+import math
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +14,19 @@ import pytest
 import tiny
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pyterrier_inpars.memory import estimate_memory
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
-from pyterrier_inpars.training import groups
+from pyterrier_inpars.training import (
+    RECIPES,
+    TRAINING_FILE,
+    divide,
+    fingerprint,
+    groups,
+    hold_out,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -223,10 +237,6 @@ class TestErrors:
         texts[1] = np.nan
         with pytest.raises(ValueError, match="text must be a string.*'q0'.*'d0.1'"):
             make().fit(examples.assign(text=texts))
-
-    def test_validation(self, make, examples):
-        with pytest.raises(ValueError, match="validation"):
-            make().fit(examples, None, examples, None)
 
     def test_listwise_without_a_group(self, models, examples):
         apart = examples.assign(qid=examples["docno"])
@@ -469,3 +479,442 @@ def test_groups():
         ("a", "p1", ["n1", "n2"]),
         ("a", "p3", ["n1", "n2"]),
     ]
+
+
+class TestSettings:
+    @given(
+        st.sampled_from(["monot5", "cross_encoder"]), st.integers(1, 64), st.sampled_from([1, 2, 4])
+    )
+    def test_effective_batch(self, method, share, devices):
+        size, steps = divide({"effective_batch": share * devices}, {}, method, devices)
+        assert size * steps * devices == share * devices
+        assert size <= 16
+
+    def test_whatever_the_number_of_devices(self):
+        recipe = RECIPES["inpars"]["monot5"]
+        for devices in (1, 2, 4, 8, 16):
+            for asked in ({}, {"per_device_train_batch_size": 4}):
+                size, steps = divide(asked, recipe, "monot5", devices)
+                assert size * steps * devices == 128
+            assert math.prod(divide({}, {}, "monot5", devices)) * devices == 128
+            assert math.prod(divide({}, {}, "cross_encoder", devices)) * devices == 16
+            # in the terms of transformers: of one device
+            asked = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 3}
+            assert divide(asked, recipe, "monot5", devices) == (5, 3)
+            assert divide({}, {}, "bi_encoder", devices) == (32, 1)
+        assert divide({"per_device_train_batch_size": 36}, {}, "cross_encoder", 1) == (36, 1)
+
+    def test_batches_that_do_not_divide(self):
+        with pytest.raises(ValueError, match="128 cannot be shared by 3 devices"):
+            divide({}, RECIPES["inpars"]["monot5"], "monot5", 3)
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            with pytest.raises(ValueError, match="100 is not made of"):
+                divide({"effective_batch": 100, name: 7}, {}, "monot5", 1)
+
+    def test_recipe(self, models, examples):
+        """By name, in the terms of the paper; fields beside it go over it."""
+        reranker = MonoT5(models[MonoT5], dtype="float32", training="inpars")
+        reranker.training = {"recipe": "inpars", "max_steps": 2, "logging_steps": 1}
+        reranker.fit(examples)
+        told = reranker.provenance["settings"]
+        assert told["recipe"] == "inpars"
+        assert (told["effective_batch"], told["arguments"]["max_steps"]) == (128, 2)
+        rates = [entry["learning_rate"] for entry in reranker.history if "loss" in entry]
+        assert rates == [1e-3, 1e-3]
+        assert reranker.provenance["batches"] == {"steps": 2, "effective_batch": 128, "seen": 72}
+        light = CrossEncoder(models[CrossEncoder], training="inpars-light").fit(examples)
+        assert light.provenance["settings"]["recipe"] == "inpars-light"
+        with pytest.raises(ValueError, match="'inpars' trains a monot5, not a bi_encoder"):
+            BiEncoder(models[BiEncoder], training="inpars").fit(examples)
+        with pytest.raises(ValueError, match="no recipe 'inpards'.*inpars, inpars-light"):
+            MonoT5(models[MonoT5], training="inpards").fit(examples)
+
+    def test_recipe_is_those_settings(self, models, examples):
+        short = {"recipe": "inpars", "max_steps": 2, "per_device_train_batch_size": 4}
+        long = {
+            "max_steps": 2,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 32,
+        }
+        first, second = (
+            MonoT5(models[MonoT5], dtype="float32", training=training).fit(examples)
+            for training in (short, long)
+        )
+        assert torch.equal(weights(first), weights(second))
+
+    def test_seen(self, make, cls, examples, capfd):
+        """Every example that a step reads is counted, the short last step of an epoch too."""
+        reranker = make({"max_steps": 8, "per_device_train_batch_size": 5}, verbose=True)
+        if cls is MonoT5:
+            reads, batch = [], reranker._batch
+            reranker._batch = lambda queries, texts: reads.extend(texts) or batch(queries, texts)
+            reranker.fit(examples)
+            assert len(reads) == reranker.provenance["batches"]["seen"] == 36
+        else:
+            assert reranker.fit(examples).provenance["batches"]["seen"] == 12 + 12 + 10
+        assert "8 steps of 5 examples" in capfd.readouterr().err
+
+    def test_half_precision_asked_for(self, make, examples):
+        """What the fields ask for stands; the reranker's own dtype does not come on top."""
+        fits = [
+            make({"bf16": True}, dtype="float16"),
+            make({"bf16": True}, dtype="bfloat16"),
+            make(dtype="bfloat16"),
+        ]
+        first, *others = (weights(reranker.fit(examples)) for reranker in fits)
+        assert all(torch.equal(first, other) for other in others)
+        assert not torch.equal(first, weights(make().fit(examples)))
+
+    def test_unknown_field(self, make, examples):
+        with pytest.raises(TypeError, match="'learning_rat': did you mean 'learning_rate'"):
+            make({"learning_rat": 1}).fit(examples)
+
+
+class Killed(BaseException):
+    pass
+
+
+LONG = {
+    "num_train_epochs": 3,
+    "max_steps": -1,
+    "per_device_train_batch_size": 5,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-3,
+    "save_steps": 2,
+    "logging_steps": 3,
+}
+
+SCRIPT = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import test_training
+from transformers import Trainer
+from pyterrier_inpars.rerankers import MonoT5
+
+step = Trainer.training_step
+def killed(self, *args, **options):
+    if self.state.global_step == 11:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args, **options)
+Trainer.training_step = killed
+reranker = MonoT5({model!r}, dtype="float32", device="cpu", output_dir={folder!r},
+                  training=test_training.LONG)
+reranker.fit(test_training.make_examples(12, 2, 0, "pair"))
+"""
+
+
+class TestResume:
+    @pytest.fixture
+    def stop(self, monkeypatch):
+        """Stops a training before a step, or while the state of that step's checkpoint is saved."""
+        from transformers import Trainer, TrainerState
+
+        def stop(reranker, examples, step, saving=False):
+            whole_step, whole_save = Trainer.training_step, TrainerState.save_to_json
+
+            def training_step(self, *args, **options):
+                if self.state.global_step == step and not saving:
+                    raise Killed
+                return whole_step(self, *args, **options)
+
+            def save_to_json(self, path):
+                whole_save(self, path)
+                if self.global_step == step and saving:
+                    content = Path(path).read_text()
+                    Path(path).write_text(content[: len(content) // 2])
+                    raise Killed
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Trainer, "training_step", training_step)
+                patch.setattr(TrainerState, "save_to_json", save_to_json)
+                with pytest.raises(Killed):
+                    reranker.fit(examples)
+
+        return stop
+
+    def check(self, found, expected):
+        assert torch.equal(weights(found), weights(expected))
+        assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-6)
+        losses = [[e["loss"] for e in r.history if "loss" in e] for r in (found, expected)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+    def test_sigkill(self, models, examples, tmp_path):
+        """A process that is killed, and this one that goes on with what it left."""
+        folder, tests = tmp_path / "output", str(Path(__file__).parent)
+        script = SCRIPT.format(tests=tests, model=models[MonoT5], folder=str(folder))
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert (folder / "checkpoint-10").is_dir()
+        options = {"dtype": "float32", "device": "cpu", "training": LONG}
+        whole = MonoT5(models[MonoT5], output_dir=tmp_path / "whole", **options).fit(examples)
+        again = MonoT5(models[MonoT5], output_dir=str(folder), **options)
+        steps, batch = [], again._batch
+        again._batch = lambda queries, texts: steps.append(1) or batch(queries, texts)
+        self.check(again.fit(examples), whole)
+        assert len(steps) == 24 - 10, "it began anew"
+
+    @pytest.mark.parametrize("more", [{}, {"held_out": 0.4, "eval_steps": 2, "patience": 4}])
+    def test_goes_on(self, make, examples, tmp_path, stop, more):
+        whole = make(LONG | more, output_dir=tmp_path / "whole").fit(examples)
+        steps = whole.provenance["steps"]
+        for step in (3, steps - 1):
+            options = {"training": LONG | more, "output_dir": tmp_path / str(step)}
+            stop(make(**options), examples, step)
+            self.check(make(**options).fit(examples), whole)
+
+    def test_half_a_checkpoint(self, make, examples, tmp_path, stop):
+        whole = make(LONG, output_dir=tmp_path / "whole").fit(examples)
+        folder = tmp_path / "stopped"
+        stop(make(LONG, output_dir=folder), examples, 4, saving=True)
+        assert (folder / "checkpoint-4").is_dir()
+        again = make(LONG, output_dir=folder).fit(examples)
+        self.check(again, whole)
+        record = json.loads((folder / TRAINING_FILE).read_text())
+        assert record == again.provenance
+        assert record["settings"] == whole.provenance["settings"]
+
+    def test_stopped_after_the_last_step(self, make, examples, tmp_path, monkeypatch):
+        """In the middle of an epoch, where one more step would be possible."""
+        from transformers import Trainer
+
+        training = LONG | {"max_steps": 4, "per_device_train_batch_size": 2}
+        options = {"training": training, "output_dir": tmp_path / "stopped"}
+        whole = make(training, output_dir=tmp_path / "whole").fit(examples)
+
+        def stopped(*_):
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_finalize_training", stopped)
+            with pytest.raises(Killed):
+                make(**options).fit(examples)
+        self.check(make(**options).fit(examples), whole)
+
+    def test_patience_goes_on(self, make, examples, tmp_path, stop):
+        """What was counted before the stop counts."""
+        still = {"learning_rate": 0.0, "max_steps": 9, "eval_steps": 1, "patience": 3}
+        stop(make(still, output_dir=tmp_path), examples, 3)
+        assert make(still, output_dir=tmp_path).fit(examples).provenance["steps"] == 4
+
+    def test_other_validation(self, make, examples, tmp_path, stop):
+        training = LONG | {"held_out": 0.4, "eval_steps": 2}
+        stop(make(training, output_dir=tmp_path), examples, 3)
+        train, held = hold_out(examples, 0.4, 0)
+        other = held.assign(text=held["text"] + " more")
+        with pytest.raises(ValueError, match="validation.sha256"):
+            make(training, output_dir=tmp_path).fit(train, None, other, held)
+
+    def test_other_data_or_settings(self, make, examples, tmp_path, stop):
+        options = {"training": LONG, "output_dir": tmp_path}
+        stop(make(**options), examples, 3)
+        other = examples.copy()
+        other.loc[7, "text"] += " more"
+        trained = make().fit(examples)
+        trained.training, trained.output_dir = options["training"] | QUICK, tmp_path
+        with pytest.raises(ValueError, match="first_weights"):
+            trained.fit(examples)
+        for reranker, frame, told in (
+            (make(**options), other, "examples.sha256"),
+            (make(**options), examples.head(33), "examples.rows: was 36, is 33"),
+            (make(**options), examples[::-1], "examples.sha256"),
+            (make(**options | {"seed": 3}), examples, "seed: was 0, is 3"),
+            (make(LONG | {"learning_rate": 0.1}, output_dir=tmp_path), examples, "learning_rate"),
+            (make(LONG | {"per_device_train_batch_size": 2}, output_dir=tmp_path), examples,
+             "effective_batch: was 5, is 2"),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=f"(?s)other data or settings.*{told}"):
+                reranker.fit(frame)
+        loss = make(**options).fit(examples).train_loss
+        assert loss == pytest.approx(make(LONG).fit(examples).train_loss, rel=1e-6)
+
+    def test_finished(self, make, examples, tmp_path):
+        options = {"output_dir": tmp_path / "output"}
+        first = make(**options).fit(examples)
+        with pytest.raises(FileExistsError, match="finished training.*overwrite_output_dir"):
+            make(**options).fit(examples)
+        again = make({"overwrite_output_dir": True}, **options).fit(examples)
+        assert torch.equal(weights(first), weights(again))
+        (tmp_path / "output" / TRAINING_FILE).unlink()
+        with pytest.raises(FileExistsError, match="another training"):
+            make(**options).fit(examples)
+
+
+class TestValidation:
+    def results(self) -> pd.DataFrame:
+        return make_examples(16, 4, 1, "class")
+
+    def by_hand(self, reranker, results, qrels) -> float:
+        """nDCG@10 of lists no longer than ten with labels 0 and 1."""
+        out = reranker(results).drop(columns="label").merge(qrels, on=["qid", "docno"])
+        values = []
+        for _, found in out.groupby("qid"):
+            gains = found["label"] / np.log2(found["rank"] + 2)
+            best = sum(1 / math.log2(rank + 2) for rank in range(found["label"].sum()))
+            values.append(gains.sum() / best)
+        return float(np.mean(values))
+
+    def test_measures(self, make, cls, examples):
+        """What is logged is the measure; what is kept are the weights that had the best."""
+        results = self.results()
+        qrels = results[["qid", "docno", "label"]].copy()
+        qrels["label"] = 1 - qrels["label"]  # that training makes worse
+        training = {"max_steps": 6, "learning_rate": 1e-2, "eval_steps": 1, "logging_steps": 1}
+        reranker = make(training)
+        reranker.fit(make_examples(24, 2, 0, "class"), None, results, qrels)
+        values = [e["eval_nDCG@10"] for e in reranker.history if "eval_nDCG@10" in e]
+        assert len(values) == 6 and len(set(values)) > 2
+        assert self.by_hand(reranker, results, qrels) == pytest.approx(max(values), abs=1e-9)
+        last = make(training | {"load_best_model_at_end": False})
+        last.fit(make_examples(24, 2, 0, "class"), None, results, qrels)
+        assert self.by_hand(last, results, qrels) == pytest.approx(values[-1], abs=1e-9)
+
+    def test_does_not_disturb_training(self, make, examples):
+        training = {"eval_steps": 1, "load_best_model_at_end": False}
+        watched = make(training).fit(examples, None, self.results())
+        assert torch.equal(weights(watched), weights(make().fit(examples)))
+
+    def test_measure_by_name(self, make, examples):
+        training = {"metric_for_best_model": "RR@10", "eval_strategy": "epoch"}
+        reranker = make(training | {"max_steps": -1, "num_train_epochs": 2})
+        reranker.fit(examples, None, self.results())
+        assert sum("eval_RR@10" in entry for entry in reranker.history) == 2
+        with pytest.raises(NameError, match="nonsense"):
+            make({"metric_for_best_model": "nonsense@3"}).fit(examples, None, self.results())
+
+    def test_patience(self, make, examples):
+        still = {"learning_rate": 0.0, "max_steps": 9, "eval_steps": 1, "patience": 2}
+        reranker = make(still).fit(examples, None, self.results())
+        assert reranker.provenance["steps"] == 3, "the first is best, and two bring nothing more"
+
+    def test_held_out(self, make, examples):
+        """Without a validation frame, some queries are not trained on but measured on."""
+        train, held = hold_out(examples, 0.25, 0)
+        assert held["qid"].nunique() == 3 and not set(train["qid"]) & set(held["qid"])
+        pd.testing.assert_frame_equal(pd.concat([train, held]).sort_index(), examples)
+        assert set(hold_out(examples, 0.25, 1)[1]["qid"]) != set(held["qid"])
+        first = make({"patience": 5, "held_out": 0.25}).fit(examples)
+        second = make({"patience": 5}).fit(train, None, held)
+        assert torch.equal(weights(first), weights(second))
+        assert any("eval_nDCG@10" in entry for entry in first.history)
+
+    @pytest.mark.parametrize("share", [0, 1, -0.1, 2])
+    def test_share(self, examples, share):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            hold_out(examples, share, 0)
+
+    def test_nothing_to_measure(self, make, examples):
+        results = self.results()
+        with pytest.raises(ValueError, match="validation needs labels"):
+            make().fit(examples, None, results.drop(columns="label"))
+        with pytest.raises(ValueError, match="no query of the validation has a relevant"):
+            make().fit(examples, None, results.assign(label=0))
+        with pytest.raises(pt.validate.InputValidationError, match="text"):
+            make().fit(examples, None, results.drop(columns="text"))
+        with pytest.raises(ValueError, match="no negatives"):
+            make({"held_out": 0.5}).fit(examples[examples["label"] == 1])
+        with pytest.raises(ValueError, match="eval_strategy='epoch' needs something"):
+            make({"eval_strategy": "epoch"}).fit(examples)
+
+
+class TestProvenance:
+    def test_saved(self, make, cls, examples, tmp_path):
+        from huggingface_hub import ModelCard
+
+        secret = {name: f"secret {name}" for name in ("hub_token", "hub_model_id", "run_name")}
+        reranker = make({"logging_steps": 1} | secret, output_dir=tmp_path / "secret-output")
+        path = reranker.fit(examples).save(tmp_path / "saved")
+        record = json.loads((path / TRAINING_FILE).read_text())
+        assert record == reranker.provenance
+        assert record["history"] == reranker.history and record["loss"] == reranker.train_loss
+        assert record["settings"]["examples"] == fingerprint(examples) and record["finished"]
+        assert record["settings"]["reranker"]["seed"] == 0
+        assert record["settings"]["arguments"]["learning_rate"] == 1e-3
+        assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+        card = ModelCard.load(path / "README.md")
+        assert card.data.library_name and cls.__name__ in card.text
+        for file in ("README.md", TRAINING_FILE):
+            text = (path / file).read_text()
+            assert "secret" not in text and str(tmp_path) not in text
+
+        loaded = cls(path, dtype="float32", device="cpu", training=QUICK)
+        copy = loaded.save(tmp_path / "copy")
+        assert json.loads((copy / TRAINING_FILE).read_text()) == record
+        assert loaded.fit(examples).provenance["before"] == record
+        assert loaded.provenance["settings"]["reranker"]["model"] == "saved"
+
+    def test_untrained(self, make, tmp_path):
+        path = make().save(tmp_path / "saved")
+        assert not (path / TRAINING_FILE).exists()
+
+    def test_fingerprint(self, examples):
+        known = fingerprint(examples)
+        assert known["rows"] == 36
+        assert fingerprint(examples.assign(extra=1).set_index(examples.index[::-1])) == known
+        assert fingerprint(examples.astype({"label": bool})) == known
+        for column in ("qid", "query", "docno", "text"):
+            other = examples.copy()
+            other.loc[35, column] += "x"
+            assert fingerprint(other)["sha256"] != known["sha256"]
+        flipped = examples.assign(label=1 - examples["label"])
+        for other in (flipped, examples.assign(score=0.5), examples[::-1], examples.head(35)):
+            assert fingerprint(other)["sha256"] != known["sha256"]
+        renamed = examples.rename(columns={"text": "body"})
+        assert fingerprint(renamed, "body") == known
+
+
+class TestMemory:
+    @pytest.fixture(scope="class")
+    def networks(self, tmp_path_factory) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("networks")
+        return {
+            "T5": tiny.tiny_t5(folder / "t5"),
+            "FLAN-T5": tiny.tiny_t5(folder / "flan", ("yes", "no"), kind="FLAN-T5"),
+            "bert": tiny.tiny_classifier(folder / "bert", "bert", 1),
+            "deberta-v2": tiny.tiny_classifier(folder / "deberta", "deberta-v2", 1),
+        }
+
+    @pytest.mark.parametrize("kind", ["T5", "FLAN-T5", "bert", "deberta-v2"])
+    def test_against_a_network(self, networks, kind):
+        """The bytes of weights, gradients, states of AdamW and kept tensors of a real one."""
+        from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+        seq2seq = kind.endswith("T5")
+        loader = AutoModelForSeq2SeqLM if seq2seq else AutoModelForSequenceClassification
+        network = loader.from_pretrained(networks[kind]).train()
+        own = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+        kept = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage
+            return tensor
+
+        ids = torch.full((3, 24), 7)
+        inputs = {"labels": torch.full((3, 2), 7)} if seq2seq else {}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = network(input_ids=ids, **inputs)
+        optimizer = torch.optim.AdamW(network.parameters())
+        out.logits.sum().backward()
+        optimizer.step()
+        moments = [
+            state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")
+        ]
+        memory = estimate_memory(networks[kind], 3, 24)
+        assert memory.weights == sum(weight.nbytes for weight in network.parameters())
+        assert memory.gradients == memory.weights
+        assert memory.optimizer == sum(moment.nbytes for moment in moments)
+        assert memory.activations == pytest.approx(sum(s.nbytes() for s in kept.values()), rel=0.02)
+        assert memory.total == 4 * memory.weights + memory.activations
+        assert "total" in str(memory)
+
+    def test_grows(self, networks):
+        small, large = (estimate_memory(networks["T5"], batch, 24) for batch in (2, 8))
+        assert 3 < large.activations / small.activations <= 4.1
+        half = estimate_memory(networks["T5"], 8, 24, "bfloat16")
+        assert 0.4 < half.activations / large.activations < 1 and half.weights == large.weights
+        assert estimate_memory(networks["T5"], 8, 24, trained=10).optimizer == 80

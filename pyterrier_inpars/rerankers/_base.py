@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ir_measures
 import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars.devices import best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars.frames import Stage, check_strings, positive_int
-from pyterrier_inpars.training import Training, check_examples, quiet
+from pyterrier_inpars.training import (
+    HELD_OUT,
+    TRAINING_FILE,
+    Training,
+    check_examples,
+    fingerprint,
+    first_weights,
+    hold_out,
+    main_process,
+    model_card,
+    quiet,
+    settings,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +49,17 @@ class Reranker(Stage, pt.Estimator):
         model: name on the Hugging Face hub, or path of a folder such as ``save`` writes.
         max_length: most tokens of the network's input, at least 8, so that it holds something of
             query and document. ``None``: as many as the model is made for.
-        training: fields of the Hugging Face ``TrainingArguments``, in place of the class's own.
-        output_dir: where the trainer puts what it is asked to write, such as checkpoints every n
-            steps. ``None``: a temporary folder, removed after training.
+        training: fields of the Hugging Face ``TrainingArguments``, in place of the class's own; or
+            the name of a recipe of ``training.RECIPES``, ``"inpars"`` or ``"inpars-light"``, which
+            as ``"recipe"`` can also stand among the fields. Further keys: ``"effective_batch"``,
+            the examples of a step on all devices together, which sets the gradient accumulation;
+            ``"patience"``, how many measurements in a row may bring nothing better until training
+            stops; ``"held_out"``, the share of the queries to measure on (0.1) where ``fit`` gets
+            none to validate on; ``"overwrite_output_dir"``.
+        output_dir: where the trainer writes checkpoints, ten a run unless ``training`` says
+            otherwise. A training that was killed goes on from the last of them when it is started
+            again with the same data and settings, to the same weights on a CPU in float32.
+            ``None``: a temporary folder, removed after training.
         seed: decides the initial weights of a new head, the order of the examples and the dropout.
         batch_size: rows that are scored at once.
         text_field: column with the text of the document.
@@ -50,8 +74,14 @@ class Reranker(Stage, pt.Estimator):
 
     Attributes:
         history: list of dict, the trainer's log of the last ``fit``: ``loss`` (mean since the entry
-            before), ``learning_rate`` and ``step``, twenty entries a run.
+            before), ``learning_rate`` and ``step``, twenty entries a run; with a validation,
+            ``eval_`` and the name of the measure.
         train_loss: float, mean training loss of the last ``fit``; ``None`` before it.
+        provenance: dict, the account of the last ``fit``: ``settings`` (of the reranker, the
+            trainer and the batches, fingerprints of examples and first weights), ``batches``
+            (``steps``, ``effective_batch`` and how many examples were ``seen``), ``versions``,
+            ``history``, ``loss``, and as ``before`` the same of the training before it; ``None``
+            before it. ``save`` writes it.
     """
 
     def __init__(
@@ -82,6 +112,7 @@ class Reranker(Stage, pt.Estimator):
         self.verbose = verbose
         self.history: list[dict[str, float]] = []
         self.train_loss: float | None = None
+        self.provenance: dict[str, Any] | None = None
         self._network: Any = None
 
     def _load(self, device: torch.device) -> Any:
@@ -182,36 +213,110 @@ class Reranker(Stage, pt.Estimator):
             examples: frame ``qid, query, docno, text, label``, one row a pair; ``label`` is 1 for a
                 relevant document and 0 for a negative.
             qrels: not read; the labels are in ``examples``.
-            validation: must be ``None``, as yet.
-            validation_qrels: must be ``None``, as yet.
+            validation: frame ``qid, query, docno, text`` of results, which are reranked ten times
+                a run, or as ``eval_strategy`` and ``eval_steps`` in ``training`` say. The weights
+                with the best nDCG@10 are those kept, or with the best ``metric_for_best_model``,
+                any measure of ``ir_measures``. ``None``: none, unless ``training`` has
+                ``"patience"`` or ``"held_out"``; then a share of the queries of ``examples`` is not
+                trained on, and their documents are reranked.
+            validation_qrels: frame ``qid, docno, label``; ``None`` for the column ``label`` of
+                ``validation``.
 
         Returns:
-            This reranker; ``history`` and ``train_loss`` tell how training went.
+            This reranker; ``history``, ``train_loss`` and ``provenance`` tell how training went.
 
         Raises:
             pt.validate.InputValidationError: a column is missing.
-            ValueError: no examples, none of the kind the loss needs, a label other than 0 and 1,
-                validation data, or a reranker in int8.
+            ValueError: no examples, none of the kind the loss needs, a label other than 0 and 1, an
+                unknown recipe, batches that do not divide, a training in ``output_dir`` that was
+                begun with other data or settings, or a reranker in int8.
+            FileExistsError: ``output_dir`` holds a finished training.
+            TypeError: ``training`` has a field that there is not.
         """
         pt.validate.columns(examples, includes=[*self.needs(), "label"], context=self)
-        if validation is not None or validation_qrels is not None:
-            raise ValueError("validation comes with a later version: fit on the examples alone")
         self._check_not_int8("trained")
         check_examples(examples, self.text_field)
+        fields = settings(self.training)
+        if validation is None and {"patience", "held_out"} & fields.keys():
+            share = fields.get("held_out", HELD_OUT)
+            examples, validation = hold_out(examples, share, self.seed)
+        about = {"reranker": self._about(), "examples": fingerprint(examples, self.text_field)}
+        measure = None
+        if validation is not None:
+            validation, judged = self._judged(validation, validation_qrels)
+            about["validation"] = fingerprint(validation, self.text_field)
+            about["validation_qrels"] = judged.astype(str).sort_values(["qid", "docno"]).to_csv()
+
+            def measure(name: str) -> float:
+                return self._measure(name, validation, judged)
+
         training = Training(
-            fields=self.training or {},
+            fields=fields,
             output_dir=self.output_dir,
             seed=self.seed,
             dtype=best_dtype(self.dtype, self.network.device),
             verbose=self.verbose,
+            about=about | {"first_weights": first_weights(self.network)},
+            measure=measure,
         )
         with quiet(self.verbose):
             self._train(examples.reset_index(drop=True), training)
         self.history, self.train_loss = training.history, training.loss
+        before = self._past()
+        self.provenance = training.record | ({"before": before} if before else {})
         return self
+
+    def _about(self) -> dict[str, Any]:
+        """What of the constructor's parameters the trained weights depend on."""
+        names = inspect.signature(type(self).__init__).parameters.keys()
+        without = {"training", "output_dir", "batch_size", "compile", "device", "verbose"}
+        told = {name: getattr(self, name) for name in names - {"self", "model", *without}}
+        told["dtype"] = str(best_dtype(self.dtype, self.network.device)).removeprefix("torch.")
+        return {"class": type(self).__name__, "model": self._base_name(), **told}
+
+    def _base_name(self) -> str:
+        """The model's name on the hub, or that of its folder alone."""
+        name = os.fspath(self.model)
+        return Path(name).resolve().name if os.path.isdir(name) else name
+
+    def _past(self) -> dict[str, Any] | None:
+        """The account of the training that made the present weights, if there is one."""
+        return self.provenance or read_json(os.fspath(self.model), TRAINING_FILE)
+
+    def _judged(
+        self, validation: pd.DataFrame, qrels: pd.DataFrame | None
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The results to rerank in a validation, and their qrels."""
+        pt.validate.columns(validation, includes=self.needs(), context=self)
+        if qrels is None:
+            qrels = validation
+        if not {"qid", "docno", "label"} <= set(qrels.columns):
+            raise ValueError(
+                "validation needs labels: give validation_qrels with columns qid, docno, label, or "
+                "a column label in validation"
+            )
+        qrels = qrels[["qid", "docno", "label"]]
+        if not validation["qid"].isin(qrels["qid"][qrels["label"] > 0]).any():
+            raise ValueError("no query of the validation has a relevant document in the qrels")
+        return validation[self.needs()].reset_index(drop=True), qrels
+
+    def _measure(self, name: str, results: pd.DataFrame, qrels: pd.DataFrame) -> float:
+        """Mean of a measure, over the queries of the qrels, of the results as scored now."""
+        with warnings.catch_warnings():
+            # the head is new only until training is over
+            warnings.filterwarnings("ignore", message=".*without a head for scores")
+            reranked = self.transform(results)
+        run = reranked.rename(columns={"qid": "query_id", "docno": "doc_id"})
+        qrels = qrels.set_axis(["query_id", "doc_id", "relevance"], axis="columns")
+        measure = ir_measures.parse_measure(name)
+        return ir_measures.calc_aggregate([measure], qrels, run)[measure]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Writes a checkpoint, which this class loads by its path with the same scores.
+
+        A trained one comes with the account of its training, ``inpars_training.json``, and a model
+        card, ``README.md``. The folder is as the Hugging Face hub has it. Of several processes the
+        first alone writes.
 
         Args:
             path: a folder; it and its parents are made where they do not exist.
@@ -226,11 +331,18 @@ class Reranker(Stage, pt.Estimator):
         """
         self._check_not_int8("saved")
         path = Path(path)
+        if not main_process():
+            return path
         if path.exists() and any(path.iterdir()) and not overwrite:
             raise FileExistsError(f"{path} is not empty: give another path, or overwrite=True")
         path.mkdir(parents=True, exist_ok=True)
         with quiet(self.verbose):
             self._write(str(path))
+        record = self._past()
+        if record is not None:
+            write_json(path / TRAINING_FILE, record)
+            card = model_card(record, type(self).__name__)
+            (path / "README.md").write_text(card, encoding="utf-8")
         return path
 
     def _check_not_int8(self, done: str) -> None:

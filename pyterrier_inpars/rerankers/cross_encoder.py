@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pyterrier_inpars.rerankers._base import Reranker
-from pyterrier_inpars.training import Training, check_negatives, groups
+from pyterrier_inpars.rerankers._objectives import (
+    FROM_TEACHER,
+    POINTWISE,
+    as_module,
+    by_length,
+    checked_loss,
+    checked_temperature,
+    listings,
+    objective,
+    spread,
+)
+from pyterrier_inpars.training import Training, check_negatives
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,14 +54,22 @@ class CrossEncoder(Reranker):
         max_length: most tokens of query and document together; ``None`` for the model's own (512
             for the BERT family), which a checkpoint carries.
         loss: ``"listwise"``, the cross-entropy of the softmax over a positive and all negatives of
-            its qid, which are kept in one batch (ListNet, Cao et al. 2007; qids without a negative
-            teach it nothing and are left out), or ``"binary"``, that of each pair by itself.
-            ``per_device_train_batch_size`` counts groups for the one and pairs for the other.
+            its qid (ListNet, Cao et al. 2007); ``"pairwise"``, the logistic loss of the difference
+            between a positive and a negative (RankNet, Burges et al. 2005); ``"pointwise"``, also
+            called ``"binary"``, the cross-entropy of each pair by itself; and with a teacher's
+            scores in a column ``score``, ``"margin_mse"``, the squared error of that difference to
+            the teacher's (Hofstätter et al. 2020, arXiv 2010.02666), or ``"distillation"``, the
+            Kullback-Leibler divergence of the softmax over the documents of a qid from the
+            teacher's. But for ``"pointwise"``, a list stays in one batch,
+            ``per_device_train_batch_size`` counts lists, and those of one document, which teach
+            nothing, are left out.
+        temperature: of both softmaxes in ``"distillation"``; the others do not read it.
 
     The other parameters are those of :class:`Reranker`.
 
     Raises:
-        ValueError: there is no such loss, or (on use) the model has more than two outputs.
+        ValueError: there is no such loss, the temperature is not above 0, or (on use) the model has
+            more than two outputs.
     """
 
     schematic = {"label": "CrossEncoder", "help_url": None}
@@ -61,6 +80,7 @@ class CrossEncoder(Reranker):
         *,
         max_length: int | None = None,
         loss: str = "listwise",
+        temperature: float = 1.0,
         training: dict[str, Any] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         seed: int = 0,
@@ -84,9 +104,9 @@ class CrossEncoder(Reranker):
             device=device,
             verbose=verbose,
         )
-        if loss not in ("listwise", "binary"):
-            raise ValueError(f"loss must be 'listwise' or 'binary', not {loss!r}")
+        checked_loss(loss)
         self.loss = loss
+        self.temperature = checked_temperature(temperature)
 
     def _load(self, device: torch.device) -> Any:
         import torch
@@ -140,33 +160,50 @@ class CrossEncoder(Reranker):
             losses,
         )
 
-        check_negatives(examples)
+        name = checked_loss(self.loss)
+        if name not in FROM_TEACHER:
+            check_negatives(examples)
         examples = examples.assign(query=self._cut(examples["query"].tolist()))
-        if self.loss == "listwise":
-            rows = [row for row in groups(examples, self.text_field) if row.negatives]
-            if not rows:
-                raise ValueError("no qid has a positive and a negative, as loss='listwise' needs")
-            columns = {
-                "query": [row.query for row in rows],
-                "texts": [[row.positive, *row.negatives] for row in rows],
-                "labels": [[CERTAIN] + [0.0] * len(row.negatives) for row in rows],
-            }
-            loss: Any = losses.ListNetLoss(self.network)
-        else:
+        if name == POINTWISE:
             columns = {
                 "query": examples["query"].tolist(),
-                "text": examples[self.text_field].tolist(),
-                "label": examples["label"].astype(float).tolist(),
+                "texts": examples[self.text_field].tolist(),
+                "labels": examples["label"].astype(float).tolist(),
             }
-            loss = losses.BinaryCrossEntropyLoss(self.network)
+            loss: Any = losses.BinaryCrossEntropyLoss(self.network)
+        else:
+            rows = listings(examples, self.text_field, name)
+            columns = {
+                "query": [row.query for row in rows],
+                "texts": [row.texts for row in rows],
+                "labels": [row.targets for row in rows],
+            }
+            if name == "listwise":
+                columns["labels"] = [[CERTAIN * target for target in row.targets] for row in rows]
+                loss = losses.ListNetLoss(self.network)
+            elif name == "pairwise":
+                loss = losses.RankNetLoss(self.network, reduction_log="natural")
+            else:
+                loss = as_module(self.network, self._list_scores, objective(name, self.temperature))
         training.run(
             CrossEncoderTrainer,
             CrossEncoderTrainingArguments,
             self.network,
             "cross_encoder",
+            arguments={"batch_sampler": by_length},
             train_dataset=Dataset.from_dict(columns),
             loss=loss,
         )
+
+    def _list_scores(self, network: Any, inputs: list[list], targets: torch.Tensor) -> torch.Tensor:
+        """The logits of the batch's lists, in the shape of the targets."""
+        pairs = [(query, text) for query, texts in zip(*inputs, strict=True) for text in texts]
+        batch = self.network.preprocess(pairs)
+        batch = {
+            key: value.to(targets.device) if hasattr(value, "to") else value
+            for key, value in batch.items()
+        }
+        return spread(network(batch)["scores"].view(-1), targets)
 
     def _cut(self, queries: list[str]) -> list[str]:
         """The queries, cut where one alone leaves no room for a token of the document."""

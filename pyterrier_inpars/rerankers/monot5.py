@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,16 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars.rerankers._base import Reranker, read_json
+from pyterrier_inpars.rerankers._objectives import (
+    FROM_TEACHER,
+    POINTWISE,
+    checked_loss,
+    checked_temperature,
+    listings,
+    objective,
+    padded,
+    spread,
+)
 from pyterrier_inpars.training import Training, check_negatives
 
 if TYPE_CHECKING:
@@ -91,8 +101,7 @@ class MonoT5(Reranker):
 
     Scores are natural logarithms, at most 0. Where the input is too long the document is cut, in
     training as in scoring, and where the query alone is too long it is cut too: what follows the
-    document in the template and the end token always stand. Trained with the cross-entropy of the
-    word that the label stands for, as the toolkit does.
+    document in the template and the end token always stand.
 
     Scores of a T5 and an mT5 are those of ``pyterrier_t5.MonoT5ReRanker`` and ``mT5ReRanker`` at
     their ``batch_size=1``, at any batch size.
@@ -106,11 +115,24 @@ class MonoT5(Reranker):
             model's own.
         max_length: most tokens of the input; ``None`` for the checkpoint's own, which is 512 in the
             published ones.
+        loss: ``"pointwise"``, the cross-entropy of the word that the label stands for and the end
+            token after it, as in the toolkit; or one that compares the log-odds of the two words
+            between documents: ``"listwise"``, the cross-entropy of the softmax over a positive and
+            all negatives of its qid (Zhuang et al. 2022, "RankT5", arXiv 2210.10634);
+            ``"pairwise"``, the logistic loss of the difference between a positive and a negative
+            (RankNet, Burges et al. 2005); and with a teacher's scores in a column ``score``,
+            ``"margin_mse"``, the squared error of that difference to the teacher's (Hofstätter et
+            al. 2020, arXiv 2010.02666), or ``"distillation"``, the Kullback-Leibler divergence of
+            the softmax over the documents of a qid from the teacher's. But for ``"pointwise"``, a
+            list stays in one batch, ``per_device_train_batch_size`` counts lists, and those of one
+            document, which teach nothing, are left out.
+        temperature: of both softmaxes in ``"distillation"``; the others do not read it.
 
     The other parameters are those of :class:`Reranker`.
 
     Raises:
-        ValueError: the template does not hold both places in order, there are not two words, or
+        ValueError: the template does not hold both places in order, there are not two words, there
+            is no such loss, the temperature is not above 0, or
             (on use) a word is not one token of the model's, the template leaves no room for the
             query, or nothing tells what a model of this kind reads.
     """
@@ -124,6 +146,8 @@ class MonoT5(Reranker):
         template: str | None = None,
         labels: tuple[str, str] | None = None,
         max_length: int | None = None,
+        loss: str = POINTWISE,
+        temperature: float = 1.0,
         training: dict[str, Any] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         seed: int = 0,
@@ -154,6 +178,9 @@ class MonoT5(Reranker):
             Settings(template, "", "")  # an error now rather than after loading a model
         self.template = template
         self.labels = labels
+        checked_loss(loss)
+        self.loss = loss
+        self.temperature = checked_temperature(temperature)
 
     def _load(self, device: torch.device) -> Any:
         import torch
@@ -230,14 +257,18 @@ class MonoT5(Reranker):
         scores = [0.0] * len(queries)
         for rows in self._batches([len(q) + len(t) for q, t in zip(queries, texts, strict=True)]):
             batch = self._batch([queries[r] for r in rows], [texts[r] for r in rows])
-            batch = batch.to(self.network.device)
-            start = self.network.config.decoder_start_token_id
-            start = batch["input_ids"].new_full((len(rows), 1), start)
-            logits = self.network(**batch, decoder_input_ids=start, use_cache=False).logits
-            log_probs = logits[:, 0, self._label_ids].log_softmax(dim=1)[:, 0]
+            logits = self._logits(self.network, batch.to(self.network.device))
+            log_probs = logits.log_softmax(dim=1)[:, 0]
             for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
                 scores[row] = log_prob
         return scores
+
+    def _logits(self, network: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Logits of the two words as the first that is said, (pairs, 2), the relevant one first."""
+        start = self.network.config.decoder_start_token_id
+        start = batch["input_ids"].new_full((len(batch["input_ids"]), 1), start)
+        logits = network(**batch, decoder_input_ids=start, use_cache=False).logits
+        return logits[:, 0, self._label_ids]
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
         """Row numbers by batches of like length, longest first, so that memory fails at once."""
@@ -247,11 +278,19 @@ class MonoT5(Reranker):
             yield order[i : i + self.batch_size]
 
     def _train(self, examples: pd.DataFrame, training: Training) -> None:
+        name = checked_loss(self.loss)
+        if name not in FROM_TEACHER:
+            check_negatives(examples)
+        if name == POINTWISE:
+            self._train_on_words(examples, training)
+        else:
+            self._train_on_lists(examples, name, training)
+
+    def _train_on_words(self, examples: pd.DataFrame, training: Training) -> None:
         import torch
         from datasets import Dataset
         from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-        check_negatives(examples)
         relevant, not_relevant = self._label_ids
         end = self._tokenizer.eos_token_id
         words = torch.tensor([[not_relevant, end], [relevant, end]])
@@ -274,6 +313,44 @@ class MonoT5(Reranker):
             "monot5",
             arguments={"remove_unused_columns": False},
             train_dataset=Dataset.from_dict(columns),
+            data_collator=collate,
+        )
+
+    def _train_on_lists(self, examples: pd.DataFrame, name: str, training: Training) -> None:
+        from datasets import Dataset
+        from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+        two_logits, loss = self._logits, objective(name, self.temperature)
+
+        class ListTrainer(Seq2SeqTrainer):
+            def compute_loss(
+                self,
+                model: Any,
+                inputs: Any,
+                return_outputs: bool = False,
+                num_items_in_batch: torch.Tensor | int | None = None,
+            ) -> Any:
+                inputs = dict(inputs)
+                targets = inputs.pop("labels")
+                logits = two_logits(model, inputs).float()
+                value = loss(spread(logits[:, 0] - logits[:, 1], targets), targets)
+                return (value, {"logits": logits}) if return_outputs else value
+
+        def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+            queries = [row["query"] for row in rows for _ in row["texts"]]
+            batch = self._batch(queries, [text for row in rows for text in row["texts"]])
+            return {**batch, "labels": padded([row["targets"] for row in rows])}
+
+        rows = listings(examples, self.text_field, name)
+        training.run(
+            ListTrainer,
+            Seq2SeqTrainingArguments,
+            self.network,
+            "monot5",
+            arguments={"remove_unused_columns": False},
+            train_dataset=Dataset.from_list(
+                [{**row._asdict(), "length": row.length} for row in rows]
+            ),
             data_collator=collate,
         )
 
