@@ -202,11 +202,14 @@ def choose(logits: torch.Tensor, sampling: Sampling, generators: Sequence[Any]) 
 
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    probabilities, tokens = (logits / sampling.temperature).softmax(-1).sort(-1, descending=True)
+    probabilities = (logits / sampling.temperature).softmax(-1)
+    tokens = None
+    if sampling.top_p < 1:
+        probabilities, tokens = probabilities.sort(-1, descending=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = (before < sampling.top_p) * probabilities
     cumulative = probabilities.cumsum(-1)
-    nucleus = (cumulative - probabilities < sampling.top_p) * probabilities
-    cumulative = nucleus.cumsum(-1)
-    drawn = torch.tensor([torch.rand((), generator=g).item() for g in generators])
-    threshold = drawn.to(logits.device)[:, None] * cumulative[:, -1:]
-    rank = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
-    return tokens.gather(1, rank)[:, 0]
+    numbers = torch.tensor([torch.rand((), generator=g).item() for g in generators])
+    threshold = numbers.to(logits.device)[:, None] * cumulative[:, -1:]
+    drawn = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
+    return (drawn if tokens is None else tokens.gather(1, drawn))[:, 0]
