@@ -1,0 +1,294 @@
+"""What each choice in training gains: rerankers of a small encoder, trained in many ways.
+
+    python examples/effectiveness.py path/to/collection [--prompt topics] [--ways WAY ...]
+
+The collection is in BEIR's folder layout, see beir_folder.py. The demo language model writes its
+queries after five examples from the collection's own topics (``--prompt topics``) or after none
+(``--prompt about``); those topics are left out of the evaluation in both. Each way of training
+reranks BM25's top 100, alone and summed with BM25's score. Every run is a line in a file of
+results; started again, those there are not repeated. The ways are the names in the first column of
+effectiveness.md; without one, all run.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+from pyterrier.measures import nDCG
+from pyterrier_pisa import PisaIndex
+
+from pyterrier_inpars import (
+    BiEncoder,
+    CopyFilter,
+    CrossEncoder,
+    DuplicateFilter,
+    FalseNegativeFilter,
+    FewShotPrompt,
+    LengthFilter,
+    NegativeMiner,
+    QueryGenerator,
+    QueryLikelihood,
+    RoundTripFilter,
+    ScoreSum,
+    StaticPrompt,
+    SyntheticQueries,
+)
+from pyterrier_inpars.datasets import BeirFolder, judged_pairs
+from pyterrier_inpars.demo import encoder, language_model
+from pyterrier_inpars.evaluation import without
+
+TOPICS = "{document}\nThis abstract is about {query}\n\n"
+ABOUT = "Abstract: {document}\n\nThis article is about the {query}"
+DEPTH = 100
+MAX_LENGTH = 128
+SAMPLED = 8
+"""Queries a document, where one would be too few."""
+FEW = 500
+"""Queries that the cross-encoders and those who learn from a teacher are trained on."""
+
+
+class Bench:
+    """A collection with its first stage, its synthetic queries, and the ways to train on them."""
+
+    def __init__(self, collection: Path, folder: Path, prompt: str):
+        self.dataset = BeirFolder(collection)
+        self.folder = folder
+        corpus = pd.DataFrame(self.dataset.get_corpus_iter())
+        self.corpus = corpus[corpus["text"].str.strip() != ""]
+        index = PisaIndex(str(folder / "index"), text_field="text")
+        if not index.built():
+            index.index(self.corpus.to_dict("records"))
+        self.bm25 = index.bm25(num_results=DEPTH)
+        pairs = judged_pairs(self.dataset).groupby("qid").head(1)
+        shown = FewShotPrompt(pairs, num_examples=5, seed=1, template=TOPICS)
+        self.name = prompt
+        self.prompt = shown if prompt == "topics" else StaticPrompt(ABOUT)
+        self.topics = without(self.dataset.get_topics(), shown.examples)
+        qrels = self.dataset.get_qrels()
+        self.qrels = qrels[qrels["qid"].isin(self.topics["qid"])]
+        self.first = self.bm25(self.topics).merge(self.corpus, on="docno")
+        self.queries = cache(self._queries)
+        self.returned = cache(self._returned)
+        self.taught = cache(self._taught)
+
+    def written(self, per_document: int) -> pd.DataFrame:
+        """All queries: one for each of 10,000 documents, or several sampled for each of fewer."""
+        documents = self.corpus.sample(frac=1, random_state=0)[: 10_000 // per_document]
+        sampled = {"num_queries": per_document, "temperature": 0.7} if per_document > 1 else {}
+        generator = QueryGenerator(
+            language_model(),
+            prompt=self.prompt,
+            max_doc_tokens=160,
+            max_new_tokens=32,
+            verbose=True,
+            **sampled,
+        )
+        queries = SyntheticQueries(
+            self.folder / f"{self.name}-{per_document}.queries", shard_size=256
+        )
+        if not queries.built():
+            (generator >> queries).index(documents.to_dict("records"), batch_size=256)
+        return queries.get_results()
+
+    def _queries(self, number: int, documents: int | None = None) -> pd.DataFrame:
+        """As many queries, without those of bad form: one a document where there are enough.
+
+        Args:
+            number: of queries, before the filters.
+            documents: of so many documents; ``None`` for as many as there are.
+        """
+        documents = min(documents or number, len(self.corpus))
+        each = -(-number // documents)
+        written = self.written(1 if each == 1 else SAMPLED)
+        chosen = written["docno"].isin(written["docno"].drop_duplicates()[:documents])
+        chosen &= written.groupby("docno").cumcount() < each
+        return (LengthFilter(3) >> CopyFilter() >> DuplicateFilter())(written[chosen])
+
+    def _returned(self, number: int) -> pd.DataFrame:
+        """Those queries whose document BM25 returns first."""
+        return RoundTripFilter(self.bm25, 1)(self.queries(number))
+
+    def mined(self, queries: pd.DataFrame, number: int, seed: int, **options: Any) -> pd.DataFrame:
+        miner = NegativeMiner(
+            self.bm25,
+            num_negatives=number,
+            depth=DEPTH,
+            texts=self.dataset,
+            seed=seed,
+            **options,
+        )
+        return miner(queries)
+
+    def _taught(self, number: int) -> pd.DataFrame:
+        """A few queries with mined negatives, scored by the language model: a teacher's labels."""
+        examples = self.mined(self.returned(4000)[:FEW], number, seed=0)
+        teacher = QueryLikelihood(
+            language_model(), prompt=self.prompt, max_doc_tokens=160, verbose=True
+        )
+        return teacher(examples)
+
+    def dense(self, model: BiEncoder) -> pt.Transformer:
+        """A retriever over all documents by the cosine of a trained dual encoder."""
+        network = model.network
+        documents = network.encode_document(
+            self.corpus["text"].tolist(), normalize_embeddings=True, batch_size=64
+        )
+        docnos = self.corpus["docno"].to_numpy()
+
+        def retrieve(topics: pd.DataFrame) -> pd.DataFrame:
+            vectors = network.encode_query(topics["query"].tolist(), normalize_embeddings=True)
+            scores = vectors @ documents.T
+            best = np.argsort(-scores, axis=1)[:, :DEPTH]
+            rows = topics.loc[topics.index.repeat(DEPTH)].reset_index(drop=True)
+            rows["docno"] = docnos[best.ravel()]
+            rows["score"] = np.take_along_axis(scores, best, axis=1).ravel()
+            return pt.model.add_ranks(rows)
+
+        return pt.apply.generic(retrieve)
+
+    def bi_encoder(self, seed: int = 0, **options: Any) -> BiEncoder:
+        return BiEncoder(encoder(), max_length=MAX_LENGTH, seed=seed, **options)
+
+    def cross_encoder(self, seed: int, **options: Any) -> CrossEncoder:
+        return CrossEncoder(
+            encoder(),
+            max_length=MAX_LENGTH,
+            seed=seed,
+            training={"learning_rate": 1e-4},  # its head starts from nothing, on few examples
+            **options,
+        )
+
+    # Each way takes a seed, and gives a trained reranker.
+
+    def in_batch(self, seed: int, queries: pd.DataFrame, **options: Any) -> BiEncoder:
+        return self.bi_encoder(seed, **options).fit(queries.assign(label=1))
+
+    def second_round(self, seed: int, number: int) -> BiEncoder:
+        """Promptagator (arXiv 2209.11755, section 3.2): its own round trip, then on."""
+        queries = self.queries(number)
+        model = self.in_batch(seed, queries)
+        kept = RoundTripFilter(self.dense(model), 1)(queries)
+        return model.fit(kept.assign(label=1))
+
+    def without_false_negatives(self, seed: int) -> BiEncoder:
+        examples = FalseNegativeFilter()(self.taught(4))
+        return self.bi_encoder(seed).fit(examples)
+
+    def ways(self) -> dict[str, Callable[[int], Any]]:
+        few = cache(lambda: self.returned(4000)[:FEW])
+        unfiltered = cache(lambda: self.queries(4000)[:FEW])
+        return {
+            "in-batch, 1000": lambda s: self.in_batch(s, self.queries(1000)),
+            "in-batch, 1000, round trip": lambda s: self.in_batch(s, self.returned(1000)),
+            "in-batch, 4000": lambda s: self.in_batch(s, self.queries(4000)),
+            "in-batch, 4000, round trip": lambda s: self.in_batch(s, self.returned(4000)),
+            "in-batch, 1000 x 4 sampled": lambda s: self.in_batch(s, self.queries(4000, 1000)),
+            "in-batch, 10000": lambda s: self.in_batch(s, self.queries(10_000)),
+            "second round, 4000": lambda s: self.second_round(s, 4000),
+            "mined, 4000, round trip": lambda s: self.bi_encoder(s).fit(
+                self.mined(self.returned(4000), 1, s)
+            ),
+            "taught margin-MSE": lambda s: self.bi_encoder(s, loss="margin_mse").fit(
+                self.taught(4)
+            ),
+            "taught distillation": lambda s: self.bi_encoder(s, loss="distillation").fit(
+                self.taught(4)
+            ),
+            "no false negatives": self.without_false_negatives,
+            "CE pointwise, 1 negative": lambda s: self.cross_encoder(s, loss="pointwise").fit(
+                self.mined(few(), 1, s)
+            ),
+            "CE pairwise, 4 negatives": lambda s: self.cross_encoder(s, loss="pairwise").fit(
+                self.mined(few(), 4, s)
+            ),
+            "CE listwise, 4 negatives": lambda s: self.cross_encoder(s, loss="listwise").fit(
+                self.mined(few(), 4, s)
+            ),
+            "CE listwise, 8 negatives": lambda s: self.cross_encoder(s, loss="listwise").fit(
+                self.mined(few(), 8, s)
+            ),
+            "CE listwise, 4 negatives, no round trip": lambda s: self.cross_encoder(
+                s, loss="listwise"
+            ).fit(self.mined(unfiltered(), 4, s)),
+            "CE taught distillation": lambda s: self.cross_encoder(s, loss="distillation").fit(
+                self.taught(4)
+            ),
+        }
+
+    def measure(self, model: pt.Transformer | None) -> dict[str, float]:
+        """nDCG@10 of BM25 reranked by the model, and by the sum of both scores."""
+        runs = [self.first]
+        if model is not None:
+            reranked = model(self.first)
+            runs = [reranked, ScoreSum(pt.apply.generic(lambda _: reranked))(self.first)]
+        table = pt.Experiment(runs, self.topics, self.qrels, [nDCG @ 10])
+        return dict(zip(["alone", "sum"], table["nDCG@10"], strict=False))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("collection", type=Path)
+    parser.add_argument("--ways", nargs="*", metavar="WAY", help="all, if none is given")
+    parser.add_argument("--prompt", choices=["topics", "about"], default="topics")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="for queries and results")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    folder = arguments.folder or Path(f"inpars-effectiveness-{arguments.collection.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    bench = Bench(arguments.collection, folder, arguments.prompt)
+    file = folder / f"{arguments.prompt}.jsonl"
+    ways = bench.ways()
+    untrained = {"BM25": None, "untrained": bench.bi_encoder()}
+    for way in arguments.ways or ways:
+        if way not in ways:
+            sys.exit(f"there is no way {way!r}, only: {', '.join(ways)}")
+    results = read(file)
+    for seed in range(arguments.seeds):
+        for way in [*untrained, *(arguments.ways or ways)]:
+            if (way in untrained and seed > 0) or (way, seed) in results:
+                continue
+            start = time.monotonic()
+            model = untrained[way] if way in untrained else ways[way](seed)
+            row = {"way": way, "seed": seed}
+            row |= {"loss": getattr(model, "train_loss", None)}
+            if record := getattr(model, "provenance", None):
+                row |= {"examples": record["settings"]["examples"]["rows"]}
+            row |= {"seconds": round(time.monotonic() - start)} | bench.measure(model)
+            with file.open("a") as out:
+                out.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+    show(pd.DataFrame(read(file).values()))
+
+
+def read(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    if not file.exists():
+        return {}
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return {(row["way"], row["seed"]): row for row in rows}
+
+
+def show(results: pd.DataFrame) -> None:
+    """Mean and standard deviation over the seeds, as rows of a Markdown table."""
+    print("| way | examples | nDCG@10 | with BM25 | seeds |\n|---|---|---|---|---|")
+    for way, runs in results.groupby("way", sort=False):
+        cells = [
+            "" if runs[c].isna().any() else f"{runs[c].mean():.4f} ± {runs[c].std(ddof=0):.4f}"
+            for c in ("alone", "sum")
+        ]
+        examples = runs["examples"].iloc[0]
+        count = "" if pd.isna(examples) else f"{examples:,.0f}"
+        print(f"| {way} | {count} | {' | '.join(cells)} | {len(runs)} |")
+
+
+if __name__ == "__main__":
+    main()
