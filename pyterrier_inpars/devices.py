@@ -2,34 +2,59 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pyterrier_inpars.xla import on_xla
 
 if TYPE_CHECKING:
     import torch
 
 
 def best_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or else CUDA, Apple's MPS or the CPU, whichever comes first.
+    """The device asked for, or else a TPU, CUDA, Apple's MPS or the CPU, whichever comes first.
 
-    Of several GPUs, each process that ``torchrun`` starts has its own.
+    A TPU, named ``"xla"``, comes first where the environment has ``PJRT_DEVICE=TPU`` and torch_xla
+    is installed. Of several GPUs, each process that ``torchrun`` starts has its own.
+
+    Raises:
+        ModuleNotFoundError: ``"xla"`` is asked for, and torch_xla is not installed.
     """
     import torch
 
     if device is not None:
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        found = torch.device(device)
+    elif _is_tpu() and importlib.util.find_spec("torch_xla"):
+        found = torch.device("xla")
+    elif torch.cuda.is_available():
+        found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    else:
+        found = torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if on_xla(found):
+        try:
+            import torch_xla  # noqa: F401  (from then on torch knows the device)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"device={str(found)!r} needs torch_xla, of the same version as torch: "
+                f"pip install torch_xla=={torch.__version__.partition('+')[0]}"
+            ) from error
+    return found
+
+
+def _is_tpu() -> bool:
+    """Whether the XLA device of this process is a TPU; to ask torch_xla would take seconds."""
+    return os.environ.get("PJRT_DEVICE") == "TPU"
 
 
 def best_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype to compute in: the one asked for, or by ``"auto"`` the fastest that is right.
 
-    That is bfloat16 where the processor computes in it, and else float32. ``"int8"`` is a dtype of
-    weights alone, which are computed with as by ``"auto"``.
+    That is bfloat16 where the processor computes in it, as TPUs do, and else float32. ``"int8"`` is
+    a dtype of weights alone, which are computed with as by ``"auto"``.
 
     On a CPU without bfloat16 instructions a bfloat16 product is hundreds of times slower than a
     float32 one, so ``"auto"`` asks the processor, not PyTorch, which runs it either way.
@@ -52,9 +77,20 @@ def _has_bfloat16(device: torch.device) -> bool:
     import torch
 
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        return bool(_cpu_capabilities() & {"avx512_bf16", "amx_bf16", "bf16"})
+    if on_xla(device):
+        return _is_tpu()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _cpu_capabilities() -> set[str]:
+    """Names of what the processor can do, from PyTorch, or before it told them, from Linux."""
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, has in torch.cpu.get_capabilities().items() if has}
+    told = Path("/proc/cpuinfo")
+    return set(told.read_text().split()) if told.exists() else set()
 
 
 def is_int8(dtype: str | torch.dtype) -> bool:

@@ -20,8 +20,8 @@ from typing import IO, Any, cast
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars.examples import check_examples, check_negatives
 from pyterrier_inpars.frames import check_strings
-from pyterrier_inpars.training import check_examples, check_negatives
 
 # Our columns, and the toolkit's names of them, that which we write first: version 1 of the data
 # has `question` and `doc_text`.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pyterrier_inpars.adapters import add_adapters, lora_config
 from pyterrier_inpars.frames import positive_int
 
 if TYPE_CHECKING:
@@ -34,18 +36,23 @@ class Memory:
 
 
 def estimate_memory(
-    model: Any, batch_size: int, tokens: int, dtype: str = "float32", trained: int | None = None
+    model: Any,
+    batch_size: int,
+    tokens: int,
+    dtype: str = "float32",
+    lora: bool | dict[str, Any] | None = None,
+    activation_checkpointing: bool = False,
 ) -> Memory:
     """The memory that training a network with AdamW takes on a device, without loading it.
 
     With P weights, T of them trained (all, but with LoRA): weights 4 P bytes, gradients 4 T and the
     two moments of AdamW 8 T, all in float32, as this package trains. Activations are what autograd
     keeps of one forward pass over a batch: the pass is run on PyTorch's ``meta`` device, which
-    knows shapes and has no numbers, and the sizes of the kept tensors are added up, each once. Of
-    ``dtype`` are all of them, while autocast keeps a few in float32. Not counted: what a single
-    operation needs besides (most for the logits of a large vocabulary), what the allocator loses,
-    the copies of the weights that autocast makes in a narrower dtype, and what activation
-    checkpointing saves.
+    knows shapes and has no numbers, and the sizes of the kept tensors are added up, each once. With
+    activation checkpointing it keeps what the layers read, and of a single layer, the one with
+    most, what is inside. Of ``dtype`` are all of them, while autocast keeps a few in float32. Not
+    counted: what a single operation needs besides (most for the logits of a large vocabulary), what
+    the allocator loses, and the copies of the weights that autocast makes in a narrower dtype.
 
     Args:
         model: configuration of an encoder or an encoder-decoder of transformers, or the name or
@@ -53,10 +60,14 @@ def estimate_memory(
         batch_size: ``per_device_train_batch_size``, times the documents of a list.
         tokens: of each input; ``max_length`` at most.
         dtype: of the matrix products, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        trained: number of the trained weights; ``None`` for all.
+        lora: as in ``training={"lora": ...}``.
+        activation_checkpointing: as in ``training={"activation_checkpointing": ...}``.
 
     Returns:
         The bytes by what they are for.
+
+    Raises:
+        ModuleNotFoundError, TypeError: see ``lora``.
     """
     import torch
     from transformers import (
@@ -65,6 +76,7 @@ def estimate_memory(
         AutoModelForSequenceClassification,
         PreTrainedConfig,
     )
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
     given = isinstance(model, PreTrainedConfig)
     config = copy.deepcopy(model if given else AutoConfig.from_pretrained(os.fspath(model)))
@@ -84,18 +96,43 @@ def estimate_memory(
                 head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
         else:
             config.pad_token_id = None  # some look for it among the numbers, of which none are
+        config = lora_config(lora)
+        if config is not None:
+            add_adapters(network, config)
     own = {id(weight) for weight in network.parameters()}
-    kept: dict[int, torch.Tensor] = {}
+    kept: dict[int, tuple[torch.Tensor, Any]] = {}  # held, so that an id is not given to another
+    inside: Any = None
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         base = tensor if tensor._base is None else tensor._base
         if id(base) not in own:
-            kept[id(base)] = base  # held, so that its id is not given to another
+            kept.setdefault(id(base), (base, inside))
         return tensor
 
+    def enter(layer: Any, args: tuple, options: dict[str, Any]) -> None:
+        nonlocal inside
+        for value in (*args, *options.values()):
+            if isinstance(value, torch.Tensor):
+                kept[id(value)] = value, None
+        inside = layer
+
+    def leave(*_: Any) -> None:
+        nonlocal inside
+        inside = None
+
+    if activation_checkpointing:
+        for layer in network.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.register_forward_pre_hook(enter, with_kwargs=True)
+                layer.register_forward_hook(leave)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network(**inputs)
-    weights = sum(weight.numel() for weight in network.parameters())
-    trained = weights if trained is None else trained
-    activations = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
+    sizes: Counter[Any] = Counter()
+    for tensor, layer in kept.values():
+        sizes[layer] += tensor.numel() * tensor.element_size()
+    activations = sizes.pop(None) + max(sizes.values(), default=0)
+    weights, trained = (
+        sum(weight.numel() for weight in network.parameters() if weight.requires_grad or frozen)
+        for frozen in (True, False)
+    )
     return Memory(4 * weights, 4 * trained, 8 * trained, activations)

@@ -3,257 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import logging
 import math
 import os
-import random
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections import UserDict
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyterrier as pt
 from ir_measures import parse_measure
 
-from pyterrier_inpars.frames import check_strings, positive_int
-from pyterrier_inpars.ledger import Mark, changes
+from pyterrier_inpars.adapters import account, adapted, lora_config, of_trained_weights
+from pyterrier_inpars.frames import positive_int
+from pyterrier_inpars.ledger import changes
+from pyterrier_inpars.provenance import TRAINING_FILE, versions, write_json
+from pyterrier_inpars.recipes import DEFAULTS, HELD_OUT, OWN, check_names, divide, recipe
+from pyterrier_inpars.xla import of_few_programs, on_xla
 
 if TYPE_CHECKING:
     import torch
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # Whatever is trained: one pass, twenty entries in the log, nothing written, and the one AdamW
-    # that runs on every device (the fused one refuses XLA).
-    "all": {
-        "num_train_epochs": 1,
-        "optim": "adamw_torch",
-        "logging_steps": 0.05,
-        "save_strategy": "no",
-        "report_to": "none",
-    },
-    # InPars' own training of monoT5 (legacy/inpars-v1/train_t5.py of its toolkit): AdamW at a
-    # constant rate, 128 pairs a step. Batches of rows of one length are this package's.
-    "monot5": {
-        "learning_rate": 3e-4,
-        "lr_scheduler_type": "constant",
-        "weight_decay": 5e-5,
-        "per_device_train_batch_size": 8,
-        "gradient_accumulation_steps": 16,
-        "train_sampling_strategy": "group_by_length",
-    },
-    # sentence-transformers' script for this loss on MS MARCO (training_ms_marco_listnet.py).
-    "cross_encoder": {
-        "learning_rate": 2e-5,
-        "warmup_steps": 0.1,
-        "per_device_train_batch_size": 16,
-    },
-    # sentence-transformers' training guide, but batches of 32 for its 16, since the others of a
-    # batch are the negatives. Promptagator's own values are for a T5 that has seen no retrieval.
-    "bi_encoder": {
-        "learning_rate": 2e-5,
-        "warmup_steps": 0.1,
-        "per_device_train_batch_size": 32,
-    },
-}
-"""The settings by what is trained, for one process; see :func:`divide` for several."""
-
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    # InPars (arXiv 2202.05144, section 4) and the toolkit's README (--max_steps 156): batches of
-    # 128, half of them positives, at the constant rate 1e-3; 156 batches are one pass over the
-    # 20,000 pairs of 10,000 queries. The inputs have 512 tokens, as published T5s tell of
-    # themselves. The authors ran it in Mesh TensorFlow; the optimiser here is the default AdamW.
-    "inpars": {
-        "monot5": {
-            "max_steps": 156,
-            "effective_batch": 128,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-        }
-    },
-    # InPars-light (arXiv 2301.02998) trains six-layer MiniLMs of 30 million weights on queries that
-    # pass a round trip at 3. Its rate and batch size could not be confirmed from a source at hand,
-    # so that both are the defaults of a cross-encoder: only the one pass over the data is set.
-    "inpars-light": {"cross_encoder": {"num_train_epochs": 1}},
-}
-"""Published settings by name, and in them by what is trained; they go over ``DEFAULTS``."""
-
 CHECKPOINTS = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1}
 """Where there is an ``output_dir``: ten checkpoints a run, the one before removed after each."""
-
-OWN = ("recipe", "effective_batch", "patience", "held_out", "overwrite_output_dir")
-"""Keys of ``training`` that ``TrainingArguments`` does not have."""
-
-HELD_OUT = 0.1
-"""Share of the queries to validate on when nothing else is given."""
-
-TRAINING_FILE = "inpars_training.json"
-"""The account of a training, in its ``output_dir`` and beside the checkpoint that ``save`` made."""
 
 WITHOUT_EFFECT = (
     *("output_dir", "overwrite_output_dir", "disable_tqdm", "report_to", "run_name", "project"),
     *("logging_", "log_", "save_", "hub_", "push_to_hub", "trackio_", "dataloader_pin_memory"),
 )
 """Beginnings of the names of the fields that the trained weights do not depend on."""
-
-
-class Group(NamedTuple):
-    """A query with one relevant document and the negatives mined for it."""
-
-    query: str
-    positive: str
-    negatives: list[str]
-
-
-def groups(examples: pd.DataFrame, text_field: str) -> list[Group]:
-    """The training examples by positive: each with all the negatives of its qid, in frame order."""
-    relevant = examples["label"] == 1
-    negatives: dict[str, list[str]] = {}
-    for qid, text in zip(examples["qid"][~relevant], examples[text_field][~relevant], strict=True):
-        negatives.setdefault(qid, []).append(text)
-    positives = examples[relevant]
-    return [
-        Group(query, text, negatives.get(qid, []))
-        for qid, query, text in zip(
-            positives["qid"], positives["query"], positives[text_field], strict=True
-        )
-    ]
-
-
-def check_examples(examples: pd.DataFrame, text_field: str) -> None:
-    """Checks that the examples have texts, labels 0 and 1 only, and at least one positive.
-
-    Raises:
-        ValueError: they do not; the error says what is wrong.
-    """
-    if len(examples) == 0:
-        raise ValueError(
-            "no examples to train on: the frame is empty; a filter may have dropped all"
-        )
-    check_strings(examples, "query", text_field)
-    other = examples["label"][~examples["label"].isin([0, 1])]
-    if len(other):
-        raise ValueError(f"label must be 1 (relevant) or 0 (negative), not {other.iloc[0]!r}")
-    if not (examples["label"] == 1).any():
-        raise ValueError("no example has label 1: there is no relevant document to learn from")
-
-
-def check_negatives(examples: pd.DataFrame) -> None:
-    """Checks that at least one example is a negative.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not (examples["label"] == 0).any():
-        raise ValueError("no example has label 0: mine negatives first, as with NegativeMiner")
-
-
-def fingerprint(frame: pd.DataFrame, text_field: str = "text") -> dict[str, Any]:
-    """What tells examples from others: their number of rows, and a SHA-256 of them in order.
-
-    It takes in the columns ``qid``, ``query``, ``docno`` and ``text_field``, and of ``label`` and
-    ``score`` those that are there.
-    """
-    mark = Mark()
-    columns = [frame[c].astype(str) for c in ("qid", "query", "docno", text_field)]
-    numbers = [pd.to_numeric(frame[c], "coerce") for c in ("label", "score") if c in frame]
-    columns += [column.map(lambda x: repr(float(x))) for column in numbers]
-    for row in zip(*columns, strict=True):
-        mark = mark.after(*row)
-    return {"rows": mark.documents, "sha256": mark.fingerprint}
-
-
-def settings(training: str | dict[str, Any] | None) -> dict[str, Any]:
-    """The ``training`` of a reranker as a dict: the name of a recipe is short for one."""
-    return {"recipe": training} if isinstance(training, str) else dict(training or {})
-
-
-def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Parts the examples in those to train on and those to validate on, by whole qids.
-
-    Args:
-        examples: frame ``qid, ..., label``.
-        share: of the qids to validate on, at least one; between 0 and 1.
-        seed: decides which.
-
-    Raises:
-        ValueError: the share is not between 0 and 1, there is one qid only, or those held out
-            have nothing to rank: no negative, or no positive.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"held_out must be a share between 0 and 1, not {share!r}")
-    qids = list(dict.fromkeys(examples["qid"]))
-    if len(qids) < 2:
-        raise ValueError("held_out needs two queries or more: one to train and one to validate on")
-    number = min(max(1, round(share * len(qids))), len(qids) - 1)
-    chosen = examples["qid"].isin(random.Random(seed).sample(qids, number))
-    held = examples[chosen]
-    if held["label"].nunique() < 2:
-        raise ValueError(
-            "the queries held out for validation have no negatives, or nothing but negatives, so "
-            "that any order is right: mine negatives, or give fit(validation=) results to rerank"
-        )
-    return examples[~chosen], held
-
-
-def divide(
-    asked: dict[str, Any], recipe: dict[str, Any], method: str, devices: int
-) -> tuple[int, int]:
-    """The batch of one device, and how many of them make a step.
-
-    The examples of a step (the effective batch) are the product of both with the number of devices.
-    It is kept, whatever that number, if ``effective_batch`` is asked for or a recipe has it, and by
-    default for monoT5 and cross-encoders. It is not for a bi-encoder, whose batch is part of its
-    loss, nor for who asks for batch size or accumulation and for no recipe: they are then what
-    transformers takes them for, numbers of one device.
-
-    Args:
-        asked: what the user gives.
-        recipe: what the recipe has, under it.
-        method: key of ``DEFAULTS``.
-        devices: processes, times the GPUs of each.
-
-    Raises:
-        ValueError: the effective batch is not a multiple of what is computed at once.
-    """
-    default = {"gradient_accumulation_steps": 1} | DEFAULTS[method]
-    fields = default | recipe | asked
-    size, steps = (
-        positive_int(name, fields[name])
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
-    )
-    own_size = "per_device_train_batch_size" in asked
-    own_steps = "gradient_accumulation_steps" in asked
-    effective = asked.get("effective_batch")
-    if effective is None and not own_steps:
-        effective = recipe.get("effective_batch")
-        if effective is None and not own_size and method != "bi_encoder":
-            effective = size * steps
-    if effective is None:
-        return size, steps
-    share, rest = divmod(positive_int("effective_batch", effective), devices)
-    if rest:
-        raise ValueError(
-            f"an effective batch of {effective} cannot be shared by {devices} devices: give "
-            f"training={{'effective_batch': a multiple of {devices}}}"
-        )
-    if not own_size:
-        size = math.gcd(size, share)
-    if share % size or (own_steps and size * steps != share):
-        held = f"{size} examples a device" + f", {steps} times," * own_steps
-        raise ValueError(
-            f"an effective batch of {effective} is not made of {held} on {devices} devices: leave "
-            f"one of effective_batch, per_device_train_batch_size, gradient_accumulation_steps out"
-        )
-    return size, share // size
 
 
 @dataclass
@@ -308,25 +94,33 @@ class Training:
 
         Raises:
             TypeError: a field is neither of ``TrainingArguments`` nor of ``OWN``.
-            ValueError: there is no such recipe for what is trained, the batches do not divide, or
-                ``output_dir`` holds a training that was begun with other data or settings.
+            ValueError: there is no such recipe for what is trained, the batches do not divide, the
+                optimiser does not run on the device, or ``output_dir`` holds a training that was
+                begun with other data or settings.
             FileExistsError: ``output_dir`` holds a finished training.
+            ModuleNotFoundError: a package that the settings need is not installed.
         """
         device = network.device
+        lora = lora_config(self.fields.get("lora"))
         folder = (
             tempfile.TemporaryDirectory()
             if self.output_dir is None
             else nullcontext(os.fspath(self.output_dir))
         )
         with folder as output_dir:
-            args = self._arguments(arguments_class, output_dir, device, defaults, arguments)
+            args = self._arguments(arguments_class, output_dir, device, defaults, arguments, lora)
+            if lora is not None:
+                trainer_class = of_trained_weights(trainer_class)
+            if on_xla(device):
+                trainer_class = of_few_programs(trainer_class, self.dtype)
             if self.measure is not None:
                 parts["eval_dataset"] = parts["train_dataset"]  # not read, but asked for
-            trainer = self._trainer(trainer_class, args, network, parts)
-            checkpoint = None
-            if self.output_dir is not None:
-                checkpoint = self._begin(Path(output_dir), args)
-            self._train(trainer, checkpoint)
+            with _restored(network), adapted(network, lora, self.seed):
+                trainer = self._trainer(trainer_class, args, network, parts)
+                checkpoint = None
+                if self.output_dir is not None:
+                    checkpoint = self._begin(Path(output_dir), args)
+                self._train(trainer, checkpoint)
             self.record |= {
                 "finished": True,
                 "steps": trainer.state.global_step,
@@ -335,9 +129,6 @@ class Training:
             }
             if self.output_dir is not None and args.process_index == 0:
                 write_json(Path(output_dir) / TRAINING_FILE, self.record)
-        for name in ("forward", "_original_forward"):  # accelerate leaves its autocast there
-            vars(network).pop(name, None)
-        network.to(device).eval()
 
     def _arguments(
         self,
@@ -346,18 +137,21 @@ class Training:
         device: torch.device,
         method: str,
         more: dict[str, Any] | None,
+        lora: Any,
     ) -> Any:
         """The trainer's arguments; begins the record with what they are."""
         import torch
 
-        recipe = self._recipe(method)
-        _check_names(self.fields, [f.name for f in dataclasses.fields(arguments_class)])
+        known = recipe(self.fields.get("recipe"), method)
+        names = [field.name for field in dataclasses.fields(arguments_class)]
+        whose = f"transformers.TrainingArguments, and {', '.join(OWN)}"
+        check_names("training", self.fields, [*names, *OWN], whose)
         asked = {name: value for name, value in self.fields.items() if name not in OWN}
         halves = not (asked.get("bf16") or asked.get("fp16"))
         fields = {
             "output_dir": output_dir,
             "seed": self.seed,
-            "bf16": halves and self.dtype == torch.bfloat16,
+            "bf16": halves and self.dtype == torch.bfloat16 and not on_xla(device),
             "fp16": halves and self.dtype == torch.float16,
             "use_cpu": device.type == "cpu",
             "dataloader_pin_memory": device.type == "cuda",
@@ -368,17 +162,26 @@ class Training:
             **DEFAULTS[method],
             **self._checkpoints(asked),
             **(more or {}),
-            **{name: value for name, value in recipe.items() if name not in OWN},
+            **{name: value for name, value in known.items() if name not in OWN},
             **asked,
         }
         args = arguments_class(**fields)
+        if args.device.type != device.type:
+            raise ValueError(
+                f"the reranker is on {device.type}, and transformers would train it on "
+                f"{args.device.type}: give device={args.device.type!r}, or set USE_TORCH_XLA=0 in "
+                f"the environment to train without torch_xla"
+            )
+        # sentence-transformers drops the last batch where there are several processes
+        args.dataloader_drop_last = fields.get("dataloader_drop_last", False)
+        _check_optimizer(args.optim.value, device)
         if self.measure is None and args.eval_strategy != "no":
             raise ValueError(
                 f"eval_strategy={args.eval_strategy.value!r} needs something to validate on: give "
                 f"fit(validation=), or training={{'held_out': {HELD_OUT}}}"
             )
         devices = args.world_size * max(1, args.n_gpu)
-        size, steps = divide(self.fields, recipe, method, devices)
+        size, steps = divide(self.fields, known, method, devices)
         args.per_device_train_batch_size, args.gradient_accumulation_steps = size, steps
         if self.measure is not None and self.output_dir is None and args.world_size > 1:
             raise ValueError("validation in several processes needs an output_dir that they share")
@@ -399,24 +202,14 @@ class Training:
             **batch,
             "arguments": with_effect,
         }
+        if lora is not None:
+            told["lora"] = account(lora, self.fields["lora"])
         self.record = {
             "finished": False,
             "settings": json.loads(json.dumps(told, default=_name)),
             "versions": versions(),
         }
         return args
-
-    def _recipe(self, method: str) -> dict[str, Any]:
-        name = self.fields.get("recipe")
-        if name is None:
-            return {}
-        if name not in RECIPES:
-            raise ValueError(f"there is no recipe {name!r}: it must be one of {', '.join(RECIPES)}")
-        if method not in RECIPES[name]:
-            raise ValueError(
-                f"the recipe {name!r} trains a {' or '.join(RECIPES[name])}, not a {method}"
-            )
-        return RECIPES[name][method]
 
     def _checkpoints(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The fields for checkpoints, and with a validation for a measurement before each."""
@@ -452,17 +245,27 @@ class Training:
             control: Any
             order: Any = None
             """The generator that the order of an epoch is drawn from, where it is not seeded."""
+            batches: Any = None
+            """The batches of sentence-transformers."""
+
+            def add_model_card_callback(self, *_: Any) -> None:
+                """Leaves out a card that is not kept, for which all texts would be tokenised."""
 
             def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-                sampler = super()._get_train_sampler(train_dataset)
+                return self.steps_of_like_length(super()._get_train_sampler(train_dataset))
+
+            def get_batch_sampler(self, dataset: Any, batch_size: int, **options: Any) -> Any:
+                self.order = options.get("generator")
+                processes = args.world_size
+                self.batches = super().get_batch_sampler(dataset, batch_size * processes, **options)
+                self.steps_of_like_length(getattr(self.batches, "sampler", None))
+                return self.batches if processes == 1 else _Shares(self.batches, dataset, processes)
+
+            def steps_of_like_length(self, sampler: Any) -> Any:
                 if isinstance(sampler, LengthGroupedSampler):
                     self.order = sampler.generator = torch.Generator()
                     sampler.batch_size = training.record["settings"]["effective_batch"]
                 return sampler
-
-            def get_batch_sampler(self, *args: Any, **options: Any) -> Any:
-                self.order = options.get("generator")
-                return super().get_batch_sampler(*args, **options)
 
             def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
                 name = args.metric_for_best_model.removeprefix("eval_")
@@ -481,8 +284,11 @@ class Training:
                 training._tell(len(parts["train_dataset"]), state.max_steps, args)
 
             def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                epoch = int(state.epoch or 0)
                 if trainer.order is not None:
-                    trainer.order.manual_seed(args.seed + int(state.epoch or 0))
+                    trainer.order.manual_seed(args.seed + epoch)
+                if hasattr(trainer.batches, "set_epoch"):  # which accelerate does not find
+                    trainer.batches.set_epoch(epoch)
 
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 control.should_log |= control.should_save or control.should_evaluate
@@ -567,10 +373,39 @@ class Training:
                 trainer.state.global_step, trainer.state.log_history = done, state["log_history"]
                 self.history, self.loss = state["log_history"], before / done
                 return
-        out = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        with warnings.catch_warnings():
+            # sentence-transformers knows the old name of activation checkpointing only
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing_enable", FutureWarning)
+            out = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         steps = trainer.state.global_step
         self.history = trainer.state.log_history
         self.loss = (before + out.training_loss * (steps - done)) / steps
+
+
+class _Shares:
+    """Batches of all processes together, of each an equal share for every process in turn.
+
+    So two processes see together what one sees in a step; sentence-transformers would leave one of
+    them without a last batch, and the other waiting for it. What does not divide, fewer examples of
+    an epoch than there are processes, is left out.
+    """
+
+    batch_size = None  # what accelerate takes for any size
+
+    def __init__(self, batches: Any, examples: Sized, processes: int):
+        self.batches, self.processes = batches, processes
+        too_few = 0 < len(examples) % batches.batch_size < processes
+        self.length = (len(batches) - too_few) * processes
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            size = len(batch) // self.processes
+            if size:
+                for i in range(self.processes):
+                    yield batch[i * size : (i + 1) * size]
 
 
 NEXT = (
@@ -579,20 +414,58 @@ NEXT = (
 )
 
 
-def _name(value: object) -> str:
+def _name(value: object) -> Any:
     """What JSON cannot hold, the same in every process: functions by their names."""
+    if isinstance(value, set):
+        return sorted(value)
     return getattr(value, "__qualname__", str(value))
 
 
-def _check_names(asked: dict[str, Any], names: list[str]) -> None:
-    for name in asked:
-        if name not in names and name not in OWN:
-            near = difflib.get_close_matches(name, [*names, *OWN], n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise TypeError(
-                f"training has no field {name!r}: {hint}It takes those of "
-                f"transformers.TrainingArguments, and {', '.join(OWN)}"
-            )
+def _check_optimizer(name: str, device: torch.device) -> None:
+    """Checks that an optimiser of bitsandbytes has what it needs.
+
+    Raises:
+        ValueError: the device is not a CUDA GPU.
+        ModuleNotFoundError: bitsandbytes is not installed.
+    """
+    if not any(part in name for part in ("bnb", "8bit", "paged")) or "torch" in name:
+        return
+    if device.type != "cuda":
+        raise ValueError(
+            f"optim={name!r} keeps its states in the memory of a CUDA GPU, and the device is "
+            f"{str(device)!r}: give optim='adamw_torch', the default, or device='cuda'"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ModuleNotFoundError(
+            f"optim={name!r} needs bitsandbytes: pip install bitsandbytes, or give "
+            f"optim='adamw_torch', the default"
+        )
+
+
+def _plain(network: Any, args: Any, output: Any) -> Any:
+    """The output of a network, as a dict: PyTorch's DDP finds no tensor in a ``UserDict``."""
+    return dict(output) if isinstance(output, UserDict) else output
+
+
+@contextmanager
+def _restored(network: Any) -> Iterator[None]:
+    """Undoes what trainers do to a network but for its weights; leaves it in eval mode."""
+    from transformers import PreTrainedModel
+
+    device = network.device
+    hook = network.register_forward_hook(_plain)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for name in ("forward", "_original_forward"):  # accelerate leaves its autocast there
+            vars(network).pop(name, None)
+        for part in network.modules():
+            if hasattr(part, "gradient_checkpointing"):
+                part.gradient_checkpointing = False
+            if isinstance(part, PreTrainedModel):  # a hook that comes with it
+                part.disable_input_require_grads()
+        network.to(device).eval()
 
 
 def _step(checkpoint: Path) -> int:
@@ -619,101 +492,12 @@ def _is_whole(checkpoint: Path, processes: int) -> bool:
         return False
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file that is never seen half written."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-def versions() -> dict[str, str]:
-    """The versions of the packages that a training depends on, of those installed."""
-    found = {}
-    for package in ("pyterrier_inpars", "torch", "transformers", "sentence-transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main_process() -> bool:
     """Whether this is the first of the processes that train together, or the only one."""
     import torch
 
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not together or torch.distributed.get_rank() == 0
-
-
-def first_weights(network: torch.nn.Module) -> str:
-    """A fingerprint of a network's weights: the SHA-256 of the first 1,024 numbers of each."""
-    from hashlib import sha256
-
-    digest = sha256()
-    for name, weight in network.named_parameters():
-        numbers = weight.detach().flatten()[:1024].float().cpu().numpy()
-        digest.update(f"{name} {tuple(weight.shape)}".encode() + numbers.tobytes())
-    return digest.hexdigest()
-
-
-def model_card(record: dict[str, Any], kind: str) -> str:
-    """A model card in the form of the Hugging Face hub, from the account of a training.
-
-    Args:
-        record: see ``Reranker.provenance``.
-        kind: class of the reranker, such as ``"MonoT5"``.
-    """
-    told = record["settings"]
-    library = "transformers" if kind == "MonoT5" else "sentence-transformers"
-    arguments = told["arguments"]
-    shown = ("learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "seed")
-    rows = {
-        "examples": f"{told['examples']['rows']:,} rows, SHA-256 `{told['examples']['sha256']}`",
-        "recipe": told["recipe"] or "the defaults of pyterrier_inpars",
-        "steps": f"{record['steps']:,} of {told['effective_batch']:,} examples",
-        **{name: arguments[name] for name in shown if name in arguments},
-        "mean training loss": f"{record['loss']:.4f}",
-    }
-    for name, value in _best(record["history"]).items():
-        rows[f"best {name} in validation"] = f"{value:.4f}"
-    rows |= record["versions"]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"""---
-library_name: {library}
-tags:
-- pyterrier
-- inpars
-- reranker
----
-
-# {kind} trained from {told["reranker"]["model"]}
-
-A reranker for PyTerrier, trained on synthetic queries by `pyterrier_inpars`.
-
-```python
-from pyterrier_inpars import {kind}
-
-reranker = {kind}("path or name of this model")
-pipeline = first_stage >> reranker
-```
-
-| | |
-|---|---|
-{table}
-
-`{TRAINING_FILE}` has all settings and the loss curve.
-"""
-
-
-def _best(history: list[dict[str, float]]) -> dict[str, float]:
-    """The highest value of each measure in a log."""
-    best: dict[str, float] = {}
-    for entry in history:
-        for name, value in entry.items():
-            if name.startswith("eval_"):
-                name = name.removeprefix("eval_")
-                best[name] = max(value, best.get(name, value))
-    return best
 
 
 @contextmanager

@@ -279,6 +279,23 @@ class TestTeacher:
         with pytest.raises(ValueError, match=f"qid 'q1', docno 'd1.1' is {bad}"):
             listings(examples.assign(score=scores), "text", "margin_mse")
 
+    @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder, BiEncoder])
+    def test_labels_are_not_read_without_need(self, models, examples, cls):
+        """By distillation, but where labels measure what is held out."""
+
+        def make(loss, more):
+            return cls(models[cls], loss=loss, training=ONE_STEP | more, dtype="float32")
+
+        unlabelled = examples.drop(columns="label")
+        frames = (examples, unlabelled, examples.assign(label="no"))
+        first, *others = (parameters(make("distillation", {}).fit(frame)) for frame in frames)
+        assert all(torch.equal(other[n], first[n]) for other in others for n in first)
+        for loss, more in (("margin_mse", {}), ("distillation", {"held_out": 0.5})):
+            with pytest.raises(pt.validate.InputValidationError, match="label"):
+                make(loss, more).fit(unlabelled)
+        with pytest.raises(ValueError, match="label must be 1 .* or 0"):
+            make("distillation", {"held_out": 0.5}).fit(frames[2])
+
     def test_another_reranker(self, models, examples):
         """In a pipeline a teacher of these classes would be trained: there it is wrapped."""
         unscored = examples.drop(columns="score")
@@ -426,7 +443,7 @@ def small_bert(path, seed: int) -> str:
 class TestLearning:
     """A network that knows nothing learns to look in the document for the query's word."""
 
-    def learn(self, reranker) -> tuple[pd.DataFrame, float]:
+    def learn(self, reranker, num_negatives: int) -> tuple[pd.DataFrame, float]:
         """Results for queries held out, and their nDCG@10 after training."""
         unseen = holding_the_word(60, 19, 1, held_out=True)
 
@@ -435,7 +452,7 @@ class TestLearning:
             return pt.Evaluate(reranker(unseen), qrels, [nDCG @ 10])["nDCG@10"]
 
         assert ndcg() < 0.5
-        reranker.fit(holding_the_word(800, 7, 0, held_out=False))
+        reranker.fit(holding_the_word(800, num_negatives, 0, held_out=False))
         return unseen, ndcg()
 
     TRAINING = {
@@ -456,7 +473,7 @@ class TestLearning:
             seed=seed,
             training=self.TRAINING,
         )
-        unseen, ndcg = self.learn(reranker)
+        unseen, ndcg = self.learn(reranker, num_negatives=7)
         assert ndcg > 0.95
         path = str(reranker.save(tmp_path / "saved"))
         oracle = MonoT5ReRanker(
@@ -473,4 +490,4 @@ class TestLearning:
             seed=seed,
             training=self.TRAINING | {"learning_rate": 2e-3, "num_train_epochs": 6},
         )
-        assert self.learn(reranker)[1] > 0.95
+        assert self.learn(reranker, num_negatives=3)[1] > 0.95

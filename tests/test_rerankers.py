@@ -565,6 +565,25 @@ class TestBiEncoder:
         reranker(pd.concat([frame, frame.assign(qid="again")]))
         assert sum(counts) == frame["query"].nunique() + frame["text"].nunique()
 
+    def test_another_network_for_documents(self, models, frame, tmp_path):
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.base.modules import Router, Transformer
+        from sentence_transformers.sentence_transformer.modules import Pooling
+
+        for_queries, for_documents = (Transformer(models[BiEncoder]) for _ in range(2))
+        for weight in for_documents.parameters():
+            weight.data.mul_(1.2)
+        for_queries.max_seq_length = 4  # "what is" remains
+        parts = [for_queries, Pooling(32)], [for_documents, Pooling(32)]
+        oracle = SentenceTransformer(modules=[Router.for_query_document(*parts)], device="cpu")
+        oracle.save_pretrained(str(tmp_path))
+        expected = [
+            oracle.similarity(oracle.encode_query(query), oracle.encode_document(text)).item()
+            for query, text in zip(frame["query"], frame["text"], strict=True)
+        ]
+        found = scores(BiEncoder(tmp_path, dtype="float32", device="cpu"), frame)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
     @pytest.mark.parametrize("name", ["document", "passage"])
     def test_prompts(self, models, frame, tmp_path, name):
         plain = BiEncoder(models[BiEncoder], dtype="float32")

@@ -6,29 +6,30 @@ import inspect
 import json
 import os
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ir_measures
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars.devices import best_device, best_dtype, is_int8, quantize
+from pyterrier_inpars.examples import check_examples, hold_out
 from pyterrier_inpars.frames import Stage, check_strings, positive_int
-from pyterrier_inpars.training import (
-    HELD_OUT,
+from pyterrier_inpars.provenance import (
     TRAINING_FILE,
-    Training,
-    check_examples,
     fingerprint,
     first_weights,
-    hold_out,
-    main_process,
     model_card,
-    quiet,
-    settings,
     write_json,
 )
+from pyterrier_inpars.recipes import HELD_OUT, settings
+from pyterrier_inpars.rerankers._objectives import DISTILLATION
+from pyterrier_inpars.training import Training, main_process, quiet
+from pyterrier_inpars.xla import full_batch, on_xla, padded_length, tie_weights, weights_on_cpu
 
 if TYPE_CHECKING:
     import torch
@@ -50,12 +51,19 @@ class Reranker(Stage, pt.Estimator):
         max_length: most tokens of the network's input, at least 8, so that it holds something of
             query and document. ``None``: as many as the model is made for.
         training: fields of the Hugging Face ``TrainingArguments``, in place of the class's own; or
-            the name of a recipe of ``training.RECIPES``, ``"inpars"`` or ``"inpars-light"``, which
+            the name of a recipe of ``recipes.RECIPES``, ``"inpars"`` or ``"inpars-light"``, which
             as ``"recipe"`` can also stand among the fields. Further keys: ``"effective_batch"``,
             the examples of a step on all devices together, which sets the gradient accumulation;
             ``"patience"``, how many measurements in a row may bring nothing better until training
             stops; ``"held_out"``, the share of the queries to measure on (0.1) where ``fit`` gets
-            none to validate on; ``"overwrite_output_dir"``.
+            none to validate on; ``"overwrite_output_dir"``; and ``"lora"``, ``True`` or a dict of
+            fields of ``peft.LoraConfig`` such as ``{"r": 16}`` (extra ``lora``): small matrices are
+            trained beside the linear layers, and merged into them at the end; a head for scores is
+            trained as without. LoRA wants a higher ``learning_rate``, often ten times as high,
+            which is not set for you. Two fields that save memory: ``activation_checkpointing``
+            (``gradient_checkpointing`` before transformers 5.23) computes the layers twice, to the
+            same weights, but not on XLA; ``optim`` ``"adamw_bnb_8bit"`` keeps AdamW's states in a
+            quarter of the memory, on a CUDA GPU with the package ``bitsandbytes``.
         output_dir: where the trainer writes checkpoints, ten a run unless ``training`` says
             otherwise. A training that was killed goes on from the last of them when it is started
             again with the same data and settings, to the same weights on a CPU in float32.
@@ -69,7 +77,9 @@ class Reranker(Stage, pt.Estimator):
             scores. Such a reranker can neither be trained nor saved.
         compile: compile the network with ``torch.compile`` when it is first used, which takes a
             minute and a C++ compiler on a CPU.
-        device: ``None`` for the best there is, or a name such as ``"cpu"`` or ``"cuda"``.
+        device: ``None`` for the best there is, or a name such as ``"cpu"``, ``"cuda"``, or
+            ``"xla"`` for a TPU (package ``torch_xla``), which ``None`` means where the environment
+            has ``PJRT_DEVICE=TPU``.
         verbose: shows progress bars and the libraries' own notices.
 
     Attributes:
@@ -83,6 +93,8 @@ class Reranker(Stage, pt.Estimator):
             ``history``, ``loss``, and as ``before`` the same of the training before it; ``None``
             before it. ``save`` writes it.
     """
+
+    loss: str
 
     def __init__(
         self,
@@ -125,8 +137,6 @@ class Reranker(Stage, pt.Estimator):
         Raises:
             ValueError: ``max_length`` is more than the network has positions.
         """
-        # As if it had examples for its model card: the trainer would look for some in the data.
-        network.model_card_data.widget = [{}]
         if self.max_length is not None:
             positions = getattr(network.config, "max_position_embeddings", self.max_length)
             if 0 < positions < self.max_length:
@@ -135,6 +145,7 @@ class Reranker(Stage, pt.Estimator):
                     f"{str(self.model)!r}"
                 )
             network.max_seq_length = self.max_length
+        pad_for_device(network)
 
     def _heads(self, network: Any) -> list[torch.nn.Module]:
         """The layers that make the scores, which are computed and kept in float32."""
@@ -143,6 +154,24 @@ class Reranker(Stage, pt.Estimator):
     def _score(self, queries: list[str], texts: list[str]) -> ArrayLike:
         """Scores of the pairs, in their order; runs without gradients and under autocast."""
         raise NotImplementedError
+
+    def _in_batches(
+        self, lengths: list[int], forward: Callable[[list[int]], torch.Tensor]
+    ) -> np.ndarray:
+        """What ``forward`` gives for the rows, float32, in their order.
+
+        It is given row numbers by batches of like length, longest first, so that memory fails at
+        once; some twice, where the device wants full batches.
+        """
+        order = np.argsort([-length for length in lengths], kind="stable")
+        starts = range(0, len(order), self.batch_size)
+        found = []
+        for i in pt.tqdm(starts, desc=type(self).__name__, unit="batch", disable=not self.verbose):
+            rows = order[i : i + self.batch_size].tolist()
+            full = full_batch(rows, self.batch_size, self.network.device)
+            found.append(forward(full).cpu().float().numpy())
+        # what fills up the last batch stands behind all rows
+        return np.concatenate(found)[np.argsort(order)]
 
     def _train(self, examples: pd.DataFrame, training: Training) -> None:
         """Trains the network on checked examples."""
@@ -168,6 +197,8 @@ class Reranker(Stage, pt.Estimator):
                     network = self._load(best_device(self.device)).eval()
                 except (OSError, ValueError) as error:
                     raise cannot_load(type(self).__name__, self.model, error) from error
+            if on_xla(network.device):
+                tie_weights(network)
             for weight in network.parameters():
                 # Mapped from a file, weights start anywhere, and products of unaligned ones differ
                 # in their last bit: a checkpoint would not give the scores of what was saved.
@@ -177,7 +208,7 @@ class Reranker(Stage, pt.Estimator):
                 keep_float32(head)
             if is_int8(self.dtype):
                 quantize(network, best_dtype(self.dtype, network.device), self._heads(network))
-            if self._compile:
+            if self._compile and not on_xla(network.device):  # which compiles in any case
                 network.compile(dynamic=True)  # for any number of rows and tokens
             self._network = network
         return self._network
@@ -194,8 +225,8 @@ class Reranker(Stage, pt.Estimator):
         check_strings(inp, "query", self.text_field)
         device = self.network.device
         dtype = best_dtype(self.dtype, device)
-        autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-        with torch.inference_mode(), autocast:
+        autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+        with torch.no_grad(), autocast:  # XLA does not take inference_mode
             scores = self._score(inp["query"].tolist(), inp[self.text_field].tolist())
         out = inp.drop(columns=["score", "rank"], errors="ignore")
         return pt.model.add_ranks(out.assign(score=pd.Series(scores, dtype="float64")))
@@ -211,7 +242,8 @@ class Reranker(Stage, pt.Estimator):
 
         Args:
             examples: frame ``qid, query, docno, text, label``, one row a pair; ``label`` is 1 for a
-                relevant document and 0 for a negative.
+                relevant document and 0 for a negative. ``loss="distillation"`` reads ``score``
+                instead, and ``label`` only where ``training`` has queries held out.
             qrels: not read; the labels are in ``examples``.
             validation: frame ``qid, query, docno, text`` of results, which are reranked ten times
                 a run, or as ``eval_strategy`` and ``eval_steps`` in ``training`` say. The weights
@@ -233,11 +265,14 @@ class Reranker(Stage, pt.Estimator):
             FileExistsError: ``output_dir`` holds a finished training.
             TypeError: ``training`` has a field that there is not.
         """
-        pt.validate.columns(examples, includes=[*self.needs(), "label"], context=self)
-        self._check_not_int8("trained")
-        check_examples(examples, self.text_field)
         fields = settings(self.training)
-        if validation is None and {"patience", "held_out"} & fields.keys():
+        holds_out = validation is None and bool({"patience", "held_out"} & fields.keys())
+        labelled = self.loss != DISTILLATION or holds_out
+        needed = [*self.needs(), *["label"] * labelled]
+        pt.validate.columns(examples, includes=needed, context=self)
+        self._check_not_int8("trained")
+        check_examples(examples, self.text_field, labelled)
+        if holds_out:
             share = fields.get("held_out", HELD_OUT)
             examples, validation = hold_out(examples, share, self.seed)
         about = {"reranker": self._about(), "examples": fingerprint(examples, self.text_field)}
@@ -336,7 +371,7 @@ class Reranker(Stage, pt.Estimator):
         if path.exists() and any(path.iterdir()) and not overwrite:
             raise FileExistsError(f"{path} is not empty: give another path, or overwrite=True")
         path.mkdir(parents=True, exist_ok=True)
-        with quiet(self.verbose):
+        with quiet(self.verbose), weights_on_cpu(self.network):
             self._write(str(path))
         record = self._past()
         if record is not None:
@@ -373,6 +408,25 @@ def read_json(model: str, file: str) -> Any:
         _raise_exceptions_for_connection_errors=False,
     )
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+
+
+def pad_for_device(network: Any) -> None:
+    """Has a sentence-transformers network pad its input to the lengths of ``padded_length``."""
+    preprocess = network.preprocess
+
+    def padded(*args: Any, **options: Any) -> Any:
+        batch = preprocess(*args, **options)
+        if "attention_mask" in batch:  # there is none without a transformer
+            tokens = batch["attention_mask"].shape[1]
+            length = padded_length(tokens, network.max_seq_length or np.inf, network.device)
+            if length > tokens:
+                parts = {k: batch[k] for k in network.tokenizer.model_input_names if k in batch}
+                batch |= network.tokenizer.pad(
+                    parts, padding="max_length", max_length=length, return_tensors="pt"
+                )
+        return batch
+
+    network.preprocess = padded
 
 
 def keep_float32(head: torch.nn.Module) -> None:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from pyterrier_inpars.training import groups
+from pyterrier_inpars.examples import groups
 
 if TYPE_CHECKING:
     import torch
 
 POINTWISE = "pointwise"
-FROM_TEACHER = ("margin_mse", "distillation")
+DISTILLATION = "distillation"
+FROM_TEACHER = ("margin_mse", DISTILLATION)
 """The losses that learn from a teacher's scores."""
 LOSSES = (POINTWISE, "pairwise", "listwise", *FROM_TEACHER)
 """The losses of a reranker that reads query and document together."""
@@ -70,8 +71,8 @@ def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing
     negatives of its qid. Those of one document teach nothing and are left out.
 
     Args:
-        examples: frame ``qid, query, label`` and the texts, and ``score`` for a loss that learns
-            from a teacher.
+        examples: frame ``qid, query`` and the texts, with ``score`` for a loss that learns from a
+            teacher, and ``label`` for all but ``"distillation"``.
         text_field: column of the texts.
         loss: one of ``LOSSES``.
 
@@ -82,7 +83,7 @@ def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing
     if target == "score":
         check_teacher(examples, loss)
     examples = examples.assign(**{target: examples[target].astype(float)})
-    if loss == "distillation":
+    if loss == DISTILLATION:
         found = [
             Listing(rows["query"].iloc[0], rows[text_field].tolist(), rows["score"].tolist())
             for _, rows in examples.groupby("qid", sort=False)
@@ -96,7 +97,7 @@ def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing
         ]
     found = [row for row in found if len(row.texts) > 1]
     if not found:
-        needed = "two documents" if loss == "distillation" else "a positive and a negative"
+        needed = "two documents" if loss == DISTILLATION else "a positive and a negative"
         raise ValueError(f"no qid has {needed}, as loss={loss!r} needs")
     return found
 
@@ -124,7 +125,7 @@ def check_teacher(examples: pd.DataFrame, loss: str) -> None:
 
 def objective(loss: str, temperature: float = 1.0) -> Callable[..., torch.Tensor]:
     """The loss of a batch of lists, as a function of ``scores`` and ``targets``."""
-    if loss == "distillation":
+    if loss == DISTILLATION:
         return lambda scores, targets: distillation(scores, targets, temperature)
     return {"pairwise": pairwise, "listwise": listwise, "margin_mse": margin_mse}[loss]
 
@@ -186,7 +187,7 @@ def padded(targets: list[list[float]]) -> torch.Tensor:
 def spread(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The scores of the lists' documents, one list after the other, in the shape of ``targets``."""
     present = ~targets.isnan()
-    place = present.flatten().cumsum(0).sub(1).view_as(targets)
+    place = present.flatten().long().cumsum(0).sub(1).view_as(targets)
     return scores[place]
 
 

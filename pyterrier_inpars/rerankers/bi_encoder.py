@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyterrier_inpars.examples import groups
 from pyterrier_inpars.rerankers._base import Reranker
 from pyterrier_inpars.rerankers._objectives import (
     FROM_TEACHER,
@@ -19,7 +19,7 @@ from pyterrier_inpars.rerankers._objectives import (
     objective,
     padded,
 )
-from pyterrier_inpars.training import Training, groups
+from pyterrier_inpars.training import Training
 
 IN_BATCH = "in_batch"
 
@@ -34,10 +34,13 @@ class BiEncoder(Reranker):
     By default it is trained by a softmax over the documents of the batch: its own document against
     those of the other queries and all mined negatives (Dai et al. 2022, "Promptagator", arXiv
     2209.11755, section 3; the loss is sentence-transformers' ``MultipleNegativesRankingLoss``).
-    Positives alone do. No text occurs twice in a batch, so that no query has its own document among
-    its negatives. Where queries have different numbers of negatives, those with fewer repeat their
-    own up to the largest number, and those with none take other queries', which the batch compares
-    them with in any case.
+    Positives alone do. The batch is that of all processes together, and no text occurs twice in it,
+    so that no query has its own document among its negatives. Where queries have different numbers
+    of negatives, those with fewer repeat their own up to the largest number, and those with none
+    take other queries', which the batch compares them with in any case.
+
+    On a TPU a program is compiled for each way in which the lengths of the queries, the positives
+    and the negatives of a batch come together: few where they are of like length.
 
     A model with prompts for queries and documents gets them, in training as in scoring.
 
@@ -107,23 +110,27 @@ class BiEncoder(Reranker):
 
     def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
         query_prompt, document_prompt = self._prompts()
-        query_vectors = self._encode(self.network.encode_query, queries, query_prompt)
-        text_vectors = self._encode(self.network.encode_document, texts, document_prompt)
+        query_vectors = self._encode("query", queries, query_prompt)
+        text_vectors = self._encode("document", texts, document_prompt)
         return (query_vectors * text_vectors).sum(axis=1)
 
-    def _encode(
-        self, encode: Callable[..., np.ndarray], texts: list[str], prompt: str | None
-    ) -> np.ndarray:
-        """Unit vectors of the texts, of which each distinct one is encoded once."""
+    def _encode(self, task: str, texts: list[str], prompt: str | None) -> np.ndarray:
+        """Unit vectors of the texts, of which each distinct one is encoded once.
+
+        The same as of ``encode_query`` and ``encode_document``, which do not run on XLA.
+        """
+        from sentence_transformers.util import batch_to_device
+        from torch.nn.functional import normalize
+
+        network = self.network
         codes, distinct = pd.factorize(pd.Series(texts))
-        vectors = encode(
-            distinct.tolist(),
-            prompt=prompt,
-            batch_size=self.batch_size,
-            show_progress_bar=self.verbose,
-            normalize_embeddings=True,
-        )
-        return vectors[codes]
+
+        def forward(rows: list[int]) -> torch.Tensor:
+            batch = network.preprocess([distinct[r] for r in rows], prompt=prompt, task=task)
+            vectors = network(batch_to_device(batch, network.device), task=task)
+            return normalize(vectors["sentence_embedding"])
+
+        return self._in_batches([len(text) for text in distinct], forward)[codes]
 
     def _prompts(self) -> tuple[str | None, str | None]:
         """The model's prompts for queries and for documents.
@@ -146,7 +153,9 @@ class BiEncoder(Reranker):
 
         if self.loss == IN_BATCH:
             columns = self._in_batch(examples)
-            loss: Any = MultipleNegativesRankingLoss(self.network, scale=self.scale)
+            loss: Any = MultipleNegativesRankingLoss(
+                self.network, scale=self.scale, gather_across_devices=True
+            )
         else:
             columns = self._lists(examples)
             loss = as_module(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyterrier_inpars.examples import check_negatives
 from pyterrier_inpars.rerankers._base import Reranker
 from pyterrier_inpars.rerankers._objectives import (
     FROM_TEACHER,
@@ -20,7 +21,7 @@ from pyterrier_inpars.rerankers._objectives import (
     objective,
     spread,
 )
-from pyterrier_inpars.training import Training, check_negatives
+from pyterrier_inpars.training import Training
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,8 @@ class CrossEncoder(Reranker):
             Kullback-Leibler divergence of the softmax over the documents of a qid from the
             teacher's. But for ``"pointwise"``, a list stays in one batch,
             ``per_device_train_batch_size`` counts lists, and those of one document, which teach
-            nothing, are left out.
+            nothing, are left out. On a TPU give each query as many negatives as the others: every
+            other number of rows is another program to compile.
         temperature: of both softmaxes in ``"distillation"``; the others do not read it.
 
     The other parameters are those of :class:`Reranker`.
@@ -146,11 +148,12 @@ class CrossEncoder(Reranker):
                 f"these come from a random one until fit() trains it",
                 stacklevel=2,
             )
-        return self.network.predict(
-            list(zip(self._cut(queries), texts, strict=True)),
-            batch_size=self.batch_size,
-            show_progress_bar=self.verbose,
-        )
+        network, pairs = self.network, list(zip(self._cut(queries), texts, strict=True))
+
+        def forward(rows: list[int]) -> torch.Tensor:
+            return network(self._batch([pairs[r] for r in rows]))["scores"].view(-1)
+
+        return self._in_batches([len(q) + len(t) for q, t in pairs], forward)
 
     def _train(self, examples: pd.DataFrame, training: Training) -> None:
         from datasets import Dataset
@@ -198,12 +201,13 @@ class CrossEncoder(Reranker):
     def _list_scores(self, network: Any, inputs: list[list], targets: torch.Tensor) -> torch.Tensor:
         """The logits of the batch's lists, in the shape of the targets."""
         pairs = [(query, text) for query, texts in zip(*inputs, strict=True) for text in texts]
-        batch = self.network.preprocess(pairs)
-        batch = {
-            key: value.to(targets.device) if hasattr(value, "to") else value
-            for key, value in batch.items()
-        }
-        return spread(network(batch)["scores"].view(-1), targets)
+        return spread(network(self._batch(pairs))["scores"].view(-1), targets)
+
+    def _batch(self, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+        """The network's input for the pairs, on its device."""
+        from sentence_transformers.util import batch_to_device
+
+        return batch_to_device(self.network.preprocess(pairs), self.network.device)
 
     def _cut(self, queries: list[str]) -> list[str]:
         """The queries, cut where one alone leaves no room for a token of the document."""

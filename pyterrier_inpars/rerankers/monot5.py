@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyterrier as pt
 
+from pyterrier_inpars.examples import check_negatives
 from pyterrier_inpars.rerankers._base import Reranker, read_json
 from pyterrier_inpars.rerankers._objectives import (
     FROM_TEACHER,
@@ -24,9 +24,11 @@ from pyterrier_inpars.rerankers._objectives import (
     padded,
     spread,
 )
-from pyterrier_inpars.training import Training, check_negatives
+from pyterrier_inpars.training import Training
+from pyterrier_inpars.xla import full_batch, padded_length
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import BatchEncoding
 
@@ -251,17 +253,20 @@ class MonoT5(Reranker):
             truncation=True,
             max_length=self._limit - len(end),
         )["input_ids"]
-        return self._tokenizer.pad({"input_ids": [s + end for s in starts]}, return_tensors="pt")
+        rows = [start + end for start in starts]
+        length = padded_length(max(map(len, rows)), self._limit, self.network.device)
+        return self._tokenizer.pad(
+            {"input_ids": rows}, padding="max_length", max_length=length, return_tensors="pt"
+        )
 
-    def _score(self, queries: list[str], texts: list[str]) -> list[float]:
-        scores = [0.0] * len(queries)
-        for rows in self._batches([len(q) + len(t) for q, t in zip(queries, texts, strict=True)]):
+    def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
+        def forward(rows: list[int]) -> torch.Tensor:
             batch = self._batch([queries[r] for r in rows], [texts[r] for r in rows])
             logits = self._logits(self.network, batch.to(self.network.device))
-            log_probs = logits.log_softmax(dim=1)[:, 0]
-            for row, log_prob in zip(rows, log_probs.tolist(), strict=True):
-                scores[row] = log_prob
-        return scores
+            return logits.log_softmax(dim=1)[:, 0]
+
+        lengths = [len(q) + len(t) for q, t in zip(queries, texts, strict=True)]
+        return self._in_batches(lengths, forward)
 
     def _logits(self, network: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Logits of the two words as the first that is said, (pairs, 2), the relevant one first."""
@@ -269,13 +274,6 @@ class MonoT5(Reranker):
         start = batch["input_ids"].new_full((len(batch["input_ids"]), 1), start)
         logits = network(**batch, decoder_input_ids=start, use_cache=False).logits
         return logits[:, 0, self._label_ids]
-
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Row numbers by batches of like length, longest first, so that memory fails at once."""
-        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        starts = range(0, len(order), self.batch_size)
-        for i in pt.tqdm(starts, desc="MonoT5", unit="batch", disable=not self.verbose):
-            yield order[i : i + self.batch_size]
 
     def _train(self, examples: pd.DataFrame, training: Training) -> None:
         name = checked_loss(self.loss)
@@ -317,10 +315,14 @@ class MonoT5(Reranker):
         )
 
     def _train_on_lists(self, examples: pd.DataFrame, name: str, training: Training) -> None:
+        import torch
         from datasets import Dataset
         from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
         two_logits, loss = self._logits, objective(name, self.temperature)
+        lists = listings(examples, self.text_field, name)
+        targets = padded([row.targets for row in lists])
+        longest = targets.shape[1]
 
         class ListTrainer(Seq2SeqTrainer):
             def compute_loss(
@@ -337,11 +339,12 @@ class MonoT5(Reranker):
                 return (value, {"logits": logits}) if return_outputs else value
 
         def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-            queries = [row["query"] for row in rows for _ in row["texts"]]
-            batch = self._batch(queries, [text for row in rows for text in row["texts"]])
-            return {**batch, "labels": padded([row["targets"] for row in rows])}
+            pairs = [(row["query"], text) for row in rows for text in row["texts"]]
+            pairs = full_batch(pairs, len(rows) * longest, self.network.device)
+            batch = self._batch([query for query, _ in pairs], [text for _, text in pairs])
+            labels = torch.tensor([row["targets"] for row in rows])
+            return {**batch, "labels": labels}
 
-        rows = listings(examples, self.text_field, name)
         training.run(
             ListTrainer,
             Seq2SeqTrainingArguments,
@@ -349,7 +352,10 @@ class MonoT5(Reranker):
             "monot5",
             arguments={"remove_unused_columns": False},
             train_dataset=Dataset.from_list(
-                [{**row._asdict(), "length": row.length} for row in rows]
+                [
+                    {**row._asdict(), "targets": target, "length": row.length}
+                    for row, target in zip(lists, targets.tolist(), strict=True)
+                ]
             ),
             data_collator=collate,
         )

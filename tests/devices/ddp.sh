@@ -1,15 +1,16 @@
 #!/bin/sh
-# Trains a tiny monoT5 in one process and in two (gloo, CPU) with the same effective batch.
+# Trains each reranker in one process and in two (gloo, CPU) with the same effective batch.
 # Prints the largest difference between the loss curves last; fails if it is above the tolerance,
 # if the two do not see the examples that the one sees, or if their weights differ.
-# Usage: tests/devices/ddp.sh [tolerance]
+# Usage: [LAUNCH="accelerate launch --multi_gpu --num_processes 2"] tests/devices/ddp.sh [tolerance]
+# (Accelerate wants MPI for several processes with --cpu; the rerankers run on the CPU as they say.)
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+launch=${LAUNCH:-python -m torch.distributed.run --standalone --nproc-per-node 2}
 python "$here/ddp.py" train "$folder" one 2> "$folder/one.log" || { cat "$folder/one.log"; exit 1; }
-python -m torch.distributed.run --standalone --nproc-per-node 2 "$here/ddp.py" train "$folder" two \
-    2> "$folder/two.log" || { cat "$folder/two.log"; exit 1; }
+$launch "$here/ddp.py" train "$folder" two 2> "$folder/two.log" || { cat "$folder/two.log"; exit 1; }
 grep --no-filename "steps of" "$folder"/*.log
 python "$here/ddp.py" compare "$folder" "${1:-1e-5}"

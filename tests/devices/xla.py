@@ -1,0 +1,182 @@
+"""The steps of xla.sh: trains tiny rerankers and reranks on a device; compares two devices."""
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+CASES = ["MonoT5 pointwise", "MonoT5 listwise", "CrossEncoder listwise", "BiEncoder in_batch"]
+"""Class and loss."""
+LIMITS = {"MonoT5": 128, "CrossEncoder": 32, "BiEncoder": 32}
+LENGTHS = {"MonoT5": 3, "CrossEncoder": 1, "BiEncoder": 1}
+"""How many lengths there are up to the limit: 32, 64 and 128, or 32 alone."""
+
+
+SCORING = 3
+"""Programs for a shape: whether all tokens are real, which transformers asks, and the network for
+both answers."""
+TRAINING = 5
+"""The same with the network forwards and backwards, once for the first batch of a step and once for
+the others, which add their gradients."""
+STEP = 8
+"""Programs for the optimiser, whose first step is another, and for the log."""
+
+
+def allowed(case: str, action: str) -> int:
+    """The most programs that may be compiled, whatever the number of batches."""
+    lengths = LENGTHS[case.split()[0]]
+    return {
+        "training": TRAINING * 2 * lengths + STEP,  # the last batch is not full
+        "training on others": TRAINING,  # a length that the last batch had not
+        "scoring": SCORING * lengths,
+        "scoring unpadded": SCORING * lengths,
+        "scoring others": 0,
+    }[action]
+
+
+def run(folder: Path, device: str) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    told = {case: trial(folder, device, *case.split()) for case in CASES}
+    (folder / f"{device}.json").write_text(json.dumps(told))
+
+
+def trial(folder: Path, device: str, name: str, loss: str) -> dict[str, Any]:
+    import tiny
+    from test_xla import make_examples, shapes_of
+
+    from pyterrier_inpars import rerankers, xla
+
+    def examples(rows: int, seed: int) -> Any:
+        rng = random.Random(seed)
+        frame = make_examples([round(120 ** rng.random()) for _ in range(rows)], seed)
+        # sentence-transformers' losses do not fill up batches of lists of several lengths
+        return frame if name == "MonoT5" else frame.groupby("qid").head(2)
+
+    def programs() -> int:
+        if device != "xla":
+            return 0
+        from torch_xla.debug import metrics
+
+        return (metrics.metric_data("CompileTime") or [0])[0]
+
+    counts: dict[str, Any] = {}
+
+    def counted(action: str, reranker: Any, *args: Any) -> Any:
+        shapes, before = shapes_of(reranker), programs()
+        result = reranker.fit(*args) if "training" in action else reranker(*args)["score"]
+        counts[action] = programs() - before, len(shapes), len(set(shapes))
+        return result
+
+    model = folder / name
+    if not model.exists():  # without dropout, whose numbers each device draws for itself
+        (tiny.tiny_t5 if name == "MonoT5" else tiny.tiny_bert)(model, dropout=0.0)
+    training = {"num_train_epochs": 2, "learning_rate": 1e-3, "logging_steps": 1}
+    if name == "MonoT5":
+        batch = 8 if loss == "pointwise" else 4
+        training |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 4}
+    options = {"max_length": LIMITS[name], "batch_size": 8, "dtype": "float32", "device": device}
+    cls = getattr(rerankers, name)
+    reranker = cls(model, loss=loss, training=training, **options)
+    counted("training", reranker, examples(160, 0))
+    losses = [entry["loss"] for entry in reranker.history if "loss" in entry]
+    saved = folder / f"{name} {loss}"
+    reranker.save(f"{saved} {device}")
+    results = examples(120, 1)
+    # The checkpoint that the CPU wrote, which xla.sh has train first.
+    loaded = cls(f"{saved} cpu", **options)
+    told = {
+        "losses": losses,
+        "scores": counted("scoring", loaded, results).tolist(),
+        "own scores": reranker(results)["score"].tolist(),
+    }
+    counted("scoring others", loaded, examples(120, 2))
+    if device == "cpu":
+        return told
+    others = cls(model, loss=loss, training=training, **options)
+    counted("training on others", others, examples(160, 3))
+    # What is saved on XLA is the same elsewhere.
+    elsewhere = cls(f"{saved} xla", **options | {"device": "cpu"})(results)["score"]
+    told["saved"] = elsewhere.tolist()
+    if name == "MonoT5" and loss == "pointwise":
+        padded, xla.on_xla = xla.on_xla, lambda device: False
+        counted("scoring unpadded", loaded, results)
+        xla.on_xla = padded
+    told["resumed"] = resumed(folder / f"{saved} resumed", cls, examples(24, 4), options)
+    return told | {"programs": counts}
+
+
+def resumed(folder: Path, cls: Any, examples: Any, options: dict[str, Any]) -> float:
+    """By how much the scores differ after a training with dropout that was stopped and went on."""
+    import pytest
+    import tiny
+    from transformers import Trainer
+
+    class Stopped(BaseException):
+        pass
+
+    step = Trainer.training_step
+
+    def stopping(self: Any, *args: Any, **options: Any) -> Any:
+        if self.state.global_step == 2:
+            raise Stopped
+        return step(self, *args, **options)
+
+    model = folder / "model"
+    (tiny.tiny_t5 if cls.__name__ == "MonoT5" else tiny.tiny_bert)(model, dropout=0.1)
+    training = {"max_steps": 4, "save_steps": 1, "learning_rate": 1e-3}
+    training |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    whole, stopped, again = (
+        cls(model, training=training, output_dir=folder / output, **options)
+        for output in ("whole", "stopped", "stopped")
+    )
+    whole.fit(examples)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Trainer, "training_step", stopping)
+        stopped.fit(examples)
+    again.fit(examples)
+    return float((again(examples)["score"] - whole(examples)["score"]).abs().max())
+
+
+def largest(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def compare(folder: Path, tolerance: float) -> bool:
+    cpu, xla = (json.loads((folder / f"{device}.json").read_text()) for device in ("cpu", "xla"))
+    worst, right = 0.0, True
+    for case in CASES:
+        one, other = cpu[case], xla[case]
+        scores = largest(one["scores"], other["scores"])
+        saved = largest(other["own scores"], other["saved"])
+        print(f"{case}: scores of one checkpoint differ by {scores:.3g},", end="")
+        print(
+            f" of one saved on XLA by {saved:.3g}, losses of {len(one['losses'])} steps by", end=""
+        )
+        print(f" {largest(one['losses'], other['losses']):.3g}, scores after training by", end="")
+        print(f" {largest(one['own scores'], other['own scores']):.3g}")
+        print(f"  stopped and gone on with: scores differ by {other['resumed']:.3g} (at most 0)")
+        worst, right = max(worst, scores, saved), right and other["resumed"] == 0
+        for action, (programs, batches, shapes) in other["programs"].items():
+            most, padded = allowed(case, action), "unpadded" not in action
+            print(f"  {action}: {programs} programs for {batches} batches", end="")
+            print(f" of {shapes} shapes ({'at most' if padded else 'more than'} {most})")
+            right = right and (programs <= most) == padded
+    for device, told in (("CPU", cpu), ("XLA", xla)):
+        losses = " ".join(f"{loss:.4f}" for loss in told[CASES[0]]["losses"])
+        print(f"losses of {CASES[0]} on {device}: {losses}")
+    print(f"{'all within' if right else 'NOT ALL WITHIN'} what they may be;", end="")
+    print(" largest difference of the scores of one checkpoint", end="")
+    print(f" {worst:.3g} (tolerance {tolerance:.3g})")
+    return right and worst <= tolerance
+
+
+if __name__ == "__main__":
+    step, folder, *argument = sys.argv[1:]
+    if step == "compare":
+        sys.exit(0 if compare(Path(folder), float(*argument)) else 1)
+    run(Path(folder), step)
