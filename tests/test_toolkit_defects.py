@@ -147,7 +147,7 @@ def test_scores_that_are_maxima_rather_than_the_emitted_tokens(llm):
     import torch
     from transformers import AutoModelForCausalLM
 
-    found = generator(llm, temperature=2.0, keep_prompt=True)(DOCUMENTS.head(8))
+    found = generator(llm, temperature=2.0, num_queries=8, keep_prompt=True)(DOCUMENTS.head(8))
     tokenizer = AutoTokenizer.from_pretrained(llm)
     model = AutoModelForCausalLM.from_pretrained(llm).eval()
     below = 0
