@@ -77,8 +77,7 @@ def trial(folder: Path, device: str, name: str, loss: str) -> dict[str, Any]:
         (tiny.tiny_t5 if name == "MonoT5" else tiny.tiny_bert)(model, dropout=0.0)
     training = {"num_train_epochs": 2, "learning_rate": 1e-3, "logging_steps": 1}
     if name == "MonoT5":
-        batch = 8 if loss == "pointwise" else 4
-        training |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 4}
+        training |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8}
     options = {"max_length": LIMITS[name], "batch_size": 8, "dtype": "float32", "device": device}
     cls = getattr(rerankers, name)
     reranker = cls(model, loss=loss, training=training, **options)
@@ -97,7 +96,8 @@ def trial(folder: Path, device: str, name: str, loss: str) -> dict[str, Any]:
     counted("scoring others", loaded, examples(120, 2))
     if device == "cpu":
         return told
-    others = cls(model, loss=loss, training=training, **options)
+    mixed = training | {"train_sampling_strategy": "random"}  # lengths in any order in a step
+    others = cls(model, loss=loss, training=mixed, **options)
     counted("training on others", others, examples(160, 3))
     # What is saved on XLA is the same elsewhere.
     elsewhere = cls(f"{saved} xla", **options | {"device": "cpu"})(results)["score"]
