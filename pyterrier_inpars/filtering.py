@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars.frames import Stage, check_strings, positive_int
+from pyterrier_inpars.frames import Stage, as_numbers, check_strings, positive_int
 from pyterrier_inpars.retrieval import check_retriever, clean, fold, retrieve
 
 
@@ -79,11 +79,7 @@ class ScoreFilter(WholeSetFilter):
 
     def keeps(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "qid")
-        qids, scores = list(inp["qid"]), inp["score"].to_numpy(float)
-        if (nan := np.isnan(scores)).any():
-            raise ValueError(
-                f"score is not a number at qid {qids[nan.argmax()]!r}: score it or drop the row"
-            )
+        qids, scores = list(inp["qid"]), as_numbers(inp, "score")
         kept = np.zeros(len(inp), dtype=bool)
         kept[sorted(range(len(inp)), key=lambda row: (-scores[row], qids[row]))[: self.k]] = True
         return kept
@@ -137,7 +133,7 @@ class LengthFilter(Filter):
         words = inp["query"].map(lambda query: len(query.split()))
         kept = _within(words, self.min_words, self.max_words)
         if "log_probs" in self.needs():
-            lists = inp["log_probs"].map(lambda log_probs: hasattr(log_probs, "__len__"))
+            lists = inp["log_probs"].map(lambda value: isinstance(value, list | tuple | np.ndarray))
             if not lists.all():
                 row = inp[~lists].iloc[0]
                 raise ValueError(
@@ -233,7 +229,7 @@ class RoundTripFilter(Filter):
         return ["qid", "query", "docno"]
 
     def keeps(self, inp: pd.DataFrame) -> np.ndarray:
-        check_strings(inp, "docno")
+        check_strings(inp, "qid", "docno")
         source = dict(zip(inp["qid"], inp["docno"], strict=True))
         found = retrieve(self.retriever, inp, self.k)
         return (

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from inspect import Parameter
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 
@@ -37,8 +39,9 @@ class Stage(pt.Transformer):
 
         Raises:
             pt.validate.InputValidationError: a column is missing; the error names it.
+            ValueError: two columns have one name.
         """
-        pt.validate.columns(inp, includes=self.needs(), context=self)
+        check_columns(inp, *self.needs(), context=self)
         if len(inp) == 0:
             return pd.DataFrame(columns=self.gives(list(inp.columns)))
         return self.run(inp.reset_index(drop=True))
@@ -46,7 +49,7 @@ class Stage(pt.Transformer):
     def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Transforms records; none in gives none out (a filter before this stage may drop all)."""
         records = list(inp)
-        return self.transform(pd.DataFrame(records)).to_dict("records") if records else []
+        return self.transform(as_frame(records)).to_dict("records") if records else []
 
     def __repr__(self) -> str:
         shown = []
@@ -66,36 +69,123 @@ def _short(value: object) -> str:
     return f"<{len(value)} rows>" if isinstance(value, pd.DataFrame) else repr(value)
 
 
-def with_columns(columns: list[str], *new: str) -> list[str]:
-    """``columns`` followed by those of ``new`` that are not in it yet."""
-    return columns + [c for c in new if c not in columns]
+def with_columns(columns: Iterable[str], *new: str) -> list[str]:
+    """``columns`` followed by those of ``new`` that are not in it yet, each once."""
+    return list(dict.fromkeys([*columns, *new]))
+
+
+def as_frame(rows: Iterable[Any], columns: list[str] | None = None) -> pd.DataFrame:
+    """A frame of rows, such as dicts, or tuples where the columns are named.
+
+    Raises:
+        ValueError: a string is not Unicode, which pandas cannot hold; the error names it.
+    """
+    rows = list(rows)
+    try:
+        return pd.DataFrame(rows, columns=columns)
+    except UnicodeEncodeError as error:
+        frame = pd.DataFrame(rows, columns=columns, dtype=object)
+        for column in frame:
+            check_strings(frame[[isinstance(value, str) for value in frame[column]]], column)
+        raise ValueError(f"text that is not Unicode: {error}") from error
+
+
+def check_columns(
+    frame: pd.DataFrame, *columns: str, context: pt.Transformer | None = None
+) -> None:
+    """Checks that a frame has the columns, and no two of one name.
+
+    Args:
+        frame: what to check.
+        columns: those that it must have.
+        context: the transformer that asks, which the error names.
+
+    Raises:
+        TypeError: it is no frame.
+        pt.validate.InputValidationError: a column is missing; the error names it.
+        ValueError: two columns have one name; the error names it.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"a DataFrame is needed, not {_shown(frame)}")
+    pt.validate.columns(frame, includes=list(columns), context=context)
+    if (twice := frame.columns.duplicated()).any():
+        raise ValueError(
+            f"two columns are called {frame.columns[twice][0]!r}: rename or drop one of them"
+        )
 
 
 def check_strings(frame: pd.DataFrame, *columns: str) -> None:
-    """Checks that every value of the columns is a string.
+    """Checks that every value of the columns is a string, and one that UTF-8 can hold.
 
     Raises:
-        ValueError: names the first value that is not one, and the row it stands in.
+        ValueError: names the first value that is not, and the row it stands in.
     """
     for column in columns:
         for row, value in enumerate(frame[column]):
             if not isinstance(value, str):
-                ids = {
-                    c: frame[c].iloc[row] for c in ("qid", "docno") if c in frame and c != column
-                }
-                where = ", ".join(f"{c} {v!r}" for c, v in ids.items()) or f"row {row}"
                 raise ValueError(
-                    f"{column} must be a string, but is {value!r} ({type(value).__name__}) "
-                    f"at {where}: convert it with str() or drop the row"
+                    f"{column} must be a string, but is {_shown(value)} "
+                    f"{_place(frame, column, row)}: convert it with str() or drop the row"
+                )
+            if half := half_character(value):
+                raise ValueError(
+                    f"{column} holds {half!r}, half of a character, {_place(frame, column, row)}: "
+                    f"repair it, as text.encode('utf-8', 'replace').decode() does, or drop the row"
                 )
 
 
-def positive_int(name: str, value: object, least: int = 1) -> int:
-    """Gives back ``value`` if it is a whole number of at least ``least``.
+def half_character(text: str) -> str:
+    """The first lone surrogate in a text, which no file in UTF-8 can hold; empty if none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return ""
+
+
+def as_numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """The values of a column as an array of float, none of them NaN.
+
+    Raises:
+        ValueError: names the first value that is no number, and the row it stands in.
+    """
+    numbers = pd.to_numeric(frame[column], errors="coerce").to_numpy(float)
+    if (bad := np.isnan(numbers)).any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"{column} is not a number {_place(frame, column, row)}, but "
+            f"{_shown(frame[column].iloc[row])}: score it or drop the row"
+        )
+    return numbers
+
+
+def _place(frame: pd.DataFrame, column: str, row: int) -> str:
+    """Where a value stands, by the ids of its row."""
+    ids = {c: frame[c].iloc[row] for c in ("qid", "docno") if c in frame and c != column}
+    return "at " + (", ".join(f"{c} {v!r:.100}" for c, v in ids.items()) or f"row {row}")
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.200} ({type(value).__name__})"
+
+
+def finite(name: str, value: object) -> float:
+    """Gives back ``value`` if it is a finite number.
 
     Raises:
         ValueError: it is not; the error names the parameter and the value.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return value
+    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+        raise ValueError(f"{name} must be a number, not {value!r:.200}")
+    return float(value)
+
+
+def positive_int(name: str, value: object, least: int = 1) -> int:
+    """Gives back ``value`` as an int if it is a whole number of at least ``least``.
+
+    Raises:
+        ValueError: it is not; the error names the parameter and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r:.200}")
+    return int(value)

@@ -16,8 +16,15 @@ from pyterrier_inpars import ledger
 from pyterrier_inpars.backends.base import Backend, Sampling
 from pyterrier_inpars.backends.generate import GenerateBackend
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
-from pyterrier_inpars.frames import Stage, check_strings, positive_int, with_columns
-from pyterrier_inpars.prompts import Prompt, cut_to_fit, load_prompt, truncate
+from pyterrier_inpars.frames import (
+    Stage,
+    as_frame,
+    check_strings,
+    finite,
+    positive_int,
+    with_columns,
+)
+from pyterrier_inpars.prompts import Prompt, as_prompt, cut_to_fit, truncate
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +59,7 @@ class QueryGenerator(Stage):
             model has positions. Where they would be more, the document is cut further.
         max_new_tokens: longest query in tokens.
         revision: branch, tag or commit of the model on the hub.
-        batch_size: queries written together; None chooses by device.
+        batch_size: queries written together; None is 64.
         dtype: ``"auto"`` is bfloat16 where the processor has it, else float32; ``"int8"`` keeps the
             weights in a byte each.
         compile: compile the model with ``torch.compile`` first.
@@ -97,22 +104,24 @@ class QueryGenerator(Stage):
         if (model is None) == (backend is None):
             raise ValueError("give QueryGenerator either a model or a backend")
         self.model = model
-        self.prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
+        self.prompt = as_prompt(prompt)
         self.num_queries = positive_int("num_queries", num_queries)
-        self.temperature = temperature
-        self.top_p = top_p
+        self.temperature = finite("temperature", temperature)
+        self.top_p = finite("top_p", top_p)
         self.max_doc_tokens = positive_int("max_doc_tokens", max_doc_tokens)
         self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
-        self.max_prompt_tokens = max_prompt_tokens and positive_int(
-            "max_prompt_tokens", max_prompt_tokens
-        )
+        self.max_prompt_tokens = max_prompt_tokens
+        if max_prompt_tokens is not None:
+            positive_int("max_prompt_tokens", max_prompt_tokens)
         self.max_new_tokens = positive_int("max_new_tokens", max_new_tokens)
         self.revision = revision
         self.batch_size = batch_size
+        if batch_size is not None:
+            positive_int("batch_size", batch_size)
         self.dtype = dtype
         self._compile = compile  # compile() is a method of every transformer
         self.device = device
-        self.seed = seed
+        self.seed = positive_int("seed", seed, least=0)
         self.text_field = text_field
         self.keep_prompt = keep_prompt
         self.verbose = verbose
@@ -161,7 +170,7 @@ class QueryGenerator(Stage):
         documents = ledger.admit(inp, self.settings(), self.text_field)
         rows = self._queries(documents[documents[self.text_field].str.strip() != ""])
         self.empty += len(documents) * self.num_queries - len(rows)
-        return pd.DataFrame(rows, columns=columns)
+        return as_frame(rows, columns)
 
     def _queries(self, documents: pd.DataFrame) -> list[dict[str, Any]]:
         records = documents.to_dict("records")

@@ -1,6 +1,6 @@
 """Negatives for synthetic queries, mined from what a retriever finds."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,8 +9,15 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars.filtering import Filter
-from pyterrier_inpars.frames import Stage, check_strings, positive_int
-from pyterrier_inpars.retrieval import check_retriever, fold, retrieve
+from pyterrier_inpars.frames import (
+    Stage,
+    as_frame,
+    as_numbers,
+    check_strings,
+    finite,
+    positive_int,
+)
+from pyterrier_inpars.retrieval import applied, check_retriever, fold, retrieve
 
 
 @runtime_checkable
@@ -112,7 +119,7 @@ class NegativeMiner(Stage):
         return [*self.needs(), "label"]
 
     def run(self, inp: pd.DataFrame) -> pd.DataFrame:
-        check_strings(inp, "docno", self.text_field)
+        check_strings(inp, "qid", "docno", self.text_field)
         mined = self._mine(inp)
         examples = []
         for qid, query, docno, text in inp[self.needs()].itertuples(index=False):
@@ -122,7 +129,7 @@ class NegativeMiner(Stage):
             else:
                 self.dropped += 1
         self.seen += len(inp)
-        return pd.DataFrame(examples, columns=self.gives([])).astype({"label": "int64"})
+        return as_frame(examples, self.gives([])).astype({"label": "int64"})
 
     def _mine(self, inp: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
         """The negatives (docno, text) of each qid for which the retriever found any document.
@@ -198,28 +205,36 @@ class NegativeMiner(Stage):
         if not docnos:
             return {}
         if isinstance(origin, pt.Transformer) and not isinstance(origin, HasCorpus):
-            found = origin.transform(pd.DataFrame({"docno": sorted(docnos)}))
-            self._check_text(origin, list(found.columns))
+            found = applied(origin, pd.DataFrame({"docno": sorted(docnos)}))
+            self._check_text(origin, list(found))
             return dict(zip(found["docno"], found[self.text_field], strict=True))
         corpus = (
             origin.get_corpus_iter(verbose=self.verbose)
             if isinstance(origin, HasCorpus)
             else origin()
         )
+        if not isinstance(corpus, Iterable):
+            raise TypeError(f"{origin!r} must give an iterator over documents, not {corpus!r:.200}")
         texts = {}
         for document in corpus:
+            if not isinstance(document, Mapping) or not isinstance(document.get("docno"), str):
+                raise ValueError(
+                    f"{origin!r} must give documents as dicts with docno, a string, but gives "
+                    f"{document!r:.200}"
+                )
             if document["docno"] in docnos:
                 self._check_text(origin, list(document))
                 texts[document["docno"]] = document[self.text_field]
         return texts
 
     def _check_text(self, origin: object, columns: list[str]) -> None:
-        if self.text_field not in columns:
-            raise ValueError(
-                f"{origin!r} gives no column {self.text_field!r}, only {', '.join(columns)}: give "
-                f"the miner texts=, a text loader such as pt.text.get_text(dataset, "
-                f"{self.text_field!r}) or a collection with get_corpus_iter"
-            )
+        for column in ("docno", self.text_field):
+            if column not in columns:
+                raise ValueError(
+                    f"{origin!r} gives no column {column!r}, only {', '.join(map(str, columns))}: "
+                    f"give the miner texts=, a text loader such as pt.text.get_text(dataset, "
+                    f"{self.text_field!r}) or a collection with get_corpus_iter"
+                )
 
 
 class FalseNegativeFilter(Filter):
@@ -246,33 +261,28 @@ class FalseNegativeFilter(Filter):
         dropped: Examples it dropped of those.
 
     Raises:
-        ValueError: the margin or a score is not a number; a query's positive is not there, which
-            the error tells by its qid.
+        ValueError: the margin, a label or a score is not a number, or a qid no string; a query's
+            positive is not there, which the error tells by its qid.
     """
 
     schematic = {"label": "FalseNegativeFilter", "help_url": None}
 
     def __init__(self, margin: float = 0.0):
         super().__init__()
-        if not -np.inf < margin < np.inf:
-            raise ValueError(f"margin must be a number, not {margin!r}")
-        self.margin = margin
+        self.margin = finite("margin", margin)
 
     def needs(self) -> list[str]:
         return ["qid", "label", "score"]
 
     def keeps(self, inp: pd.DataFrame) -> np.ndarray:
-        if (nan := inp["score"].isna().to_numpy()).any():
-            raise ValueError(
-                f"score is not a number at qid {inp['qid'].iloc[nan.argmax()]!r}: score it or drop "
-                f"the row"
-            )
-        positive = (inp["label"] != 0).to_numpy()
-        least = inp["qid"].map(inp[positive].groupby("qid")["score"].min()).to_numpy(float)
+        check_strings(inp, "qid")
+        scores, positive = as_numbers(inp, "score"), as_numbers(inp, "label") != 0
+        lowest = pd.Series(scores[positive]).groupby(inp["qid"].to_numpy()[positive]).min()
+        least = inp["qid"].map(lowest).to_numpy(float)
         if (alone := np.isnan(least)).any():
             raise ValueError(
                 f"qid {inp['qid'].iloc[alone.argmax()]!r} has no positive (label 1) to compare its "
                 f"negatives with: give all examples of a query in one frame"
             )
-        low = ~positive & (inp["score"].to_numpy(float) < least - self.margin)
+        low = ~positive & (scores < least - self.margin)
         return low | (positive & inp["qid"].isin(inp["qid"][low]).to_numpy())

@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 import math
 import random
+import reprlib
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyterrier as pt
 import yaml
 
 from pyterrier_inpars import published
-from pyterrier_inpars.frames import check_strings, positive_int
+from pyterrier_inpars.frames import check_columns, check_strings, half_character, positive_int
 
 DOCUMENT, QUERY = "{document}", "{query}"
 _INPARS = ("inpars", "inpars-gbq")
@@ -62,7 +62,7 @@ class Prompt:
                 are not those of the prompt.
             FileNotFoundError: there is no such file.
         """
-        entries = _read(Path(path).read_text(encoding="utf-8"), str(path))
+        entries = _read(read_text(path), str(path))
         if name not in entries:
             raise ValueError(
                 f"there is no prompt {name!r} in {path}; there are: {', '.join(map(str, entries))}"
@@ -95,7 +95,7 @@ class StaticPrompt(Prompt):
             goes on; what follows it is not used. Other braces are text.
 
     Raises:
-        ValueError: ``{document}`` is not there, or is there twice.
+        ValueError: ``{document}`` is not there, or is there twice, or ``{query}`` comes before it.
     """
 
     def __init__(self, template: str):
@@ -123,7 +123,8 @@ class FewShotPrompt(Prompt):
         examples: the examples shown, in their order. Take their topics out of an evaluation.
 
     Raises:
-        ValueError: the template lacks a field, or the frame has fewer rows than asked for.
+        ValueError: the template has not each field once, a query or text is no string, or the frame
+            has fewer rows than asked for.
         pt.validate.InputValidationError: a column is missing.
     """
 
@@ -135,7 +136,7 @@ class FewShotPrompt(Prompt):
         num_examples: int = 3,
         seed: int = 0,
     ):
-        pt.validate.columns(examples, includes=["query", "text"])
+        check_columns(examples, "query", "text")
         check_strings(examples, *examples.columns.intersection(["query", "text", "qid"]))
         positive_int("num_examples", num_examples)
         if len(examples) < num_examples:
@@ -145,10 +146,12 @@ class FewShotPrompt(Prompt):
             )
         template = _shipped()["few-shot"]["template"] if template is None else template
         after = _split(template)[1]
-        if QUERY not in template:
-            raise ValueError(f"the template of one example must hold {QUERY}: {template!r}")
+        if template.count(QUERY) != 1:
+            raise ValueError(f"the template of one example must hold {QUERY} once: {template!r}")
         ordered = examples.sort_values(["query", "text"])
-        chosen = random.Random(seed).sample(range(len(ordered)), num_examples)
+        chosen = random.Random(positive_int("seed", seed, least=0)).sample(
+            range(len(ordered)), num_examples
+        )
         self.examples = ordered.iloc[chosen].reset_index(drop=True)
         self.template = template
         super().__init__(self._before(self.examples["query"], self.examples["text"]), after)
@@ -185,6 +188,33 @@ class FewShotPrompt(Prompt):
 
     def __repr__(self) -> str:
         return f"FewShotPrompt(<{len(self.examples)} examples>, template={self.template!r})"
+
+
+def as_prompt(prompt: str | Prompt) -> Prompt:
+    """Gives back a prompt, or loads the one of this name.
+
+    Raises:
+        TypeError: it is neither a prompt nor a name.
+        ValueError, DownloadError: see `load_prompt`.
+    """
+    if isinstance(prompt, str):
+        return load_prompt(prompt)
+    if not isinstance(prompt, Prompt):
+        raise TypeError(f"prompt must be a Prompt or the name of one, not {prompt!r:.200}")
+    return prompt
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        ValueError: it is in another encoding.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
 
 
 def load_prompt(name: str, **options: Any) -> Prompt:
@@ -303,12 +333,18 @@ def _end(last: tuple[int, int], cut: tuple[int, int]) -> int:
 
 def _split(template: str) -> tuple[str, str]:
     """What stands before the document, and between it and the query."""
+    if not isinstance(template, str):
+        raise ValueError(f"a template must be text that holds {DOCUMENT}, not {template!r:.200}")
     if template.count(DOCUMENT) != 1:
         raise ValueError(
             f"a template must hold {DOCUMENT} once, but this one holds it "
             f"{template.count(DOCUMENT)} times: {template!r}"
         )
+    if half := half_character(template):
+        raise ValueError(f"a template must not hold {half!r}, half of a character: {template!r}")
     before, _, after = template.partition(DOCUMENT)
+    if QUERY in before:
+        raise ValueError(f"{QUERY} must come after {DOCUMENT} in a template: {template!r}")
     return before, after.partition(QUERY)[0].rstrip()
 
 
@@ -321,7 +357,7 @@ def _make(name: str, entry: Any, options: dict[str, Any]) -> Prompt:
     ):
         raise ValueError(
             f"prompt {name!r} must have a mode (static or dynamic) and a template (text), "
-            f"but is {entry!r}"
+            f"but is {reprlib.repr(entry)}"
         )
     if entry["mode"] == "static":
         if options:
@@ -343,7 +379,7 @@ def _shipped() -> dict[str, Any]:
 def _read(text: str, path: str) -> dict[str, Any]:
     try:
         entries = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML lets through what int() and the like say to a bad value
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(entries, dict):
         raise ValueError(f"{path} must map names to prompts, but holds {type(entries).__name__}")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars.frames import check_strings
+from pyterrier_inpars.frames import as_numbers, check_columns, check_strings
 
 
 class _Plain(dict[int, str]):
@@ -48,6 +48,20 @@ def check_retriever(retriever: object) -> pt.Transformer:
     return retriever
 
 
+def applied(transformer: pt.Transformer, inp: pd.DataFrame) -> pd.DataFrame:
+    """What a transformer that others wrote makes of a frame.
+
+    Raises:
+        TypeError: that is no frame.
+        ValueError: it has two columns of one name.
+    """
+    out = transformer(inp)
+    if not isinstance(out, pd.DataFrame):
+        raise TypeError(f"{transformer!r} must give a DataFrame, not {out!r:.200}")
+    check_columns(out)
+    return out
+
+
 def retrieve(
     retriever: pt.Transformer,
     queries: pd.DataFrame,
@@ -77,8 +91,9 @@ def retrieve(
         gives. Queries without results are left out; qids come in no particular order.
 
     Raises:
+        TypeError: the results are no frame.
         ValueError: a qid or query is no string, a qid stands twice, or the results lack a column,
-            hold a qid that was not asked or a docno that is no string.
+            hold a qid that was not asked, a docno that is no string or a rank that is no number.
     """
     check_strings(queries, "qid", "query")
     if (twice := queries["qid"].duplicated()).any():
@@ -95,7 +110,7 @@ def retrieve(
     starts = range(0, len(topics), batch_size)
     for start in pt.tqdm(starts, disable=not verbose, desc="retrieving", unit="batch"):
         batch = topics[start : start + batch_size].reset_index(drop=True)
-        results = retriever(batch)
+        results = applied(retriever, batch)
         for qid, hits in _best_first(results, batch["qid"], depth, columns):
             for same in alike[qid]:
                 yield same, hits
@@ -118,7 +133,7 @@ def _best_first(
     if lacking := [c for c in ("qid", "docno", order_by) if c not in results]:
         raise ValueError(
             f"the retriever's results have no {', '.join(lacking)}, only "
-            f"{', '.join(results.columns)}: qid, docno and rank or score are needed"
+            f"{', '.join(map(str, results))}: qid, docno and rank or score are needed"
         )
     row_query = pd.Index(qids).get_indexer(pd.Index(results["qid"]))
     if (strange := row_query < 0).any():
@@ -129,7 +144,7 @@ def _best_first(
     if (kind := pd.api.types.infer_dtype(docnos, skipna=False)) != "string":
         raise ValueError(f"the docnos that the retriever gives must be strings, not {kind}")
 
-    key = results[order_by].to_numpy(float)
+    key = as_numbers(results, order_by)
     order = np.lexsort((key if order_by == "rank" else -key, row_query))
     pairs = row_query * len(docnos) + pd.factorize(docnos)[0]
     order = order[~pd.Series(pairs[order]).duplicated().to_numpy()]

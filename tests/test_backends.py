@@ -11,8 +11,11 @@ import torch
 from test_generation import check, documents, generator, plainly
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pyterrier_inpars.backends import decoding, huggingface
+from pyterrier_inpars.backends.base import GREEDY, Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.devices import quantize
+from pyterrier_inpars.onednn import pack
 
 
 @dataclass
@@ -169,6 +172,149 @@ class TestLogLikelihood:
             backend.log_likelihood(["the noise"], [" plasma" * 520])
         with pytest.raises(ValueError, match="zip"):
             backend.log_likelihood(PROMPTS, [" a"])
+
+
+class TestReading:
+    """Rows that come, go and move, against each row read alone."""
+
+    @pytest.fixture(params=["own", "shared"])
+    def llm(self, request, tmp_path):
+        """A model with sliding windows, with its own attention or the package's."""
+        backend = HuggingFaceBackend(tiny_llm.save(tmp_path, "gemma3"), dtype="float32")
+        backend.complete(PROMPTS, prefix="the spectrum", max_new_tokens=1)
+        assert backend.model.config._attn_implementation == decoding.SHARED
+        if request.param == "own":
+            backend.model.set_attn_implementation("sdpa")
+        with torch.inference_mode():
+            yield backend.model
+
+    @staticmethod
+    def alone(llm, tokens):
+        """Logits after each token of one sequence, in a new copy of the model's own way."""
+        own = llm.config._attn_implementation
+        llm.set_attn_implementation("eager")
+        logits = llm(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+        llm.set_attn_implementation(own)
+        return logits
+
+    @pytest.mark.parametrize("prefix", [[], list(range(50, 80))])
+    @pytest.mark.parametrize("piece", [5, 256])
+    def test_rows_see_what_they_would_alone(self, llm, prefix, piece, monkeypatch):
+        monkeypatch.setattr(decoding, "PIECE", piece)
+        rng = np.random.default_rng(1)
+
+        def some(*counts):
+            return [rng.integers(10, 400, count).tolist() for count in counts]
+
+        def check(reading, rows, new):
+            logits = reading.read(new)
+            for i, (row, tokens) in enumerate(zip(rows, new, strict=True)):
+                row += tokens
+                expected = self.alone(llm, row)[-len(tokens) :]
+                torch.testing.assert_close(logits[i, : len(tokens)], expected, atol=1e-3, rtol=1e-3)
+
+        reading = decoding.Reading(llm, 6, 40, decoding.begun(llm, prefix))
+        first = some(17, 3, 8, 1)
+        reading.add(first)
+        rows = [prefix + row for row in first]
+        check(reading, rows, some(1, 1, 1, 1))
+        reading.keep([0, 3, 2])  # the last takes the place of the second
+        rows = [rows[0], rows[3], rows[2]]
+        check(reading, rows, some(1, 1, 1))
+        second = some(0, 12)
+        reading.add(second)
+        rows += [prefix + row for row in second]
+        check(reading, rows, some(2, 1, 4, 1, 3))
+        reading.keep([1, 0, 4, 4, 4, 3])
+        rows = [list(rows[i]) for i in (1, 0, 4, 4, 4, 3)]
+        check(reading, rows, some(1, 1, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights(bias, dtype):
+    """They give the same products, and those that two layers share stay with the other."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 80, bias=bias, dtype=dtype)
+    table = torch.nn.Embedding(80, 48, dtype=dtype)
+    table.weight = layer.weight
+    network = torch.nn.ModuleList([layer, table])
+    rows = torch.randn(3, 7, 48, dtype=dtype)
+    with torch.inference_mode():
+        expected = layer(rows)
+        pack(network)
+        assert layer.weight is None and table.weight is not None, "nothing was packed"
+        for some in (rows, rows[:1, :1], rows.transpose(0, 1)):
+            wanted = expected.transpose(0, 1) if some.shape[0] == 7 else expected[: len(some)]
+            torch.testing.assert_close(layer(some), wanted[:, : some.shape[1]])
+
+
+def test_other_weights_are_not_packed():
+    network = torch.nn.ModuleList(
+        [torch.nn.Linear(4, 4, dtype=torch.float64), torch.nn.Linear(4, 4, device="meta")]
+    )
+    pack(network)
+    assert all(layer.weight is not None for layer in network)
+
+
+@pytest.mark.parametrize("sharpness", [0.01, 3.0])  # nuclei of thousands of tokens, and of some
+def test_a_nucleus_is_that_of_all_tokens_sorted(sharpness):
+    torch.manual_seed(0)
+    logits = torch.randn(5, 3000, dtype=torch.float64) * sharpness
+    sampling = Sampling(temperature=1.0, top_p=0.8)
+    seeds = range(400)
+    for row in logits:
+        generators = [torch.Generator().manual_seed(i) for i in seeds]
+        drawn = decoding.choose(row.expand(len(seeds), -1), sampling, generators).tolist()
+        order = row.argsort(descending=True).tolist()
+        shares = row.softmax(0)[order].tolist()
+        nucleus, held = [], 0.0
+        for token, share in zip(order, shares, strict=True):
+            if held >= 0.8:
+                break
+            nucleus.append(token)
+            held += share
+        for seed, token in zip(seeds, drawn, strict=True):
+            number = torch.rand((), generator=torch.Generator().manual_seed(seed)).item() * held
+            place = int(np.searchsorted(np.cumsum(shares[: len(nucleus)]), number, side="right"))
+            assert token == nucleus[place]
+
+
+def test_every_row_gets_its_own_token_and_log_probability():
+    """Also where there are more rows than are worked on together."""
+    torch.manual_seed(0)
+    logits = torch.randn(2 * decoding.TOGETHER + 3, 50).bfloat16()
+    expected = logits.float().log_softmax(1).max(1)
+    tokens, log_probs = zip(*decoding.next_tokens(logits, GREEDY, [None] * 50), strict=True)
+    assert list(tokens) == expected.indices.tolist()
+    assert list(log_probs) == pytest.approx(expected.values.tolist(), abs=1e-5)
+
+
+def test_samples_of_many_prompts_stay_in_order(folder):
+    """Though they end in any order, and prompts take the places of others."""
+    sampling = Sampling(temperature=1.0, num_samples=3, seeds=range(60))
+    prompts = [prompt + " " + word for prompt in PROMPTS for word in tiny_llm.WORDS[:5]]
+    wide, narrow = (
+        HuggingFaceBackend(folder, dtype="float32", batch_size=size) for size in (64, 6)
+    )
+    expected = []
+    for i, prompt in enumerate(prompts):
+        own = Sampling(temperature=1.0, num_samples=3, seeds=range(3 * i, 3 * i + 3))
+        expected += wide.complete([prompt], max_new_tokens=9, sampling=own)
+    assert len({len(c.log_probs) for c in expected}) > 3
+    counts = []
+    for backend in (wide, narrow):
+        found = backend.complete(
+            prompts, max_new_tokens=9, sampling=sampling, progress=counts.append
+        )
+        assert [c.text for c in found] == [c.text for c in expected]
+    assert sum(counts) == 2 * len(expected)
+
+
+def test_rows_close_up():
+    assert huggingface._closed_up([0, 1, 2]) == [0, 1, 2]
+    assert huggingface._closed_up([1, 3, 4]) == [4, 1, 3]
+    assert huggingface._closed_up([]) == []
 
 
 class TestInt8:

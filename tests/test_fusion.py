@@ -84,13 +84,13 @@ def test_wrong_input():
     for column, value in (("score", np.nan), ("given", -np.inf)):
         broken = inp.copy()
         broken.loc[1, column] = value
-        with pytest.raises(ValueError, match=r"finite number, but is .* at qid 'a', docno '2'"):
+        with pytest.raises(ValueError, match=r"number.* at qid 'a', docno '2'"):
             ScoreSum(Scores())(broken)
     for column in ("qid", "docno", "score", "given"):
         with pytest.raises(pt.validate.InputValidationError, match=f"'{column}'"):
             ScoreSum(Scores())(inp.drop(columns=column))
-    for weights in ((1,), (1, 2, 3), (1, float("nan"))):
-        with pytest.raises(ValueError, match="weights must be two numbers"):
+    for weights in ((1,), (1, 2, 3), (1, float("nan")), ("1", 1), 5):
+        with pytest.raises(ValueError, match="weights must be"):
             ScoreSum(Scores(), weights)
 
 

@@ -15,7 +15,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5, RerankTop, load_reranker
+from pyterrier_inpars import onednn
+from pyterrier_inpars.rerankers import (
+    BiEncoder,
+    CrossEncoder,
+    MonoT5,
+    RerankTop,
+    _base,
+    load_reranker,
+    monot5,
+)
+from pyterrier_inpars.rerankers._base import like_length
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -60,6 +70,23 @@ def cls(request) -> type:
 @pytest.fixture
 def make(cls, models):
     return lambda **options: cls(models[cls], **{"dtype": "float32", "device": "cpu", **options})
+
+
+def shapes_of(reranker) -> list[tuple[int, ...]]:
+    """The shapes of the inputs that the encoder is given from now on."""
+    found = []
+
+    def note(module, args, options):
+        found.append(tuple((options or args[0])["input_ids"].shape))
+
+    network = reranker.network
+    encoder = network.encoder if isinstance(reranker, MonoT5) else network[0]
+    encoder.register_forward_pre_hook(note, with_kwargs=True)
+    return found
+
+
+def linear_layers(reranker) -> list[torch.nn.Module]:
+    return [m for m in reranker.network.modules() if isinstance(m, torch.nn.Linear)]
 
 
 def scores(reranker, frame: pd.DataFrame) -> np.ndarray:
@@ -129,6 +156,58 @@ class TestEveryReranker:
             np.testing.assert_allclose(
                 scores(make(batch_size=batch_size), frame), expected, atol=1e-5
             )
+
+    def test_tokens_of_a_batch_on_a_cpu(self, cls, make, frame, monkeypatch):
+        """They are few, whatever the rows; the scores are those of larger batches."""
+        expected = scores(make(), frame)
+        monkeypatch.setattr(_base, "CPU_TOKENS", 60)
+        reranker = make()
+        shapes = shapes_of(reranker)
+        np.testing.assert_allclose(scores(reranker, frame), expected, atol=1e-5)
+        estimated = 1 if cls is MonoT5 else 2  # of letters, a token is less than 4 characters
+        assert len(shapes) > 3 and max(rows for rows, _ in shapes) > 1
+        assert all(rows == 1 or rows * tokens <= 60 * estimated for rows, tokens in shapes)
+
+    def test_onednn(self, make, frame):
+        """In float32 it computes all layers but the heads, and only while scores are made."""
+        reranker = make()
+        layers = linear_layers(reranker)
+        expected = [layer(torch.ones(1, layer.in_features)).detach() for layer in layers]
+        seen = []
+
+        def note(*_):
+            with torch.no_grad():
+                seen.append([layer.forward(torch.ones(1, layer.in_features)) for layer in layers])
+            for layer in layers:
+                plain = layer in reranker._heads(reranker.network)
+                assert ("forward" in vars(layer)) != plain
+                assert plain or vars(layer)["forward"].func is onednn._linear
+
+        hook = reranker.network.register_forward_pre_hook(note)
+        reranker(frame)
+        for found, wanted in zip(seen[0], expected, strict=True):
+            torch.testing.assert_close(found, wanted)
+        hook.remove()
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        hook = reranker.network.register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            reranker(frame)
+        assert not any("forward" in vars(layer) for layer in layers)
+
+    @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"dtype": "int8"}])
+    def test_no_onednn(self, make, frame, options):
+        pytest.importorskip("torchao")
+        reranker = make(**options)
+        layers = linear_layers(reranker)
+
+        def note(*_):
+            assert not any("forward" in vars(layer) for layer in layers)
+
+        reranker.network.register_forward_pre_hook(note)
+        reranker(frame)
 
     def test_order_does_not_matter(self, make, frame):
         reranker = make(batch_size=4)
@@ -260,8 +339,14 @@ class TestEveryReranker:
     @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder])
     def test_compile(self, cls, frame, tmp_path):
         """Compiled, it scores alike, and trains and saves as ever."""
-        build = tiny.tiny_t5 if cls is MonoT5 else tiny.tiny_bert
-        model = build(tmp_path / "model", dropout=0.0)
+        model = tmp_path / "model"
+        if cls is MonoT5:
+            tiny.tiny_t5(model, dropout=0.0)
+            file = model / "config.json"  # one layer compiles in half the time
+            one = {"num_layers": 1, "num_decoder_layers": 1}
+            file.write_text(json.dumps(json.loads(file.read_text()) | one))
+        else:
+            tiny.tiny_classifier(model, "bert", 1, dropout=0.0)
         frame = frame.assign(label=[1, 0, 1] * 5)
         training = {"max_steps": 1, "learning_rate": 1e-3, "gradient_accumulation_steps": 1}
         options = {"dtype": "float32", "device": "cpu", "training": training}
@@ -274,6 +359,27 @@ class TestEveryReranker:
         np.testing.assert_allclose(scores(compiled.fit(frame), frame), expected, atol=1e-4)
         loaded = cls(compiled.save(tmp_path / "saved"), dtype="float32", device="cpu")
         np.testing.assert_allclose(scores(loaded, frame), expected, atol=1e-4)
+
+
+class TestLikeLength:
+    @given(
+        st.lists(st.integers(0, 50), min_size=1, max_size=40),
+        st.integers(1, 8),
+        st.sampled_from([1.0, 20.0, 64.0, np.inf]),
+    )
+    def test_rule(self, lengths, rows, tokens):
+        found = like_length(lengths, rows, tokens)
+        order = [i for batch in found for i in batch]
+        assert order == sorted(range(len(lengths)), key=lambda i: -lengths[i])
+
+        def fits(batch: list[int]) -> bool:
+            longest = max(1, *(lengths[i] for i in batch))
+            return len(batch) <= rows and len(batch) * longest <= tokens
+
+        for i, batch in enumerate(found):
+            assert len(batch) == 1 or fits(batch)
+            if i + 1 < len(found):
+                assert not fits([*batch, found[i + 1][0]]), "there was room for another"
 
 
 class TestMonoT5:
@@ -295,6 +401,21 @@ class TestMonoT5:
         found = scores(MonoT5(path, dtype="float32", batch_size=4), everything)
         np.testing.assert_allclose(found, scores(oracle(path), everything), atol=1e-5)
         assert (found <= 0).all()
+
+    def test_batches_of_like_tokens(self, models):
+        """However many characters they are."""
+        texts = ["apple " * 20, "z" * 19, "apple " * 30, "z" * 29]  # of 20 and 30 tokens
+        rows = pd.DataFrame({"qid": "1", "query": "fig", "docno": [*"abcd"], "text": texts})
+        reranker = MonoT5(models[MonoT5], dtype="float32", batch_size=2)
+        shapes = shapes_of(reranker)
+        reranker(rows)
+        assert {rows for rows, _ in shapes} == {2} and len({n for _, n in shapes}) == 2
+
+    def test_pairs_tokenised_at_once(self, models, frame, monkeypatch):
+        expected = scores(MonoT5(models[MonoT5], dtype="float32"), frame)
+        monkeypatch.setattr(monot5, "AT_ONCE", 4)
+        found = scores(MonoT5(models[MonoT5], dtype="float32"), frame)
+        np.testing.assert_array_equal(found, expected)
 
     def test_plain_forward_pass(self, models):
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pyterrier_inpars.frames import finite
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -28,9 +30,9 @@ class Sampling:
     seeds: Sequence[int] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
+        if not finite("temperature", self.temperature) >= 0:
             raise ValueError(f"temperature must be 0 (greedy) or above, not {self.temperature!r}")
-        if not 0 < self.top_p <= 1:
+        if not 0 < finite("top_p", self.top_p) <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
         if self.num_samples > 1 and self.temperature == 0:
             raise ValueError(

@@ -31,8 +31,13 @@ class GenerateBackend:
         self.backend = backend
 
     def describe(self) -> dict[str, Any]:
-        """What decides the output, as far as it can be seen from outside."""
-        return {"model": getattr(self.backend, "model_id", None), "backend": repr(self.backend)}
+        """What decides the output, as far as it is told: the class and the model's name.
+
+        Not the object's ``repr``, which may hold a key, or an address that is another in each run.
+        """
+        kind = type(self.backend)
+        name = getattr(self.backend, "model_id", None)
+        return {"model": name, "backend": f"{kind.__module__}.{kind.__qualname__}"}
 
     def complete(
         self,

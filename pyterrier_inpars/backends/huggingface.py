@@ -9,14 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_inpars.backends.base import GREEDY, NEWLINE, Completion, Sampling
-from pyterrier_inpars.backends.decoding import PlainReading, Reading, choose, takes_masks
+from pyterrier_inpars.backends.decoding import (
+    PlainReading,
+    Reading,
+    begun,
+    log_probs,
+    next_tokens,
+    takes_masks,
+)
 from pyterrier_inpars.devices import best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars.frames import positive_int
+from pyterrier_inpars.onednn import pack
 
 if TYPE_CHECKING:
     import torch
 
 
+REFILL = 1 / 4
+"""Share of the rows that must be free before others take their places."""
 MOST_LOGITS = 2**28
 """Most numbers that a batch of scored continuations has as logits: 1 GiB in float32."""
 
@@ -25,9 +35,10 @@ class HuggingFaceBackend:
     """Completes prompts with any causal language model that transformers loads.
 
     The prompts of a collection differ only in their last part, so the keys and values of what they
-    share are computed once and serve every batch. Batches hold prompts of like length, padded on
-    the left; positions and attention masks are given explicitly, so that padding changes nothing,
-    in models with sliding windows too. A row leaves the batch when its text has ended.
+    share are computed once and serve every batch (see `Reading`). A text that has ended leaves the
+    batch, and when a quarter have, the next prompts take their places, the longest first. On a CPU,
+    the weights are laid out for it when the model is first used (see `pack`), which leaves a model
+    that can only be run here.
 
     Models whose attention does not take such masks (with ALiBi, say) are found out by comparing
     both ways on the first two prompts, and run prompt by prompt.
@@ -35,7 +46,7 @@ class HuggingFaceBackend:
     Args:
         model: name on the Hugging Face hub, local folder, or ``.gguf`` file.
         revision: branch, tag or commit on the hub.
-        batch_size: completions computed together; 32 on a CPU, 64 elsewhere if None.
+        batch_size: completions computed together; 64 if None.
         dtype: ``"auto"`` (bfloat16 where the processor has it), ``"float32"``, ``"bfloat16"``,
             ``"float16"``, a ``torch.dtype``, or ``"int8"``: weights of one byte, computed with as
             by ``"auto"``, except the last layer's, which chooses the tokens.
@@ -61,7 +72,7 @@ class HuggingFaceBackend:
     ):
         self.name = str(model)
         self.revision = revision
-        self.batch_size = batch_size and positive_int("batch_size", batch_size)
+        self.batch_size = positive_int("batch_size", 64 if batch_size is None else batch_size)
         self._dtype = dtype
         self._compile = compile
         self._device = device
@@ -87,7 +98,13 @@ class HuggingFaceBackend:
     def model(self) -> Any:
         from transformers import AutoModelForCausalLM
 
-        model = self._load(AutoModelForCausalLM, dtype=self.dtype).eval()
+        model, report = self._load(AutoModelForCausalLM, dtype=self.dtype, output_loading_info=True)
+        if missing := sorted(report["missing_keys"]):  # transformers makes them up
+            raise ValueError(
+                f"{self.name!r} is no causal language model, or not all of one: it has no weights "
+                f"for {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1)
+            )
+        model = model.eval()
         if is_int8(self._dtype):
             quantize(model, self.dtype, keep=[model.get_output_embeddings()])
         model = model.to(self.device)
@@ -131,7 +148,7 @@ class HuggingFaceBackend:
                 are shared as the tokenised prompts really have in common with it.
             max_new_tokens: most tokens in a completion.
             sampling: how tokens are chosen.
-            progress: called with the number of completions after each batch.
+            progress: called with 1 for each completion that has ended.
 
         Returns:
             ``sampling.num_samples`` completions for each prompt, in the order of the prompts.
@@ -146,25 +163,12 @@ class HuggingFaceBackend:
         ids = [self._encode(prompt, max_new_tokens) for prompt in prompts]
         prefix_ids = self._encode(prefix, max_new_tokens)
         prefix_ids = prefix_ids[: _shared(prefix_ids, ids)]
-        completions: dict[int, list[Completion]] = {}
+        completions: dict[int, Completion] = {}
         with torch.inference_mode():
-            for batch in self._batches(prefix_ids, ids, sampling.num_samples):
-                rows = [
-                    _Row.start(i, n, sampling) for i in batch for n in range(sampling.num_samples)
-                ]
-                if self._takes_masks:
-                    reading = self._after(prefix_ids, len(batch))
-                    reading.read([ids[i][len(prefix_ids) :] for i in batch])
-                    reading.repeat(sampling.num_samples)
-                    self._write(rows, reading, max_new_tokens, sampling)
-                else:
-                    for row in rows:
-                        plain = PlainReading(self.model).read([ids[row.prompt]])
-                        self._write([row], plain, max_new_tokens, sampling)
-                for row in rows:
-                    completions.setdefault(row.prompt, []).append(self._completion(row))
-                progress(len(rows))
-        return [completion for i in range(len(prompts)) for completion in completions[i]]
+            for row in self._write(prefix_ids, ids, max_new_tokens, sampling):
+                completions[row.number] = self._completion(row)
+                progress(1)
+        return [completions[number] for number in range(len(completions))]
 
     def log_likelihood(
         self,
@@ -204,9 +208,9 @@ class HuggingFaceBackend:
         counts = [max(0, len(row) - start) for row, start in zip(ids, starts, strict=True)]
         scored = [i for i, count in enumerate(counts) if count]
         progress(len(ids) - len(scored))
-        log_probs: list[list[float]] = [[] for _ in ids]
+        likelihoods: list[list[float]] = [[] for _ in ids]
         if not scored:
-            return log_probs
+            return likelihoods
         prefix_ids = self._encode(prefix, 0)
         prefix_ids = prefix_ids[: _shared(prefix_ids, [ids[i][: starts[i]] for i in scored])]
         scored.sort(key=lambda i: len(ids[i]), reverse=True)
@@ -214,18 +218,13 @@ class HuggingFaceBackend:
             self._try_masks(prefix_ids, ids[scored[0]])
             for batch in self._scoring_batches(scored, counts):
                 rows, last = [ids[i] for i in batch], [counts[i] for i in batch]
-                if self._takes_masks:
-                    rests = [row[len(prefix_ids) :] for row in rows]
-                    found = self._after(prefix_ids, len(rows)).log_probs(rests, last)
-                else:
-                    found = [
-                        PlainReading(self.model).log_probs([row], [count])[0]
-                        for row, count in zip(rows, last, strict=True)
-                    ]
+                longest = len(rows[0]) + max(last)  # with padding
+                reading, begin = self._reading(prefix_ids, len(rows), longest)
+                found = log_probs(reading, [row[begin:] for row in rows], last)
                 for i, values in zip(batch, found, strict=True):
-                    log_probs[i] = values
+                    likelihoods[i] = values
                 progress(len(batch))
-        return log_probs
+        return likelihoods
 
     # -- text and tokens ---------------------------------------------------------------------
 
@@ -236,7 +235,7 @@ class HuggingFaceBackend:
             source, options = str(path.parent), {**options, "gguf_file": path.name}
         try:
             return auto_class.from_pretrained(source, **self._hub, **options)
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:  # a damaged file can raise anything
             raise ValueError(
                 f"no causal language model can be loaded from {self.name!r}: give a name on the "
                 f"Hugging Face hub, a folder or a .gguf file ({error})"
@@ -280,84 +279,103 @@ class HuggingFaceBackend:
 
     # -- the model ---------------------------------------------------------------------------
 
-    def _batches(
-        self, prefix: list[int], ids: list[list[int]], num_samples: int
-    ) -> Iterator[list[int]]:
-        """Which prompts to complete together: those of like length, the longest first."""
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
-        self._try_masks(prefix, ids[order[0]])
-        size = max(1, self._size // num_samples)
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
-
     def _scoring_batches(self, order: list[int], counts: list[int]) -> Iterator[list[int]]:
         """The pairs in their order, so many together that their logits do not fill the memory."""
         most = max(1, MOST_LOGITS // self.model.config.get_text_config().vocab_size)
         batch: list[int] = []
         for i in order:
             longest = max(counts[j] for j in [*batch, i])
-            if batch and (len(batch) == self._size or (len(batch) + 1) * longest > most):
+            if batch and (len(batch) == self.batch_size or (len(batch) + 1) * longest > most):
                 yield batch
                 batch = []
             batch.append(i)
         yield batch
 
-    @property
-    def _size(self) -> int:
-        return self.batch_size or (32 if self.device.type == "cpu" else 64)
-
     def _try_masks(self, prefix: list[int], ids: list[int]) -> None:
-        """Finds out, on first use, whether the model takes explicit masks."""
+        """Finds out, on first use, whether the model takes explicit masks, and makes it ready."""
         if self._takes_masks is None:
             rest = ids[len(prefix) :]
             self._takes_masks = takes_masks(self.model, prefix, [rest, rest[len(rest) // 2 :]])
+            if self._takes_masks and not self._compile:
+                pack(self.model)
 
-    def _after(self, prefix: list[int], rows: int) -> Reading:
-        """So many rows that have read the prefix, which is read once and kept for more batches."""
+    def _reading(
+        self, prefix: list[int], rows: int, longest: int
+    ) -> tuple[Reading | PlainReading, int]:
+        """A reading for so many rows of so many tokens, and how many of these it has read before.
+
+        The prefix is read once and kept for more readings.
+        """
+        if not self._takes_masks:
+            return PlainReading(self.model), 0
         if self._prefix[0] != prefix:
-            self._prefix = (prefix, Reading(self.model).read([prefix]) if prefix else None)
-        return (self._prefix[1] or Reading(self.model)).copies(rows)
+            self._prefix = (prefix, begun(self.model, prefix))
+        return Reading(self.model, rows, longest - len(prefix), self._prefix[1]), len(prefix)
 
     def _write(
-        self,
-        rows: list[_Row],
-        reading: Reading | PlainReading,
-        max_new_tokens: int,
-        sampling: Sampling,
-    ) -> None:
-        """Writes on after each prompt until all texts have ended; a row that has, leaves."""
-        for step in range(max_new_tokens):
-            tokens = choose(reading.logits, sampling, [row.generator for row in rows])
-            chosen = reading.logits.gather(1, tokens[:, None])[:, 0] - reading.logits.logsumexp(1)
-            for row, token, log_prob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
+        self, prefix: list[int], ids: list[list[int]], max_new_tokens: int, sampling: Sampling
+    ) -> Iterator[_Row]:
+        """Writes on after each prompt until the texts have ended; gives each that has.
+
+        As rows end, others take their place, those with the longest prompts first, so that rows
+        together are of like length. The last token of a prompt is read with the first step.
+        """
+        waiting = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        self._try_masks(prefix, ids[waiting[-1]])
+        samples = sampling.num_samples
+        most = max(1, min(len(ids), self.batch_size // samples))
+        longest = len(ids[waiting[-1]]) + max_new_tokens
+        reading, begin = self._reading(prefix, most * samples, longest)
+        rows: list[_Row] = []
+        while waiting or rows:
+            free = most - -(-len(rows) // samples)
+            if waiting and free >= most * REFILL:
+                new = [waiting.pop() for _ in range(min(free, len(waiting)))]
+                reading.add([ids[i][begin:-1] for i in new])
+                added = [(place, i, n) for place, i in enumerate(new) for n in range(samples)]
+                reading.keep([*range(len(rows)), *(len(rows) + place for place, *_ in added)])
+                rows += [_Row.start(i * samples + n, ids[i][-1], sampling) for _, i, n in added]
+            logits = reading.read([[row.last] for row in rows])[:, 0]
+            found = next_tokens(logits, sampling, [row.generator for row in rows])
+            going = []
+            for i, (row, (token, log_prob)) in enumerate(zip(rows, found, strict=True)):
+                row.last = token
                 row.tokens.append(token)
                 row.log_probs.append(log_prob)
-            going = [i for i, row in enumerate(rows) if not self._ends(row.tokens[-1])]
-            if not going or step == max_new_tokens - 1:
-                return
-            if len(going) < len(rows):  # never so for the one row of a plain reading
-                rows = [rows[i] for i in going]
-                reading = reading.select(going)  # type: ignore[union-attr]
-            reading.read([row.tokens[-1:] for row in rows])
+                if self._ends(token) or len(row.tokens) == max_new_tokens:
+                    yield row
+                else:
+                    going.append(i)
+            kept = _closed_up(going)
+            reading.keep(kept)
+            rows = [rows[i] for i in kept]
 
 
 @dataclass
 class _Row:
-    """One completion while it is written."""
+    """One completion while it is written, with the token that is to be read next."""
 
-    prompt: int
+    number: int
+    last: int
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
 
     @classmethod
-    def start(cls, prompt: int, sample: int, sampling: Sampling) -> _Row:
+    def start(cls, number: int, last: int, sampling: Sampling) -> _Row:
         import torch
 
         if sampling.temperature == 0:
-            return cls(prompt, None)
-        seed = sampling.seeds[prompt * sampling.num_samples + sample]
-        return cls(prompt, torch.Generator().manual_seed(seed))
+            return cls(number, last, None)
+        return cls(number, last, torch.Generator().manual_seed(sampling.seeds[number]))
+
+
+def _closed_up(going: list[int]) -> list[int]:
+    """Rows that go on, the last of them in the places of those that do not."""
+    count = len(going)
+    late = [row for row in going if row >= count]
+    stay = set(going)
+    return [row if row in stay else late.pop() for row in range(count)]
 
 
 def _in_common(a: list[int], b: list[int]) -> int:

@@ -6,8 +6,8 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ import pyterrier as pt
 
 from pyterrier_inpars.devices import best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars.examples import check_examples, hold_out
-from pyterrier_inpars.frames import Stage, check_strings, positive_int
+from pyterrier_inpars.frames import Stage, check_columns, check_strings, positive_int
+from pyterrier_inpars.onednn import onednn
 from pyterrier_inpars.provenance import (
     TRAINING_FILE,
     fingerprint,
@@ -34,6 +35,11 @@ from pyterrier_inpars.xla import full_batch, on_xla, padded_length, tie_weights,
 if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike
+
+CPU_TOKENS = 2048
+"""Most tokens of a batch on a CPU: of more, what a layer computes does not fit the caches."""
+CHARACTERS = 4
+"""Characters of a token, about, where the tokens are not counted."""
 
 
 class Reranker(Stage, pt.Estimator):
@@ -69,7 +75,7 @@ class Reranker(Stage, pt.Estimator):
             again with the same data and settings, to the same weights on a CPU in float32.
             ``None``: a temporary folder, removed after training.
         seed: decides the initial weights of a new head, the order of the examples and the dropout.
-        batch_size: rows that are scored at once.
+        batch_size: most rows that are scored at once; on a CPU they have 2,048 tokens at most.
         text_field: column with the text of the document.
         dtype: ``"auto"`` (bfloat16 where the processor computes in it, else float32),
             ``"float32"``, ``"bfloat16"``, ``"float16"``, a ``torch.dtype``, or ``"int8"``: weights
@@ -156,22 +162,32 @@ class Reranker(Stage, pt.Estimator):
         raise NotImplementedError
 
     def _in_batches(
-        self, lengths: list[int], forward: Callable[[list[int]], torch.Tensor]
+        self, lengths: Sequence[float], forward: Callable[[list[int]], torch.Tensor]
     ) -> np.ndarray:
         """What ``forward`` gives for the rows, float32, in their order.
 
-        It is given row numbers by batches of like length, longest first, so that memory fails at
-        once; some twice, where the device wants full batches.
+        It is given row numbers by the batches of ``like_length``; some twice, where the device
+        wants full batches.
+
+        Args:
+            lengths: of the rows, in tokens.
+            forward: gives a tensor with a row for each row number.
         """
-        order = np.argsort([-length for length in lengths], kind="stable")
-        starts = range(0, len(order), self.batch_size)
+        device = self.network.device
+        most = CPU_TOKENS if device.type == "cpu" else np.inf
+        batches = like_length(lengths, self.batch_size, most)
         found = []
-        for i in pt.tqdm(starts, desc=type(self).__name__, unit="batch", disable=not self.verbose):
-            rows = order[i : i + self.batch_size].tolist()
-            full = full_batch(rows, self.batch_size, self.network.device)
-            found.append(forward(full).cpu().float().numpy())
-        # what fills up the last batch stands behind all rows
-        return np.concatenate(found)[np.argsort(order)]
+        for rows in pt.tqdm(
+            batches, desc=type(self).__name__, unit="batch", disable=not self.verbose
+        ):
+            scores = forward(full_batch(rows, self.batch_size, device))
+            found.append(scores[: len(rows)].cpu().float().numpy())
+        return np.concatenate(found)[np.argsort(np.concatenate(batches))]
+
+    def _tokens(self, texts: Iterable[str]) -> list[float]:
+        """About how many tokens a sentence-transformers network reads of each text."""
+        limit = self.network.max_seq_length or np.inf
+        return [min(len(text) / CHARACTERS, limit) for text in texts]
 
     def _train(self, examples: pd.DataFrame, training: Training) -> None:
         """Trains the network on checked examples."""
@@ -195,7 +211,7 @@ class Reranker(Stage, pt.Estimator):
                 torch.manual_seed(self.seed)  # a head that the checkpoint lacks is drawn at random
                 try:
                     network = self._load(best_device(self.device)).eval()
-                except (OSError, ValueError) as error:
+                except Exception as error:  # a damaged file can raise anything
                     raise cannot_load(type(self).__name__, self.model, error) from error
             if on_xla(network.device):
                 tie_weights(network)
@@ -222,14 +238,23 @@ class Reranker(Stage, pt.Estimator):
     def run(self, inp: pd.DataFrame) -> pd.DataFrame:
         import torch
 
-        check_strings(inp, "query", self.text_field)
-        device = self.network.device
-        dtype = best_dtype(self.dtype, device)
-        autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-        with torch.no_grad(), autocast:  # XLA does not take inference_mode
+        check_strings(inp, "qid", "query", self.text_field)
+        with torch.no_grad(), self._precision():  # XLA does not take inference_mode
             scores = self._score(inp["query"].tolist(), inp[self.text_field].tolist())
         out = inp.drop(columns=["score", "rank"], errors="ignore")
         return pt.model.add_ranks(out.assign(score=pd.Series(scores, dtype="float64")))
+
+    def _precision(self) -> AbstractContextManager:
+        """What scores are computed under."""
+        import torch
+
+        device = self.network.device
+        dtype = best_dtype(self.dtype, device)
+        if dtype != torch.float32:
+            return torch.autocast(device.type, dtype)
+        if self._compile:  # it would be compiled again
+            return nullcontext()
+        return onednn(self.network, keep=self._heads(self.network))
 
     def fit(
         self,
@@ -269,7 +294,7 @@ class Reranker(Stage, pt.Estimator):
         holds_out = validation is None and bool({"patience", "held_out"} & fields.keys())
         labelled = self.loss != DISTILLATION or holds_out
         needed = [*self.needs(), *["label"] * labelled]
-        pt.validate.columns(examples, includes=needed, context=self)
+        check_columns(examples, *needed, context=self)
         self._check_not_int8("trained")
         check_examples(examples, self.text_field, labelled)
         if holds_out:
@@ -386,6 +411,25 @@ class Reranker(Stage, pt.Estimator):
                 f"{self!r} cannot be {done}, for its weights are rounded to int8: train and save "
                 f"with another dtype, then load what is saved with dtype='int8'"
             )
+
+
+def like_length(lengths: Sequence[float], rows: int, tokens: float) -> list[list[int]]:
+    """Row numbers by batches of like length, longest first, so that memory fails at once.
+
+    Args:
+        lengths: of the rows, in tokens.
+        rows: most rows of a batch.
+        tokens: most tokens of a batch whose rows are all padded to its longest; a row that has more
+            is a batch.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=float), kind="stable").tolist()
+    found: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        size = max(1, int(min(rows, tokens // max(1, lengths[order[start]]))))
+        found.append(order[start : start + size])
+        start += size
+    return found
 
 
 def cannot_load(who: str, model: str | os.PathLike[str], error: Exception) -> OSError:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars.frames import Stage, positive_int, with_columns
+from pyterrier_inpars.frames import Stage, as_numbers, positive_int, with_columns
 
 
 class RerankTop(Stage):
@@ -50,7 +50,7 @@ class RerankTop(Stage):
 
     def run(self, inp: pd.DataFrame) -> pd.DataFrame:
         order = pd.Index(inp["qid"].unique())
-        inp = inp.sort_values("rank", kind="stable")
+        inp = inp.iloc[np.argsort(as_numbers(inp, "rank"), kind="stable")]
         place = inp.groupby("qid").cumcount()
         top = self.reranker.transform(inp[place < self.k].reset_index(drop=True))
         below, deep = inp[place >= self.k], place[place >= self.k] - self.k

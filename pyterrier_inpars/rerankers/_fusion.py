@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars.frames import Stage, with_columns
+from pyterrier_inpars.frames import Stage, as_numbers, check_strings, finite, with_columns
 
 
 class ScoreSum(Stage):
@@ -35,9 +36,9 @@ class ScoreSum(Stage):
 
     def __init__(self, reranker: pt.Transformer, weights: tuple[float, float] = (1.0, 1.0)):
         self.reranker = reranker
-        if len(weights) != 2 or not all(map(math.isfinite, weights)):
+        if not isinstance(weights, Sequence) or len(weights) != 2:
             raise ValueError(f"weights must be two numbers, not {weights!r}")
-        self.weights = weights
+        self.weights = tuple(finite("weights", weight) for weight in weights)
 
     def needs(self) -> list[str]:
         modes = pt.inspect.transformer_inputs(self.reranker, strict=False) or [[]]
@@ -49,6 +50,7 @@ class ScoreSum(Stage):
 
     def run(self, inp: pd.DataFrame) -> pd.DataFrame:
         keys = ["qid", "docno"]
+        check_strings(inp, *keys)
         if (twice := inp.duplicated(keys)).any():
             qid, docno = inp.loc[twice.idxmax(), keys]
             raise ValueError(f"document {docno!r} stands twice for qid {qid!r}: drop one")
@@ -63,7 +65,7 @@ class ScoreSum(Stage):
 
 def _z_scores(results: pd.DataFrame) -> pd.Series:
     """The scores at mean 0 and standard deviation 1 within each query."""
-    scores = results["score"].astype("float64")
+    scores = pd.Series(as_numbers(results, "score"), index=results.index)
     if not (finite := scores.map(math.isfinite)).all():
         row = results.loc[(~finite).idxmax()]
         raise ValueError(

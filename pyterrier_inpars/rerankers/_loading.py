@@ -49,7 +49,7 @@ def _reranker(model: str) -> type[Reranker]:
     try:
         kind = _sentence_transformers(model)
         config = None if kind else transformers.AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise cannot_load("load_reranker", model, error) from error
     if config is None:
         if kind in SAVED_BY:

@@ -130,7 +130,7 @@ class BiEncoder(Reranker):
             vectors = network(batch_to_device(batch, network.device), task=task)
             return normalize(vectors["sentence_embedding"])
 
-        return self._in_batches([len(text) for text in distinct], forward)[codes]
+        return self._in_batches(self._tokens(distinct), forward)[codes]
 
     def _prompts(self) -> tuple[str | None, str | None]:
         """The model's prompts for queries and for documents.

@@ -153,7 +153,7 @@ class CrossEncoder(Reranker):
         def forward(rows: list[int]) -> torch.Tensor:
             return network(self._batch([pairs[r] for r in rows]))["scores"].view(-1)
 
-        return self._in_batches([len(q) + len(t) for q, t in pairs], forward)
+        return self._in_batches(self._tokens(query + text for query, text in pairs), forward)
 
     def _train(self, examples: pd.DataFrame, training: Training) -> None:
         from datasets import Dataset

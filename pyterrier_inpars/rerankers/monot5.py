@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from pyterrier_inpars.examples import check_negatives
@@ -28,11 +29,12 @@ from pyterrier_inpars.training import Training
 from pyterrier_inpars.xla import full_batch, padded_length
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from transformers import BatchEncoding
 
 SETTINGS_FILE = "inpars.json"
+AT_ONCE = 1000
+"""Pairs that are tokenised at once."""
 SPACE = "▁"
 """What a piece of SentencePiece begins with where a word begins."""
 
@@ -237,12 +239,11 @@ class MonoT5(Reranker):
             )
         return ids[0]
 
-    def _batch(self, queries: list[str], texts: list[str]) -> BatchEncoding:
-        """The network's input for the pairs: ``input_ids`` and ``attention_mask``, (pairs, tokens).
+    def _rows(self, queries: list[str], texts: list[str]) -> list[list[int]]:
+        """The token ids that the network reads of each pair.
 
         The part before the end of the document and the part after it are tokenised apart, as
-        ``pyterrier_t5`` does, so that the first can be cut and the second cannot; the rows are
-        padded when they are whole.
+        ``pyterrier_t5`` does, so that the first can be cut and the second cannot.
         """
         opening, rest = self._settings.template.split("{query}")
         middle, ending = rest.split("{text}")
@@ -253,20 +254,30 @@ class MonoT5(Reranker):
             truncation=True,
             max_length=self._limit - len(end),
         )["input_ids"]
-        rows = [start + end for start in starts]
+        return [start + end for start in starts]
+
+    def _padded(self, rows: list[Any]) -> BatchEncoding:
+        """The network's input for rows: ``input_ids`` and ``attention_mask``, (rows, tokens)."""
         length = padded_length(max(map(len, rows)), self._limit, self.network.device)
         return self._tokenizer.pad(
             {"input_ids": rows}, padding="max_length", max_length=length, return_tensors="pt"
         )
 
-    def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
-        def forward(rows: list[int]) -> torch.Tensor:
-            batch = self._batch([queries[r] for r in rows], [texts[r] for r in rows])
-            logits = self._logits(self.network, batch.to(self.network.device))
-            return logits.log_softmax(dim=1)[:, 0]
+    def _batch(self, queries: list[str], texts: list[str]) -> BatchEncoding:
+        """The network's input for the pairs."""
+        return self._padded(self._rows(queries, texts))
 
-        lengths = [len(q) + len(t) for q, t in zip(queries, texts, strict=True)]
-        return self._in_batches(lengths, forward)
+    def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
+        ids: list[np.ndarray] = []  # of a tenth of the memory of the tokenizer's own
+        for i in range(0, len(queries), AT_ONCE):
+            rows = self._rows(queries[i : i + AT_ONCE], texts[i : i + AT_ONCE])
+            ids += [np.array(row, dtype=np.int32) for row in rows]
+
+        def forward(rows: list[int]) -> torch.Tensor:
+            batch = self._padded([ids[r] for r in rows]).to(self.network.device)
+            return self._logits(self.network, batch).log_softmax(dim=1)[:, 0]
+
+        return self._in_batches([len(row) for row in ids], forward)
 
     def _logits(self, network: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Logits of the two words as the first that is said, (pairs, 2), the relevant one first."""

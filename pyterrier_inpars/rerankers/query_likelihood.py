@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_inpars.backends.base import LikelihoodBackend
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.frames import Stage, check_strings, positive_int
-from pyterrier_inpars.prompts import Prompt, StaticPrompt, cut_to_fit, load_prompt, truncate
+from pyterrier_inpars.prompts import Prompt, StaticPrompt, as_prompt, cut_to_fit, truncate
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class QueryLikelihood(Stage):
             the model has positions.
         max_query_tokens: the same for queries, and those of a few-shot prompt's examples.
         revision: branch, tag or commit of the model on the hub.
-        batch_size: pairs scored together; None chooses by device.
+        batch_size: pairs scored together; None is 64.
         dtype: ``"auto"`` is bfloat16 where the processor has it, else float32; ``"int8"`` keeps the
             weights in a byte each.
         compile: compile the model with ``torch.compile`` first.
@@ -80,7 +80,7 @@ class QueryLikelihood(Stage):
         self.model = model
         if prompt is None:
             prompt = StaticPrompt(TOPIC)
-        self.prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
+        self.prompt = as_prompt(prompt)
         self.max_doc_tokens = positive_int("max_doc_tokens", max_doc_tokens)
         self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
         self.revision = revision
@@ -113,7 +113,7 @@ class QueryLikelihood(Stage):
         return [c for c in columns if c not in ("score", "rank")] + ["score", "rank"]
 
     def run(self, inp: pd.DataFrame) -> pd.DataFrame:
-        check_strings(inp, "query", self.text_field)
+        check_strings(inp, "qid", "query", self.text_field)
         scores = self._score(inp["query"].tolist(), inp[self.text_field].tolist())
         out = inp.drop(columns=["score", "rank"], errors="ignore")
         return pt.model.add_ranks(out.assign(score=scores))

@@ -1,0 +1,144 @@
+"""Queries a second that a language model writes, against the InPars Toolkit's loop.
+
+    python tests/benchmarks/generation.py [--beir FOLDER] [--documents 256] [--peer-documents 64]
+
+The peer reads the whole prompt of each document in float32, eight together, padded, by the model's
+own ``generate``, which goes on until the last of the eight has ended, and takes the log-probability
+of each token from all the scores, as the toolkit does. The toolkit ends a query at one token id
+that stands for a newline in other models; here the peer is given all that do in this one. Both
+sides are given the same prompts' texts and have the model loaded.
+
+Runs the peer and both precisions in turn, first forwards, then backwards, and prints the queries a
+second of each and, last, the median of the ratios. Before, it checks that in float32 both write
+the same queries, to the letter. The peer is slow, so it may be given fewer documents, taken at
+equal steps from those sorted by length.
+"""
+
+import argparse
+import functools
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import pandas as pd
+
+from pyterrier_inpars import QueryGenerator
+from pyterrier_inpars.demo import StdlibDocs, language_model
+
+BATCH, MOST = 8, 64
+
+
+def documents(beir: str | None, count: int) -> pd.DataFrame:
+    """The first documents of a collection; without one, of the demo's."""
+    corpus = StdlibDocs().get_corpus_iter()
+    if beir is not None:
+        from pyterrier_inpars.datasets import BeirFolder
+
+        corpus = BeirFolder(beir).get_corpus_iter()
+    return pd.DataFrame(itertools.islice(corpus, count))[["docno", "text"]]
+
+
+def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """So many documents, at equal steps from the shortest to the longest."""
+    by_length = frame.sort_values("text", key=lambda texts: texts.str.len(), kind="stable")
+    steps = [i * len(frame) // count for i in range(count)]
+    return by_length.iloc[steps].sort_index()
+
+
+class Toolkit:
+    """The toolkit's loop."""
+
+    def __init__(self, path: str):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+        self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        vocabulary = range(len(self.tokenizer))
+        self.ends = [i for i in vocabulary if "\n" in self.tokenizer.decode([i])]
+        self.ends.append(self.tokenizer.eos_token_id)
+
+    def __call__(self, prompts: list[str]) -> list[str]:
+        import torch
+
+        queries = []
+        for i in range(0, len(prompts), BATCH):
+            batch = self.tokenizer(prompts[i : i + BATCH], padding=True, return_tensors="pt")
+            with torch.no_grad():
+                outputs = self.model.generate(
+                    **batch,
+                    max_new_tokens=MOST,
+                    do_sample=False,
+                    output_scores=True,
+                    return_dict_in_generate=True,
+                    eos_token_id=self.ends,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
+            written = outputs.sequences[:, batch["input_ids"].shape[1] :]
+            texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+            queries += [text.split("\n")[0].strip() for text in texts]
+            chances = torch.stack(outputs.scores, dim=1).log_softmax(dim=-1).max(dim=2).values
+            for row, tokens in zip(chances, written, strict=True):
+                row[tokens != self.tokenizer.pad_token_id].tolist()
+        return queries
+
+
+def speed(write: Callable[[], object], count: int) -> float:
+    start = time.perf_counter()
+    write()
+    return count / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--beir", help="folder of a collection; the demo's if not given")
+    parser.add_argument("--documents", type=int, default=256)
+    parser.add_argument("--peer-documents", type=int, help="as many as ours if not given")
+    parser.add_argument("--prompt", default="three-shot")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    args = parser.parse_args()
+    path = language_model()
+    frame = documents(args.beir, args.documents)
+    part = spread(frame, args.peer_documents or len(frame))
+    peer = Toolkit(str(path))
+    ours = {
+        dtype: QueryGenerator(
+            path, prompt=args.prompt, max_new_tokens=MOST, dtype=dtype, keep_prompt=True
+        )
+        for dtype in args.dtypes
+    }
+    written = {dtype: generator(part) for dtype, generator in ours.items()}  # loads the models
+    first = written[args.dtypes[0]]
+    prompts = first["prompt_text"].tolist()
+    lengths = [len(ids) for ids in peer.tokenizer(prompts)["input_ids"]]
+    print(f"{len(part)} of {len(frame)} documents, {statistics.mean(lengths):.0f} tokens a prompt")
+    theirs = peer(prompts)
+    for dtype, found in written.items():
+        same = sum(a == b for a, b in zip(found["query"], theirs, strict=True))
+        print(f"{dtype}: {same} of {len(theirs)} queries are the peer's")
+        if dtype == "float32" and same < len(theirs):
+            sys.exit("the queries differ: there is nothing to compare")
+    sides = {
+        "toolkit": functools.partial(speed, lambda: peer(prompts), len(prompts)),
+        **{
+            dtype: functools.partial(speed, functools.partial(generator, frame), len(frame))
+            for dtype, generator in ours.items()
+        },
+    }
+    ratios: dict[str, list[float]] = {dtype: [] for dtype in ours}
+    for run in range(args.runs):
+        order = list(sides) if run % 2 == 0 else list(sides)[::-1]
+        found = {name: sides[name]() for name in order}
+        print(", ".join(f"{name} {found[name]:.2f} queries/s" for name in sides), flush=True)
+        for dtype in ours:
+            ratios[dtype].append(found[dtype] / found["toolkit"])
+    for dtype, values in ratios.items():
+        print(f"median ratio, {dtype} to the toolkit: {statistics.median(values):.2f}")
+
+
+if __name__ == "__main__":
+    main()

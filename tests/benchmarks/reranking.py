@@ -1,0 +1,165 @@
+"""What MonoT5 saves over pyterrier_t5's MonoT5ReRanker with its defaults, at the same work.
+
+    python tests/benchmarks/reranking.py [--pairs 2000] [--runs 3] [--check 100]
+
+Both score the same pairs with the same T5 of the size of t5-small, whose weights are random:
+6 + 6 layers of 512, 8 heads, 32,128 pieces. Queries have 2 to 12 words, each 50 documents, whose
+lengths are log-normal: about 100 tokens in the mean, one in a hundred longer than the 512 tokens
+that the network reads. What is timed is ``transform``: texts in, scores out. The network is loaded
+before.
+
+Checked first. On ``--check`` pairs, the longest, the shortest and others: in float32 the scores
+are the peer's at its batch size 1, where they are exact, to within 1e-4; in bfloat16 they correlate
+with them by more than 0.99. On all pairs: both networks read the same number of tokens, but for an
+end token that the peer keeps in the middle of the shorter rows of a batch. (The peer cuts the
+columns of a batch, so it reads all that fits of a long document, as MonoT5 does.)
+
+Prints the time of each run, and last for each precision the median of the pairs' ratios.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import tiny
+
+from pyterrier_inpars import MonoT5
+
+LIMIT = 512
+
+
+def words(number: int, rng: np.random.Generator) -> list[str]:
+    letters = np.array([*"abcdefghijklmnopqrstuvwxyz"])
+    found: dict[str, None] = {}
+    while len(found) < number:
+        found["".join(rng.choice(letters, rng.integers(3, 9)))] = None
+    return [*found]
+
+
+def build(path: Path, vocabulary: list[str]) -> str:
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = tiny.t5_tokenizer(("true", "false"), vocabulary)
+    config = T5Config(
+        vocab_size=32128,
+        d_model=512,
+        d_kv=64,
+        d_ff=2048,
+        num_layers=6,
+        num_heads=8,
+        n_positions=LIMIT,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def results(pairs: int, vocabulary: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    """An R frame; three words in ten have an ending, which is a piece or two of its own."""
+    chance = 1 / np.arange(1, len(vocabulary) + 1)
+    chance /= chance.sum()
+
+    def text(length: int) -> str:
+        stems = rng.choice(vocabulary, length, p=chance)
+        return " ".join(stem + rng.choice(["", "s", "ed"], p=[0.7, 0.2, 0.1]) for stem in stems)
+
+    lengths = np.clip(rng.lognormal(3.9, 0.8, pairs), 5, 600).astype(int)
+    queries = [text(n) for n in rng.integers(2, 13, -(-pairs // 50))]
+    rows = [
+        (str(i // 50), queries[i // 50], f"d{i}", text(n), 0.0, i % 50)
+        for i, n in enumerate(lengths)
+    ]
+    return pd.DataFrame(rows, columns=["qid", "query", "docno", "text", "score", "rank"])
+
+
+def tokens_read(reranker: Any, network: Any, frame: pd.DataFrame) -> tuple[int, int]:
+    """How many tokens the encoder would be given: those of text, and those with the padding."""
+    import torch
+    from transformers.modeling_outputs import Seq2SeqLMOutput
+
+    found = []
+
+    def note(attention_mask: torch.Tensor, **_: Any) -> Seq2SeqLMOutput:
+        found.append((int(attention_mask.sum()), attention_mask.numel()))
+        return Seq2SeqLMOutput(logits=torch.zeros(len(attention_mask), 1, 32128))
+
+    network.forward = note
+    reranker(frame)
+    del network.forward
+    text, padded = np.sum(found, axis=0).tolist()
+    return text, padded
+
+
+def check(peer: Any, ours: dict[str, Any], frame: pd.DataFrame, number: int) -> None:
+    """Ends the process if both sides do not do the same."""
+    read, padded = tokens_read(peer, peer.model, frame)
+    ends = len(frame)
+    for name, reranker in ours.items():
+        text, full = tokens_read(reranker, reranker.network, frame)
+        if not read - ends <= text <= read:
+            sys.exit(f"MonoT5 reads {text:,} tokens, and the peer {read:,}")
+        print(f"{name}: {text:,} tokens, {full:,} with padding; the peer {read:,} and {padded:,}")
+    by_length = np.argsort(frame["text"].str.len(), kind="stable").to_numpy()
+    ends_of_it = [*by_length[: number // 4], *by_length[-(number // 4) :]]
+    some = frame.iloc[list(dict.fromkeys([*ends_of_it, *range(number)]))[:number]]
+    batch_size, peer.batch_size = peer.batch_size, 1
+    expected = peer(some)["score"].to_numpy()
+    peer.batch_size = batch_size
+    furthest = np.abs(ours["float32"](some)["score"] - expected).max()
+    alike = np.corrcoef(ours["bfloat16"](some)["score"], expected)[0, 1]
+    print(
+        f"{len(some)} pairs, scores from {expected.min():.2f} to {expected.max():.2f}: float32 at "
+        f"most {furthest:.1e} from the peer's at batch size 1, bfloat16 correlates by {alike:.4f}"
+    )
+    if not (furthest < 1e-4 and alike > 0.99):
+        sys.exit("the scores are not the peer's")
+
+
+def seconds(reranker: Any, frame: pd.DataFrame) -> float:
+    start = time.perf_counter()
+    reranker(frame)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--check", type=int, default=100)
+    args = parser.parse_args()
+    from pyterrier_t5 import MonoT5ReRanker
+
+    rng = np.random.default_rng(0)
+    vocabulary = words(31_900, rng)
+    frame = results(args.pairs, vocabulary, rng)
+    with tempfile.TemporaryDirectory() as folder:
+        path = build(Path(folder) / "t5", vocabulary)
+        peer = MonoT5ReRanker(model=path, tok_model=path, verbose=False)
+        ours = {d: MonoT5(path, dtype=d, device=str(peer.device)) for d in ("float32", "bfloat16")}
+        check(peer, ours, frame, args.check)
+    ratios: dict[str, list[float]] = {name: [] for name in ours}
+    for run in range(args.runs):
+        sides = {"peer": peer, **ours}
+        order = list(sides) if run % 2 else list(sides)[::-1]
+        took = {name: seconds(sides[name], frame) for name in order}
+        for name, found in ratios.items():
+            found.append(took["peer"] / took[name])
+        print(", ".join(f"{name} {took[name]:.1f} s" for name in sides), flush=True)
+    for name, found in ratios.items():
+        print(f"median ratio, peer to {name}: {statistics.median(found):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Examples a second in training, over the loop that one writes first.
+
+    python tests/benchmarks/training.py [--encoder 128] [--t5 64] [--runs 3] [--noise 0.1]
+
+The peer pads each input to 300 tokens, computes in float32, and takes the examples in random
+order. ``CrossEncoder`` and ``MonoT5`` train as they come, in batches of like length, in float32
+and in what ``dtype="auto"`` means here. On both sides are the same first weights, examples, loss,
+batch size, AdamW, learning rate and clipping, one pass, and no dropout, which would hide a
+difference. The cross-encoder is the demo's MiniLM of 22 M parameters. The T5 has the size of
+t5-small; its weights are random, but trained on short pairs until it says one of the two words.
+The texts have about 75 tokens in the median, and no input has more than 300: nothing is cut. What
+is timed is the whole ``fit``, with the network loaded before.
+
+Checked is that the loss of all examples after training, by the peer's network in float32, is the
+same to within ``--noise`` nats: the order of the examples differs, and so do the weights. The seed
+of the order is another in each run.
+
+Prints the time and that loss of each run, and last the median of the pairs' ratios.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import reranking
+import tiny
+
+from pyterrier_inpars import CrossEncoder, MonoT5
+from pyterrier_inpars.demo.models import encoder
+
+TOKENS = 300
+BATCH = 8
+STEP = 16
+"""Examples of a step: the gradients of two batches are added up."""
+RATES = {"CrossEncoder": 5e-5, "MonoT5": 3e-4}
+CLASSES: dict[str, type] = {"CrossEncoder": CrossEncoder, "MonoT5": MonoT5}
+
+
+class Plain:
+    """A network and what one step of the peer's loop does with it."""
+
+    def __init__(self, kind: str, path: str):
+        from transformers import (
+            AutoModelForSeq2SeqLM,
+            AutoModelForSequenceClassification,
+            AutoTokenizer,
+        )
+
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.is_t5 = kind == "MonoT5"
+        cls = AutoModelForSeq2SeqLM if self.is_t5 else AutoModelForSequenceClassification
+        self.network = cls.from_pretrained(path)
+        self.rate = RATES[kind]
+
+    def loss(self, frame: pd.DataFrame) -> Any:
+        import torch
+
+        queries, texts = frame["query"].tolist(), frame["text"].tolist()
+        options = {"padding": "max_length", "max_length": TOKENS, "return_tensors": "pt"}
+        if self.is_t5:
+            shown = [
+                f"Query: {q} Document: {t} Relevant:" for q, t in zip(queries, texts, strict=True)
+            ]
+            said = ["true" if label else "false" for label in frame["label"]]
+            labels = self.tokenizer(said, return_tensors="pt")["input_ids"]
+            return self.network(**self.tokenizer(shown, **options), labels=labels).loss
+        logits = self.network(**self.tokenizer(queries, texts, **options)).logits[:, 0]
+        labels = torch.tensor(frame["label"].to_numpy(), dtype=torch.float32)
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+
+    def fit(self, frame: pd.DataFrame, seed: int) -> None:
+        import torch
+
+        self.network.train()
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.rate, weight_decay=0.0)
+        frame = frame.sample(frac=1, random_state=seed)
+        for i in range(0, len(frame), STEP):
+            optimizer.zero_grad()
+            for j in range(i, i + STEP, BATCH):
+                (self.loss(frame.iloc[j : j + BATCH]) * BATCH / STEP).backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            optimizer.step()
+
+    def mean_loss(self, frame: pd.DataFrame) -> float:
+        import torch
+
+        self.network.eval()
+        with torch.no_grad():
+            parts = [frame.iloc[i : i + BATCH] for i in range(0, len(frame), BATCH)]
+            return sum(self.loss(part).item() * len(part) for part in parts) / len(frame)
+
+
+def first_weights(kind: str, folder: Path) -> str:
+    """A checkpoint without dropout, head and all, that both sides begin with."""
+    from transformers import AutoConfig
+
+    if kind == "MonoT5":
+        training = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+        t5 = MonoT5(reranking.build(folder / "t5", []), training=training)
+        short = examples(240)
+        short["text"] = short["text"].str.split().str[-8:].str.join(" ")
+        path = str(t5.fit(short).save(folder / "taught"))
+        fields = {"dropout_rate": 0.0}
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the head is new
+            path = str(CrossEncoder(encoder(), dtype="float32").save(folder / "encoder"))
+        fields = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = AutoConfig.from_pretrained(path)
+    config.update(fields)
+    config.save_pretrained(path)
+    return path
+
+
+def examples(number: int) -> pd.DataFrame:
+    """Half of the texts hold the query's words; the lengths are log-normal."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i, length in enumerate(np.clip(rng.lognormal(4.2, 0.7, number), 5, 270).astype(int)):
+        query = list(rng.choice(tiny.WORDS[:10], 2))
+        text = [*rng.choice(tiny.WORDS[10:], length), *query * (1 - i % 2)]
+        rows.append((f"q{i // 2}", " ".join(query), f"d{i}", " ".join(text), 1 - i % 2))
+    return pd.DataFrame(rows, columns=["qid", "query", "docno", "text", "label"])
+
+
+def compare(kind: str, frame: pd.DataFrame, runs: int, noise: float) -> None:
+    ratios: dict[str, list[float]] = {"float32": [], "auto": []}
+    training = {
+        "learning_rate": RATES[kind],
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "per_device_train_batch_size": BATCH,
+        "gradient_accumulation_steps": STEP // BATCH,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = first_weights(kind, Path(folder))
+        before = Plain(kind, path).mean_loss(frame)
+        print(f"{kind}: loss {before:.3f} before", flush=True)
+        for run in range(runs):
+            order = ["peer", *ratios] if run % 2 else ["peer", *ratios][::-1]
+            took, losses = {}, {}
+            for name in order:
+                plain, reranker = Plain(kind, path), None
+                if name != "peer":
+                    reranker = CLASSES[kind](
+                        path,
+                        loss="pointwise",
+                        max_length=TOKENS,
+                        dtype=name,
+                        device="cpu",
+                        seed=run,
+                        training=training,
+                    )
+                    assert reranker.network is not None  # loaded before the clock starts
+                start = time.perf_counter()
+                if reranker is None:
+                    plain.fit(frame, run)
+                else:
+                    reranker.fit(frame)
+                took[name] = time.perf_counter() - start
+                if reranker is not None:
+                    plain = Plain(kind, str(reranker.save(Path(folder) / f"{name}{run}")))
+                losses[name] = plain.mean_loss(frame)
+            told = ", ".join(
+                f"{n} {took[n]:.1f} s, loss {losses[n]:.3f}" for n in ["peer", *ratios]
+            )
+            print(f"{kind}: {told}", flush=True)
+            for name, found in ratios.items():
+                if abs(losses[name] - losses["peer"]) > noise:
+                    sys.exit(f"{kind} in {name} has not the peer's loss")
+                found.append(took["peer"] / took[name])
+    for name, found in ratios.items():
+        rate = f"{statistics.median(found):.2f} times the examples a second"
+        print(f"{kind} in {name}: median {rate} of the peer")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--encoder", type=int, default=128, help="examples for CrossEncoder")
+    parser.add_argument("--t5", type=int, default=64, help="examples for MonoT5")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--noise", type=float, default=0.1)
+    args = parser.parse_args()
+    if args.encoder % STEP or args.t5 % STEP:
+        parser.error(f"the numbers of examples must be multiples of {STEP}")
+    for kind, number in (("CrossEncoder", args.encoder), ("MonoT5", args.t5)):
+        if number:
+            compare(kind, examples(number), args.runs, args.noise)
+
+
+if __name__ == "__main__":
+    main()
