@@ -1,28 +1,21 @@
 """`SyntheticQueries`: the data set on disk, which grows while a corpus is indexed and is shared."""
 
-import gzip
-import io
 import json
-import os
+import sys
 from collections.abc import Iterable, Iterator
-from functools import cached_property
-from hashlib import sha256
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from . import published
+from . import published, shards
 from .downloads import download, file_sha256
-from .formats import plain
 from .frames import positive_int, with_columns
 from .ledger import Ledger, Mark, opened
 
 _NEEDS = ["qid", "query", "docno", "text"]
-_COMPLETE = "pt_meta.json"
-_UNFINISHED = "progress.json"
 
 
 class SyntheticQueries(pt.Artifact, pt.Indexer):
@@ -36,10 +29,11 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         reranker.fit(queries.get_results())
 
     ``index()`` may be stopped at any moment, by an error or a power cut. Run again with the same
-    generator and corpus, it goes on after the last stored shard, and the files become the same as
-    if it had never stopped. For documents that are stored already the generator hands on no rows,
-    so every stage after it must take an empty batch, as those of this package do; apply others to
-    ``get_results()``.
+    generator and corpus, it goes on after the last stored shard, or, where Ctrl-C or an error ended
+    it, after the last finished batch. The files become the same as if it had never stopped. For
+    documents that are stored already the generator hands on no rows, so every stage after it must
+    take an empty batch, as those of this package do; apply others to ``get_results()``. One process
+    at a time can write: a second is refused.
 
     The folder holds the rows in order as gzipped JSON Lines (``queries-00000.jsonl.gz`` and on) and
     a manifest that lists them with their SHA-256, beside the settings that made them. The manifest
@@ -59,7 +53,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
         Args:
             path: the folder; ``index()`` makes it.
-            shard_size: store the rows each time that at least this many documents are done.
+            shard_size: store the rows each time that at least this many documents are done, at the
+                end of a batch (those that ``Compose.index`` makes, of ``batch_size`` documents).
         """
         super().__init__(path)
         self.shard_size = positive_int("shard_size", shard_size)
@@ -90,6 +85,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             ValueError: a row lacks a column or repeats a qid, or the corpus or the settings are not
                 those that the artifact was started with. Whatever was stored stays.
             FileExistsError: ``path`` is a file, or a folder that holds something else.
+            RuntimeError: another process is writing to it; the error names it.
+            OSError: a file cannot be written; the error names it. Whatever was stored stays.
         """
         return self._index(iter, {})
 
@@ -97,38 +94,39 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         self, rows: Iterable[dict[str, Any]], settings: dict[str, Any]
     ) -> "SyntheticQueries":
         """Stores rows; ``settings`` are those of rows that no generator of this package made."""
-        manifest = self._manifest() or self._new_manifest()
-        ledger = Ledger(
-            name=repr(self),
-            done=Mark(manifest["documents"], manifest["fingerprint"]),
-            complete=self.built(),
-            settings=manifest["settings"],
-            packages=manifest["versions"][-1]["packages"] if manifest["versions"] else None,
-        )
-        writer = _Writer(self.path, manifest)
-        with opened(ledger):
-            # All rows of a batch come before the next batch is admitted. So when a row comes and
-            # the ledger has moved, every document that stood in it at the row before is finished.
-            last = ledger.seen
-            for row in rows:
-                _check(row)
-                if not ledger.admits:
-                    ledger.describe(settings)
-                    if not ledger.note(*(row[column] for column in _NEEDS)):
-                        continue
-                if ledger.seen != last and writer.missing(last) >= self.shard_size:
-                    writer.store(last, ledger)
-                writer.add(row)
-                last = ledger.seen
-        if (missing := writer.missing(ledger.seen)) < 0:
-            raise ValueError(
-                f"the corpus ended after {ledger.seen.documents:,} documents, but {self!r} has "
-                f"{manifest['documents']:,}: give the same corpus again, or index into another path"
+        self._check_folder()
+        with shards.writing(self.path, repr(self), must=not self.built()):
+            manifest = self._manifest() or self._new_manifest()
+            writer = shards.Writer(self.path, manifest)
+            ledger = Ledger(
+                name=repr(self),
+                stored=writer.stored,
+                damaged=set(writer.faults),
+                complete=self.built(),
+                settings=manifest["settings"],
+                packages=manifest["versions"][-1]["packages"] if manifest["versions"] else None,
             )
-        if missing:
-            writer.store(ledger.seen, ledger)
-        if not ledger.complete:
-            writer.finish()
+            try:
+                with opened(ledger):
+                    for row in rows:
+                        _check(row)
+                        if not ledger.admits:
+                            ledger.describe(settings)
+                            if not ledger.note(*(row[column] for column in _NEEDS)):
+                                continue
+                        writer.add(row, ledger, self.shard_size)
+                writer.end(ledger)
+            except BaseException as error:
+                with suppress(OSError):  # the disk may be full
+                    writer.keep(ledger)
+                if isinstance(error, KeyboardInterrupt):
+                    kept = shards.documents_kept(writer.manifest)
+                    print(
+                        f"{self!r} keeps the queries of {kept:,} documents: run the same again to "
+                        "go on",
+                        file=sys.stderr,
+                    )
+                raise
         return self
 
     @classmethod
@@ -178,7 +176,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
     def built(self) -> bool:
         """Whether the artifact is complete."""
-        return (self.path / _COMPLETE).is_file()
+        return (self.path / shards.COMPLETE).is_file()
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -194,15 +192,36 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         """
         manifest = self._manifest()
         if manifest is None:
-            raise FileNotFoundError(
-                f"{self!r} holds nothing: run (generator >> queries).index(corpus) first"
-            )
+            raise self._nothing()
         if not self.built():
             raise RuntimeError(
-                f"{self!r} is not complete: it holds {manifest['documents']:,} of the corpus's "
-                "documents; run the same index() again to go on"
+                f"{self!r} is not complete: it holds {shards.documents_kept(manifest):,} of the "
+                "corpus's documents; run the same index() again to go on"
             )
         return manifest
+
+    def verify(self) -> dict[str, str]:
+        """Checks what is stored, complete or not: hashes, counts, and that no qid comes twice.
+
+        A shard that is damaged or missing is made again, alone, by the ``index()`` that made it:
+        with the same generator, corpus and batches it gets the same bytes. The others stay as they
+        are.
+
+        Returns:
+            What is wrong with each damaged file, by its name; empty if nothing is.
+
+        Raises:
+            FileNotFoundError: nothing has been written yet.
+        """
+        file = shards.manifest_file(self.path)
+        try:
+            manifest = self._manifest()
+        except ValueError as error:
+            return {file.name if file else "": str(error)}
+        if manifest is None:
+            raise self._nothing()
+        faults, _ = shards.inspect(self.path, manifest)
+        return {manifest["shards"][number]["file"]: fault for number, fault in faults.items()}
 
     def __len__(self) -> int:
         """The number of queries."""
@@ -211,7 +230,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     def iter_results(self) -> Iterator[dict[str, Any]]:
         """The rows one by one, in corpus order, with one shard in memory at a time."""
         for entry in self.metadata["shards"]:
-            yield from _read(self.path, entry)
+            yield from shards.read(self.path, entry)
 
     def get_results(self) -> pd.DataFrame:
         """All rows in corpus order, as a frame of results with all the columns they came with.
@@ -245,19 +264,29 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         self.metadata  # noqa: B018 (refuses an unfinished one, which would pass for complete)
         return super().build_package(*args, **kwargs)
 
+    def _nothing(self) -> FileNotFoundError:
+        return FileNotFoundError(
+            f"{self!r} holds nothing: run (generator >> queries).index(corpus) first"
+        )
+
     def _columns(self, *columns: str) -> pd.DataFrame:
         rows = ([row[column] for column in columns] for row in self.iter_results())
         return pd.DataFrame(rows, columns=list(columns))
 
-    def _new_manifest(self) -> dict[str, Any]:
-        ours = ("queries-", _UNFINISHED)  # a run cut short before its first manifest
-        if self.path.exists() and not (
-            self.path.is_dir() and all(f.name.startswith(ours) for f in self.path.iterdir())
+    def _check_folder(self) -> None:
+        """Checks that the folder is not there, holds an artifact, or what came before one."""
+        if not self.path.exists() or (self.path.is_dir() and shards.manifest_file(self.path)):
+            return
+        if not (
+            self.path.is_dir()
+            and all(f.name.startswith(("queries-", shards.UNFINISHED)) for f in self.path.iterdir())
         ):
             raise FileExistsError(
                 f"{self.path} is a file or a folder that holds other files; SyntheticQueries needs "
                 "a folder of its own"
             )
+
+    def _new_manifest(self) -> dict[str, Any]:
         return {
             "type": self.ARTIFACT_TYPE,
             "format": self.ARTIFACT_FORMAT,
@@ -270,112 +299,20 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         }
 
     def _manifest(self) -> dict[str, Any] | None:
-        for file in (self.path / _COMPLETE, self.path / _UNFINISHED):
-            if file.is_file():
-                manifest = json.loads(file.read_bytes())
-                kind = manifest.get("type"), manifest.get("format")
-                if kind != (self.ARTIFACT_TYPE, self.ARTIFACT_FORMAT):
-                    raise FileExistsError(
-                        f"{self.path} holds another artifact, of type and format {kind}"
-                    )
-                return manifest
-        return None
-
-
-class _Writer:
-    """The files of an artifact, and the rows that are not in them yet."""
-
-    def __init__(self, folder: Path, manifest: dict[str, Any]):
-        self.folder = folder
-        self.manifest = manifest
-        self._new_shard()
-
-    def _new_shard(self) -> None:
-        self.queries = 0
-        self.buffer = io.BytesIO()
-        self.shard = gzip.GzipFile(filename="", mode="wb", fileobj=self.buffer, mtime=0)
-
-    @cached_property
-    def qids(self) -> "_Qids":
-        qids = _Qids()
-        for entry in self.manifest["shards"]:
-            for row in _read(self.folder, entry):
-                qids.add(row["qid"])
-            qids.settle()
-        return qids
-
-    def missing(self, upto: Mark) -> int:
-        """How many documents up to a mark are not stored; negative if more than those are."""
-        return upto.documents - self.manifest["documents"]
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Takes a row into the shard that is open."""
-        if not self.qids.add(row["qid"]):
-            raise ValueError(
-                f"qid {row['qid']!r} came before: does the corpus hold document {row['docno']!r} "
-                "twice? Take out the second one and run again; what is stored stays."
-            )
+        file = shards.manifest_file(self.path)
+        if file is None:
+            return None
         try:
-            self.shard.write(json.dumps(row, ensure_ascii=False, default=plain).encode() + b"\n")
-        except (TypeError, UnicodeEncodeError) as error:
-            raise ValueError(f"cannot store qid {row['qid']!r}: {error}") from error
-        self.queries += 1
-
-    def store(self, upto: Mark, ledger: Ledger) -> None:
-        """Writes the open shard, which completes the documents up to a mark, then the manifest."""
-        self.shard.close()
-        data = self.buffer.getvalue()
-        shards, versions = self.manifest["shards"], self.manifest["versions"]
-        name = f"queries-{len(shards):05d}.jsonl.gz"
-        _write(self.folder / name, data)
-        if not versions or versions[-1]["packages"] != ledger.packages:
-            versions.append({"from_shard": len(shards), "packages": ledger.packages})
-        shards.append(
-            {
-                "file": name,
-                "sha256": sha256(data).hexdigest(),
-                "documents": self.missing(upto),
-                "queries": self.queries,
-                "fingerprint": upto.fingerprint,
-            }
-        )
-        self.manifest |= upto._asdict()
-        self.manifest["queries"] += self.queries
-        self.manifest["settings"] = ledger.settings
-        self._write_manifest()
-        self.qids.settle()
-        self._new_shard()
-
-    def finish(self) -> None:
-        """Marks the artifact as complete."""
-        self._write_manifest()
-        os.replace(self.folder / _UNFINISHED, self.folder / _COMPLETE)
-
-    def _write_manifest(self) -> None:
-        text = json.dumps(self.manifest, ensure_ascii=False, indent=1)
-        _write(self.folder / _UNFINISHED, text.encode() + b"\n")
-
-
-class _Qids:
-    """The qids seen: those of the open shard themselves, of the others eight bytes each."""
-
-    def __init__(self) -> None:
-        self.open: set[str] = set()
-        self.settled = np.empty(0, np.int64)
-
-    def add(self, qid: str) -> bool:
-        """Enters a qid; tells whether it is new."""
-        key = hash(qid)
-        at = np.searchsorted(self.settled, key)
-        new = qid not in self.open and not (at < len(self.settled) and self.settled[at] == key)
-        self.open.add(qid)
-        return new
-
-    def settle(self) -> None:
-        """Takes the open qids among the settled ones."""
-        new = np.sort(np.fromiter(map(hash, self.open), np.int64, len(self.open)))
-        self.settled = np.insert(self.settled, np.searchsorted(self.settled, new), new)
-        self.open = set()
+            manifest = json.loads(file.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise shards.damaged_manifest(file) from error
+        if not isinstance(manifest, dict):
+            raise shards.damaged_manifest(file)
+        kind = manifest.get("type"), manifest.get("format")
+        if kind != (self.ARTIFACT_TYPE, self.ARTIFACT_FORMAT):
+            raise FileExistsError(f"{self.path} holds another artifact, of type and format {kind}")
+        shards.check_manifest(manifest, file)
+        return manifest
 
 
 def _check(row: dict[str, Any]) -> None:
@@ -399,30 +336,3 @@ def _with_texts(rows: Iterable[dict[str, Any]], url: str) -> Iterator[dict[str, 
                 "SyntheticQueries.from_published shows"
             )
         yield row
-
-
-def _read(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, whose bytes must be those that were written."""
-    file = folder / entry["file"]
-    data = file.read_bytes()
-    if sha256(data).hexdigest() != entry["sha256"]:
-        raise ValueError(
-            f"{file} has been damaged or changed: its SHA-256 differs from the manifest"
-        )
-    with gzip.open(io.BytesIO(data)) as lines:
-        yield from map(json.loads, lines)
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Writes a file so that it is there as a whole or not at all, whatever stops the machine."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    with part.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(part, file)
-    if os.name == "posix":
-        folder = os.open(file.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)

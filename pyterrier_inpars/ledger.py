@@ -12,10 +12,11 @@ before, and it admits in the thread that indexes.
 import json
 import os
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -35,9 +36,9 @@ class Mark(NamedTuple):
     def after(self, *fields: str) -> "Mark":
         """The place one document later; ``fields`` are what tells the document from others."""
         digest = sha256(self.fingerprint.encode())
-        for field in fields:
+        for text in fields:
             try:
-                data = field.encode()
+                data = text.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(
                     f"{fields[0]!r} holds text that is not Unicode: {error}"
@@ -53,22 +54,31 @@ class Ledger:
 
     Attributes:
         name: what errors call the artifact.
-        done: how far earlier runs have stored the stream.
+        stored: the places at which the parts that earlier runs have stored end, in order.
+        damaged: the numbers of the parts that must be made again, from 0.
         complete: whether an earlier run has stored it to the end.
         settings: how the queries are made; None until the first run says.
         packages: the versions of packages that took part, None until the first run says.
         seen: how far this run has come.
         admits: whether a stage of this run passes its documents through `admit`.
+        again: the part of each document, by its first field, that is done again.
     """
 
     name: str
-    done: Mark = Mark()
+    stored: list[Mark] = field(default_factory=list)
+    damaged: set[int] = field(default_factory=set)
     complete: bool = False
     settings: dict[str, Any] | None = None
     packages: dict[str, str] | None = None
     seen: Mark = Mark()
     admits: bool = False
+    again: dict[str, int] = field(default_factory=dict)
     _described: bool = False
+
+    @property
+    def done(self) -> Mark:
+        """How far earlier runs have stored the stream."""
+        return self.stored[-1] if self.stored else Mark()
 
     def describe(self, settings: dict[str, Any]) -> None:
         """Takes note of how the queries are made, which must not change while an artifact grows.
@@ -102,21 +112,40 @@ class Ledger:
                 and this is one more.
         """
         self.seen = self.seen.after(*fields)
-        if self.complete and self.seen.documents > self.done.documents:
+        number = self.seen.documents
+        if self.complete and number > self.done.documents:
             raise ValueError(
                 f"{self.name} is complete with {self.done.documents:,} documents, and the corpus "
                 "has more: index into another path to take them in."
             )
-        if self.seen.documents == self.done.documents and self.seen != self.done:
-            raise ValueError(
-                f"the corpus is not the one that {self.name} was started with: its first "
-                f"{self.done.documents:,} documents differ in identifier, text or order. Give the "
-                "same documents in the same order, or index into another path."
-            )
-        return self.seen.documents > self.done.documents
+        part = self._part(number)
+        if part < len(self.stored):
+            end = self.stored[part]
+            if number == end.documents and self.seen != end:
+                raise ValueError(
+                    f"the corpus is not the one that {self.name} was started with: its first "
+                    f"{number:,} documents differ in identifier, text or order. Give the same "
+                    "documents in the same order, or index into another path."
+                )
+            if part in self.damaged:
+                self.again[fields[0]] = part
+        return self.wants(number)
+
+    def wants(self, number: int) -> bool:
+        """Whether a document, by its number in the stream from 1, is still to be done."""
+        part = self._part(number)
+        return part == len(self.stored) or part in self.damaged
+
+    def _part(self, number: int) -> int:
+        return bisect_left(self.stored, number, key=lambda end: end.documents)
 
 
 _open: ContextVar[Ledger | None] = ContextVar("pyterrier_inpars_ledger", default=None)
+
+
+def current() -> Ledger | None:
+    """The ledger that is open in this thread."""
+    return _open.get()
 
 
 @contextmanager
@@ -142,7 +171,7 @@ def admit(
     Returns:
         The rows of ``documents`` that no earlier run has stored, their index unchanged.
     """
-    ledger = _open.get()
+    ledger = current()
     if ledger is None:
         return documents
     ledger.admits = True

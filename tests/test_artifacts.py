@@ -5,6 +5,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import itertools
 import json
 import os
 import shutil
@@ -26,11 +27,11 @@ import web as web_server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyterrier_inpars import artifacts, ledger, published
+from pyterrier_inpars import ledger, published, shards
 from pyterrier_inpars.artifacts import SyntheticQueries
 from pyterrier_inpars.downloads import DownloadError
 from pyterrier_inpars.evaluation import without
-from pyterrier_inpars.frames import Stage, with_columns
+from pyterrier_inpars.frames import Stage, check_strings, with_columns
 
 SETTINGS = {"model": "none", "generation": {"max_new_tokens": 64}, "versions": {"torch": "1"}}
 
@@ -215,9 +216,9 @@ def test_only_the_rest_is_generated(tmp_path):
     with pytest.raises(OSError, match="disk of the corpus"):
         index(tmp_path / "queries", corpus(20, stop=14), first)
     manifest = json.loads((tmp_path / "queries" / "progress.json").read_text())
-    assert manifest["documents"] == 6
+    assert manifest["documents"] == 6 and manifest["open"]["documents"] == 3
     index(tmp_path / "queries", corpus(20), second)
-    assert set(second.written) == {str(i) for i in range(6, 20)}
+    assert set(second.written) == {str(i) for i in range(9, 20)}
 
 
 def test_other_batches_and_shards_give_the_same_rows(tmp_path):
@@ -292,7 +293,7 @@ def test_changed_corpus(tmp_path):
     before, writer = files(tmp_path / "queries"), Writer()
     with pytest.raises(ValueError, match="first 6 documents differ"):
         index(tmp_path / "queries", corpus(20, "another {}"), writer)
-    with pytest.raises(ValueError, match="ended after 5 documents, .* has 6"):
+    with pytest.raises(ValueError, match="ended after 5 documents, .* has 9"):
         index(tmp_path / "queries", corpus(5), writer)
     assert not writer.written and files(tmp_path / "queries") == before
 
@@ -433,7 +434,7 @@ def test_same_document_twice(tmp_path):
         with pytest.raises(ValueError, match=error):
             index(path, [*documents[:15], documents[twice], *documents[15:]])
     with pytest.raises(
-        RuntimeError, match="holds 12 of the corpus's documents; run the same index"
+        RuntimeError, match="holds 15 of the corpus's documents; run the same index"
     ):
         SyntheticQueries(path).get_results()
     assert len(index(path, documents)) == 20
@@ -475,7 +476,7 @@ def test_absent_and_unfinished(tmp_path):
     with pytest.raises(OSError, match="disk"):
         index(queries.path, corpus(20, stop=14))
     for read in reads:
-        with pytest.raises(RuntimeError, match="holds 6 of the corpus's documents; run the same"):
+        with pytest.raises(RuntimeError, match="holds 9 of the corpus's documents; run the same"):
             read(queries)
 
 
@@ -491,12 +492,480 @@ def test_path_in_use(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_damaged_shard(tmp_path):
+# What is damaged, and made again
+
+
+def damage(file, how):
+    data = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    elif how == "packed again":
+        file.write_bytes(gzip.compress(gzip.decompress(data), mtime=1))
+    else:
+        file.write_bytes(
+            {"cut": data[:-9], "empty": b"", "flipped": bytes([data[0] ^ 1]) + data[1:]}[how]
+        )
+
+
+@pytest.mark.parametrize("how", ["gone", "packed again", "cut", "empty", "flipped"])
+def test_damaged_shard(tmp_path, how):
     queries = index(tmp_path / "queries", corpus(12))
-    file = queries.path / "queries-00001.jsonl.gz"
-    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()), mtime=1))
-    with pytest.raises(ValueError, match="queries-00001.jsonl.gz has been damaged"):
+    assert queries.verify() == {}
+    damage(queries.path / "queries-00001.jsonl.gz", how)
+    error = "queries-00001.jsonl.gz (is missing|has been damaged).* run the same index"
+    with pytest.raises(ValueError, match=error):
         queries.get_results()
+    ((name, fault),) = queries.verify().items()
+    assert name == "queries-00001.jsonl.gz" and name in fault
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    queries=st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    batch=st.integers(1, 7),
+    shard_size=st.integers(1, 12),
+    damaged=st.sets(st.integers(0, 29), min_size=1, max_size=5),
+    stop=st.none() | st.integers(0, 29),
+)
+def test_damaged_shards_are_made_again_alone(queries, batch, shard_size, damaged, stop):
+    """Whole or unfinished artifacts; the second try is stopped as well, and the third gets all."""
+    how = {"batch": batch, "shard_size": shard_size}
+    with TemporaryDirectory() as folder:
+        whole = index(f"{folder}/whole", corpus(30), Writer(queries), **how)
+        expected, known = files(whole.path), whole.metadata["shards"]
+        path = Path(folder, "damaged")
+        with contextlib.suppress(OSError):
+            index(path, corpus(30, stop=stop), Writer(queries), **how)
+        names = sorted(path.glob("*.gz")) if path.exists() else []
+        harmed = {names[n] for n in damaged if n < len(names)}
+        for file in harmed:
+            damage(file, "gone" if len(file.name) % 2 else "cut")
+        if names:
+            assert SyntheticQueries(path).verify().keys() == {file.name for file in harmed}
+        times = {file: file.stat().st_mtime_ns for file in names if file not in harmed}
+        again = Writer(queries)
+        with contextlib.suppress(OSError):
+            index(path, corpus(30, stop=17), again, **how)
+        index(path, corpus(30), again, **how)
+        assert files(path) == expected and SyntheticQueries(path).verify() == {}
+        assert times == {file: file.stat().st_mtime_ns for file in times}
+        ends = np.cumsum([entry["documents"] for entry in known])
+        if stop is None:
+            assert set(again.written) == {
+                str(n)
+                for n in range(30)
+                if path / known[np.searchsorted(ends, n + 1)]["file"] in harmed
+            }
+
+
+def test_made_again_in_other_batches(tmp_path):
+    """A batch then holds documents of several damaged shards and of sound ones."""
+    queries = index(tmp_path / "queries", corpus(40), Writer([1, 2, 0]), batch=3, shard_size=5)
+    before = queries.get_results()
+    for n in (0, 2, 3, 6):
+        (queries.path / f"queries-{n:05d}.jsonl.gz").unlink()
+    again = Writer([1, 2, 0])
+    index(queries.path, corpus(40), again, batch=16)
+    assert set(again.written) == {str(n) for n in range(40) if n // 6 in (0, 2, 3, 6)}
+    pd.testing.assert_frame_equal(queries.get_results(), before)
+    assert queries.verify() == {}
+
+
+def test_made_again_on_another_machine(tmp_path):
+    """The rows that differ take the place of those lost, and the manifest says what made them."""
+    queries = index(tmp_path / "queries", corpus(20))
+    (queries.path / "queries-00001.jsonl.gz").unlink()
+    other = Writer([2], settings=SETTINGS | {"versions": {"torch": "2"}})
+    with pytest.warns(UserWarning) as told:
+        index(queries.path, corpus(20), other)
+    assert any("queries-00001.jsonl.gz was damaged" in str(w.message) for w in told)
+    assert queries.verify() == {} and set(other.written) == {str(n) for n in range(6, 12)}
+    assert len(queries) == len(queries.get_results()) == 26
+    packages = [entry.get("packages") for entry in queries.metadata["shards"]]
+    assert packages == [None, {"torch": "2"}, None, None]
+
+
+def test_rows_made_again_without_a_generator(tmp_path):
+    """Here one document comes in several shards."""
+    written = [row | {"docno": str(n % 3)} for n, row in enumerate(rows(20))]
+    queries = SyntheticQueries(tmp_path / "queries", shard_size=4).index(written)
+    before = files(queries.path)
+    for n in (1, 4):
+        (queries.path / f"queries-{n:05d}.jsonl.gz").unlink()
+    assert files(queries.index(written).path) == before
+
+
+def test_nothing_is_made_again_from_another_corpus(tmp_path):
+    queries = index(tmp_path / "queries", corpus(20))
+    (queries.path / "queries-00001.jsonl.gz").unlink()
+    before, writer = files(queries.path), Writer()
+    for other, error in [
+        (
+            [*corpus(7), {"docno": "7", "text": "other"}, *[*corpus(20)][8:]],
+            "first 12 documents differ",
+        ),
+        ([*corpus(20)][:8], "ended after 8 documents"),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            index(queries.path, other, writer)
+    with pytest.raises(ValueError, match="started with other settings"):
+        index(queries.path, corpus(20), Writer(settings={"model": "other"}))
+    assert files(queries.path) == before
+
+
+def changed(text, entry=None, **values):
+    manifest = json.loads(text)
+    (manifest if entry is None else manifest["shards"][entry]).update(values)
+    return json.dumps(manifest)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: text[:-40],
+        lambda text: "",
+        lambda text: "\xff\x00",
+        lambda text: "[1]",
+        lambda text: changed(text, documents=13),
+        lambda text: changed(text, queries=11),
+        lambda text: changed(text, fingerprint="0" * 64),
+        lambda text: changed(text, shards=None),
+        lambda text: changed(text, shards=[{}]),
+        lambda text: changed(text, shards=[]),
+        lambda text: changed(text, versions=None),
+        lambda text: changed(text, 1, file="../../secret"),
+        lambda text: changed(text, 1, documents="6"),
+        lambda text: changed(text, 0, sha256=None),
+    ],
+)
+def test_damaged_manifest(tmp_path, harm):
+    queries = index(tmp_path / "queries", corpus(12))
+    file = queries.path / "pt_meta.json"
+    file.write_text(harm(file.read_text()))
+    before = files(queries.path)
+    for act in (SyntheticQueries.get_results, lambda q: index(q.path, corpus(12))):
+        with pytest.raises(ValueError, match="the manifest .*pt_meta.json is damaged: take"):
+            act(queries)
+    assert list(queries.verify()) == ["pt_meta.json"] and files(queries.path) == before
+
+
+def test_verify_reads_the_rows(tmp_path):
+    queries = index(tmp_path / "queries", corpus(18))
+    with pytest.raises(FileNotFoundError, match="holds nothing"):
+        SyntheticQueries(tmp_path / "none").verify()
+    names = [f"queries-{n:05d}.jsonl.gz" for n in range(3)]
+    manifest = json.loads((queries.path / "pt_meta.json").read_bytes())
+
+    def put(n, data):
+        (queries.path / names[n]).write_bytes(data)
+        manifest["shards"][n]["sha256"] = hashlib.sha256(data).hexdigest()
+
+    put(2, (queries.path / names[0]).read_bytes())
+    put(1, gzip.compress(b'{"qid": "6-0"}\n'))
+    (queries.path / "pt_meta.json").write_text(json.dumps(manifest))
+    assert queries.verify() == {
+        names[1]: f"{queries.path / names[1]} has 1 queries, but the manifest says 6",
+        names[2]: f"{queries.path / names[2]} has the qid '0-0', which came before",
+    }
+    for data in (
+        b"no gzip",
+        gzip.compress(b"no json"),
+        gzip.compress(b"{}\n"),
+        gzip.compress(b"[1]"),
+    ):
+        put(1, data)
+        (queries.path / "pt_meta.json").write_text(json.dumps(manifest))
+        assert list(queries.verify()) == names[1:]
+    put(1, gzip.compress(b'{"qid": "6-0"}\n'))
+    (queries.path / "pt_meta.json").write_text(json.dumps(manifest))
+    whole = files(index(tmp_path / "whole", corpus(18)).path)
+    with pytest.warns(UserWarning, match="not with the same bytes"):
+        index(queries.path, corpus(18))
+    assert queries.verify() == {} and all(
+        files(queries.path)[name] == whole[name] for name in names
+    )
+
+
+def test_artifacts_of_the_first_version_are_read(tmp_path):
+    """Written out as version 0.1 of the format, whose shards need not have our compressed bytes."""
+    text = "".join(json.dumps(row) + "\n" for row in rows(3)).encode()
+    data = gzip.compress(text, 1, mtime=7)
+    mark = ledger.Mark()
+    for row in rows(3):
+        mark = mark.after(*row.values())
+    manifest = {
+        "type": "synthetic_queries",
+        "format": "inpars",
+        "package_hint": "pyterrier_inpars",
+        "documents": 3,
+        "fingerprint": mark.fingerprint,
+        "queries": 3,
+        "settings": {},
+        "versions": [{"from_shard": 0, "packages": {}}],
+        "shards": [
+            {
+                "file": "queries-00000.jsonl.gz",
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "documents": 3,
+                "queries": 3,
+                "fingerprint": mark.fingerprint,
+            }
+        ],
+    }
+    for name in ("pt_meta.json", "progress.json"):
+        path = tmp_path / name
+        path.mkdir()
+        (path / name).write_text(json.dumps(manifest))
+        (path / "queries-00000.jsonl.gz").write_bytes(data)
+        queries = SyntheticQueries(path)
+        assert queries.verify() == {}
+        queries.index(rows(3))
+        assert [*queries.iter_results()] == rows(3)
+        assert (path / "queries-00000.jsonl.gz").read_bytes() == data
+
+
+# Ctrl-C, errors, disks and other processes
+
+
+def test_ctrl_c_keeps_finished_batches(tmp_path, capsys):
+    whole = files(index(tmp_path / "whole", corpus(20), shard_size=15).path)
+    for stop in range(20):
+        path = tmp_path / str(stop)
+        for _ in range(2):  # the second time nothing new is done
+            with pytest.raises(KeyboardInterrupt):
+                index(path, corpus(20), Writer(fail_at=str(stop)), shard_size=15)
+        done = stop // 3 * 3
+        assert (
+            f"{path}') keeps the queries of {done} documents: run the same"
+            in capsys.readouterr().err
+        )
+        assert path.exists() == (done > 0)
+        if done < 15:  # stopped with one batch more, of which it cannot tell that it is whole
+            with pytest.raises(OSError, match="disk"):
+                index(path, corpus(20, stop=done + 4), shard_size=15)
+        again = Writer()
+        index(path, corpus(20), again, shard_size=15)
+        assert files(path) == whole and set(again.written) == {str(n) for n in range(done, 20)}
+
+
+def test_kept_rows_of_an_open_shard_are_checked(tmp_path):
+    whole = files(index(tmp_path / "whole", corpus(20)).path)
+    for how in ("gone", "cut", "flipped", "other"):
+        path = tmp_path / how
+        with pytest.raises(KeyboardInterrupt):
+            index(path, corpus(20), Writer(fail_at="10"))
+        (kept,) = path.glob("*.open")
+        if how == "other":
+            (path / "queries-00007-1.open").write_bytes(b"left by another run")
+        else:
+            damage(kept, how)
+        again = Writer()
+        index(path, corpus(20), again)
+        assert files(path) == whole
+        assert set(again.written) == {str(n) for n in range(6 if how != "other" else 9, 20)}
+    path = tmp_path / "changed"
+    with pytest.raises(KeyboardInterrupt):
+        index(path, corpus(20), Writer(fail_at="10"))
+    changed = [*corpus(8), {"docno": "8", "text": "other"}, *[*corpus(20)][9:]]
+    with pytest.raises(ValueError, match="first 9 documents differ"):
+        index(path, changed)
+
+
+def test_a_bad_document_costs_nothing_done(tmp_path):
+    """But the batch before, of which it is not known that all rows have come."""
+    documents = [*corpus(20)]
+    bad = [*documents[:13], {"docno": "13", "text": 13}, *documents[14:]]
+    with pytest.raises(ValueError, match="text must be a string, but is 13"):
+        index(tmp_path / "queries", bad, Checking())
+    again = Writer()
+    index(tmp_path / "queries", documents, again)
+    assert set(again.written) == {str(n) for n in range(9, 20)}
+    assert files(tmp_path / "queries") == files(index(tmp_path / "whole", documents).path)
+
+
+class Checking(Writer):
+    def run(self, inp):
+        check_strings(inp, "text")
+        return super().run(inp)
+
+
+def test_signals_between_any_two_steps(tmp_path):
+    """KeyboardInterrupt at lines that the writer runs; whatever it hits, the files come right."""
+    whole = files(
+        index(tmp_path / "whole", corpus(9), Writer([2, 0, 1]), batch=2, shard_size=3).path
+    )
+    for moment in itertools.count():
+        left = moment * 11
+
+        def trace(frame, event, arg):
+            nonlocal left
+            if not frame.f_code.co_filename.endswith(("shards.py", "artifacts.py", "ledger.py")):
+                return None
+            if event == "line" and frame.f_code.co_name not in ("keep", "writing", "_index"):
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
+            return trace
+
+        path = tmp_path / str(moment)
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            index(path, corpus(9), Writer([2, 0, 1]), batch=2, shard_size=3)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        stopped = left <= 0
+        index(path, corpus(9), Writer([2, 0, 1]), batch=2, shard_size=3)
+        assert files(path) == whole, moment
+        shutil.rmtree(path)
+        if moment and not stopped:
+            break
+    assert moment > 20
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no limit on the size of a file")
+def test_full_disk(tmp_path):
+    """The system's limit on the size of a file stands for the disk's; see faults/full_disk.py."""
+    import resource
+
+    noise = np.random.default_rng(0)
+    documents = [{"docno": str(n), "text": noise.bytes(500).hex()} for n in range(30)]
+    whole, path = files(index(tmp_path / "whole", documents).path), tmp_path / "queries"
+    assert max(map(len, whole.values())) > 3_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = []
+    for limit in (0, 500, 2_000, 3_000, 3_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(
+                OSError, match="File too large.*(again to go on|another path)"
+            ) as error:
+                index(path, documents)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        told.append(str(error.value))
+        if path.exists():
+            assert not any(name.endswith((".part", ".lock")) for name in files(path))
+            assert not (path / "progress.json").exists() or SyntheticQueries(path).verify() == {}
+    assert "cannot write SyntheticQueries" in told[0]
+    assert "cannot store queries-00000.jsonl.gz" in told[1]
+    index(path, documents)
+    assert files(path) == whole
+
+
+@contextlib.contextmanager
+def without_rights():
+    """As somebody whom the permissions of files hold for."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no permissions of this kind")
+def test_read_only_folder():
+    with TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        whole = index(f"{folder}/whole", corpus(12))
+        with pytest.raises(OSError, match="disk"):
+            index(f"{folder}/begun", corpus(12, stop=8))
+        before = files(f"{folder}/begun")
+        for path in (folder, f"{folder}/begun"):
+            os.chmod(path, 0o555)
+        with without_rights():
+            for path in (f"{folder}/begun", f"{folder}/new", f"{folder}/new/er"):
+                with pytest.raises(
+                    PermissionError, match="cannot write SyntheticQueries.*writable"
+                ):
+                    index(path, corpus(12))
+            writer = Writer()
+            os_files = files(whole.path)
+            assert len(index(whole.path, corpus(12), writer)) == 12 and not writer.written
+            assert files(whole.path) == os_files
+            assert files(f"{folder}/begun") == before
+        for path in (folder, f"{folder}/begun"):
+            os.chmod(path, 0o755)
+
+
+def test_two_writers(tmp_path):
+    """The second is refused, in the same process or another; readers are not."""
+    path = tmp_path / "queries"
+    script = OTHER.format(tests=str(Path(__file__).parent), path=str(path))
+    told = []
+
+    def second():
+        yield from corpus(10)
+        with pytest.raises(RuntimeError, match="being written by process") as error:
+            index(path, corpus(20))
+        told.append(str(error.value))
+        child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        told.append(child.stderr)
+        assert child.returncode == 1
+        with pytest.raises(RuntimeError, match="not complete: it holds 6"):
+            SyntheticQueries(path).get_results()
+        yield from [*corpus(20)][10:]
+
+    index(path, second())
+    assert all(f"by process {os.getpid()} on " in text for text in told) and len(told) == 2
+    assert files(path) == files(index(tmp_path / "whole", corpus(20)).path)
+
+
+OTHER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_artifacts import corpus, index
+index({path!r}, corpus(20))
+"""
+HELD = """
+import os, signal, sys, time
+sys.path.insert(0, {tests!r})
+from test_artifacts import corpus, index
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+def waiting():
+    yield from corpus(14)
+    print("waiting", flush=True)
+    time.sleep(600)
+index({path!r}, waiting())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no SIGKILL")
+def test_the_lock_of_a_dead_writer_is_taken_over(tmp_path):
+    path = tmp_path / "queries"
+    script = HELD.format(tests=str(Path(__file__).parent), path=str(path))
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "waiting\n"
+        with pytest.raises(RuntimeError, match=f"being written by process {child.pid} on"):
+            index(path, corpus(20))
+        child.kill()
+    assert str(child.pid) in (path / shards.LOCK).read_text()
+    assert files(index(path, corpus(20)).path) == files(index(tmp_path / "whole", corpus(20)).path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no SIGINT of this kind")
+def test_ctrl_c_in_a_process(tmp_path):
+    path = tmp_path / "queries"
+    script = HELD.format(tests=str(Path(__file__).parent), path=str(path))
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "waiting\n"
+        child.send_signal(signal.SIGINT)
+        try:
+            _, told = child.communicate(timeout=120)
+        finally:
+            child.kill()
+    assert "keeps the queries of 9 documents: run the same again to go on" in told
+    assert not (path / shards.LOCK).exists()
+    assert files(index(path, corpus(20)).path) == files(index(tmp_path / "whole", corpus(20)).path)
 
 
 # Text and numbers
@@ -564,7 +1033,7 @@ def test_admit_without_a_ledger():
 
 def test_text_field():
     frame = pd.DataFrame(corpus(3)).rename(columns={"text": "body"})
-    open_ledger = ledger.Ledger("any", done=ledger.Mark().after("0", "document 0"))
+    open_ledger = ledger.Ledger("any", stored=[ledger.Mark().after("0", "document 0")])
     with ledger.opened(open_ledger):
         assert [*ledger.admit(frame, {}, "body").docno] == ["1", "2"]
 
@@ -716,14 +1185,14 @@ def test_published_queries_at_a_path(web, tmp_path):
 def test_published_queries_go_on_where_they_were_stopped(web, tmp_path, monkeypatch):
     whole = SyntheticQueries.from_published("inpars-v1", "nfcorpus")
     path = tmp_path / "again"
-    store = artifacts._Writer.store
+    store = shards.Writer.store
 
     def stop(writer, *args):
         store(writer, *args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(artifacts._Writer, "store", stop)
+        patch.setattr(shards.Writer, "store", stop)
         SyntheticQueries.from_published("inpars-v1", "nfcorpus", path)
     assert len(files(path)) == 2 and not SyntheticQueries(path).built()
     SyntheticQueries.from_published("inpars-v1", "nfcorpus", path)
