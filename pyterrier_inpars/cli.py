@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +33,7 @@ from pyterrier_inpars.filtering import CopyFilter, LengthFilter, RoundTripFilter
 from pyterrier_inpars.generation import QueryGenerator
 from pyterrier_inpars.lucene import LuceneCollection, LuceneIndex
 from pyterrier_inpars.mining import NegativeMiner
-from pyterrier_inpars.prompts import Prompt, StaticPrompt, load_prompt
+from pyterrier_inpars.prompts import Prompt, StaticPrompt, load_prompt, read_text
 from pyterrier_inpars.rerankers import RerankTop, load_reranker
 
 NAME = "pyterrier-inpars"
@@ -162,7 +163,10 @@ class Source:
             from pyterrier_pisa import PisaIndex
 
             index = PisaIndex(path, text_field="text")
-        index.index(collection.get_corpus_iter(verbose=True))
+        documents = collection.get_corpus_iter(verbose=True)
+        if (first := next(documents, None)) is None:
+            raise ValueError(f"{self.dataset} has no documents to search")
+        index.index(chain([first], documents))
         return index
 
 
@@ -521,10 +525,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("stopped: run the same command again; `generate` goes on where it was", 130)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
-    except ERRORS as error:
+    except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        _fail(str(error) or type(error).__name__, 1)
+        foreseen = isinstance(error, ERRORS) and str(error)
+        _fail(foreseen or f"{type(error).__name__}: {error} (--debug shows where)", 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -573,7 +578,7 @@ def _prompt(
     """A prompt by its name or path, with examples if it shows some."""
     file = Path(name)
     if file.is_file() and file.suffix not in (".yaml", ".yml"):
-        return StaticPrompt(file.read_text(encoding="utf-8"))
+        return StaticPrompt(read_text(file))
     options: dict[str, Any] = {}
     if examples or (entry or name).startswith(("few-shot", "promptagator-")):
         options = {

@@ -6,7 +6,6 @@ import heapq
 import random
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars import beir, formats
-from pyterrier_inpars.frames import Stage, check_strings, positive_int, with_columns
+from pyterrier_inpars.frames import Stage, as_numbers, check_strings, positive_int, with_columns
 
 _DOCNO = ("docno", "doc_id", "_id", "id")
 _TEXT = ("text", "contents", "document", "doc_text")
@@ -112,7 +111,8 @@ class TextLoader(Stage):
         collection: Where the texts are.
 
     Raises:
-        ValueError: the collection does not have a document; the error names it.
+        ValueError: the collection does not have a document, or a docno is no string; the error
+            names it.
     """
 
     schematic = {"label": "TextLoader", "help_url": None}
@@ -127,6 +127,7 @@ class TextLoader(Stage):
         return with_columns(columns, "text")
 
     def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+        check_strings(inp, "docno")
         wanted = set(inp["docno"])
         texts = self.collection.texts(wanted)
         if missing := wanted - texts.keys():
@@ -421,22 +422,30 @@ def read_qrels(path: str | Path) -> pd.DataFrame:
         ValueError: a line is neither; the error names the file and the line.
     """
     rows = []
-    with pt.io.autoopen(str(path), "rt", encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            cells = line.rstrip("\r\n").split("\t")
-            beir_form = len(cells) == 3
-            try:
-                qid, docno, label = cells if beir_form else itemgetter(0, 2, 3)(line.split())
-                rows.append((qid, docno, int(label)))
-            except (ValueError, IndexError):
-                if not (beir_form and number == 1):  # its header
-                    raise ValueError(
-                        f"{path}, line {number}: {line.strip()!r} is no judgement: a qid, a docno "
-                        f"and a whole number are needed"
-                    ) from None
+    for number, (where, line) in enumerate(formats.read_lines(path, may_be_empty=True)):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_judgement(line.decode()))
+        except ValueError:
+            if number or line.count(b"\t") != 2:  # which the header of BEIR's form has
+                raise ValueError(
+                    f"{where}: {line.strip()!r:.200} is no judgement: a qid, a docno and a whole "
+                    f"number are needed, as `qid 0 docno label` or in BEIR's form"
+                ) from None
     return pd.DataFrame(rows, columns=["qid", "docno", "label"]).astype({"label": "int64"})
+
+
+def _judgement(line: str) -> tuple[str, str, int]:
+    """The qid, docno and label of a line, which is split at tabs if it has three columns."""
+    cells = line.rstrip("\r\n").split("\t")
+    if len(cells) == 3:
+        qid, docno, label = cells
+    else:
+        qid, _, docno, label = line.split()
+    if not qid or not docno or abs(int(label)) >= 2**63:
+        raise ValueError
+    return qid, docno, int(label)
 
 
 def sample(documents: Iterable[T], n: int, seed: int = 0) -> list[T]:
@@ -454,10 +463,10 @@ def sample(documents: Iterable[T], n: int, seed: int = 0) -> list[T]:
         The documents drawn, in the order of the stream.
 
     Raises:
-        ValueError: ``n`` is no whole number, or negative.
+        ValueError: ``n`` or the seed is no whole number, or negative.
     """
     positive_int("n", n, least=0)
-    draw = random.Random(seed).random
+    draw = random.Random(positive_int("seed", seed, least=0)).random
     kept: list[tuple[float, int, T]] = []  # a heap: the largest random number first
     for position, document in enumerate(documents if n else ()):
         item = (-draw(), position, document)
@@ -510,7 +519,7 @@ def judged_pairs(
             )
         check_strings(frame, *needed[:2])
     queries = dict(zip(topics["qid"], topics["query"], strict=True))
-    relevant = qrels[(qrels["label"] >= min_label) & qrels["qid"].isin(list(queries))]
+    relevant = qrels[(as_numbers(qrels, "label") >= min_label) & qrels["qid"].isin(list(queries))]
     pairs = list(_rows(relevant[["qid", "docno"]].drop_duplicates()))
     if max_pairs is not None:
         pairs = sample(pairs, positive_int("max_pairs", max_pairs), seed)
@@ -518,6 +527,10 @@ def judged_pairs(
     texts = {}
     for document in dataset.get_corpus_iter(verbose=False) if wanted else ():
         if document["docno"] in wanted:
+            if "text" not in document:
+                raise ValueError(
+                    f"the documents of {dataset!r} have no text, only {', '.join(document)}"
+                )
             texts[document["docno"]] = document["text"]
     rows = [(qid, queries[qid], docno, texts[docno]) for qid, docno in pairs if docno in texts]
     if not rows:
@@ -622,4 +635,4 @@ def _string(where: str, record: Mapping[str, Any], column: str) -> str:
     value = record.get(column)
     if not isinstance(value, str):
         raise ValueError(f"{where}: {column} must be a string, not {value!r}")
-    return value.encode("utf-8", "replace").decode("utf-8")  # half a character, as JSON can hold
+    return value

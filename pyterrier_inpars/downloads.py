@@ -26,7 +26,8 @@ def download(
     """Gives a file from the cache, or fetches it once.
 
     The file is there as a whole or not at all, and an earlier one is replaced by a good one only.
-    Processes may do this at the same time. A file in the cache needs no network.
+    Processes may do this at the same time. A file in the cache needs no network. The password and
+    the query of a URL, which may hold a token, are neither shown nor written.
 
     Args:
         url: where the file is, beginning with ``http://`` or ``https://``.
@@ -53,9 +54,10 @@ def download(
             _fetch(url, out, sha256, max_bytes)
     except (requests.RequestException, _Bad) as error:
         raise DownloadError(
-            f"could not download {url}: {error}. {instead}{' ' if instead else ''}"
+            f"could not download {public(url)}: {public(str(error))}. "
+            f"{instead}{' ' if instead else ''}"
             f"A file downloaded by other means may be put at {path}"
-        ) from error
+        ) from None  # the error of requests shows the whole URL
     return path
 
 
@@ -70,10 +72,16 @@ def cache_path(url: str) -> Path:
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(f"only http:// and https:// can be downloaded, not {url!r}")
-    *folders, name = (_file_name(part) for part in [parts.netloc, *parts.path[1:].split("/")])
+        raise ValueError(f"only http:// and https:// can be downloaded, not {public(url)!r}")
+    host = parts.netloc.rpartition("@")[2]
+    *folders, name = (_file_name(part) for part in [host, *parts.path[1:].split("/")])
     key = new_sha256(url.encode()).hexdigest()[:12]
     return Path(pt.io.pyterrier_home(), "inpars", "downloads", *folders, key, name)
+
+
+def public(text: str) -> str:
+    """A text without what the URLs in it may hold of secrets: user, password and query."""
+    return re.sub(r"\?[^\s'\")]+", "?...", re.sub(r"//[^/\s]*@", "//", text))
 
 
 def file_sha256(path: str | Path) -> str:

@@ -7,7 +7,14 @@ import pyterrier as pt
 from ir_measures import AP, RR, Judged, Measure, P, R, nDCG
 
 from pyterrier_inpars.artifacts import SyntheticQueries
-from pyterrier_inpars.frames import Stage, check_strings, positive_int, with_columns
+from pyterrier_inpars.frames import (
+    Stage,
+    as_numbers,
+    check_columns,
+    check_strings,
+    positive_int,
+    with_columns,
+)
 from pyterrier_inpars.prompts import Prompt
 from pyterrier_inpars.retrieval import fold
 
@@ -51,13 +58,13 @@ class JudgedOnly(Stage):
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
-        ValueError: an id in the qrels is no string.
+        ValueError: an id is no string, or a rank or score no number.
     """
 
     schematic = {"label": "JudgedOnly", "help_url": None}
 
     def __init__(self, qrels: pd.DataFrame):
-        pt.validate.columns(qrels, includes=["qid", "docno"])
+        check_columns(qrels, "qid", "docno")
         check_strings(qrels, "qid", "docno")
         self.qrels = qrels
 
@@ -79,7 +86,8 @@ class JudgedOnly(Stage):
         pairs = [pd.MultiIndex.from_frame(frame[["qid", "docno"]]) for frame in (inp, self.qrels)]
         judged = inp[pairs[0].isin(pairs[1])].reset_index(drop=True)
         order = "rank" if "rank" in inp else "score"
-        ranks = judged.groupby("qid")[order].rank(method="first", ascending=order == "rank")
+        values = pd.Series(as_numbers(judged, order)).groupby(judged["qid"])
+        ranks = values.rank(method="first", ascending=order == "rank")
         return judged.assign(rank=ranks.astype("int64") - 1)
 
 
@@ -105,9 +113,10 @@ def without(
 
     Raises:
         pt.validate.InputValidationError: a column is missing.
+        TypeError: ``queries`` are none of these.
         ValueError: no topic is left, or a qid or query is no string.
     """
-    pt.validate.columns(topics, includes=["qid"])
+    check_columns(topics, "qid")
     shown = _shown(queries)
     keep = pd.Series(True, topics.index)
     for column, same in (("qid", str), ("query", fold)):
@@ -125,4 +134,10 @@ def without(
 def _shown(queries: SyntheticQueries | Prompt | pd.DataFrame) -> pd.DataFrame:
     if isinstance(queries, SyntheticQueries):
         return queries.topics_shown
-    return pd.DataFrame(queries.topics) if isinstance(queries, Prompt) else queries
+    if isinstance(queries, Prompt):
+        return pd.DataFrame(queries.topics)
+    if not isinstance(queries, pd.DataFrame) or not {"qid", "query"} & set(queries):
+        raise TypeError(
+            f"give SyntheticQueries, a Prompt or a frame of qid or query, not {queries!r:.200}"
+        )
+    return queries

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from pyterrier_inpars.frames import check_strings
+from pyterrier_inpars.frames import check_columns, check_strings
 
 
 class Group(NamedTuple):
@@ -37,7 +37,7 @@ def check_examples(examples: pd.DataFrame, text_field: str, labelled: bool = Tru
     """Checks that the examples have texts, labels 0 and 1 only, and at least one positive.
 
     Args:
-        examples: frame ``query, label`` and the texts.
+        examples: frame ``query, label`` and the texts, maybe with ids, which must be strings then.
         text_field: column of the texts.
         labelled: whether the labels are read.
 
@@ -48,7 +48,8 @@ def check_examples(examples: pd.DataFrame, text_field: str, labelled: bool = Tru
         raise ValueError(
             "no examples to train on: the frame is empty; a filter may have dropped all"
         )
-    check_strings(examples, "query", text_field)
+    check_columns(examples)
+    check_strings(examples, *examples.columns.intersection(["qid", "docno"]), "query", text_field)
     if not labelled:
         return
     other = examples["label"][~examples["label"].isin([0, 1])]

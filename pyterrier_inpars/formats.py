@@ -4,11 +4,13 @@ Paths that end in ``.gz``, ``.bz2`` or ``.lz4`` are compressed. A file is writte
 and renamed when it is whole.
 """
 
+import codecs
 import csv
 import io
 import json
 import math
 import re
+import sys
 import warnings
 import zlib
 from collections import Counter
@@ -21,7 +23,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars.examples import check_examples, check_negatives
-from pyterrier_inpars.frames import check_strings
+from pyterrier_inpars.frames import as_numbers, check_columns, check_strings
 
 # Our columns, and the toolkit's names of them, that which we write first: version 1 of the data
 # has `question` and `doc_text`.
@@ -84,7 +86,9 @@ def read_queries(path: str | Path) -> Iterator[dict[str, Any]]:
             (row["score"],) = _numbers([record.pop("score")], where, "score")
         elif row.get("log_probs"):
             row["score"] = sum(row["log_probs"]) / len(row["log_probs"])
-        if isinstance(topics := record.get("fewshot_examples"), list):
+        if (topics := record.get("fewshot_examples")) is not None:
+            if not isinstance(topics, list):
+                raise ValueError(f"{where}: fewshot_examples must be a list, not {topics!r:.200}")
             record["fewshot_examples"] = [as_id(t, "fewshot_examples", where) for t in topics]
         yield row | record
 
@@ -162,7 +166,7 @@ def write_triples(examples: pd.DataFrame, path: str | Path) -> None:
         ValueError: the examples are not of that form, or have no pair. No file is left.
         pt.validate.InputValidationError: a column is missing.
     """
-    pt.validate.columns(examples, includes=["qid", "query", "text", "label"])
+    check_columns(examples, "qid", "query", "text", "label")
     check_strings(examples, "qid")
     check_examples(examples, "text")
     check_negatives(examples)
@@ -201,7 +205,7 @@ def read_pairs(path: str | Path) -> pd.DataFrame:
         for where, (query, passage, label) in _table(path, ("query", "passage", "label")):
             if label.strip() not in ("0", "1"):
                 raise ValueError(f"{where}: label must be 0 or 1, not {label!r}")
-            yield query, passage, int(label)
+            yield query, passage, int(label.strip())
 
     return _examples(path, judged())
 
@@ -246,20 +250,26 @@ def read_run(path: str | Path) -> pd.DataFrame:
 
     Raises:
         ValueError: the file is empty, or a line has not six columns or no number as its score; the
-            error names the line.
+            error names the line. A document stands twice for a query.
     """
     rows = []
-    for where, line in _lines(path):
+    for where, line in read_lines(path):
         if not line.strip():
             continue
         try:
             qid, _, docno, _, score, _ = line.decode().split()
             rows.append((qid, docno, float(score)))
+            if math.isnan(rows[-1][2]):
+                raise ValueError("the score is not a number")
         except ValueError as error:
             raise ValueError(
-                f"{where}: must be `qid Q0 docno rank score name`, not {line!r}: {error}"
+                f"{where}: must be `qid Q0 docno rank score name`, not {line!r:.200}: {error}"
             ) from error
-    return pt.model.add_ranks(pd.DataFrame(rows, columns=["qid", "docno", "score"]))
+    run = pd.DataFrame(rows, columns=["qid", "docno", "score"])
+    if (twice := run.duplicated(["qid", "docno"])).any():
+        qid, docno, _ = rows[twice.argmax()]
+        raise ValueError(f"{path}: document {docno!r} stands twice for qid {qid!r}")
+    return pt.model.add_ranks(run)
 
 
 def write_run(results: pd.DataFrame, path: str | Path, name: str = "pyterrier") -> None:
@@ -273,22 +283,29 @@ def write_run(results: pd.DataFrame, path: str | Path, name: str = "pyterrier") 
         name: of the system.
 
     Raises:
-        ValueError: an id is empty or holds white space. No file is left.
+        ValueError: an id is no string, is empty or holds white space, or a score is no number. No
+            file is left.
         pt.validate.InputValidationError: a column is missing.
     """
-    columns = ["qid", "docno", "rank", "score"]
-    pt.validate.columns(results, includes=columns)
+    columns = ["qid", "docno", "rank"]
+    check_columns(results, *columns, "score")
+    check_strings(results, "qid", "docno")
+    scores = as_numbers(results, "score").tolist()
     with _writing(path) as out:
-        for qid, docno, rank, score in results[columns].itertuples(index=False, name=None):
+        rows = results[columns].itertuples(index=False, name=None)
+        for (qid, docno, rank), score in zip(rows, scores, strict=True):
             if len(f"{qid} {docno}".split()) != 2:
                 raise ValueError(f"a TREC run cannot hold the ids {qid!r} and {docno!r}")
-            out.write(f"{qid} Q0 {docno} {rank} {float(score)!r} {name}\n")
+            out.write(f"{qid} Q0 {docno} {rank} {score!r} {name}\n")
 
 
 def json_lines(
     path: str | Path, *, may_be_empty: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Reads JSON Lines, one at a time; blank lines are passed over.
+
+    JSON can hold half of a character (a lone surrogate), which no file in UTF-8 can: it becomes
+    ``?``.
 
     Args:
         path: the file.
@@ -301,15 +318,18 @@ def json_lines(
         ValueError: the file is empty or damaged, or a line is not a JSON object.
         FileNotFoundError: there is no such file.
     """
-    for where, line in _lines(path, may_be_empty):
+    for where, line in read_lines(path, may_be_empty):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+            if re.search(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]", line):
+                whole = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
+                record = json.loads(whole)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: is not JSON in UTF-8: {error}") from error
         if not isinstance(record, dict):
-            raise ValueError(f"{where}: must be a JSON object, not {record!r}")
+            raise ValueError(f"{where}: must be a JSON object, not {record!r:.200}")
         yield where, record
 
 
@@ -338,10 +358,10 @@ def _name(column: str, record: dict[str, Any]) -> str | None:
 
 
 def _numbers(values: Any, where: str, name: str = "log_probs") -> list[float]:
-    if not isinstance(values, list) or any(
-        isinstance(value, bool) or not isinstance(value, int | float) for value in values
+    if not isinstance(values, list) or not all(
+        type(value) in (int, float) and abs(value) <= sys.float_info.max for value in values
     ):
-        raise ValueError(f"{where}: {name} must be numbers, not {values!r}")
+        raise ValueError(f"{where}: {name} must be numbers, not {values!r:.200}")
     return list(map(float, values))
 
 
@@ -382,7 +402,7 @@ def _table(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, list
 
     def lines() -> Iterator[str]:
         nonlocal where
-        for place, line in _lines(path):
+        for place, line in read_lines(path):
             where = place
             yield line.decode().replace("\r\n", "\n").replace("\r", " ")
 
@@ -404,12 +424,13 @@ def _table(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, list
         csv.field_size_limit(limit)
 
 
-def _lines(path: str | Path, may_be_empty: bool = False) -> Iterator[tuple[str, bytes]]:
+def read_lines(path: str | Path, may_be_empty: bool = False) -> Iterator[tuple[str, bytes]]:
     """The lines of a file, and the place of each."""
     number, empty = 0, True
     with pt.io.autoopen(str(path), "rb") as lines:
         try:
             for number, line in enumerate(lines, start=1):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 empty = empty and not line.strip(b" \r\n")
                 yield f"{path}, line {number}", line
         except (EOFError, OSError, zlib.error) as error:

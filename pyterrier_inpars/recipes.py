@@ -73,7 +73,13 @@ HELD_OUT = 0.1
 
 
 def settings(training: str | dict[str, Any] | None) -> dict[str, Any]:
-    """The ``training`` of a reranker as a dict: the name of a recipe is short for one."""
+    """The ``training`` of a reranker as a dict: the name of a recipe is short for one.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(training, str | dict | None):
+        raise TypeError(f"training must be a dict or the name of a recipe, not {training!r}")
     return {"recipe": training} if isinstance(training, str) else dict(training or {})
 
 

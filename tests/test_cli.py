@@ -25,11 +25,11 @@ from pyterrier_inpars import (
     ScoreFilter,
     StaticPrompt,
     SyntheticQueries,
-    artifacts,
     cli,
     datasets,
     downloads,
     formats,
+    shards,
 )
 from pyterrier_inpars.evaluation import measures
 
@@ -47,7 +47,9 @@ TEXTS = [
 ]
 TOPICS = {"01": "what is the apple", "1": "good banana query", "NA": "cherry signals gain"}
 QRELS = [("01", "007", 2), ("01", "7", 1), ("1", "7", 1), ("1", "é", 0), ("NA", "1e5", 1)]
-PROGRESS = re.compile(r"/s[],]|W\d{4} .*torch|Storing|Create index|\[info\]|simdbp$")
+PROGRESS = re.compile(
+    r"/s[],]|W\d{4} .*torch|Storing|Create index|\[info\]|simdbp$|again to go on$"
+)
 LIMITS = ["--max_new_tokens", "6", "--max_doc_length", "12", "--max_prompt_length", "64"]
 
 
@@ -208,13 +210,13 @@ def test_the_whole_line(tmp_path, run, generate, beir, models, monkeypatch):
 
 def stop_after_a_shard(monkeypatch):
     """Ctrl-C right after the first shard is on the disk."""
-    store = artifacts._Writer.store
+    store = shards.Writer.store
 
     def store_and_stop(*arguments):
         store(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifacts._Writer, "store", store_and_stop)
+    monkeypatch.setattr(shards.Writer, "store", store_and_stop)
 
 
 def test_a_stopped_generate_goes_on(tmp_path, run, fails, models, monkeypatch):
