@@ -50,8 +50,10 @@ TOPICS = "{document}\nThis abstract is about {query}\n\n"
 ABOUT = "Abstract: {document}\n\nThis article is about the {query}"
 DEPTH = 100
 MAX_LENGTH = 128
-SAMPLED = 8
+SAMPLED = 4
 """Queries a document, where one would be too few."""
+WRITTEN = {1: 10_000, SAMPLED: 1_400}
+"""Documents that queries are written for, by the queries for each: as many at most."""
 FEW = 500
 """Queries that the cross-encoders and those who learn from a teacher are trained on."""
 
@@ -81,8 +83,8 @@ class Bench:
         self.taught = cache(self._taught)
 
     def written(self, per_document: int) -> pd.DataFrame:
-        """All queries: one for each of 10,000 documents, or several sampled for each of fewer."""
-        documents = self.corpus.sample(frac=1, random_state=0)[: 10_000 // per_document]
+        """All queries: one for each document, or several sampled for each of fewer documents."""
+        documents = self.corpus.sample(frac=1, random_state=0)[: WRITTEN[per_document]]
         sampled = {"num_queries": per_document, "temperature": 0.7} if per_document > 1 else {}
         generator = QueryGenerator(
             language_model(),
@@ -113,9 +115,9 @@ class Bench:
         chosen &= written.groupby("docno").cumcount() < each
         return (LengthFilter(3) >> CopyFilter() >> DuplicateFilter())(written[chosen])
 
-    def _returned(self, number: int) -> pd.DataFrame:
+    def _returned(self, number: int, documents: int | None = None) -> pd.DataFrame:
         """Those queries whose document BM25 returns first."""
-        return RoundTripFilter(self.bm25, 1)(self.queries(number))
+        return RoundTripFilter(self.bm25, 1)(self.queries(number, documents))
 
     def mined(self, queries: pd.DataFrame, number: int, seed: int, **options: Any) -> pd.DataFrame:
         miner = NegativeMiner(
@@ -191,8 +193,10 @@ class Bench:
             "in-batch, 1000, round trip": lambda s: self.in_batch(s, self.returned(1000)),
             "in-batch, 4000": lambda s: self.in_batch(s, self.queries(4000)),
             "in-batch, 4000, round trip": lambda s: self.in_batch(s, self.returned(4000)),
-            "in-batch, 1000 x 4 sampled": lambda s: self.in_batch(s, self.queries(4000, 1000)),
-            "in-batch, 10000": lambda s: self.in_batch(s, self.queries(10_000)),
+            "in-batch, 10000, round trip": lambda s: self.in_batch(s, self.returned(10_000)),
+            "in-batch, 1000 x 4 sampled, round trip": lambda s: self.in_batch(
+                s, self.returned(4000, 1000)
+            ),
             "second round, 4000": lambda s: self.second_round(s, 4000),
             "mined, 4000, round trip": lambda s: self.bi_encoder(s).fit(
                 self.mined(self.returned(4000), 1, s)
