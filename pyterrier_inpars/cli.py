@@ -237,7 +237,7 @@ def commands(debug: bool) -> None:
 @click.option("--top_p", default=1.0, help="Sample from the likeliest tokens with this share.")
 @click.option("--seed", default=1, help="Of the documents, the examples and the sampling.")
 @PRECISION
-@click.option("--batch_size", type=COUNT, help="Queries written at once; if not given, by device.")
+@click.option("--batch_size", type=COUNT, help="Queries written at once; 64 if not given.")
 @click.option(
     "--shard_size", type=COUNT, default=1000, help="Documents after which the queries are stored."
 )

@@ -14,6 +14,9 @@ from pyterrier_inpars.xla import on_xla
 if TYPE_CHECKING:
     import torch
 
+CPU_TOKENS = 1024
+"""Most tokens that a CPU reads together: of more, what a layer computes does not fit the caches."""
+
 
 def best_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, or else a TPU, CUDA, Apple's MPS or the CPU, whichever comes first.

@@ -174,6 +174,7 @@ class NegativeMiner(Stage):
             hits = {column: values[self.skip :] for column, values in hits.items()}
             number = int.from_bytes(sha256(f"{self.seed} {qid}".encode()).digest(), "big")
             draws = np.random.default_rng(number).permutation(len(hits["docno"]))
+            draws = draws[: ahead + 1]  # the source document is there once at most
             draws = draws[hits["docno"][draws] != source[qid][0]][:ahead]
             drawn[qid] = hits["docno"][draws]
             if self.texts is None:

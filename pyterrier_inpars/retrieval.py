@@ -135,7 +135,8 @@ def _best_first(
             f"the retriever's results have no {', '.join(lacking)}, only "
             f"{', '.join(map(str, results))}: qid, docno and rank or score are needed"
         )
-    row_query = pd.Index(qids).get_indexer(pd.Index(results["qid"]))
+    codes, given = pd.factorize(results["qid"], use_na_sentinel=False)
+    row_query = pd.Index(qids).get_indexer(pd.Index(given))[codes]
     if (strange := row_query < 0).any():
         raise ValueError(
             f"the retriever gave a qid not asked: {results['qid'].iloc[strange.argmax()]!r}"
@@ -148,7 +149,8 @@ def _best_first(
     order = np.lexsort((key if order_by == "rank" else -key, row_query))
     pairs = row_query * len(docnos) + pd.factorize(docnos)[0]
     order = order[~pd.Series(pairs[order]).duplicated().to_numpy()]
-    wanted = {c: results[c].to_numpy(object)[order] for c in ("docno", *columns) if c in results}
+    wanted = {c: results[c].to_numpy(object)[order] for c in columns if c in results}
+    wanted = {"docno": docnos[order]} | wanted
     bounds = np.searchsorted(row_query[order], np.arange(len(qids) + 1))
     for qid, start, stop in zip(qids, bounds[:-1], bounds[1:], strict=True):
         if start < stop:

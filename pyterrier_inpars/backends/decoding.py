@@ -7,7 +7,10 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from more_itertools import chunked
+
 from pyterrier_inpars.backends.base import Sampling
+from pyterrier_inpars.devices import CPU_TOKENS
 
 if TYPE_CHECKING:
     import torch
@@ -57,11 +60,14 @@ class Reading:
 
     def add(self, tokens: Sequence[Sequence[int]]) -> None:
         """Begins as many further rows, which read these tokens, or none."""
-        first = len(self._lengths)
-        self._lengths += [self.begin] * len(tokens)
-        for start in range(0, max(map(len, tokens), default=0), PIECE):
-            pieces = [row[start : start + PIECE] for row in tokens]
-            self._forward(self._model.base_model, first, pieces)
+        width = max(1, min(PIECE, max(map(len, tokens), default=0)))
+        few = CPU_TOKENS // width if self._model.device.type == "cpu" else len(tokens)
+        for rows in chunked(tokens, max(1, few)):
+            first = len(self._lengths)
+            self._lengths += [self.begin] * len(rows)
+            for start in range(0, max(map(len, rows)), PIECE):
+                pieces = [row[start : start + PIECE] for row in rows]
+                self._forward(self._model.base_model, first, pieces)
 
     def read(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         """Reads on, at least a token for each row.

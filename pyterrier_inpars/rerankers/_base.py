@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars.devices import best_device, best_dtype, is_int8, quantize
+from pyterrier_inpars.devices import CPU_TOKENS, best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars.examples import check_examples, hold_out
 from pyterrier_inpars.frames import Stage, check_columns, check_strings, positive_int
 from pyterrier_inpars.onednn import onednn
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike
 
-CPU_TOKENS = 2048
-"""Most tokens of a batch on a CPU: of more, what a layer computes does not fit the caches."""
 CHARACTERS = 4
 """Characters of a token, about, where the tokens are not counted."""
 
