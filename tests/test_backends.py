@@ -233,7 +233,11 @@ class TestReading:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_weights(bias, dtype):
-    """They give the same products, and those that two layers share stay with the other."""
+    """They give the same products, and those that two layers share stay with the other.
+
+    In bfloat16 nothing is packed where the processor does not compute in it.
+    """
+    packs = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     torch.manual_seed(0)
     layer = torch.nn.Linear(48, 80, bias=bias, dtype=dtype)
     table = torch.nn.Embedding(80, 48, dtype=dtype)
@@ -243,7 +247,9 @@ def test_packed_weights(bias, dtype):
     with torch.inference_mode():
         expected = layer(rows)
         pack(network)
-        assert layer.weight is None and table.weight is not None, "nothing was packed"
+        assert (layer.weight is None) == packs and table.weight is not None
+        if not packs:
+            return
         for some in (rows, rows[:1, :1], rows.transpose(0, 1)):
             wanted = expected.transpose(0, 1) if some.shape[0] == 7 else expected[: len(some)]
             torch.testing.assert_close(layer(some), wanted[:, : some.shape[1]])
@@ -386,8 +392,10 @@ class TestInt8:
 
 
 @pytest.mark.slow
-def test_compile(folder):
+def test_compile(tmp_path, monkeypatch):
     """Compiled, the model writes the same."""
+    monkeypatch.setitem(tiny_llm.SHAPE, "num_hidden_layers", 1)  # which compiles in half the time
+    folder = tiny_llm.save(tmp_path, "llama")
     plain, compiled = (
         HuggingFaceBackend(folder, dtype="float32", compile=flag) for flag in (False, True)
     )

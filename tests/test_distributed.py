@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -296,6 +297,38 @@ def test_reads_no_further_ahead_than_it_must(tmp_path, ray):
         (tmp_path / "go").touch()
         thread.join()
     assert len(SyntheticQueries(tmp_path / "queries")) == 300
+
+
+@pytest.mark.slow
+def test_ctrl_c(tmp_path, ray, capsys):
+    """While the workers are at it: what is done is kept, and the run can go on."""
+    path = tmp_path / "queries"
+
+    def interrupt():
+        log, deadline = tmp_path / "log", time.monotonic() + 60
+        log.touch()
+        while time.monotonic() < deadline:
+            if (told := manifest(path)) and told["documents"] and "12" in log.read_text():
+                break
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            index(path, corpus(40), Waits(12, tmp_path) >> Writer())
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+    told = capsys.readouterr().err
+    kept = documents_kept(manifest(path))
+    assert 5 <= kept <= 12
+    assert f"keeps the queries of {kept} documents: run the same again to go on" in told
+    (tmp_path / "go").touch()
+    index(path, corpus(40), Waits(12, tmp_path) >> Writer())
+    assert files(path) == files(local(tmp_path / "whole", corpus(40)).path)
 
 
 @pytest.mark.slow
