@@ -1,6 +1,8 @@
 """What a user gets: the wheel's contents, its prompts and data once installed, light imports."""
 
 import os
+import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import pyterrier_inpars
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyterrier_inpars"
@@ -101,3 +105,12 @@ def test_import_is_light():
     heavy = ["torch", "transformers", "sentence_transformers", "pyserini", "jnius", "click"]
     script = f"import sys, pyterrier_inpars; print([m for m in {heavy} if m in sys.modules])"
     assert run(sys.executable, "-c", script, cwd=ROOT).strip() == "[]"
+
+
+def test_the_documentation_has_every_public_name():
+    text = (PACKAGE / "pt_docs" / "index.rst").read_text()
+    named = re.findall(r"auto(?:class|function|module):: (.+)\n(?: +:members: (.+))?", text)
+    for name, members in named:
+        found = pkgutil.resolve_name(name)
+        assert all(hasattr(found, member) for member in members.split(", ") if member), name
+    assert {name.rpartition(".")[2] for name, _ in named} >= set(pyterrier_inpars.__all__)
