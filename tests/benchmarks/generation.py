@@ -1,12 +1,14 @@
 """Queries a second that a language model writes, against the InPars Toolkit's loop.
 
     python tests/benchmarks/generation.py [--beir FOLDER] [--documents 256] [--peer-documents 64]
+        [--peer generate_batch]
 
 The peer reads the whole prompt of each document in float32, eight together, padded, by the model's
 own ``generate``, which goes on until the last of the eight has ended, and takes the log-probability
 of each token from all the scores, as the toolkit does. The toolkit ends a query at one token id
 that stands for a newline in other models; here the peer is given all that do in this one. Both
-sides are given the same prompts' texts and have the model loaded.
+sides are given the same prompts' texts and have the model loaded. Another peer is the continuous
+batching of transformers, ``generate_batch``, with its cache in pages and the same limits.
 
 Runs the peer and both precisions in turn, first forwards, then backwards, and prints the queries a
 second of each and, last, the median of the ratios. Before, it checks that in float32 both write
@@ -86,6 +88,31 @@ class Toolkit:
         return queries
 
 
+class Paged(Toolkit):
+    """The model's own continuous batching, which shares the pages of what prompts begin with."""
+
+    def __call__(self, prompts: list[str]) -> list[str]:
+        from transformers import ContinuousBatchingConfig, GenerationConfig
+
+        outputs = self.model.generate_batch(
+            self.tokenizer(prompts)["input_ids"],
+            GenerationConfig(
+                max_new_tokens=MOST,
+                do_sample=False,
+                eos_token_id=self.ends,
+                pad_token_id=self.tokenizer.pad_token_id,
+            ),
+            ContinuousBatchingConfig(page_size=16, return_logprobs=True),
+        )
+        texts = self.tokenizer.batch_decode(
+            [output.generated_tokens for output in outputs.values()], skip_special_tokens=True
+        )
+        return [text.split("\n")[0].strip() for text in texts]
+
+
+PEERS = {"toolkit": Toolkit, "generate_batch": Paged}
+
+
 def speed(write: Callable[[], object], count: int) -> float:
     start = time.perf_counter()
     write()
@@ -97,6 +124,7 @@ def main() -> None:
     parser.add_argument("--beir", help="folder of a collection; the demo's if not given")
     parser.add_argument("--documents", type=int, default=256)
     parser.add_argument("--peer-documents", type=int, help="as many as ours if not given")
+    parser.add_argument("--peer", choices=PEERS, default="toolkit")
     parser.add_argument("--prompt", default="three-shot")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
@@ -104,7 +132,7 @@ def main() -> None:
     path = language_model()
     frame = documents(args.beir, args.documents)
     part = spread(frame, args.peer_documents or len(frame))
-    peer = Toolkit(str(path))
+    peer = PEERS[args.peer](str(path))
     ours = {
         dtype: QueryGenerator(
             path, prompt=args.prompt, max_new_tokens=MOST, dtype=dtype, keep_prompt=True
@@ -123,7 +151,7 @@ def main() -> None:
         if dtype == "float32" and same < len(theirs):
             sys.exit("the queries differ: there is nothing to compare")
     sides = {
-        "toolkit": functools.partial(speed, lambda: peer(prompts), len(prompts)),
+        args.peer: functools.partial(speed, lambda: peer(prompts), len(prompts)),
         **{
             dtype: functools.partial(speed, functools.partial(generator, frame), len(frame))
             for dtype, generator in ours.items()
@@ -135,9 +163,9 @@ def main() -> None:
         found = {name: sides[name]() for name in order}
         print(", ".join(f"{name} {found[name]:.2f} queries/s" for name in sides), flush=True)
         for dtype in ours:
-            ratios[dtype].append(found[dtype] / found["toolkit"])
+            ratios[dtype].append(found[dtype] / found[args.peer])
     for dtype, values in ratios.items():
-        print(f"median ratio, {dtype} to the toolkit: {statistics.median(values):.2f}")
+        print(f"median ratio, {dtype} to {args.peer}: {statistics.median(values):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
-"""Whether the memory of generation depends on the size of the corpus.
+"""Whether the memory of generation, and its manifest, stand a corpus of any size.
 
-    python tests/benchmarks/memory.py [--documents 2000] [--times 10]
+    python tests/benchmarks/memory.py [--documents 10000] [--times 10]
 
 Indexes a corpus that a generator function makes, ``QueryGenerator >> SyntheticQueries``, with a
 tiny random model, and one so many times larger, each in a process of its own. Checks that each has
-a query for nearly all its documents, and prints the peak of each (resident set) and, last, the
-ratio.
+a query for nearly all its documents, and that ``verify()`` finds no fault. Prints, for each, the
+peak of the resident memory, what writing the manifest of a shard took at last, and what opening the
+complete artifact again took, which reads all of it; and, last, the ratio of the peaks. The first
+thousands of documents fill the caches of the libraries, so a corpus of fewer has no peak of its
+own.
 """
 
 import argparse
+import json
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -25,28 +32,49 @@ def corpus(count: int) -> Iterator[dict[str, str]]:
 
     rng = random.Random(0)
     for i in range(count):
-        words = rng.choices(tiny_llm.WORDS, k=rng.randint(5, 60))
+        words = rng.choices(tiny_llm.WORDS, k=rng.randint(5, 30))
         yield {"docno": f"d{i}", "text": " ".join(words)}
 
 
 def index(model: str, count: int) -> None:
-    """Prints the number of queries and the peak in MiB."""
+    """Prints what was measured, as JSON."""
     import torch
 
-    from pyterrier_inpars import QueryGenerator, SyntheticQueries
+    from pyterrier_inpars import QueryGenerator, SyntheticQueries, shards
 
     torch.set_num_threads(1)
+    saves: list[float] = []
+    save = shards.Writer._save
+
+    def timed(*args: Any) -> None:
+        start = time.perf_counter()
+        save(*args)
+        saves.append(time.perf_counter() - start)
+
+    shards.Writer._save = timed  # type: ignore[method-assign, assignment]
     with tempfile.TemporaryDirectory() as folder:
-        generator = QueryGenerator(model, max_new_tokens=8, dtype="float32", prompt="zero-shot")
+        generator = QueryGenerator(
+            model, max_new_tokens=3, dtype="float32", prompt="zero-shot", batch_size=256
+        )
         queries = SyntheticQueries(Path(folder) / "queries")
-        written = len((generator >> queries).index(corpus(count)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(written, peak / 1024 if sys.platform == "darwin" else peak)
+        start = time.perf_counter()
+        found = {"queries": len((generator >> queries).index(corpus(count), batch_size=1024))}
+        found["seconds"] = time.perf_counter() - start
+        unit = 1024**2 if sys.platform == "darwin" else 1024  # of ru_maxrss, in a MiB
+        found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        start = time.perf_counter()
+        if faults := queries.verify():
+            sys.exit(str(faults))
+        found["verify"] = time.perf_counter() - start
+        found["manifest"] = (Path(folder) / "queries" / shards.COMPLETE).stat().st_size / 1024
+        found["folder"] = sum(f.stat().st_size for f in queries.path.iterdir()) / 1024**2
+    found["save"] = statistics.median(saves[-10:]) * 1000
+    print(json.dumps(found))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--documents", type=int, default=10_000)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--model", help="index in this process with this model")
     args = parser.parse_args()
@@ -56,15 +84,22 @@ def main() -> None:
 
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
+        tiny_llm.SHAPE["num_hidden_layers"] = 1  # what is measured is not the model
         model = tiny_llm.save(Path(folder), "llama")
         for count in (args.documents, args.documents * args.times):
             command = [sys.executable, __file__, "--model", model, "--documents", str(count)]
             run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            written, peak = run.stdout.split()[-2:]
-            if int(written) < 0.8 * count:
-                sys.exit(f"{written} queries for {count} documents")
-            print(f"{count} documents, {written} queries: {float(peak):.0f} MiB", flush=True)
-            peaks.append(float(peak))
+            found = json.loads(run.stdout.splitlines()[-1])
+            if found["queries"] < 0.8 * count:
+                sys.exit(f"{found['queries']} queries for {count} documents")
+            print(
+                f"{count:,} documents, {found['queries']:,} queries in {found['seconds']:.0f} s: "
+                f"peak {found['peak']:.0f} MiB; manifest {found['manifest']:.0f} KiB, written in "
+                f"{found['save']:.1f} ms; {found['folder']:.0f} MiB verified in "
+                f"{found['verify']:.1f} s",
+                flush=True,
+            )
+            peaks.append(found["peak"])
     print(f"ratio of the peaks: {peaks[1] / peaks[0]:.3f}")
 
 
