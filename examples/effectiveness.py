@@ -6,8 +6,8 @@ The collection is in BEIR's folder layout, see beir_folder.py. The demo language
 queries after five examples from the collection's own topics (``--prompt topics``) or after none
 (``--prompt about``); those topics are left out of the evaluation in both. Each way of training
 reranks BM25's top 100, alone and summed with BM25's score. Every run is a line in a file of
-results; started again, those there are not repeated. The ways are the names in the first column of
-effectiveness.md; without one, all run.
+results; started again, those there are not repeated. Without a way, all in ``Bench.ways`` run,
+which takes many hours on two cores.
 """
 
 import argparse
