@@ -179,7 +179,8 @@ class Reranker(Stage, pt.Estimator):
             batches, desc=type(self).__name__, unit="batch", disable=not self.verbose
         ):
             scores = forward(full_batch(rows, self.batch_size, device))
-            found.append(scores[: len(rows)].cpu().float().numpy())
+            # Cut here: on XLA the cut would be compiled, for each number of rows.
+            found.append(scores.cpu()[: len(rows)].float().numpy())
         return np.concatenate(found)[np.argsort(np.concatenate(batches))]
 
     def _tokens(self, texts: Iterable[str]) -> list[float]:
