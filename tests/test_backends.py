@@ -1,6 +1,8 @@
 """Backends with pyterrier_rag's ``generate`` serve as they are, and what they give is checked."""
 
 import copy
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ import torch
 from test_generation import check, documents, generator, plainly
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pyterrier_inpars import onednn
 from pyterrier_inpars.backends import decoding, huggingface
 from pyterrier_inpars.backends.base import GREEDY, Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
@@ -261,6 +264,29 @@ def test_other_weights_are_not_packed():
     )
     pack(network)
     assert all(layer.weight is not None for layer in network)
+
+
+def test_kernels_do_not_fill_the_memory():
+    """Products of a thousand sizes take less than with the libraries' own capacities."""
+    program = """
+import resource, torch
+from pyterrier_inpars.onednn import pack
+layer = torch.nn.Linear(32, 48)
+pack(layer)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with torch.inference_mode():
+    for rows in range(1, 1001):
+        layer(torch.randn(rows, 32))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+    def growth(**variables: str) -> int:
+        # those that a test before has set in this process are not handed on
+        environment = {k: v for k, v in os.environ.items() if k not in onednn.CAPACITIES}
+        command = [sys.executable, "-c", program]
+        return int(subprocess.check_output(command, env=environment | variables))
+
+    assert growth() < growth(**dict.fromkeys(onednn.CAPACITIES, "1024")) * 2 / 3
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 3.0])  # nuclei of thousands of tokens, and of some
