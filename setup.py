@@ -58,6 +58,7 @@ setup(
             "mypy",
             "peft>=0.20",
             "pytest",
+            "pytest-xdist",
             "ray>=2.30",
             "ruff",
             "setuptools>=77",

@@ -5,9 +5,10 @@
 The collection is in BEIR's folder layout, see beir_folder.py. The demo language model writes its
 queries after five examples from the collection's own topics (``--prompt topics``) or after none
 (``--prompt about``); those topics are left out of the evaluation in both. Each way of training
-reranks BM25's top 100, alone and summed with BM25's score. Every run is a line in a file of
-results; started again, those there are not repeated. Without a way, all in ``Bench.ways`` run,
-which takes many hours on two cores.
+reranks what BM25 returns first, alone and summed with BM25's score. Every run is a line in a file
+of results; started again, those there are not repeated. Without a way, all in ``Bench.ways`` run.
+As it stands that takes days on two cores: smaller ``--sizes``, ``--few``, ``--depth`` and
+``--max-length`` make it hours. effectiveness.md has what was measured.
 """
 
 import argparse
@@ -48,20 +49,24 @@ from pyterrier_inpars.evaluation import without
 
 TOPICS = "{document}\nThis abstract is about {query}\n\n"
 ABOUT = "Abstract: {document}\n\nThis article is about the {query}"
-DEPTH = 100
-MAX_LENGTH = 128
 SAMPLED = 4
-"""Queries a document, where one would be too few."""
-WRITTEN = {1: 10_000, SAMPLED: 1_400}
-"""Documents that queries are written for, by the queries for each: as many at most."""
-FEW = 500
-"""Queries that the cross-encoders and those who learn from a teacher are trained on."""
+"""Queries a document, where they are drawn."""
 
 
 class Bench:
     """A collection with its first stage, its synthetic queries, and the ways to train on them."""
 
-    def __init__(self, collection: Path, folder: Path, prompt: str):
+    def __init__(
+        self,
+        collection: Path,
+        folder: Path,
+        prompt: str,
+        sizes: list[int],
+        few: int,
+        depth: int,
+        max_length: int,
+    ):
+        self.sizes, self.few, self.depth, self.max_length = sizes, few, depth, max_length
         self.dataset = BeirFolder(collection)
         self.folder = folder
         corpus = pd.DataFrame(self.dataset.get_corpus_iter())
@@ -69,7 +74,7 @@ class Bench:
         index = PisaIndex(str(folder / "index"), text_field="text")
         if not index.built():
             index.index(self.corpus.to_dict("records"))
-        self.bm25 = index.bm25(num_results=DEPTH)
+        self.bm25 = index.bm25(num_results=depth)
         pairs = judged_pairs(self.dataset).groupby("qid").head(1)
         shown = FewShotPrompt(pairs, num_examples=5, seed=1, template=TOPICS)
         self.name = prompt
@@ -84,7 +89,8 @@ class Bench:
 
     def written(self, per_document: int) -> pd.DataFrame:
         """All queries: one for each document, or several sampled for each of fewer documents."""
-        documents = self.corpus.sample(frac=1, random_state=0)[: WRITTEN[per_document]]
+        most = self.sizes[-1] if per_document == 1 else self.sizes[0] // per_document
+        documents = self.corpus.sample(frac=1, random_state=0)[:most]
         sampled = {"num_queries": per_document, "temperature": 0.7} if per_document > 1 else {}
         generator = QueryGenerator(
             language_model(),
@@ -101,29 +107,22 @@ class Bench:
             (generator >> queries).index(documents.to_dict("records"), batch_size=256)
         return queries.get_results()
 
-    def _queries(self, number: int, documents: int | None = None) -> pd.DataFrame:
-        """As many queries, without those of bad form: one a document where there are enough.
+    def _queries(self, number: int, per_document: int = 1) -> pd.DataFrame:
+        """The queries of the first documents, as many before those of bad form are taken out."""
+        written = self.written(per_document)
+        documents = written["docno"].drop_duplicates()[: number // per_document]
+        chosen = written[written["docno"].isin(documents)]
+        return (LengthFilter(3) >> CopyFilter() >> DuplicateFilter())(chosen)
 
-        Args:
-            number: of queries, before the filters.
-            documents: of so many documents; ``None`` for as many as there are.
-        """
-        documents = min(documents or number, len(self.corpus))
-        each = -(-number // documents)
-        written = self.written(1 if each == 1 else SAMPLED)
-        chosen = written["docno"].isin(written["docno"].drop_duplicates()[:documents])
-        chosen &= written.groupby("docno").cumcount() < each
-        return (LengthFilter(3) >> CopyFilter() >> DuplicateFilter())(written[chosen])
-
-    def _returned(self, number: int, documents: int | None = None) -> pd.DataFrame:
+    def _returned(self, number: int, per_document: int = 1) -> pd.DataFrame:
         """Those queries whose document BM25 returns first."""
-        return RoundTripFilter(self.bm25, 1)(self.queries(number, documents))
+        return RoundTripFilter(self.bm25, 1)(self.queries(number, per_document))
 
     def mined(self, queries: pd.DataFrame, number: int, seed: int, **options: Any) -> pd.DataFrame:
         miner = NegativeMiner(
             self.bm25,
             num_negatives=number,
-            depth=DEPTH,
+            depth=self.depth,
             texts=self.dataset,
             seed=seed,
             **options,
@@ -132,7 +131,7 @@ class Bench:
 
     def _taught(self, number: int) -> pd.DataFrame:
         """A few queries with mined negatives, scored by the language model: a teacher's labels."""
-        examples = self.mined(self.returned(4000)[:FEW], number, seed=0)
+        examples = self.mined(self.returned(self.sizes[-1])[: self.few], number, seed=0)
         teacher = QueryLikelihood(
             language_model(), prompt=self.prompt, max_doc_tokens=160, verbose=True
         )
@@ -149,8 +148,8 @@ class Bench:
         def retrieve(topics: pd.DataFrame) -> pd.DataFrame:
             vectors = network.encode_query(topics["query"].tolist(), normalize_embeddings=True)
             scores = vectors @ documents.T
-            best = np.argsort(-scores, axis=1)[:, :DEPTH]
-            rows = topics.loc[topics.index.repeat(DEPTH)].reset_index(drop=True)
+            best = np.argsort(-scores, axis=1)[:, : self.depth]
+            rows = topics.loc[topics.index.repeat(best.shape[1])].reset_index(drop=True)
             rows["docno"] = docnos[best.ravel()]
             rows["score"] = np.take_along_axis(scores, best, axis=1).ravel()
             return pt.model.add_ranks(rows)
@@ -158,12 +157,12 @@ class Bench:
         return pt.apply.generic(retrieve)
 
     def bi_encoder(self, seed: int = 0, **options: Any) -> BiEncoder:
-        return BiEncoder(encoder(), max_length=MAX_LENGTH, seed=seed, **options)
+        return BiEncoder(encoder(), max_length=self.max_length, seed=seed, **options)
 
     def cross_encoder(self, seed: int, **options: Any) -> CrossEncoder:
         return CrossEncoder(
             encoder(),
-            max_length=MAX_LENGTH,
+            max_length=self.max_length,
             seed=seed,
             training={"learning_rate": 1e-4},  # its head starts from nothing, on few examples
             **options,
@@ -186,20 +185,28 @@ class Bench:
         return self.bi_encoder(seed).fit(examples)
 
     def ways(self) -> dict[str, Callable[[int], Any]]:
-        few = cache(lambda: self.returned(4000)[:FEW])
-        unfiltered = cache(lambda: self.queries(4000)[:FEW])
+        small, middle = self.sizes[0], self.sizes[min(1, len(self.sizes) - 1)]
+        few = cache(lambda: self.returned(self.sizes[-1])[: self.few])
+        unfiltered = cache(lambda: self.queries(self.sizes[-1])[: self.few])
+
+        def in_batch(number: int, returned: bool) -> Callable[[int], BiEncoder]:
+            chosen = self.returned if returned else self.queries
+            return lambda s: self.in_batch(s, chosen(number))
+
+        def crossed(loss: str, negatives: int, queries: Any = few) -> Callable[[int], CrossEncoder]:
+            return lambda s: self.cross_encoder(s, loss=loss).fit(
+                self.mined(queries(), negatives, s)
+            )
+
         return {
-            "in-batch, 1000": lambda s: self.in_batch(s, self.queries(1000)),
-            "in-batch, 1000, round trip": lambda s: self.in_batch(s, self.returned(1000)),
-            "in-batch, 4000": lambda s: self.in_batch(s, self.queries(4000)),
-            "in-batch, 4000, round trip": lambda s: self.in_batch(s, self.returned(4000)),
-            "in-batch, 10000, round trip": lambda s: self.in_batch(s, self.returned(10_000)),
-            "in-batch, 1000 x 4 sampled, round trip": lambda s: self.in_batch(
-                s, self.returned(4000, 1000)
+            **{f"in-batch, {n}": in_batch(n, False) for n in self.sizes},
+            **{f"in-batch, {n}, round trip": in_batch(n, True) for n in self.sizes},
+            f"in-batch, {small}, {SAMPLED} a document, round trip": lambda s: self.in_batch(
+                s, self.returned(small, SAMPLED)
             ),
-            "second round, 4000": lambda s: self.second_round(s, 4000),
-            "mined, 4000, round trip": lambda s: self.bi_encoder(s).fit(
-                self.mined(self.returned(4000), 1, s)
+            f"second round, {middle}": lambda s: self.second_round(s, middle),
+            f"mined, {middle}, round trip": lambda s: self.bi_encoder(s).fit(
+                self.mined(self.returned(middle), 1, s)
             ),
             "taught margin-MSE": lambda s: self.bi_encoder(s, loss="margin_mse").fit(
                 self.taught(4)
@@ -208,21 +215,11 @@ class Bench:
                 self.taught(4)
             ),
             "no false negatives": self.without_false_negatives,
-            "CE pointwise, 1 negative": lambda s: self.cross_encoder(s, loss="pointwise").fit(
-                self.mined(few(), 1, s)
-            ),
-            "CE pairwise, 4 negatives": lambda s: self.cross_encoder(s, loss="pairwise").fit(
-                self.mined(few(), 4, s)
-            ),
-            "CE listwise, 4 negatives": lambda s: self.cross_encoder(s, loss="listwise").fit(
-                self.mined(few(), 4, s)
-            ),
-            "CE listwise, 8 negatives": lambda s: self.cross_encoder(s, loss="listwise").fit(
-                self.mined(few(), 8, s)
-            ),
-            "CE listwise, 4 negatives, no round trip": lambda s: self.cross_encoder(
-                s, loss="listwise"
-            ).fit(self.mined(unfiltered(), 4, s)),
+            "CE pointwise, 1 negative": crossed("pointwise", 1),
+            "CE pairwise, 4 negatives": crossed("pairwise", 4),
+            "CE listwise, 4 negatives": crossed("listwise", 4),
+            "CE listwise, 8 negatives": crossed("listwise", 8),
+            "CE listwise, 4 negatives, no round trip": crossed("listwise", 4, unfiltered),
             "CE taught distillation": lambda s: self.cross_encoder(s, loss="distillation").fit(
                 self.taught(4)
             ),
@@ -244,12 +241,32 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", metavar="WAY", help="all, if none is given")
     parser.add_argument("--prompt", choices=["topics", "about"], default="topics")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[1_000, 4_000, 10_000],
+        help="numbers of synthetic queries, rising; the first is divided by 4 where 4 are drawn",
+    )
+    parser.add_argument(
+        "--few", type=int, default=500, help="queries for cross-encoders and with a teacher"
+    )
+    parser.add_argument("--depth", type=int, default=100, help="of BM25's ranking")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of an input")
     parser.add_argument("--folder", type=Path, help="for queries and results")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     folder = arguments.folder or Path(f"inpars-effectiveness-{arguments.collection.name}")
     folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(arguments.collection, folder, arguments.prompt)
+    bench = Bench(
+        arguments.collection,
+        folder,
+        arguments.prompt,
+        sorted(arguments.sizes),
+        arguments.few,
+        arguments.depth,
+        arguments.max_length,
+    )
     file = folder / f"{arguments.prompt}.jsonl"
     ways = bench.ways()
     untrained = {"BM25": None, "untrained": bench.bi_encoder()}

@@ -7,6 +7,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PT_TEST_TRANSFORMER_REPORTS"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # two programs with two threads each are slower than one
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="module")

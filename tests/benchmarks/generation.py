@@ -1,14 +1,16 @@
 """Queries a second that a language model writes, against the InPars Toolkit's loop.
 
     python tests/benchmarks/generation.py [--beir FOLDER] [--documents 256] [--peer-documents 64]
-        [--peer generate_batch]
+        [--peer generate_batch | compiled]
 
 The peer reads the whole prompt of each document in float32, eight together, padded, by the model's
 own ``generate``, which goes on until the last of the eight has ended, and takes the log-probability
 of each token from all the scores, as the toolkit does. The toolkit ends a query at one token id
 that stands for a newline in other models; here the peer is given all that do in this one. Both
 sides are given the same prompts' texts and have the model loaded. Another peer is the continuous
-batching of transformers, ``generate_batch``, with its cache in pages and the same limits.
+batching of transformers, ``generate_batch``, with its cache in pages and the same limits; a third
+is this package's own in float32 with ``compile=True``, whose first run, which compiles, is timed
+apart.
 
 Runs the peer and both precisions in turn, first forwards, then backwards, and prints the queries a
 second of each and, last, the median of the ratios. Before, it checks that in float32 both write
@@ -19,6 +21,7 @@ equal steps from those sorted by length.
 import argparse
 import functools
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -27,6 +30,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from pyterrier_inpars import QueryGenerator
+from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.demo import StdlibDocs, language_model
 
 BATCH, MOST = 8, 64
@@ -110,7 +114,20 @@ class Paged(Toolkit):
         return [text.split("\n")[0].strip() for text in texts]
 
 
-PEERS = {"toolkit": Toolkit, "generate_batch": Paged}
+class Compiled:
+    """This package's own, by ``torch.compile``."""
+
+    def __init__(self, path: str):
+        self.backend = HuggingFaceBackend(path, dtype="float32", compile=True)
+        self.tokenizer = self.backend.tokenizer
+
+    def __call__(self, prompts: list[str]) -> list[str]:
+        shared = os.path.commonprefix(prompts)
+        found = self.backend.complete(prompts, prefix=shared, max_new_tokens=MOST)
+        return [completion.text for completion in found]
+
+
+PEERS = {"toolkit": Toolkit, "generate_batch": Paged, "compiled": Compiled}
 
 
 def speed(write: Callable[[], object], count: int) -> float:
@@ -144,7 +161,9 @@ def main() -> None:
     prompts = first["prompt_text"].tolist()
     lengths = [len(ids) for ids in peer.tokenizer(prompts)["input_ids"]]
     print(f"{len(part)} of {len(frame)} documents, {statistics.mean(lengths):.0f} tokens a prompt")
+    start = time.perf_counter()
     theirs = peer(prompts)
+    print(f"{args.peer}: first run {time.perf_counter() - start:.0f} s")
     for dtype, found in written.items():
         same = sum(a == b for a, b in zip(found["query"], theirs, strict=True))
         print(f"{dtype}: {same} of {len(theirs)} queries are the peer's")

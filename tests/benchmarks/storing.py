@@ -1,0 +1,100 @@
+"""What storing synthetic queries costs: rows a second, bytes a query, and reading them again.
+
+    python tests/benchmarks/storing.py [--rows 50000] [--runs 3]
+
+Stores rows of the size of MS MARCO's, with 270 characters of text and the log-probabilities of
+twelve tokens, with ``SyntheticQueries.index`` in shards of 1,024. The peer writes the same lines to
+one gzip file of the same level, and reads them: no check of anything, no shards, no manifest.
+Checks that both have the same rows. The words are random, drawn as often as those of a text by
+Zipf's law, and compress worse than a text does.
+
+Prints the rates of each run, the medians of the pairs' ratios, and the size on the disk.
+"""
+
+import argparse
+import gzip
+import itertools
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyterrier_inpars import SyntheticQueries
+
+CHARACTERS = 270
+TOKENS = 12
+
+
+def made(count: int) -> list[dict[str, Any]]:
+    rng = random.Random(0)
+    letters = "etaoinshrdlucmfwypvbgk"
+    words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(30_000)]
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, len(words) + 1)))
+    rows = []
+    for i in range(count):
+        drawn = rng.choices(words, cum_weights=weights, k=CHARACTERS // 4)
+        log_probs = [-rng.expovariate(1) for _ in range(TOKENS)]
+        rows.append(
+            {
+                "qid": f"{i}-1",
+                "query": " ".join(drawn[:8]),
+                "docno": str(i),
+                "text": " ".join(drawn)[:CHARACTERS],
+                "score": sum(log_probs) / TOKENS,
+                "log_probs": log_probs,
+                "finish_reason": "stop",
+            }
+        )
+    return rows
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    found = work()
+    return time.perf_counter() - start, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--runs", type=int, default=3)
+    args = parser.parse_args()
+    rows = made(args.rows)
+    ratios: dict[str, list[float]] = {"storing": [], "reading": []}
+    for _ in range(args.runs):
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "plain.jsonl.gz"
+            queries = SyntheticQueries(Path(folder) / "queries", shard_size=1024)
+
+            def write() -> None:
+                with gzip.open(plain, "wb") as out:  # noqa: B023
+                    out.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+
+            def read() -> list[dict[str, Any]]:
+                with gzip.open(plain) as lines:  # noqa: B023
+                    return list(map(json.loads, lines))
+
+            stored, _ = timed(lambda: queries.index(rows))  # noqa: B023
+            written, _ = timed(write)
+            verified, faults = timed(queries.verify)
+            again, expected = timed(read)
+            assert not faults and queries.get_results().to_dict("records") == expected == rows
+            size = sum(file.stat().st_size for file in queries.path.iterdir())
+        ratios["storing"].append(stored / written)
+        ratios["reading"].append(verified / again)
+        print(
+            f"stored {len(rows) / stored:,.0f} rows a second (peer {len(rows) / written:,.0f}), "
+            f"verified {len(rows) / verified:,.0f} (peer read {len(rows) / again:,.0f}); "
+            f"{size / len(rows):.0f} bytes a query",
+            flush=True,
+        )
+    for work, found in ratios.items():
+        print(f"{work}: {statistics.median(found):.2f} times the peer's time")
+
+
+if __name__ == "__main__":
+    main()
