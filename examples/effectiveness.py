@@ -204,6 +204,9 @@ class Bench:
             f"in-batch, {small}, {SAMPLED} a document, round trip": lambda s: self.in_batch(
                 s, self.returned(small, SAMPLED)
             ),
+            f"in-batch, {middle}, round trip, five times the rate": lambda s: self.in_batch(
+                s, self.returned(middle), training={"learning_rate": 1e-4}
+            ),
             f"second round, {middle}": lambda s: self.second_round(s, middle),
             f"mined, {middle}, round trip": lambda s: self.bi_encoder(s).fit(
                 self.mined(self.returned(middle), 1, s)

@@ -1,6 +1,6 @@
 """Whether the memory of generation, and its manifest, stand a corpus of any size.
 
-    python tests/benchmarks/memory.py [--documents 10000] [--times 10]
+    python tests/benchmarks/memory.py [--documents 30000] [--times 10]
 
 Indexes a corpus that a generator function makes, ``QueryGenerator >> SyntheticQueries``, with a
 tiny random model, and one so many times larger, each in a process of its own. Checks that all
@@ -8,8 +8,8 @@ documents were seen, that at least half have a query (the model is so small that
 once, 62 % have one), and that ``verify()`` finds no fault. Prints, for each, the
 peak of the resident memory, what writing the manifest of a shard took at last, and what opening the
 complete artifact again took, which reads all of it; and, last, the ratio of the peaks. The first
-thousands of documents fill the caches of the libraries, so a corpus of fewer has no peak of its
-own.
+thousands of documents fill the caches of the libraries (oneDNN's kernels, one for each number of
+rows of a product, and the tokenizer's words), so a corpus of fewer has no peak of its own.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def index(model: str, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--documents", type=int, default=10_000)
+    parser.add_argument("--documents", type=int, default=30_000)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--model", help="index in this process with this model")
     args = parser.parse_args()
