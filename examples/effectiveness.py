@@ -8,7 +8,8 @@ queries after five examples from the collection's own topics (``--prompt topics`
 reranks what BM25 returns first, alone and summed with BM25's score. Every run is a line in a file
 of results; started again, those there are not repeated. Without a way, all in ``Bench.ways`` run.
 As it stands that takes days on two cores: smaller ``--sizes``, ``--few``, ``--depth`` and
-``--max-length`` make it hours. effectiveness.md has what was measured.
+``--max-length`` make it hours; each choice of these needs a folder of its own. effectiveness.md has
+what was measured.
 """
 
 import argparse
