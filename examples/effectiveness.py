@@ -306,10 +306,10 @@ def show(results: pd.DataFrame) -> None:
     """Mean and standard deviation over the seeds, as rows of a Markdown table."""
     print("| way | examples | nDCG@10 | with BM25 | seeds |\n|---|---|---|---|---|")
     for way, runs in results.groupby("way", sort=False):
-        cells = [
-            "" if runs[c].isna().any() else f"{runs[c].mean():.4f} ± {runs[c].std(ddof=0):.4f}"
-            for c in ("alone", "sum")
-        ]
+        cells = []
+        for scores in (runs["alone"], runs["sum"]):
+            spread = f" ± {scores.std(ddof=0):.4f}" if len(scores) > 1 else ""
+            cells.append("" if scores.isna().any() else f"{scores.mean():.4f}{spread}")
         examples = runs["examples"].iloc[0]
         count = "" if pd.isna(examples) else f"{examples:,.0f}"
         print(f"| {way} | {count} | {' | '.join(cells)} | {len(runs)} |")
