@@ -78,7 +78,10 @@ def onednn(network: torch.nn.Module, keep: Collection[torch.nn.Module] = ()) -> 
 
 
 def _available() -> bool:
-    """Whether PyTorch was built with oneDNN, for a processor whose library is oneDNN's own."""
+    """Whether PyTorch was built with oneDNN, for a processor whose library is oneDNN's own.
+
+    Asked before the first product, so that this is where the kernels to keep are limited.
+    """
     import torch
 
     for name in CAPACITIES:
