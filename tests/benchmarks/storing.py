@@ -52,9 +52,19 @@ def made(count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    with gzip.open(file, "wb") as out:
+        out.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    with gzip.open(file) as lines:
+        return list(map(json.loads, lines))
+
+
+def timed(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     start = time.perf_counter()
-    found = work()
+    found = work(*arguments)
     return time.perf_counter() - start, found
 
 
@@ -69,19 +79,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "plain.jsonl.gz"
             queries = SyntheticQueries(Path(folder) / "queries", shard_size=1024)
-
-            def write() -> None:
-                with gzip.open(plain, "wb") as out:  # noqa: B023
-                    out.writelines(json.dumps(row).encode() + b"\n" for row in rows)
-
-            def read() -> list[dict[str, Any]]:
-                with gzip.open(plain) as lines:  # noqa: B023
-                    return list(map(json.loads, lines))
-
-            stored, _ = timed(lambda: queries.index(rows))  # noqa: B023
-            written, _ = timed(write)
+            stored, _ = timed(queries.index, rows)
+            written, _ = timed(write, plain, rows)
             verified, faults = timed(queries.verify)
-            again, expected = timed(read)
+            again, expected = timed(read, plain)
             assert not faults and queries.get_results().to_dict("records") == expected == rows
             size = sum(file.stat().st_size for file in queries.path.iterdir())
         ratios["storing"].append(stored / written)
