@@ -27,6 +27,7 @@ import pandas as pd
 import pyterrier as pt
 from pyterrier.measures import nDCG
 from pyterrier_pisa import PisaIndex
+from scipy.stats import ttest_rel
 
 from pyterrier_inpars import (
     BiEncoder,
@@ -52,6 +53,8 @@ TOPICS = "{document}\nThis abstract is about {query}\n\n"
 ABOUT = "Abstract: {document}\n\nThis article is about the {query}"
 SAMPLED = 4
 """Queries a document, where they are drawn."""
+LIKELIHOOD = "query likelihood"
+"""The language model itself as the reranker, not trained."""
 
 
 class Bench:
@@ -84,6 +87,9 @@ class Bench:
         qrels = self.dataset.get_qrels()
         self.qrels = qrels[qrels["qid"].isin(self.topics["qid"])]
         self.first = self.bm25(self.topics).merge(self.corpus, on="docno")
+        self.teacher = QueryLikelihood(
+            language_model(), prompt=self.prompt, max_doc_tokens=160, verbose=True
+        )
         self.queries = cache(self._queries)
         self.returned = cache(self._returned)
         self.taught = cache(self._taught)
@@ -119,27 +125,30 @@ class Bench:
         """Those queries whose document BM25 returns first."""
         return RoundTripFilter(self.bm25, 1)(self.queries(number, per_document))
 
-    def mined(self, queries: pd.DataFrame, number: int, seed: int, **options: Any) -> pd.DataFrame:
+    def mined(
+        self,
+        queries: pd.DataFrame,
+        number: int,
+        seed: int,
+        retriever: pt.Transformer | None = None,
+    ) -> pd.DataFrame:
+        """With negatives of BM25, or of another retriever."""
         miner = NegativeMiner(
-            self.bm25,
+            retriever or self.bm25,
             num_negatives=number,
             depth=self.depth,
             texts=self.dataset,
             seed=seed,
-            **options,
         )
         return miner(queries)
 
     def _taught(self, number: int) -> pd.DataFrame:
         """A few queries with mined negatives, scored by the language model: a teacher's labels."""
         examples = self.mined(self.returned(self.sizes[-1])[: self.few], number, seed=0)
-        teacher = QueryLikelihood(
-            language_model(), prompt=self.prompt, max_doc_tokens=160, verbose=True
-        )
-        return teacher(examples)
+        return self.teacher(examples)
 
     def dense(self, model: BiEncoder) -> pt.Transformer:
-        """A retriever over all documents by the cosine of a trained dual encoder."""
+        """A retriever over all documents by the cosine of a dual encoder."""
         network = model.network
         documents = network.encode_document(
             self.corpus["text"].tolist(), normalize_embeddings=True, batch_size=64
@@ -187,6 +196,7 @@ class Bench:
 
     def ways(self) -> dict[str, Callable[[int], Any]]:
         small, middle = self.sizes[0], self.sizes[min(1, len(self.sizes) - 1)]
+        encoded = cache(lambda: self.dense(self.bi_encoder()))
         few = cache(lambda: self.returned(self.sizes[-1])[: self.few])
         unfiltered = cache(lambda: self.queries(self.sizes[-1])[: self.few])
 
@@ -212,6 +222,9 @@ class Bench:
             f"mined, {middle}, round trip": lambda s: self.bi_encoder(s).fit(
                 self.mined(self.returned(middle), 1, s)
             ),
+            f"mined by the encoder, {middle}, round trip": lambda s: self.bi_encoder(s).fit(
+                self.mined(self.returned(middle), 1, s, encoded())
+            ),
             "taught margin-MSE": lambda s: self.bi_encoder(s, loss="margin_mse").fit(
                 self.taught(4)
             ),
@@ -229,14 +242,23 @@ class Bench:
             ),
         }
 
-    def measure(self, model: pt.Transformer | None) -> dict[str, float]:
-        """nDCG@10 of BM25 reranked by the model, and by the sum of both scores."""
-        runs = [self.first]
+    def measure(self, model: pt.Transformer | None) -> dict[str, dict[str, float]]:
+        """nDCG@10 of each topic: BM25 reranked by the model, and by the sum of both scores."""
+        runs = {"alone": self.first}
         if model is not None:
             reranked = model(self.first)
-            runs = [reranked, ScoreSum(pt.apply.generic(lambda _: reranked))(self.first)]
-        table = pt.Experiment(runs, self.topics, self.qrels, [nDCG @ 10])
-        return dict(zip(["alone", "sum"], table["nDCG@10"], strict=False))
+            summed = ScoreSum(pt.apply.generic(lambda _: reranked))(self.first)
+            runs = {"alone": reranked, "sum": summed}
+        table = pt.Experiment(
+            list(runs.values()),
+            self.topics,
+            self.qrels,
+            [nDCG @ 10],
+            names=list(runs),
+            perquery=True,
+        )
+        by_run = table.assign(value=table["value"].round(5)).groupby("name", sort=False)
+        return {run: dict(zip(rows["qid"], rows["value"], strict=True)) for run, rows in by_run}
 
 
 def main() -> None:
@@ -273,13 +295,13 @@ def main() -> None:
     )
     file = folder / f"{arguments.prompt}.jsonl"
     ways = bench.ways()
-    untrained = {"BM25": None, "untrained": bench.bi_encoder()}
+    untrained = {"BM25": None, "untrained": bench.bi_encoder(), LIKELIHOOD: bench.teacher}
     for way in arguments.ways or ways:
-        if way not in ways:
-            sys.exit(f"there is no way {way!r}, only: {', '.join(ways)}")
+        if way not in [*ways, LIKELIHOOD]:
+            sys.exit(f"there is no way {way!r}, only: {', '.join([*ways, LIKELIHOOD])}")
     results = read(file)
     for seed in range(arguments.seeds):
-        for way in [*untrained, *(arguments.ways or ways)]:
+        for way in ["BM25", "untrained", *(arguments.ways or [*ways, LIKELIHOOD])]:
             if (way in untrained and seed > 0) or (way, seed) in results:
                 continue
             start = time.monotonic()
@@ -303,13 +325,23 @@ def read(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def show(results: pd.DataFrame) -> None:
-    """Mean and standard deviation over the seeds, as rows of a Markdown table."""
-    print("| way | examples | nDCG@10 | with BM25 | seeds |\n|---|---|---|---|---|")
+    """A Markdown table: means, their standard deviation over seeds, and p against the untrained.
+
+    The p-value is of a t-test over topics, paired, each topic the mean of its seeds.
+    """
+    print("| way | examples | nDCG@10 | p | with BM25 | p | seeds |\n|---|---|---|---|---|---|---|")
+    untrained = results[results["way"] == "untrained"].iloc[0]
     for way, runs in results.groupby("way", sort=False):
         cells = []
-        for scores in (runs["alone"], runs["sum"]):
-            spread = f" ± {scores.std(ddof=0):.4f}" if len(scores) > 1 else ""
-            cells.append("" if scores.isna().any() else f"{scores.mean():.4f}{spread}")
+        for run in ("alone", "sum"):
+            if runs[run].isna().any():
+                cells += ["", ""]
+                continue
+            topics = pd.DataFrame(runs[run].tolist())  # a row a seed
+            seeds, base = topics.mean(axis=1), pd.Series(untrained[run])
+            spread = f" ± {seeds.std(ddof=0):.4f}" if len(seeds) > 1 else ""
+            p = ttest_rel(topics.mean(), base[topics.columns]).pvalue
+            cells += [f"{seeds.mean():.4f}{spread}", "" if np.isnan(p) else f"{p:.2g}"]
         examples = runs["examples"].iloc[0]
         count = "" if pd.isna(examples) else f"{examples:,.0f}"
         print(f"| {way} | {count} | {' | '.join(cells)} | {len(runs)} |")

@@ -40,6 +40,7 @@ def pack(network: torch.nn.Module) -> None:
 
     if not _available():
         return
+    _limit_kernels()
     ops = torch.ops.mkldnn
     dtypes = {torch.float32, *[torch.bfloat16] * ops._is_mkldnn_bf16_supported()}
     layer: Any
@@ -66,6 +67,7 @@ def onednn(network: torch.nn.Module, keep: Collection[torch.nn.Module] = ()) -> 
     layer: Any
     changed: list[Any] = []
     if _available():
+        _limit_kernels()
         for layer in network.modules():
             if _is_plain(layer, {torch.float32}) and layer not in keep:
                 changed.append(layer)
@@ -78,20 +80,21 @@ def onednn(network: torch.nn.Module, keep: Collection[torch.nn.Module] = ()) -> 
 
 
 def _available() -> bool:
-    """Whether PyTorch was built with oneDNN, for a processor whose library is oneDNN's own.
-
-    Asked before the first product, so that this is where the kernels to keep are limited.
-    """
+    """Whether PyTorch was built with oneDNN, for a processor whose library is oneDNN's own."""
     import torch
 
-    for name in CAPACITIES:
-        os.environ.setdefault(name, str(KERNELS))
     ops = torch.ops.mkldnn
     return (
         torch.backends.mkldnn.is_available()
         and all(hasattr(ops, name) for name in OPERATORS)
         and not (hasattr(ops, "_is_mkldnn_acl_supported") and ops._is_mkldnn_acl_supported())
     )
+
+
+def _limit_kernels() -> None:
+    """Has few kernels kept, where the environment says nothing; before the first product."""
+    for name in CAPACITIES:
+        os.environ.setdefault(name, str(KERNELS))
 
 
 def _is_plain(layer: torch.nn.Module, dtypes: Collection[torch.dtype]) -> bool:

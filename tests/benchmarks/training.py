@@ -43,7 +43,8 @@ TOKENS = 300
 BATCH = 8
 STEP = 16
 """Examples of a step: the gradients of two batches are added up."""
-RATES = {"CrossEncoder": 5e-5, "MonoT5": 5e-5}
+RATE = 5e-5
+"""Learning rate: low enough that another order of the examples leads to about the same loss."""
 STEP_NOISE = {"float32": 1e-4, "auto": 0.01}
 CLASSES: dict[str, type] = {"CrossEncoder": CrossEncoder, "MonoT5": MonoT5}
 
@@ -62,7 +63,6 @@ class Plain:
         self.is_t5 = kind == "MonoT5"
         cls = AutoModelForSeq2SeqLM if self.is_t5 else AutoModelForSequenceClassification
         self.network = cls.from_pretrained(path)
-        self.rate = RATES[kind]
 
     def loss(self, frame: pd.DataFrame) -> Any:
         import torch
@@ -84,7 +84,7 @@ class Plain:
         import torch
 
         self.network.train()
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=RATE, weight_decay=0.0)
         frame = frame.sample(frac=1, random_state=seed)
         for i in range(0, len(frame), STEP):
             optimizer.zero_grad()
@@ -140,7 +140,7 @@ def trained(kind: str, name: str, path: str, frame: pd.DataFrame, seed: int) -> 
     plain, reranker = Plain(kind, path), None
     if name != "peer":
         training = {
-            "learning_rate": RATES[kind],
+            "learning_rate": RATE,
             "lr_scheduler_type": "constant",
             "warmup_steps": 0,
             "weight_decay": 0.0,
