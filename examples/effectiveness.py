@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ TOPICS = "{document}\nThis abstract is about {query}\n\n"
 ABOUT = "Abstract: {document}\n\nThis article is about the {query}"
 SAMPLED = 4
 """Queries a document, where they are drawn."""
+LISTED = 10
+"""Documents a query, where a teacher's scores of all of them are learned."""
 LIKELIHOOD = "query likelihood"
 """The language model itself as the reranker, not trained."""
 
@@ -92,7 +94,8 @@ class Bench:
         )
         self.queries = cache(self._queries)
         self.returned = cache(self._returned)
-        self.taught = cache(self._taught)
+        self.taught = cache(partial(self._kept, "taught", self._taught))
+        self.listed = cache(partial(self._kept, "listed", self._listed))
 
     def written(self, per_document: int) -> pd.DataFrame:
         """All queries: one for each document, or several sampled for each of fewer documents."""
@@ -142,10 +145,25 @@ class Bench:
         )
         return miner(queries)
 
-    def _taught(self, number: int) -> pd.DataFrame:
-        """A few queries with mined negatives, scored by the language model: a teacher's labels."""
-        examples = self.mined(self.returned(self.sizes[-1])[: self.few], number, seed=0)
-        return self.teacher(examples)
+    def _kept(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """What a teacher scored, from the folder if it did so before."""
+        file = self.folder / f"{self.name}-{name}.parquet"
+        if not file.exists():
+            make().to_parquet(file)
+        return pd.read_parquet(file)
+
+    def _taught(self) -> pd.DataFrame:
+        """A few queries with 4 mined negatives, scored by the language model."""
+        return self.teacher(self.mined(self.returned(self.sizes[-1])[: self.few], 4, seed=0))
+
+    def _listed(self) -> pd.DataFrame:
+        """What BM25 returns first for a few queries, scored by the sum of all there is, untrained.
+
+        That is BM25, the language model and the encoder. Nothing is labelled.
+        """
+        queries = self.returned(self.sizes[-1])[: self.few][["qid", "query"]]
+        returned = (self.bm25 % LISTED)(queries).merge(self.corpus, on="docno")
+        return (ScoreSum(self.teacher) >> ScoreSum(self.bi_encoder()))(returned)
 
     def dense(self, model: BiEncoder) -> pt.Transformer:
         """A retriever over all documents by the cosine of a dual encoder."""
@@ -191,7 +209,7 @@ class Bench:
         return model.fit(kept.assign(label=1))
 
     def without_false_negatives(self, seed: int) -> BiEncoder:
-        examples = FalseNegativeFilter()(self.taught(4))
+        examples = FalseNegativeFilter()(self.taught())
         return self.bi_encoder(seed).fit(examples)
 
     def ways(self) -> dict[str, Callable[[int], Any]]:
@@ -225,11 +243,12 @@ class Bench:
             f"mined by the encoder, {middle}, round trip": lambda s: self.bi_encoder(s).fit(
                 self.mined(self.returned(middle), 1, s, encoded())
             ),
-            "taught margin-MSE": lambda s: self.bi_encoder(s, loss="margin_mse").fit(
-                self.taught(4)
-            ),
+            "taught margin-MSE": lambda s: self.bi_encoder(s, loss="margin_mse").fit(self.taught()),
             "taught distillation": lambda s: self.bi_encoder(s, loss="distillation").fit(
-                self.taught(4)
+                self.taught()
+            ),
+            "taught by the sum": lambda s: self.bi_encoder(s, loss="distillation").fit(
+                self.listed()
             ),
             "no false negatives": self.without_false_negatives,
             "CE pointwise, 1 negative": crossed("pointwise", 1),
@@ -237,8 +256,8 @@ class Bench:
             "CE listwise, 4 negatives": crossed("listwise", 4),
             "CE listwise, 8 negatives": crossed("listwise", 8),
             "CE listwise, 4 negatives, no round trip": crossed("listwise", 4, unfiltered),
-            "CE taught distillation": lambda s: self.cross_encoder(s, loss="distillation").fit(
-                self.taught(4)
+            "CE taught by the sum": lambda s: self.cross_encoder(s, loss="distillation").fit(
+                self.listed()
             ),
         }
 
@@ -310,10 +329,10 @@ def main() -> None:
             row |= {"loss": getattr(model, "train_loss", None)}
             if record := getattr(model, "provenance", None):
                 row |= {"examples": record["settings"]["examples"]["rows"]}
-            row |= {"seconds": round(time.monotonic() - start)} | bench.measure(model)
-            with file.open("a") as out:
-                out.write(json.dumps(row) + "\n")
+            row |= {"seconds": round(time.monotonic() - start)}
             print(row, flush=True)
+            with file.open("a") as out:
+                out.write(json.dumps(row | bench.measure(model)) + "\n")
     show(pd.DataFrame(read(file).values()))
 
 
