@@ -110,9 +110,8 @@ class Bench:
             verbose=True,
             **sampled,
         )
-        queries = SyntheticQueries(
-            self.folder / f"{self.name}-{per_document}.queries", shard_size=256
-        )
+        name = f"{self.name}-{len(documents)}x{per_document}.queries"
+        queries = SyntheticQueries(self.folder / name, shard_size=256)
         if not queries.built():
             (generator >> queries).index(documents.to_dict("records"), batch_size=256)
         return queries.get_results()
