@@ -12,7 +12,7 @@ batching of transformers, ``generate_batch``, with its cache in pages and the sa
 is this package's own in float32 with ``compile=True``, whose first run, which compiles, is timed
 apart.
 
-Runs the peer and both precisions in turn, first forwards, then backwards, and prints the queries a
+Runs the peer and each precision in turn, first forwards, then backwards, and prints the queries a
 second of each and, last, the median of the ratios. Before, it checks that in float32 both write
 the same queries, to the letter. The peer is slow, so it may be given fewer documents, taken at
 equal steps from those sorted by length.
@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 
 import pandas as pd
+from precisions import precisions
 
 from pyterrier_inpars import QueryGenerator
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
@@ -144,7 +145,7 @@ def main() -> None:
     parser.add_argument("--peer", choices=PEERS, default="toolkit")
     parser.add_argument("--prompt", default="three-shot")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--dtypes", nargs="+", default=precisions())
     args = parser.parse_args()
     path = language_model()
     frame = documents(args.beir, args.documents)

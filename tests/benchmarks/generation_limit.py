@@ -15,6 +15,7 @@ import time
 
 import pandas as pd
 from generation import MOST, documents
+from precisions import precisions
 
 from pyterrier_inpars import QueryGenerator
 from pyterrier_inpars.demo import language_model
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--beir", help="folder of a collection; the demo's if not given")
     parser.add_argument("--documents", type=int, default=256)
     parser.add_argument("--prompt", default="three-shot")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default=precisions()[-1])
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
     path = language_model()

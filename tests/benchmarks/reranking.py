@@ -31,6 +31,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import tiny
+from precisions import precisions
 
 from pyterrier_inpars import MonoT5
 
@@ -117,14 +118,17 @@ def check(peer: Any, ours: dict[str, Any], frame: pd.DataFrame, number: int) -> 
     batch_size, peer.batch_size = peer.batch_size, 1
     expected = peer(some)["score"].to_numpy()
     peer.batch_size = batch_size
-    furthest = np.abs(ours["float32"](some)["score"] - expected).max()
-    alike = np.corrcoef(ours["bfloat16"](some)["score"], expected)[0, 1]
-    print(
-        f"{len(some)} pairs, scores from {expected.min():.2f} to {expected.max():.2f}: float32 at "
-        f"most {furthest:.1e} from the peer's at batch size 1, bfloat16 correlates by {alike:.4f}"
-    )
-    if not (furthest < 1e-4 and alike > 0.99):
-        sys.exit("the scores are not the peer's")
+    print(f"{len(some)} pairs, scores from {expected.min():.2f} to {expected.max():.2f}")
+    for name, reranker in ours.items():
+        scores = reranker(some)["score"].to_numpy()
+        furthest = np.abs(scores - expected).max()
+        alike = np.corrcoef(scores, expected)[0, 1]
+        print(
+            f"{name}: at most {furthest:.1e} from the peer's scores at batch size 1, correlates by "
+            f"{alike:.4f}"
+        )
+        if furthest >= 1e-4 if name == "float32" else alike <= 0.99:
+            sys.exit("the scores are not the peer's")
 
 
 def seconds(reranker: Any, frame: pd.DataFrame) -> float:
@@ -147,7 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = build(Path(folder) / "t5", vocabulary)
         peer = MonoT5ReRanker(model=path, tok_model=path, verbose=False)
-        ours = {d: MonoT5(path, dtype=d, device=str(peer.device)) for d in ("float32", "bfloat16")}
+        ours = {d: MonoT5(path, dtype=d, device=str(peer.device)) for d in precisions()}
         check(peer, ours, frame, args.check)
     ratios: dict[str, list[float]] = {name: [] for name in ours}
     for run in range(args.runs):

@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import reranking
 import tiny
+from precisions import precisions
 
 from pyterrier_inpars import CrossEncoder, MonoT5
 from pyterrier_inpars.demo.models import encoder
@@ -45,7 +46,7 @@ STEP = 16
 """Examples of a step: the gradients of two batches are added up."""
 RATE = 5e-5
 """Learning rate: low enough that another order of the examples leads to about the same loss."""
-STEP_NOISE = {"float32": 1e-4, "auto": 0.01}
+STEP_NOISE = {"float32": 1e-4, "bfloat16": 0.01}
 CLASSES: dict[str, type] = {"CrossEncoder": CrossEncoder, "MonoT5": MonoT5}
 
 
@@ -163,15 +164,15 @@ def trained(kind: str, name: str, path: str, frame: pd.DataFrame, seed: int) -> 
 
 
 def compare(kind: str, frame: pd.DataFrame, runs: int, noise: float) -> None:
-    ratios: dict[str, list[float]] = {"float32": [], "auto": []}
+    ratios: dict[str, list[float]] = {name: [] for name in precisions()}
     with tempfile.TemporaryDirectory() as folder:
         path = first_weights(kind, Path(folder))
         few = frame[:STEP]
         expected, before = trained(kind, "peer", path, few, 0)[1], Plain(kind, path).mean_loss(few)
-        for name, most in STEP_NOISE.items():
+        for name in ratios:
             found = trained(kind, name, path, few, 0)[1]
             print(f"{kind} in {name}: a step from {before:.5f} to {found:.5f}, peer {expected:.5f}")
-            if abs(found - expected) > most:
+            if abs(found - expected) > STEP_NOISE[name]:
                 sys.exit("that is not the peer's step")
         print(f"{kind}: loss {Plain(kind, path).mean_loss(frame):.3f} before", flush=True)
         for run in range(runs):
