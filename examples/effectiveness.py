@@ -325,9 +325,9 @@ def main() -> None:
             start = time.monotonic()
             model = untrained[way] if way in untrained else ways[way](seed)
             row = {"way": way, "seed": seed}
+            record = getattr(model, "provenance", None)
             row |= {"loss": getattr(model, "train_loss", None)}
-            if record := getattr(model, "provenance", None):
-                row |= {"examples": record["settings"]["examples"]["rows"]}
+            row |= {"examples": record and record["settings"]["examples"]["rows"]}
             row |= {"seconds": round(time.monotonic() - start)}
             print(row, flush=True)
             with file.open("a") as out:
