@@ -127,6 +127,10 @@ class Bench:
         """Those queries whose document BM25 returns first."""
         return RoundTripFilter(self.bm25, 1)(self.queries(number, per_document))
 
+    def few_returned(self) -> pd.DataFrame:
+        """The first of them, where training or a teacher is slow."""
+        return self.returned(self.sizes[-1])[: self.few]
+
     def mined(
         self,
         queries: pd.DataFrame,
@@ -153,14 +157,14 @@ class Bench:
 
     def _taught(self) -> pd.DataFrame:
         """A few queries with 4 mined negatives, scored by the language model."""
-        return self.teacher(self.mined(self.returned(self.sizes[-1])[: self.few], 4, seed=0))
+        return self.teacher(self.mined(self.few_returned(), 4, seed=0))
 
     def _listed(self) -> pd.DataFrame:
         """What BM25 returns first for a few queries, scored by the sum of all there is, untrained.
 
         That is BM25, the language model and the encoder. Nothing is labelled.
         """
-        queries = self.returned(self.sizes[-1])[: self.few][["qid", "query"]]
+        queries = self.few_returned()[["qid", "query"]]
         returned = (self.bm25 % LISTED)(queries).merge(self.corpus, on="docno")
         return (ScoreSum(self.teacher) >> ScoreSum(self.bi_encoder()))(returned)
 
@@ -214,14 +218,15 @@ class Bench:
     def ways(self) -> dict[str, Callable[[int], Any]]:
         small, middle = self.sizes[0], self.sizes[min(1, len(self.sizes) - 1)]
         encoded = cache(lambda: self.dense(self.bi_encoder()))
-        few = cache(lambda: self.returned(self.sizes[-1])[: self.few])
         unfiltered = cache(lambda: self.queries(self.sizes[-1])[: self.few])
 
         def in_batch(number: int, returned: bool) -> Callable[[int], BiEncoder]:
             chosen = self.returned if returned else self.queries
             return lambda s: self.in_batch(s, chosen(number))
 
-        def crossed(loss: str, negatives: int, queries: Any = few) -> Callable[[int], CrossEncoder]:
+        def crossed(
+            loss: str, negatives: int, queries: Any = self.few_returned
+        ) -> Callable[[int], CrossEncoder]:
             return lambda s: self.cross_encoder(s, loss=loss).fit(
                 self.mined(queries(), negatives, s)
             )
@@ -314,12 +319,14 @@ def main() -> None:
     file = folder / f"{arguments.prompt}.jsonl"
     ways = bench.ways()
     untrained = {"BM25": None, "untrained": bench.bi_encoder(), LIKELIHOOD: bench.teacher}
-    for way in arguments.ways or ways:
-        if way not in [*ways, LIKELIHOOD]:
-            sys.exit(f"there is no way {way!r}, only: {', '.join([*ways, LIKELIHOOD])}")
+    known = [*ways, LIKELIHOOD]
+    chosen = arguments.ways or known
+    for way in chosen:
+        if way not in known:
+            sys.exit(f"there is no way {way!r}, only: {', '.join(known)}")
     results = read(file)
     for seed in range(arguments.seeds):
-        for way in ["BM25", "untrained", *(arguments.ways or [*ways, LIKELIHOOD])]:
+        for way in ["BM25", "untrained", *chosen]:
             if (way in untrained and seed > 0) or (way, seed) in results:
                 continue
             start = time.monotonic()
