@@ -14,6 +14,7 @@ import tiny_llm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyterrier_inpars import onednn
 from pyterrier_inpars.rerankers import (
@@ -26,6 +27,7 @@ from pyterrier_inpars.rerankers import (
     monot5,
 )
 from pyterrier_inpars.rerankers._base import like_length
+from pyterrier_inpars.rerankers._first_word import first_word
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -171,17 +173,18 @@ class TestEveryReranker:
     def test_onednn(self, make, frame):
         """In float32 it computes all layers but the heads, and only while scores are made."""
         reranker = make()
-        layers = linear_layers(reranker)
+        heads = reranker._heads(reranker.network)
+        layers = [layer for layer in linear_layers(reranker) if layer not in heads]
         expected = [layer(torch.ones(1, layer.in_features)).detach() for layer in layers]
         seen = []
 
         def note(*_):
             with torch.no_grad():
                 seen.append([layer.forward(torch.ones(1, layer.in_features)) for layer in layers])
-            for layer in layers:
-                plain = layer in reranker._heads(reranker.network)
-                assert ("forward" in vars(layer)) != plain
-                assert plain or vars(layer)["forward"].func is onednn._linear
+            assert all(vars(layer)["forward"].func is onednn._linear for layer in layers)
+            for head in heads:
+                forward = vars(head).get("forward")
+                assert forward is None or forward.func is not onednn._linear
 
         hook = reranker.network.register_forward_pre_hook(note)
         reranker(frame)
@@ -195,7 +198,7 @@ class TestEveryReranker:
         hook = reranker.network.register_forward_pre_hook(stop)
         with pytest.raises(KeyboardInterrupt):
             reranker(frame)
-        assert not any("forward" in vars(layer) for layer in layers)
+        assert not any("forward" in vars(layer) for layer in reranker.network.modules())
 
     @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"dtype": "int8"}])
     def test_no_onednn(self, make, frame, options):
@@ -204,7 +207,8 @@ class TestEveryReranker:
         layers = linear_layers(reranker)
 
         def note(*_):
-            assert not any("forward" in vars(layer) for layer in layers)
+            forwards = [getattr(vars(layer).get("forward"), "func", None) for layer in layers]
+            assert onednn._linear not in forwards
 
         reranker.network.register_forward_pre_hook(note)
         reranker(frame)
@@ -482,6 +486,65 @@ class TestMonoT5:
         np.testing.assert_allclose(
             np.exp(scores(other, frame)) + np.exp(scores(loaded, frame)), 1, atol=1e-6
         )
+
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    @pytest.mark.parametrize("kind", ["T5", "T5 1.1", "mT5"])
+    def test_first_word_alone(self, kind, attention):
+        """The same logits for less: no keys and values of tokens, no logits of other words."""
+        from transformers import AutoModelForSeq2SeqLM, MT5Config, T5Config
+
+        options = {} if kind == "T5" else {"feed_forward_proj": "gated-gelu"}
+        config = (MT5Config if kind == "mT5" else T5Config)(
+            vocab_size=50,
+            d_model=32,
+            d_kv=8,
+            d_ff=128,
+            num_layers=2,
+            num_heads=3,
+            tie_word_embeddings=kind == "T5",
+            **options,
+        )
+        torch.manual_seed(0)
+        network = AutoModelForSeq2SeqLM.from_config(config, attn_implementation=attention).eval()
+        words = [7, 3]
+        batch = {
+            "input_ids": torch.randint(1, 50, (4, 20)),
+            "attention_mask": (torch.arange(20) < torch.tensor([[20], [13], [1], [20]])).long(),
+            "decoder_input_ids": torch.zeros(4, 1, dtype=torch.long),
+        }
+
+        def said() -> tuple[torch.Tensor, int]:
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                return network(**batch, use_cache=False).logits[:, 0], counter.get_total_flops()
+
+        full, before = said()
+        with first_word(network, words) as columns:
+            few, during = said()
+        again, after = said()
+        torch.testing.assert_close(few[:, columns], full[:, words], atol=1e-5, rtol=1e-5)
+        assert few.shape == (4, 2)
+        assert torch.equal(again, full)
+        assert before == after
+        # a product of two matrices is two operations a multiply-add
+        keys_and_values = 2 * 2 * 4 * 20 * (32 * 3 * 8) * config.num_layers
+        others = 2 * 4 * 32 * (50 - 2)
+        assert before - during > 0.7 * (keys_and_values + others)
+        with torch.autocast("cpu", torch.bfloat16), first_word(network, words) as columns:
+            rough, _ = said()
+        torch.testing.assert_close(rough[:, columns].float(), full[:, words], atol=0.1, rtol=0.1)
+
+    def test_first_word_of_other_networks(self, models, tmp_path):
+        """An encoder-decoder of another kind, and int8 layers, are as they were."""
+        from transformers import AutoModelForSeq2SeqLM
+
+        bart = AutoModelForSeq2SeqLM.from_pretrained(tiny.tiny_bart(tmp_path / "bart"))
+        int8 = MonoT5(models[MonoT5], dtype="int8").network
+        for network in (bart, int8):
+            with first_word(network, [7, 3]) as columns:
+                changed = {type(m) for m in network.modules() if "forward" in vars(m)}
+            assert (network is bart) == (not changed)
+            assert columns == ([7, 3] if network is bart else [0, 1])
+        assert changed == {torch.nn.Linear}  # the head, which stays in float32
 
     def test_another_encoder_decoder(self, frame, tmp_path):
         path = tiny.tiny_bart(tmp_path / "bart")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pandas as pd
 
 from pyterrier_inpars.examples import check_negatives
 from pyterrier_inpars.rerankers._base import Reranker, read_json
+from pyterrier_inpars.rerankers._first_word import first_word
 from pyterrier_inpars.rerankers._objectives import (
     FROM_TEACHER,
     POINTWISE,
@@ -273,18 +275,26 @@ class MonoT5(Reranker):
             rows = self._rows(queries[i : i + AT_ONCE], texts[i : i + AT_ONCE])
             ids += [np.array(row, dtype=np.int32) for row in rows]
 
-        def forward(rows: list[int]) -> torch.Tensor:
-            batch = self._padded([ids[r] for r in rows]).to(self.network.device)
-            return self._logits(self.network, batch).log_softmax(dim=1)[:, 0]
+        with self._only_what_scores_need() as words:
 
-        return self._in_batches([len(row) for row in ids], forward)
+            def forward(rows: list[int]) -> torch.Tensor:
+                batch = self._padded([ids[r] for r in rows]).to(self.network.device)
+                logits = self._first_logits(self.network, batch)[:, words]
+                return logits.log_softmax(dim=1)[:, 0]
 
-    def _logits(self, network: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Logits of the two words as the first that is said, (pairs, 2), the relevant one first."""
+            return self._in_batches([len(row) for row in ids], forward)
+
+    def _only_what_scores_need(self) -> AbstractContextManager[list[int]]:
+        """Gives the columns of the logits where the two words are, the relevant one first."""
+        if self._compile:  # it would be compiled again
+            return nullcontext(self._label_ids)
+        return first_word(self.network, self._label_ids)
+
+    def _first_logits(self, network: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Logits of the first word that is said, (pairs, words)."""
         start = self.network.config.decoder_start_token_id
         start = batch["input_ids"].new_full((len(batch["input_ids"]), 1), start)
-        logits = network(**batch, decoder_input_ids=start, use_cache=False).logits
-        return logits[:, 0, self._label_ids]
+        return network(**batch, decoder_input_ids=start, use_cache=False).logits[:, 0]
 
     def _train(self, examples: pd.DataFrame, training: Training) -> None:
         name = checked_loss(self.loss)
@@ -330,7 +340,8 @@ class MonoT5(Reranker):
         from datasets import Dataset
         from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-        two_logits, loss = self._logits, objective(name, self.temperature)
+        first_logits, words = self._first_logits, self._label_ids
+        loss = objective(name, self.temperature)
         lists = listings(examples, self.text_field, name)
         targets = padded([row.targets for row in lists])
         longest = targets.shape[1]
@@ -345,7 +356,7 @@ class MonoT5(Reranker):
             ) -> Any:
                 inputs = dict(inputs)
                 targets = inputs.pop("labels")
-                logits = two_logits(model, inputs).float()
+                logits = first_logits(model, inputs)[:, words].float()
                 value = loss(spread(logits[:, 0] - logits[:, 1], targets), targets)
                 return (value, {"logits": logits}) if return_outputs else value
 
