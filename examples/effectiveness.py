@@ -152,7 +152,9 @@ class Bench:
         """What a teacher scored, from the folder if it did so before."""
         file = self.folder / f"{self.name}-{name}.parquet"
         if not file.exists():
-            make().to_parquet(file)
+            part = file.with_suffix(".part")
+            make().to_parquet(part)
+            part.replace(file)
         return pd.read_parquet(file)
 
     def _taught(self) -> pd.DataFrame:

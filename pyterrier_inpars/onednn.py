@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pyterrier_inpars.layers import computed_by, is_linear
+
 if TYPE_CHECKING:
     import torch
 
@@ -64,19 +66,15 @@ def onednn(network: torch.nn.Module, keep: Collection[torch.nn.Module] = ()) -> 
     """
     import torch
 
+    forwards: dict[torch.nn.Module, Any] = {}
     layer: Any
-    changed: list[Any] = []
     if _available():
         _limit_kernels()
         for layer in network.modules():
             if _is_plain(layer, {torch.float32}) and layer not in keep:
-                changed.append(layer)
-                vars(layer)["forward"] = functools.partial(_linear, layer.weight, layer.bias)
-    try:
+                forwards[layer] = functools.partial(_linear, layer.weight, layer.bias)
+    with computed_by(forwards):
         yield
-    finally:
-        for layer in changed:
-            del vars(layer)["forward"]
 
 
 def _available() -> bool:
@@ -97,14 +95,14 @@ def _limit_kernels() -> None:
         os.environ.setdefault(name, str(KERNELS))
 
 
-def _is_plain(layer: torch.nn.Module, dtypes: Collection[torch.dtype]) -> bool:
+def _is_plain(layer: Any, dtypes: Collection[torch.dtype]) -> bool:
     """Whether it is a linear layer as PyTorch has it, on the CPU, of one of the dtypes."""
-    import torch
-
-    if type(layer) is not torch.nn.Linear or type(layer.weight) is not torch.nn.Parameter:
-        return False
-    weight = layer.weight
-    return "forward" not in vars(layer) and weight.dtype in dtypes and weight.device.type == "cpu"
+    return (
+        is_linear(layer)
+        and "forward" not in vars(layer)
+        and layer.weight.dtype in dtypes
+        and layer.weight.device.type == "cpu"
+    )
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None, rows: torch.Tensor) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pyterrier_inpars.layers import computed_by, is_linear
+
 if TYPE_CHECKING:
     import torch
 
@@ -28,42 +30,28 @@ def first_word(network: Any, words: Sequence[int]) -> Iterator[list[int]]:
     Yields:
         Where in the last dimension of the logits those words are.
     """
+    import torch
     from transformers.models.mt5.modeling_mt5 import (
         MT5ForConditionalGeneration,
         MT5LayerCrossAttention,
     )
     from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration, T5LayerCrossAttention
 
-    forwards: dict[Any, Any] = {}
+    forwards: dict[torch.nn.Module, Any] = {}
     columns = [*words]
     if isinstance(network, (T5ForConditionalGeneration, MT5ForConditionalGeneration)):
         for layer in network.modules():
             if isinstance(layer, (T5LayerCrossAttention, MT5LayerCrossAttention)):
                 attention: Any = layer.EncDecAttention
-                if _is_plain(attention.k) and _is_plain(attention.v):
+                if is_linear(attention.k) and is_linear(attention.v):
                     forwards[attention] = functools.partial(_attend, attention)
         head = network.get_output_embeddings()
-        if _is_plain(head):
-            forwards[head] = functools.partial(_project, head.weight[columns])
+        if is_linear(head):
+            rows = head.weight[columns]
+            forwards[head] = functools.partial(torch.nn.functional.linear, weight=rows)
             columns = [*range(len(columns))]
-    for module, forward in forwards.items():
-        vars(module)["forward"] = forward
-    try:
+    with computed_by(forwards):
         yield columns
-    finally:
-        for module in forwards:
-            del vars(module)["forward"]
-
-
-def _is_plain(layer: Any) -> bool:
-    """Whether it is a linear layer without bias as PyTorch has it."""
-    import torch
-
-    return (
-        type(layer) is torch.nn.Linear
-        and type(layer.weight) is torch.nn.Parameter
-        and layer.bias is None
-    )
 
 
 def _attend(
@@ -95,9 +83,3 @@ def _attend(
     weights = logits.softmax(dim=2)
     read = torch.einsum("rhd,hkd->rhk", weights @ states, values)
     return attention.o(read.reshape(rows, 1, -1)), position_bias, weights
-
-
-def _project(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return torch.nn.functional.linear(rows, weight)
