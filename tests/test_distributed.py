@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -388,7 +389,7 @@ def test_a_node_is_killed(tmp_path):
 
     queries = SyntheticQueries(tmp_path / "local", shard_size=16)
     (pipeline(False) >> queries).index(documents, batch_size=8)
-    (tmp_path / "log").unlink()
+    (tmp_path / "log").write_text("")
     small = {"object_store_memory": 10**8}
     cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
     try:
@@ -396,23 +397,33 @@ def test_a_node_is_killed(tmp_path):
         ray.init(address=cluster.address, log_to_driver=False)
         path = tmp_path / "ray"
 
-        def killing():
-            yield from documents[:140]  # of which the driver holds 64 at most, so others are done
-            assert documents_kept(manifest(path)) > 0
-            (raylet,) = nodes[1].all_processes["raylet"]
-            processes = psutil.Process(raylet.process.pid).children(recursive=True)
-            cluster.remove_node(nodes[1], allow_graceful=False)
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            (tmp_path / "go").touch()
-            yield from documents[140:]
+        def kill():
+            """Once both workers are in a batch that they wait in."""
+            try:
+                for _ in range(6000):
+                    if sum(int(n) >= 100 for n in (tmp_path / "log").read_text().split()) == 2:
+                        break
+                    time.sleep(0.05)
+                else:
+                    pytest.fail("one of the workers got no batch in five minutes")
+                assert documents_kept(manifest(path)) > 0
+                (raylet,) = nodes[1].all_processes["raylet"]
+                processes = psutil.Process(raylet.process.pid).children(recursive=True)
+                cluster.remove_node(nodes[1], allow_graceful=False)
+                for process in processes:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+            finally:
+                (tmp_path / "go").touch()
 
         made = SyntheticQueries(path, shard_size=16)
-        distributed.index(pipeline(True), killing(), made, batch_size=8, workers=2)
+        with ThreadPoolExecutor(1) as other:
+            killed = other.submit(kill)
+            distributed.index(pipeline(True), documents, made, batch_size=8, workers=2)
+            killed.result()
         assert files(path) == files(queries.path)
         runs = Counter((tmp_path / "log").read_text().split())
-        assert len(runs) == 20 and sum(runs.values()) > 20  # some were lost and done again
+        assert len(runs) == 20 and sum(runs.values()) == 21  # the one lost, and done again
     finally:
         ray.shutdown()
         cluster.shutdown()
