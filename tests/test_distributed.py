@@ -91,6 +91,14 @@ class Waits(Stage):
         return inp
 
 
+def comes_true(condition, seconds=60):
+    """Whether the condition holds at some time from now on, asked again and again."""
+    deadline = time.monotonic() + seconds
+    while not (held := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return held
+
+
 # Without Ray
 
 
@@ -289,9 +297,7 @@ def test_reads_no_further_ahead_than_it_must(tmp_path, ray):
     thread.start()
     most = distributed._AHEAD * 3
     try:
-        deadline = time.monotonic() + 60
-        while len(read) < most and time.monotonic() < deadline:
-            time.sleep(0.1)
+        assert comes_true(lambda: len(read) >= most)
         time.sleep(1)
         assert len(read) == most
     finally:
@@ -306,12 +312,11 @@ def test_ctrl_c(tmp_path, ray, capsys):
     path = tmp_path / "queries"
 
     def interrupt():
-        log, deadline = tmp_path / "log", time.monotonic() + 60
+        log = tmp_path / "log"
         log.touch()
-        while time.monotonic() < deadline:
-            if (told := manifest(path)) and told["documents"] and "12" in log.read_text():
-                break
-            time.sleep(0.05)
+        comes_true(
+            lambda: (told := manifest(path)) and told["documents"] and "12" in log.read_text()
+        )
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -397,15 +402,12 @@ def test_a_node_is_killed(tmp_path):
         ray.init(address=cluster.address, log_to_driver=False)
         path = tmp_path / "ray"
 
+        def waiting():
+            return sum(int(docno) >= 100 for docno in (tmp_path / "log").read_text().split())
+
         def kill():
-            """Once both workers are in a batch that they wait in."""
             try:
-                for _ in range(6000):
-                    if sum(int(n) >= 100 for n in (tmp_path / "log").read_text().split()) == 2:
-                        break
-                    time.sleep(0.05)
-                else:
-                    pytest.fail("one of the workers got no batch in five minutes")
+                assert comes_true(lambda: waiting() == 2, seconds=300)  # both workers in a batch
                 assert documents_kept(manifest(path)) > 0
                 (raylet,) = nodes[1].all_processes["raylet"]
                 processes = psutil.Process(raylet.process.pid).children(recursive=True)
