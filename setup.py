@@ -67,8 +67,10 @@ setup(
     entry_points={
         "console_scripts": ["pyterrier-inpars = pyterrier_inpars.cli:main"],
         "pyterrier.artifact": [
-            "synthetic_queries.inpars = pyterrier_inpars.artifacts:SyntheticQueries"
+            "synthetic_queries.inpars = pyterrier_inpars.queries:SyntheticQueries"
         ],
-        "pyterrier.dataset_provider": ["pyserini = pyterrier_inpars.lucene:PyseriniProvider"],
+        "pyterrier.dataset_provider": [
+            "pyserini = pyterrier_inpars.datasets.lucene:PyseriniProvider"
+        ],
     },
 )

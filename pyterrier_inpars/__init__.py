@@ -1,6 +1,6 @@
 """Synthetic queries for neural rerankers, as a PyTerrier plugin."""
 
-from pyterrier_inpars.artifacts import SyntheticQueries
+from pyterrier_inpars.datasets.lucene import LuceneIndex
 from pyterrier_inpars.filtering import (
     CopyFilter,
     DuplicateFilter,
@@ -9,9 +9,15 @@ from pyterrier_inpars.filtering import (
     ScoreFilter,
 )
 from pyterrier_inpars.generation import QueryGenerator
-from pyterrier_inpars.lucene import LuceneIndex
 from pyterrier_inpars.mining import FalseNegativeFilter, NegativeMiner
-from pyterrier_inpars.prompts import FewShotPrompt, Prompt, StaticPrompt, load_prompt, prompt_names
+from pyterrier_inpars.prompts.templates import (
+    FewShotPrompt,
+    Prompt,
+    StaticPrompt,
+    load_prompt,
+    prompt_names,
+)
+from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.rerankers import (
     BiEncoder,
     CrossEncoder,

@@ -27,13 +27,15 @@ import pandas as pd
 import pyterrier as pt
 from ir_measures import NumRet
 
-from pyterrier_inpars import beir, datasets, demo, evaluation, formats, published
-from pyterrier_inpars.artifacts import SyntheticQueries
+from pyterrier_inpars import datasets, demo, evaluation
+from pyterrier_inpars.datasets import beir, published
+from pyterrier_inpars.datasets import toolkit_files as formats
+from pyterrier_inpars.datasets.lucene import LuceneCollection, LuceneIndex
 from pyterrier_inpars.filtering import CopyFilter, LengthFilter, RoundTripFilter, ScoreFilter
 from pyterrier_inpars.generation import QueryGenerator
-from pyterrier_inpars.lucene import LuceneCollection, LuceneIndex
 from pyterrier_inpars.mining import NegativeMiner
-from pyterrier_inpars.prompts import Prompt, StaticPrompt, load_prompt, read_text
+from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, load_prompt, read_text
+from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.rerankers import RerankTop, load_reranker
 
 NAME = "pyterrier-inpars"

@@ -19,10 +19,10 @@ import pandas as pd
 import pyterrier as pt
 from more_itertools import chunked
 
-from .artifacts import SyntheticQueries
-from .filtering import WholeSetFilter
-from .frames import check_strings, positive_int
-from .ledger import Ledger, Mark, current, opened
+from pyterrier_inpars._stage import check_strings, positive_int
+from pyterrier_inpars.filtering import WholeSetFilter
+from pyterrier_inpars.queries._resume import Ledger, Mark, current, opened
+from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 Pipeline = pt.Transformer | Callable[[], pt.Transformer]
 

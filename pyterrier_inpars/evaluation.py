@@ -6,8 +6,8 @@ import pandas as pd
 import pyterrier as pt
 from ir_measures import AP, RR, Judged, Measure, P, R, nDCG
 
-from pyterrier_inpars.artifacts import SyntheticQueries
-from pyterrier_inpars.frames import (
+from pyterrier_inpars._retrieval import fold
+from pyterrier_inpars._stage import (
     Stage,
     as_numbers,
     check_columns,
@@ -15,8 +15,8 @@ from pyterrier_inpars.frames import (
     positive_int,
     with_columns,
 )
-from pyterrier_inpars.prompts import Prompt
-from pyterrier_inpars.retrieval import fold
+from pyterrier_inpars.prompts.templates import Prompt
+from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 
 def measures(relevance_threshold: int = 1) -> list[Measure]:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars.frames import Stage, as_numbers, check_strings, positive_int
-from pyterrier_inpars.retrieval import check_retriever, clean, fold, retrieve
+from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve
+from pyterrier_inpars._stage import Stage, as_numbers, check_strings, positive_int
 
 
 class Filter(Stage):
@@ -209,7 +209,7 @@ class RoundTripFilter(Filter):
     Needs ``qid`` (str, each once), ``query`` and ``docno`` (both str).
 
     Args:
-        retriever: Any PyTerrier retriever; see :func:`~pyterrier_inpars.retrieval.retrieve`.
+        retriever: Any PyTerrier retriever; see :func:`~pyterrier_inpars._retrieval.retrieve`.
         k: Number of documents in which the query's own must be.
 
     Raises:

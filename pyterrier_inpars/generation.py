@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars import ledger
-from pyterrier_inpars.backends.base import Backend, Sampling
-from pyterrier_inpars.backends.generate import GenerateBackend
-from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
-from pyterrier_inpars.frames import (
+from pyterrier_inpars._stage import (
     Stage,
     as_frame,
     check_strings,
@@ -24,7 +20,11 @@ from pyterrier_inpars.frames import (
     positive_int,
     with_columns,
 )
-from pyterrier_inpars.prompts import Prompt, as_prompt, cut_to_fit, truncate
+from pyterrier_inpars.backends.base import Backend, Sampling
+from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+from pyterrier_inpars.backends.pyterrier_rag import GenerateBackend
+from pyterrier_inpars.prompts.templates import Prompt, as_prompt, cut_to_fit, truncate
+from pyterrier_inpars.queries import _resume as ledger
 
 if TYPE_CHECKING:
     import torch

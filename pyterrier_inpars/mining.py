@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars.filtering import Filter
-from pyterrier_inpars.frames import (
+from pyterrier_inpars._retrieval import applied, check_retriever, fold, retrieve
+from pyterrier_inpars._stage import (
     Stage,
     as_frame,
     as_numbers,
@@ -17,7 +17,7 @@ from pyterrier_inpars.frames import (
     finite,
     positive_int,
 )
-from pyterrier_inpars.retrieval import applied, check_retriever, fold, retrieve
+from pyterrier_inpars.filtering import Filter
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class NegativeMiner(Stage):
     Args:
         retriever: Any PyTerrier retriever, such as one that ends with a reranker
             (``bm25 % 100 >> text >> BiEncoder(model)``); see
-            :func:`~pyterrier_inpars.retrieval.retrieve`.
+            :func:`~pyterrier_inpars._retrieval.retrieve`.
         num_negatives: Negatives for each query.
         depth: Last rank to draw from, counted from 1.
         skip: Ranks to pass over at the top, where documents that answer the query are likeliest;

@@ -22,6 +22,25 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(
+    scope="session",
+    params=["bloom", "gemma3", "gemma3-images", "gpt2", "llama", "mamba", "mistral"],
+)
+def any_model(request, tmp_path_factory):
+    """A tiny causal language model of each architecture."""
+    import tiny_llm
+
+    return tiny_llm.save(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A tiny causal language model."""
+    import tiny_llm
+
+    return tiny_llm.save(tmp_path_factory.mktemp("gemma3"))
+
+
 def pytest_collection_modifyitems(items):
     """Ray before Java: its handlers of signals would end a Java that runs."""
     items.sort(key=lambda item: item.path.name != "test_distributed.py")

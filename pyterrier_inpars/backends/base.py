@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pyterrier_inpars.frames import finite
+from pyterrier_inpars._stage import finite
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_inpars.backends.base import GREEDY, NEWLINE, Completion, Sampling
-from pyterrier_inpars.backends.decoding import (
+from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, quantize
+from pyterrier_inpars._compute.onednn import pack
+from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars.backends._kv_cache import (
     PlainReading,
     Reading,
     begun,
@@ -17,9 +19,7 @@ from pyterrier_inpars.backends.decoding import (
     next_tokens,
     takes_masks,
 )
-from pyterrier_inpars.devices import best_device, best_dtype, is_int8, quantize
-from pyterrier_inpars.frames import positive_int
-from pyterrier_inpars.onednn import pack
+from pyterrier_inpars.backends.base import GREEDY, NEWLINE, Completion, Sampling
 
 if TYPE_CHECKING:
     import torch

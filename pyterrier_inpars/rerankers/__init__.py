@@ -1,13 +1,13 @@
 """Rerankers: each scores an R frame with ``transform`` and learns from examples with ``fit``."""
 
-from pyterrier_inpars.rerankers._base import Reranker
-from pyterrier_inpars.rerankers._cutoff import RerankTop
-from pyterrier_inpars.rerankers._fusion import ScoreSum
-from pyterrier_inpars.rerankers._loading import load_reranker
+from pyterrier_inpars.rerankers.base import Reranker
 from pyterrier_inpars.rerankers.bi_encoder import BiEncoder
 from pyterrier_inpars.rerankers.cross_encoder import CrossEncoder
+from pyterrier_inpars.rerankers.fusion import ScoreSum
+from pyterrier_inpars.rerankers.loading import load_reranker
 from pyterrier_inpars.rerankers.monot5 import MonoT5
 from pyterrier_inpars.rerankers.query_likelihood import QueryLikelihood
+from pyterrier_inpars.rerankers.rerank_top import RerankTop
 
 __all__ = [
     "BiEncoder",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pyterrier_inpars.examples import groups
-from pyterrier_inpars.rerankers._base import Reranker
-from pyterrier_inpars.rerankers._objectives import (
+from pyterrier_inpars.rerankers.base import Reranker
+from pyterrier_inpars.training.examples import groups
+from pyterrier_inpars.training.losses import (
     FROM_TEACHER,
     as_module,
     checked_loss,
@@ -19,7 +19,7 @@ from pyterrier_inpars.rerankers._objectives import (
     objective,
     padded,
 )
-from pyterrier_inpars.training import Training
+from pyterrier_inpars.training.trainer import Training
 
 IN_BATCH = "in_batch"
 

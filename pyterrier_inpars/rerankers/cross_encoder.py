@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pyterrier_inpars.examples import check_negatives
-from pyterrier_inpars.rerankers._base import Reranker
-from pyterrier_inpars.rerankers._objectives import (
+from pyterrier_inpars.rerankers.base import Reranker
+from pyterrier_inpars.training.examples import check_negatives
+from pyterrier_inpars.training.losses import (
     FROM_TEACHER,
     POINTWISE,
     as_module,
@@ -21,7 +21,7 @@ from pyterrier_inpars.rerankers._objectives import (
     objective,
     spread,
 )
-from pyterrier_inpars.training import Training
+from pyterrier_inpars.training.trainer import Training
 
 if TYPE_CHECKING:
     import numpy as np

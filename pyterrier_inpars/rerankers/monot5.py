@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pyterrier_inpars.examples import check_negatives
-from pyterrier_inpars.rerankers._base import Reranker, read_json
-from pyterrier_inpars.rerankers._first_word import first_word
-from pyterrier_inpars.rerankers._objectives import (
+from pyterrier_inpars._compute.xla import full_batch, padded_length
+from pyterrier_inpars.rerankers._first_token import first_word
+from pyterrier_inpars.rerankers.base import Reranker, read_json
+from pyterrier_inpars.training.examples import check_negatives
+from pyterrier_inpars.training.losses import (
     FROM_TEACHER,
     POINTWISE,
     checked_loss,
@@ -27,8 +28,7 @@ from pyterrier_inpars.rerankers._objectives import (
     padded,
     spread,
 )
-from pyterrier_inpars.training import Training
-from pyterrier_inpars.xla import full_batch, padded_length
+from pyterrier_inpars.training.trainer import Training
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._stage import Stage, check_strings, positive_int
 from pyterrier_inpars.backends.base import LikelihoodBackend
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
-from pyterrier_inpars.frames import Stage, check_strings, positive_int
-from pyterrier_inpars.prompts import Prompt, StaticPrompt, as_prompt, cut_to_fit, truncate
+from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, as_prompt, cut_to_fit, truncate
 
 if TYPE_CHECKING:
     import torch

@@ -41,7 +41,8 @@ def index(model: str, count: int) -> None:
     """Prints what was measured, as JSON."""
     import torch
 
-    from pyterrier_inpars import QueryGenerator, SyntheticQueries, shards
+    from pyterrier_inpars import QueryGenerator, SyntheticQueries
+    from pyterrier_inpars.queries import _shards as shards
 
     torch.set_num_threads(1)
     saves: list[float] = []

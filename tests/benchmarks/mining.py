@@ -28,10 +28,10 @@ import pyterrier as pt
 from pyterrier_pisa import PisaIndex
 
 from pyterrier_inpars import NegativeMiner
+from pyterrier_inpars._retrieval import clean, fold
 from pyterrier_inpars.datasets import BeirFolder
+from pyterrier_inpars.datasets.lucene import LuceneIndex
 from pyterrier_inpars.demo import StdlibDocs
-from pyterrier_inpars.lucene import LuceneIndex
-from pyterrier_inpars.retrieval import clean, fold
 
 THREADS = 2
 SEED = 0

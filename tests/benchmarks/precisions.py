@@ -8,7 +8,7 @@ def precisions() -> list[str]:
     """
     import torch
 
-    from pyterrier_inpars.devices import best_dtype
+    from pyterrier_inpars._compute.devices import best_dtype
 
     best = str(best_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
     return list(dict.fromkeys(["float32", best]))

@@ -49,7 +49,8 @@ def trial(folder: Path, device: str, name: str, loss: str) -> dict[str, Any]:
     import tiny
     from test_xla import make_examples, shapes_of
 
-    from pyterrier_inpars import rerankers, xla
+    from pyterrier_inpars import rerankers
+    from pyterrier_inpars._compute import xla
 
     def examples(rows: int, seed: int) -> Any:
         rng = random.Random(seed)

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from test_artifacts import files, index
+from writer import files, index
 
 from pyterrier_inpars import SyntheticQueries
 

@@ -28,7 +28,7 @@ import tiny_llm
 import torch
 
 from pyterrier_inpars import CopyFilter, QueryGenerator, SyntheticQueries
-from pyterrier_inpars import shards as files
+from pyterrier_inpars.queries import _shards as files
 
 
 def documents(n):

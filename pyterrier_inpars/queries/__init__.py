@@ -1,0 +1,5 @@
+"""Storage of synthetic queries: an artifact on disk that an interrupted run resumes."""
+
+from pyterrier_inpars.queries.artifact import SyntheticQueries
+
+__all__ = ["SyntheticQueries"]

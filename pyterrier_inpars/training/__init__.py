@@ -1,0 +1,1 @@
+"""Training of rerankers: options, losses, the trainer and its provenance."""

