@@ -41,13 +41,13 @@ from pyterrier_inpars import (
     QueryGenerator,
     QueryLikelihood,
     RoundTripFilter,
-    ScoreSum,
+    ScoreFusion,
     StaticPrompt,
     SyntheticQueries,
 )
 from pyterrier_inpars.datasets import BeirFolder, judged_pairs
 from pyterrier_inpars.demo import encoder, language_model
-from pyterrier_inpars.evaluation import without
+from pyterrier_inpars.evaluation import exclude_fewshot_topics
 
 TOPICS = "{document}\nThis abstract is about {query}\n\n"
 ABOUT = "Abstract: {document}\n\nThis article is about the {query}"
@@ -87,7 +87,7 @@ class Bench:
         shown = FewShotPrompt(pairs, num_examples=5, seed=1, template=TOPICS)
         self.name = prompt
         self.prompt = shown if prompt == "topics" else StaticPrompt(ABOUT)
-        self.topics = without(self.dataset.get_topics(), shown.examples)
+        self.topics = exclude_fewshot_topics(self.dataset.get_topics(), shown.examples)
         qrels = self.dataset.get_qrels()
         self.qrels = qrels[qrels["qid"].isin(self.topics["qid"])]
         self.first = self.bm25(self.topics).merge(self.corpus, on="docno")
@@ -170,7 +170,7 @@ class Bench:
         """
         queries = self.few_returned()[["qid", "query"]]
         returned = (self.bm25 % LISTED)(queries).merge(self.corpus, on="docno")
-        return (ScoreSum(self.teacher) >> ScoreSum(self.bi_encoder()))(returned)
+        return (ScoreFusion(self.teacher) >> ScoreFusion(self.bi_encoder()))(returned)
 
     def dense(self, model: BiEncoder) -> pt.Transformer:
         """A retriever over all documents by the cosine of a dual encoder."""
@@ -295,7 +295,7 @@ class Bench:
         runs = {"alone": self.first}
         if model is not None:
             reranked = model(self.first)
-            summed = ScoreSum(pt.apply.generic(lambda _: reranked))(self.first)
+            summed = ScoreFusion(pt.apply.generic(lambda _: reranked))(self.first)
             runs = {"alone": reranked, "sum": summed}
         table = pt.Experiment(
             list(runs.values()),

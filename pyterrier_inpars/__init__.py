@@ -4,12 +4,13 @@ from pyterrier_inpars.datasets.lucene import LuceneIndex
 from pyterrier_inpars.filtering import (
     CopyFilter,
     DuplicateFilter,
+    FalseNegativeFilter,
     LengthFilter,
     RoundTripFilter,
     ScoreFilter,
 )
 from pyterrier_inpars.generation import QueryGenerator
-from pyterrier_inpars.mining import FalseNegativeFilter, NegativeMiner
+from pyterrier_inpars.mining import NegativeMiner
 from pyterrier_inpars.prompts.templates import (
     FewShotPrompt,
     Prompt,
@@ -24,7 +25,7 @@ from pyterrier_inpars.rerankers import (
     MonoT5,
     QueryLikelihood,
     RerankTop,
-    ScoreSum,
+    ScoreFusion,
     load_reranker,
 )
 
@@ -47,7 +48,7 @@ __all__ = [
     "RerankTop",
     "RoundTripFilter",
     "ScoreFilter",
-    "ScoreSum",
+    "ScoreFusion",
     "StaticPrompt",
     "SyntheticQueries",
     "load_prompt",

@@ -22,15 +22,15 @@ class Stage(pt.Transformer):
     def __init__(self) -> None:  # object's takes *args, which pt.inspect would look for
         super().__init__()
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         """Columns that the input frame must have."""
         raise NotImplementedError
 
-    def gives(self, columns: list[str]) -> list[str]:
+    def _output_columns(self, columns: list[str]) -> list[str]:
         """Columns of the output frame, for an input frame with ``columns``."""
         return columns
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Transforms a validated frame of at least one row, whose index counts from 0."""
         raise NotImplementedError
 
@@ -41,10 +41,10 @@ class Stage(pt.Transformer):
             pt.validate.InputValidationError: a column is missing; the error names it.
             ValueError: two columns have one name.
         """
-        check_columns(inp, *self.needs(), context=self)
+        check_columns(inp, *self._required_columns(), context=self)
         if len(inp) == 0:
-            return pd.DataFrame(columns=self.gives(list(inp.columns)))
-        return self.run(inp.reset_index(drop=True))
+            return pd.DataFrame(columns=self._output_columns(list(inp.columns)))
+        return self._transform(inp.reset_index(drop=True))
 
     def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Transforms records; none in gives none out (a filter before this stage may drop all)."""

@@ -487,7 +487,7 @@ def evaluate(
         if source.dataset:
             known = source.collection().get_topics()
             topics = topics.merge(known, on="qid", how="left").fillna({"query": ""})
-        left = evaluation.without(topics, _shown(without))
+        left = evaluation.exclude_fewshot_topics(topics, _shown(without))
         judged = judged[judged["qid"].isin(left["qid"])]
     measures = [*evaluation.measures(relevance_threshold), NumRet]
     values: dict[str, dict[str, float]] = {}
@@ -554,7 +554,7 @@ def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
         yield from formats.read_queries(path)
         return
     queries = SyntheticQueries(path)
-    topics = list(queries.topics_shown.get("qid", []))
+    topics = list(queries.fewshot_topics.get("qid", []))
     for row in queries.iter_results():
         yield row | {"fewshot_examples": topics}
 
@@ -562,7 +562,7 @@ def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
 def _shown(path: str) -> pd.DataFrame:
     """The topics that the writer of synthetic queries was shown."""
     if os.path.isdir(path):
-        return SyntheticQueries(path).topics_shown
+        return SyntheticQueries(path).fewshot_topics
     known = [row["fewshot_examples"] for row in _rows(path) if "fewshot_examples" in row]
     if not known:
         raise ValueError(f"{path} has no fewshot_examples, which tell what topics were shown")

@@ -19,9 +19,10 @@ import pandas as pd
 import pyterrier as pt
 from more_itertools import chunked
 
+from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import check_strings, positive_int
 from pyterrier_inpars.filtering import WholeSetFilter
-from pyterrier_inpars.queries._resume import Ledger, Mark, current, opened
+from pyterrier_inpars.queries._resume import ResumeState, current, opened
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 Pipeline = pt.Transformer | Callable[[], pt.Transformer]
@@ -181,7 +182,7 @@ class _Part:
 
 
 def _batches(
-    corpus: Iterable[dict[str, Any]], size: int, text_field: str, ledger: Ledger
+    corpus: Iterable[dict[str, Any]], size: int, text_field: str, ledger: ResumeState
 ) -> Generator[_Part]:
     """The corpus. A worker gets the first batch in any case, and tells the settings."""
     end = 0
@@ -210,14 +211,14 @@ def _by_query(frame: pd.DataFrame, size: int) -> Generator[_Part]:
         begin = end
 
 
-class _Wanted(Ledger):
+class _Wanted(ResumeState):
     """A ledger for one batch, in a worker, which is told what documents are still to be done."""
 
     wanted: list[bool]
 
     def note(self, *fields: str) -> bool:
         """Enters one document; tells whether it is still to be done."""
-        self.seen = self.seen.after(*fields)
+        self.seen = self.seen.extended(*fields)
         return self.wanted[self.seen.documents - 1 : self.seen.documents] == [True]
 
 
@@ -225,12 +226,12 @@ def _generate(
     pipeline: pt.Transformer, records: list[dict[str, Any]], wanted: list[bool], text_field: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows that a pipeline makes of a batch, and the generator's settings."""
-    ledger, given = _Wanted("the artifact"), Mark()
+    ledger, given = _Wanted("the artifact"), StreamFingerprint()
     ledger.wanted = wanted
     with opened(ledger):
         rows = list(pipeline.transform_iter(records))
     for record in records:
-        given = given.after(record["docno"], record[text_field])
+        given = given.extended(record["docno"], record[text_field])
     if ledger.settings is None:
         raise ValueError(f"{pipeline!r} has no QueryGenerator; distributed.transform needs none")
     if ledger.seen != given:

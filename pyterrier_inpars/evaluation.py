@@ -68,20 +68,20 @@ class JudgedOnly(Stage):
         check_strings(qrels, "qid", "docno")
         self.qrels = qrels
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["qid", "docno"]
 
-    def gives(self, columns: list[str]) -> list[str]:
+    def _output_columns(self, columns: list[str]) -> list[str]:
         return with_columns(columns, "rank")
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Removes rows; see the class."""
         with pt.validate.any(inp, context=self) as v:
             for order in ("rank", "score"):
-                v.columns(includes=[*self.needs(), order], mode=order)
+                v.columns(includes=[*self._required_columns(), order], mode=order)
         return super().transform(inp)
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "docno")
         pairs = [pd.MultiIndex.from_frame(frame[["qid", "docno"]]) for frame in (inp, self.qrels)]
         judged = inp[pairs[0].isin(pairs[1])].reset_index(drop=True)
@@ -91,7 +91,7 @@ class JudgedOnly(Stage):
         return judged.assign(rank=ranks.astype("int64") - 1)
 
 
-def without(
+def exclude_fewshot_topics(
     topics: pd.DataFrame, queries: SyntheticQueries | Prompt | pd.DataFrame
 ) -> pd.DataFrame:
     """The topics that the generator was not shown, so that nothing is evaluated on what it saw.
@@ -133,7 +133,7 @@ def without(
 
 def _shown(queries: SyntheticQueries | Prompt | pd.DataFrame) -> pd.DataFrame:
     if isinstance(queries, SyntheticQueries):
-        return queries.topics_shown
+        return queries.fewshot_topics
     if isinstance(queries, Prompt):
         return pd.DataFrame(queries.topics)
     if not isinstance(queries, pd.DataFrame) or not {"qid", "query"} & set(queries):

@@ -8,7 +8,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve
-from pyterrier_inpars._stage import Stage, as_numbers, check_strings, positive_int
+from pyterrier_inpars._stage import Stage, as_numbers, check_strings, finite, positive_int
 
 
 class Filter(Stage):
@@ -23,13 +23,13 @@ class Filter(Stage):
         self.seen = 0
         self.dropped = 0
 
-    def keeps(self, inp: pd.DataFrame) -> np.ndarray:
+    def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         """Tells for each row of a validated frame whether to keep it: an array of bool."""
         raise NotImplementedError
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Keeps the rows that ``keeps`` tells to keep, and counts."""
-        kept = inp[self.keeps(inp)].reset_index(drop=True)
+        kept = inp[self._keep(inp)].reset_index(drop=True)
         self.seen += len(inp)
         self.dropped += len(inp) - len(kept)
         return kept
@@ -74,10 +74,10 @@ class ScoreFilter(WholeSetFilter):
         super().__init__()
         self.k = positive_int("k", k)
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["qid", "score"]
 
-    def keeps(self, inp: pd.DataFrame) -> np.ndarray:
+    def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "qid")
         qids, scores = list(inp["qid"]), as_numbers(inp, "score")
         kept = np.zeros(len(inp), dtype=bool)
@@ -124,15 +124,15 @@ class LengthFilter(Filter):
         if max_tokens is not None:
             positive_int("max_tokens", max_tokens, least=min_tokens or 0)
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         in_tokens = (self.min_tokens, self.max_tokens) != (None, None)
         return ["query"] + ["log_probs"] * in_tokens
 
-    def keeps(self, inp: pd.DataFrame) -> np.ndarray:
+    def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "query")
         words = inp["query"].map(lambda query: len(query.split()))
         kept = _within(words, self.min_words, self.max_words)
-        if "log_probs" in self.needs():
+        if "log_probs" in self._required_columns():
             lists = inp["log_probs"].map(lambda value: isinstance(value, list | tuple | np.ndarray))
             if not lists.all():
                 row = inp[~lists].iloc[0]
@@ -170,10 +170,10 @@ class CopyFilter(Filter):
         super().__init__()
         self.text_field = text_field
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["query", self.text_field]
 
-    def keeps(self, inp: pd.DataFrame) -> np.ndarray:
+    def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "query", self.text_field)
         pairs = zip(inp["query"].map(clean), inp[self.text_field].map(clean), strict=True)
         return np.array([not query or f" {query} " not in f" {text} " for query, text in pairs])
@@ -190,10 +190,10 @@ class DuplicateFilter(WholeSetFilter):
 
     schematic = {"label": "DuplicateFilter", "help_url": None}
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["query"]
 
-    def keeps(self, inp: pd.DataFrame) -> np.ndarray:
+    def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "query")
         return ~inp["query"].map(fold).duplicated().to_numpy()
 
@@ -225,13 +225,64 @@ class RoundTripFilter(Filter):
         self.retriever = check_retriever(retriever)
         self.k = positive_int("k", k)
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno"]
 
-    def keeps(self, inp: pd.DataFrame) -> np.ndarray:
+    def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "qid", "docno")
         source = dict(zip(inp["qid"], inp["docno"], strict=True))
         found = retrieve(self.retriever, inp, self.k)
         return (
             inp["qid"].isin([qid for qid, hits in found if source[qid] in hits["docno"]]).to_numpy()
         )
+
+
+class FalseNegativeFilter(Filter):
+    """Drops negatives that a teacher holds for about as relevant as the positive.
+
+    Documents that are mined as negatives often answer the query. A negative stays if its score is
+    below the positive's by more than ``margin``: TopK-MarginPos of arXiv 2407.15831, with a
+    reranker's scores as the teacher's, as GPL has them (arXiv 2112.07577, section 3)::
+
+        NegativeMiner(bm25, num_negatives=8) >> teacher >> FalseNegativeFilter()
+
+    The margin is a difference, not a share of the positive's score, which would have the wrong
+    sign where scores are log-probabilities. Of several positives of a query the lowest score
+    counts. A query left without negatives is dropped, its positives with it.
+
+    Needs ``qid``, ``label`` (0 for a negative) and ``score`` (number). Rows are kept as they are,
+    in their order; ``score`` can serve as a soft label.
+
+    Args:
+        margin: By how much a negative's score must be below the positive's, in the teacher's units.
+
+    Attributes:
+        seen: Examples this filter was given since it was made.
+        dropped: Examples it dropped of those.
+
+    Raises:
+        ValueError: the margin, a label or a score is not a number, or a qid no string; a query's
+            positive is not there, which the error tells by its qid.
+    """
+
+    schematic = {"label": "FalseNegativeFilter", "help_url": None}
+
+    def __init__(self, margin: float = 0.0):
+        super().__init__()
+        self.margin = finite("margin", margin)
+
+    def _required_columns(self) -> list[str]:
+        return ["qid", "label", "score"]
+
+    def _keep(self, inp: pd.DataFrame) -> np.ndarray:
+        check_strings(inp, "qid")
+        scores, positive = as_numbers(inp, "score"), as_numbers(inp, "label") != 0
+        lowest = pd.Series(scores[positive]).groupby(inp["qid"].to_numpy()[positive]).min()
+        least = inp["qid"].map(lowest).to_numpy(float)
+        if (alone := np.isnan(least)).any():
+            raise ValueError(
+                f"qid {inp['qid'].iloc[alone.argmax()]!r} has no positive (label 1) to compare its "
+                f"negatives with: give all examples of a query in one frame"
+            )
+        low = ~positive & (scores < least - self.margin)
+        return low | (positive & inp["qid"].isin(inp["qid"][low]).to_numpy())

@@ -22,7 +22,7 @@ from pyterrier_inpars._stage import (
 )
 from pyterrier_inpars.backends.base import Backend, Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
-from pyterrier_inpars.backends.pyterrier_rag import GenerateBackend
+from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
 from pyterrier_inpars.prompts.templates import Prompt, as_prompt, cut_to_fit, truncate
 from pyterrier_inpars.queries import _resume as ledger
 
@@ -139,12 +139,12 @@ class QueryGenerator(Stage):
                 device=device,
             )
         elif not hasattr(self._completes, "complete"):
-            self._completes = GenerateBackend(self._completes)
+            self._completes = PyTerrierRagBackend(self._completes)
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["docno", self.text_field]
 
-    def gives(self, columns: list[str]) -> list[str]:
+    def _output_columns(self, columns: list[str]) -> list[str]:
         new = ["score", "log_probs", "finish_reason"] + ["prompt_text"] * self.keep_prompt
         return with_columns(["qid", "query"], *columns, *new)
 
@@ -164,9 +164,9 @@ class QueryGenerator(Stage):
             "seed": self.seed,
         }
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "docno", self.text_field)
-        columns = self.gives(list(inp.columns))
+        columns = self._output_columns(list(inp.columns))
         documents = ledger.admit(inp, self.settings(), self.text_field)
         rows = self._queries(documents[documents[self.text_field].str.strip() != ""])
         self.empty += len(documents) * self.num_queries - len(rows)

@@ -12,12 +12,9 @@ from pyterrier_inpars._retrieval import applied, check_retriever, fold, retrieve
 from pyterrier_inpars._stage import (
     Stage,
     as_frame,
-    as_numbers,
     check_strings,
-    finite,
     positive_int,
 )
-from pyterrier_inpars.filtering import Filter
 
 
 @runtime_checkable
@@ -112,24 +109,24 @@ class NegativeMiner(Stage):
         self.dropped = 0
         self.without_text = 0
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno", self.text_field]
 
-    def gives(self, columns: list[str]) -> list[str]:
-        return [*self.needs(), "label"]
+    def _output_columns(self, columns: list[str]) -> list[str]:
+        return [*self._required_columns(), "label"]
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "docno", self.text_field)
         mined = self._mine(inp)
         examples = []
-        for qid, query, docno, text in inp[self.needs()].itertuples(index=False):
+        for qid, query, docno, text in inp[self._required_columns()].itertuples(index=False):
             if negatives := mined.get(qid):
                 examples.append((qid, query, docno, text, 1))
                 examples.extend((qid, query, *negative, 0) for negative in negatives)
             else:
                 self.dropped += 1
         self.seen += len(inp)
-        return as_frame(examples, self.gives([])).astype({"label": "int64"})
+        return as_frame(examples, self._output_columns([])).astype({"label": "int64"})
 
     def _mine(self, inp: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
         """The negatives (docno, text) of each qid for which the retriever found any document.
@@ -138,7 +135,8 @@ class NegativeMiner(Stage):
         that need more, because a draw had the source's text or none, go round again.
         """
         source = {
-            qid: (docno, text) for qid, _, docno, text in inp[self.needs()].itertuples(index=False)
+            qid: (docno, text)
+            for qid, _, docno, text in inp[self._required_columns()].itertuples(index=False)
         }
         mined = {}
         ahead = self.num_negatives + 1
@@ -236,54 +234,3 @@ class NegativeMiner(Stage):
                     f"give the miner texts=, a text loader such as pt.text.get_text(dataset, "
                     f"{self.text_field!r}) or a collection with get_corpus_iter"
                 )
-
-
-class FalseNegativeFilter(Filter):
-    """Drops negatives that a teacher holds for about as relevant as the positive.
-
-    Documents that are mined as negatives often answer the query. A negative stays if its score is
-    below the positive's by more than ``margin``: TopK-MarginPos of arXiv 2407.15831, with a
-    reranker's scores as the teacher's, as GPL has them (arXiv 2112.07577, section 3)::
-
-        NegativeMiner(bm25, num_negatives=8) >> teacher >> FalseNegativeFilter()
-
-    The margin is a difference, not a share of the positive's score, which would have the wrong
-    sign where scores are log-probabilities. Of several positives of a query the lowest score
-    counts. A query left without negatives is dropped, its positives with it.
-
-    Needs ``qid``, ``label`` (0 for a negative) and ``score`` (number). Rows are kept as they are,
-    in their order; ``score`` can serve as a soft label.
-
-    Args:
-        margin: By how much a negative's score must be below the positive's, in the teacher's units.
-
-    Attributes:
-        seen: Examples this filter was given since it was made.
-        dropped: Examples it dropped of those.
-
-    Raises:
-        ValueError: the margin, a label or a score is not a number, or a qid no string; a query's
-            positive is not there, which the error tells by its qid.
-    """
-
-    schematic = {"label": "FalseNegativeFilter", "help_url": None}
-
-    def __init__(self, margin: float = 0.0):
-        super().__init__()
-        self.margin = finite("margin", margin)
-
-    def needs(self) -> list[str]:
-        return ["qid", "label", "score"]
-
-    def keeps(self, inp: pd.DataFrame) -> np.ndarray:
-        check_strings(inp, "qid")
-        scores, positive = as_numbers(inp, "score"), as_numbers(inp, "label") != 0
-        lowest = pd.Series(scores[positive]).groupby(inp["qid"].to_numpy()[positive]).min()
-        least = inp["qid"].map(lowest).to_numpy(float)
-        if (alone := np.isnan(least)).any():
-            raise ValueError(
-                f"qid {inp['qid'].iloc[alone.argmax()]!r} has no positive (label 1) to compare its "
-                f"negatives with: give all examples of a query in one frame"
-            )
-        low = ~positive & (scores < least - self.margin)
-        return low | (positive & inp["qid"].isin(inp["qid"][low]).to_numpy())

@@ -24,13 +24,13 @@ class Writer(Stage):
         self.fail_at = fail_at
         self.written = Counter()
 
-    def needs(self):
+    def _required_columns(self):
         return ["docno", "text"]
 
-    def gives(self, columns):
+    def _output_columns(self, columns):
         return with_columns(columns, "qid", "query", "score", "log_probs", "finish_reason")
 
-    def run(self, inp):
+    def _transform(self, inp):
         rows = []
         for document in ledger.admit(inp, self.settings).to_dict("records"):
             docno = document["docno"]
@@ -49,7 +49,7 @@ class Writer(Stage):
                         "finish_reason": "stop",
                     }
                 )
-        return pd.DataFrame(rows, columns=self.gives(list(inp.columns)))
+        return pd.DataFrame(rows, columns=self._output_columns(list(inp.columns)))
 
 
 def corpus(n, text="document {}", stop=None):

@@ -18,7 +18,7 @@ def is_linear(layer: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def computed_by(forwards: Mapping[torch.nn.Module, Callable[..., Any]]) -> Iterator[None]:
+def replaced_forward(forwards: Mapping[torch.nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Has each of the layers computed by another function than its own, for a while."""
     for layer, forward in forwards.items():
         vars(layer)["forward"] = forward

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_inpars._compute.layers import computed_by, is_linear
+from pyterrier_inpars._compute.layers import is_linear, replaced_forward
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ def onednn(network: torch.nn.Module, keep: Collection[torch.nn.Module] = ()) -> 
         for layer in network.modules():
             if _is_plain(layer, {torch.float32}) and layer not in keep:
                 forwards[layer] = functools.partial(_linear, layer.weight, layer.bias)
-    with computed_by(forwards):
+    with replaced_forward(forwards):
         yield
 
 

@@ -88,7 +88,7 @@ def weights_on_cpu(network: torch.nn.Module) -> Iterator[None]:
             tensors.update(own)
 
 
-def of_few_programs(trainer_class: Any, dtype: torch.dtype) -> type:
+def xla_trainer(trainer_class: Any, dtype: torch.dtype) -> type:
     """The subclass of a ``transformers.Trainer`` that trains on XLA.
 
     Args:

@@ -25,7 +25,7 @@ LIKELIEST = 1024
 """Tokens that are sorted at first, where those that hold ``top_p`` of the probability are."""
 
 
-class Reading:
+class SharedPrefixCache:
     """What a causal language model has read so far, for rows of tokens that begin alike.
 
     The keys and values of what all rows begin with are kept once. Each row has room of its own for
@@ -41,7 +41,7 @@ class Reading:
         start: a reading of one row, which all rows begin with.
     """
 
-    def __init__(self, model: Any, rows: int, room: int, start: Reading | None = None):
+    def __init__(self, model: Any, rows: int, room: int, start: SharedPrefixCache | None = None):
         from transformers import Cache
 
         self.rows = rows
@@ -154,7 +154,7 @@ def _layer_class() -> Any:
     class Layer(DynamicLayer):
         """Keys and values of one layer, of shape (rows, heads, room, size of a head)."""
 
-        def __init__(self, reading: Reading, number: int):
+        def __init__(self, reading: SharedPrefixCache, number: int):
             super().__init__()
             self._reading = reading
             self._number = number
@@ -196,7 +196,7 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor,
     *,
-    reading: Reading,
+    reading: SharedPrefixCache,
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -252,8 +252,8 @@ def _attention(
     return output.view(rows, heads, tokens, size).transpose(1, 2), None
 
 
-class PlainReading:
-    """What any causal model has read so far, as `Reading`: the model is left to itself.
+class UncachedBatch:
+    """What any causal model has read so far, as `SharedPrefixCache`: the model is left to itself.
 
     For models that take no explicit masks, or keep no keys and values. Without a cache that all of
     them share, each row is read again, alone, for each token.
@@ -272,7 +272,7 @@ class PlainReading:
         self._rows = [list(self._rows[row]) for row in rows]
 
     def read(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Reads on; see `Reading.read`."""
+        """Reads on; see `SharedPrefixCache.read`."""
         import torch
 
         most = max(map(len, tokens))
@@ -292,7 +292,7 @@ class PlainReading:
         return self._model(input_ids=input_ids, use_cache=False, **options).logits[:, -keep:]
 
 
-def takes_masks(model: Any, prefix: Sequence[int], rests: Sequence[Sequence[int]]) -> bool:
+def supports_masks(model: Any, prefix: Sequence[int], rests: Sequence[Sequence[int]]) -> bool:
     """Whether padded rows after a shared prefix get the logits that the model gives them alone.
 
     False for models whose attention does not take explicit masks (ALiBi, recurrent layers). On a
@@ -301,11 +301,11 @@ def takes_masks(model: Any, prefix: Sequence[int], rests: Sequence[Sequence[int]
     import torch
     from transformers import AttentionInterface
 
-    def last(reading: Reading | PlainReading, start: Sequence[int] = ()) -> torch.Tensor:
+    def last(reading: SharedPrefixCache | UncachedBatch, start: Sequence[int] = ()) -> torch.Tensor:
         reading.add([[*start, *rest[:-1]] for rest in rests])
         return reading.read([rest[-1:] for rest in rests])[:, -1].float().softmax(-1)
 
-    expected = last(PlainReading(model), prefix)
+    expected = last(UncachedBatch(model), prefix)
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.2
     AttentionInterface.register(SHARED, _attention)
     ways = [model.config._attn_implementation]
@@ -314,7 +314,9 @@ def takes_masks(model: Any, prefix: Sequence[int], rests: Sequence[Sequence[int]
     for way in ways:
         model.set_attn_implementation(way)
         try:
-            reading = Reading(model, len(rests), max(map(len, rests)), begun(model, prefix))
+            reading = SharedPrefixCache(
+                model, len(rests), max(map(len, rests)), prefilled(model, prefix)
+            )
             found = last(reading)
         except Exception:  # what a model raises on masks that it does not know is not ours to list
             continue
@@ -323,17 +325,17 @@ def takes_masks(model: Any, prefix: Sequence[int], rests: Sequence[Sequence[int]
     return False
 
 
-def begun(model: Any, prefix: Sequence[int]) -> Reading | None:
+def prefilled(model: Any, prefix: Sequence[int]) -> SharedPrefixCache | None:
     """A reading of what rows begin with, if that is anything."""
     if not prefix:
         return None
-    start = Reading(model, 1, len(prefix))
+    start = SharedPrefixCache(model, 1, len(prefix))
     start.add([prefix])
     return start
 
 
 def log_probs(
-    reading: Reading | PlainReading, tokens: Sequence[Sequence[int]], last: Sequence[int]
+    reading: SharedPrefixCache | UncachedBatch, tokens: Sequence[Sequence[int]], last: Sequence[int]
 ) -> list[list[float]]:
     """How likely the model holds the last tokens of rows.
 

@@ -12,12 +12,12 @@ from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, 
 from pyterrier_inpars._compute.onednn import pack
 from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.backends._kv_cache import (
-    PlainReading,
-    Reading,
-    begun,
+    SharedPrefixCache,
+    UncachedBatch,
     log_probs,
     next_tokens,
-    takes_masks,
+    prefilled,
+    supports_masks,
 )
 from pyterrier_inpars.backends.base import GREEDY, NEWLINE, Completion, Sampling
 
@@ -34,11 +34,11 @@ MOST_LOGITS = 2**28
 class HuggingFaceBackend:
     """Completes prompts with any causal language model that transformers loads.
 
-    The prompts of a collection differ only in their last part, so the keys and values of what they
-    share are computed once and serve every batch (see `Reading`). A text that has ended leaves the
-    batch, and when a quarter have, the next prompts take their places, the longest first. On a CPU,
-    the weights are laid out for it when the model is first used (see `pack`), which leaves a model
-    that can only be run here.
+    The prompts of a collection differ only in their last part, so the keys and values of the shared
+    prefix are computed once and serve every batch (see `SharedPrefixCache`). A completion that has
+    ended leaves the batch. Once a quarter of the batch is free, the next prompts take those places,
+    longest first. On a CPU, the weights are packed for the processor on first use (see `pack`),
+    after which the model can only be run here.
 
     Models whose attention does not take such masks (with ALiBi, say) are found out by comparing
     both ways on the first two prompts, and run prompt by prompt.
@@ -77,8 +77,8 @@ class HuggingFaceBackend:
         self._compile = compile
         self._device = device
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self._takes_masks: bool | None = None  # found out on first use
-        self._prefix: tuple[Sequence[int], Reading | None] = ((), None)
+        self._supports_masks: bool | None = None  # found out on first use
+        self._prefix: tuple[Sequence[int], SharedPrefixCache | None] = ((), None)
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -215,7 +215,7 @@ class HuggingFaceBackend:
         prefix_ids = prefix_ids[: _shared(prefix_ids, [ids[i][: starts[i]] for i in scored])]
         scored.sort(key=lambda i: len(ids[i]), reverse=True)
         with torch.inference_mode():
-            self._try_masks(prefix_ids, ids[scored[0]])
+            self._check_masks(prefix_ids, ids[scored[0]])
             for batch in self._scoring_batches(scored, counts):
                 rows, last = [ids[i] for i in batch], [counts[i] for i in batch]
                 longest = len(rows[0]) + max(last)  # with padding
@@ -291,26 +291,30 @@ class HuggingFaceBackend:
             batch.append(i)
         yield batch
 
-    def _try_masks(self, prefix: list[int], ids: list[int]) -> None:
+    def _check_masks(self, prefix: list[int], ids: list[int]) -> None:
         """Finds out, on first use, whether the model takes explicit masks, and makes it ready."""
-        if self._takes_masks is None:
+        if self._supports_masks is None:
             rest = ids[len(prefix) :]
-            self._takes_masks = takes_masks(self.model, prefix, [rest, rest[len(rest) // 2 :]])
-            if self._takes_masks and not self._compile:
+            self._supports_masks = supports_masks(
+                self.model, prefix, [rest, rest[len(rest) // 2 :]]
+            )
+            if self._supports_masks and not self._compile:
                 pack(self.model)
 
     def _reading(
         self, prefix: list[int], rows: int, longest: int
-    ) -> tuple[Reading | PlainReading, int]:
+    ) -> tuple[SharedPrefixCache | UncachedBatch, int]:
         """A reading for so many rows of so many tokens, and how many of these it has read before.
 
         The prefix is read once and kept for more readings.
         """
-        if not self._takes_masks:
-            return PlainReading(self.model), 0
+        if not self._supports_masks:
+            return UncachedBatch(self.model), 0
         if self._prefix[0] != prefix:
-            self._prefix = (prefix, begun(self.model, prefix))
-        return Reading(self.model, rows, longest - len(prefix), self._prefix[1]), len(prefix)
+            self._prefix = (prefix, prefilled(self.model, prefix))
+        return SharedPrefixCache(self.model, rows, longest - len(prefix), self._prefix[1]), len(
+            prefix
+        )
 
     def _write(
         self, prefix: list[int], ids: list[list[int]], max_new_tokens: int, sampling: Sampling
@@ -321,7 +325,7 @@ class HuggingFaceBackend:
         together are of like length. The last token of a prompt is read with the first step.
         """
         waiting = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        self._try_masks(prefix, ids[waiting[-1]])
+        self._check_masks(prefix, ids[waiting[-1]])
         samples = sampling.num_samples
         most = max(1, min(len(ids), self.batch_size // samples))
         longest = len(ids[waiting[-1]]) + max_new_tokens

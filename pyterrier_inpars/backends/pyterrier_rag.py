@@ -8,7 +8,7 @@ from typing import Any
 from pyterrier_inpars.backends.base import NEWLINE, Completion, Sampling
 
 
-class GenerateBackend:
+class PyTerrierRagBackend:
     """Completes prompts by an object's ``generate`` (pyterrier_rag's for OpenAI's API, say).
 
     ``generate(prompts, return_logprobs=True, max_new_tokens=..., stop_sequences=[...])`` must give

@@ -121,13 +121,13 @@ class TextLoader(Stage):
     def __init__(self, collection: Collection):
         self.collection = collection
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["docno"]
 
-    def gives(self, columns: list[str]) -> list[str]:
+    def _output_columns(self, columns: list[str]) -> list[str]:
         return with_columns(columns, "text")
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "docno")
         wanted = set(inp["docno"])
         texts = self.collection.texts(wanted)

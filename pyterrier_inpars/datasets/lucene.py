@@ -195,13 +195,13 @@ class LuceneBM25(Stage):
         self.threads = threads if threads is None else positive_int("threads", threads)
         self.verbose = verbose
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["qid", "query"]
 
-    def gives(self, columns: list[str]) -> list[str]:
+    def _output_columns(self, columns: list[str]) -> list[str]:
         return with_columns(columns, "docno", "score", "rank")
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "query")
         if "docno" in inp:
             raise ValueError(

@@ -1,55 +1,31 @@
-"""The account of a corpus while it is indexed: what lets a stopped run go on where it was.
+"""Resume state: which documents of a corpus an earlier, interrupted ``index()`` has stored.
 
 ``Compose.index`` feeds a corpus through the stages before it hands the rows to ``index()``, which
-therefore never sees the documents. So ``SyntheticQueries.index`` opens a `Ledger`, and the stage
-that turns documents into queries passes each batch through `admit`: the ledger notes every document
-and gives back only those that an earlier run has not stored. With no ledger open, all come back.
+therefore never sees the documents. So ``SyntheticQueries.index`` opens a `ResumeState`, and the
+stage that turns documents into queries passes each batch through `admit`, which adds every document
+to the resume state and returns those that no earlier run has stored. Without an open resume state,
+it returns all of them.
 
-Two rules hold for that stage: it admits a batch only when it has given out all rows of the batch
+Two rules hold for that stage: it admits a batch only when it has yielded all rows of the batch
 before, and it admits in the thread that indexes.
 """
 
 import json
-import os
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-
-class Mark(NamedTuple):
-    """A place in a stream of documents: how many have passed, and a fingerprint of them.
-
-    The fingerprint is a chain: that of n documents is the SHA-256 of that of the first n - 1
-    followed by the fields of the n-th, each after its length, so it goes on from where it was kept.
-    """
-
-    documents: int = 0
-    fingerprint: str = "0" * 64
-
-    def after(self, *fields: str) -> "Mark":
-        """The place one document later; ``fields`` are what tells the document from others."""
-        digest = sha256(self.fingerprint.encode())
-        for text in fields:
-            try:
-                data = text.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{fields[0]!r} holds text that is not Unicode: {error}"
-                ) from error
-            digest.update(len(data).to_bytes(8, "big"))
-            digest.update(data)
-        return Mark(self.documents + 1, digest.hexdigest())
+from pyterrier_inpars._fingerprint import StreamFingerprint, settings_difference
 
 
 @dataclass
-class Ledger:
+class ResumeState:
     """The documents that pass in one run of ``index()``, against those stored by earlier runs.
 
     Attributes:
@@ -65,20 +41,20 @@ class Ledger:
     """
 
     name: str
-    stored: list[Mark] = field(default_factory=list)
+    stored: list[StreamFingerprint] = field(default_factory=list)
     damaged: set[int] = field(default_factory=set)
     complete: bool = False
     settings: dict[str, Any] | None = None
     packages: dict[str, str] | None = None
-    seen: Mark = Mark()
+    seen: StreamFingerprint = StreamFingerprint()
     admits: bool = False
     again: dict[str, int] = field(default_factory=dict)
     _described: bool = False
 
     @property
-    def done(self) -> Mark:
+    def done(self) -> StreamFingerprint:
         """How far earlier runs have stored the stream."""
-        return self.stored[-1] if self.stored else Mark()
+        return self.stored[-1] if self.stored else StreamFingerprint()
 
     def describe(self, settings: dict[str, Any]) -> None:
         """Takes note of how the queries are made, which must not change while an artifact grows.
@@ -92,7 +68,7 @@ class Ledger:
         """
         told = json.loads(json.dumps(settings))
         packages = told.pop("versions", {})
-        if self.settings is not None and (other := changes(self.settings, told)):
+        if self.settings is not None and (other := settings_difference(self.settings, told)):
             raise ValueError(
                 f"two generators with different settings write to {self.name}:\n{other}\n"
                 "Give each an artifact of its own."
@@ -100,7 +76,11 @@ class Ledger:
                 else f"{self.name} was started with other settings:\n{other}\n"
                 "Go on with the settings it was started with, or index into another path."
             )
-        if not self._described and self.packages and (other := changes(self.packages, packages)):
+        if (
+            not self._described
+            and self.packages
+            and (other := settings_difference(self.packages, packages))
+        ):
             warnings.warn(f"{self.name} goes on with other packages:\n{other}", stacklevel=2)
         self.settings, self.packages, self._described = told, packages, True
 
@@ -111,7 +91,7 @@ class Ledger:
             ValueError: the documents are not those of the earlier runs, or the artifact is complete
                 and this is one more.
         """
-        self.seen = self.seen.after(*fields)
+        self.seen = self.seen.extended(*fields)
         number = self.seen.documents
         if self.complete and number > self.done.documents:
             raise ValueError(
@@ -140,16 +120,16 @@ class Ledger:
         return bisect_left(self.stored, number, key=lambda end: end.documents)
 
 
-_open: ContextVar[Ledger | None] = ContextVar("pyterrier_inpars_ledger", default=None)
+_open: ContextVar[ResumeState | None] = ContextVar("pyterrier_inpars_ledger", default=None)
 
 
-def current() -> Ledger | None:
+def current() -> ResumeState | None:
     """The ledger that is open in this thread."""
     return _open.get()
 
 
 @contextmanager
-def opened(ledger: Ledger) -> Iterator[Ledger]:
+def opened(ledger: ResumeState) -> Iterator[ResumeState]:
     """Makes ``ledger`` the one that `admit` writes to, in this thread and until the block ends."""
     token = _open.set(ledger)
     try:
@@ -165,7 +145,7 @@ def admit(
 
     Args:
         documents: a frame with string columns ``docno`` and ``text_field``.
-        settings: how the queries are made; see `Ledger.describe`.
+        settings: how the queries are made; see `ResumeState.describe`.
         text_field: the column that holds the text.
 
     Returns:
@@ -178,31 +158,3 @@ def admit(
     ledger.describe(settings)
     fields = zip(documents["docno"], documents[text_field], strict=True)
     return documents[[ledger.note(docno, text) for docno, text in fields]]
-
-
-def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """One line for each setting that is not the same in both, with both values."""
-    old, new = _flat(old), _flat(new)
-    return "\n".join(
-        "  {}: was {}, is {}".format(key, *_contrast(old.get(key), new.get(key)))
-        for key in old | new
-        if old.get(key) != new.get(key)
-    )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = prefix + key
-        flat |= _flat(value, name + ".") if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _contrast(*values: object, width: int = 120) -> list[str]:
-    """The values as text, long ones (a prompt) cut to the part where they part."""
-    texts = [repr(value) for value in values]
-    if max(map(len, texts)) <= width:
-        return texts
-    start = max(0, len(os.path.commonprefix(texts)) - width // 4)
-    end = start + width
-    return ["…" * (start > 0) + text[start:end] + "…" * (end < len(text)) for text in texts]

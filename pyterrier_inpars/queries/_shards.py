@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars.datasets.toolkit_files import plain
-from pyterrier_inpars.queries._resume import Ledger, Mark
+from pyterrier_inpars.queries._resume import ResumeState
 
 COMPLETE = "pt_meta.json"
 UNFINISHED = "progress.json"
@@ -42,7 +43,7 @@ def check_manifest(manifest: dict[str, Any], file: Path) -> None:
             and (kept is None or _sound(kept, _open_name(len(shards), kept["documents"])))
             and manifest["documents"] == sum(entry["documents"] for entry in shards)
             and manifest["queries"] == sum(entry["queries"] for entry in shards)
-            and manifest["fingerprint"] == ([Mark()] + marks(manifest))[-1].fingerprint
+            and manifest["fingerprint"] == ([StreamFingerprint()] + marks(manifest))[-1].fingerprint
             and isinstance(manifest["versions"], list)
             and isinstance(manifest["settings"], dict | None)
         )
@@ -60,12 +61,12 @@ def damaged_manifest(file: Path) -> ValueError:
     )
 
 
-def marks(manifest: dict[str, Any]) -> list[Mark]:
+def marks(manifest: dict[str, Any]) -> list[StreamFingerprint]:
     """The places in the stream of documents at which the stored shards end, in order."""
     ends, documents = [], 0
     for entry in manifest["shards"]:
         documents += entry["documents"]
-        ends.append(Mark(documents, entry["fingerprint"]))
+        ends.append(StreamFingerprint(documents, entry["fingerprint"]))
     return ends
 
 
@@ -173,8 +174,8 @@ class Writer:
         self._again: dict[int, list[bytes]] = {}
         # The place at the last row and the lines of the open shard then, and a place up to which
         # all documents are surely finished with the lines of these.
-        self._last = (Mark(), len(self._lines))
-        self._finished = (([Mark()] + self.stored)[-1], len(self._lines))
+        self._last = (StreamFingerprint(), len(self._lines))
+        self._finished = (([StreamFingerprint()] + self.stored)[-1], len(self._lines))
 
     def _take_open(self) -> list[bytes]:
         """The rows that a run ended by an error kept of the shard it was writing."""
@@ -183,7 +184,7 @@ class Writer:
             try:
                 lines = _lines(self.folder, entry)
                 documents = self.manifest["documents"] + entry["documents"]
-                self.stored.append(Mark(documents, entry["fingerprint"]))
+                self.stored.append(StreamFingerprint(documents, entry["fingerprint"]))
             except ValueError:  # damaged: these are written again
                 self.manifest, entry = _without_open(self.manifest), None
         for line in lines:
@@ -194,11 +195,11 @@ class Writer:
                     file.unlink()
         return lines
 
-    def missing(self, upto: Mark) -> int:
+    def missing(self, upto: StreamFingerprint) -> int:
         """How many documents up to a place are in no shard; negative if more than those are."""
         return upto.documents - self.manifest["documents"]
 
-    def add(self, row: dict[str, Any], ledger: Ledger, shard_size: int) -> None:
+    def add(self, row: dict[str, Any], ledger: ResumeState, shard_size: int) -> None:
         """Takes a row into its shard, and first stores what it shows to be finished.
 
         All rows of a batch come before the next batch is admitted. So when a row comes and the
@@ -224,7 +225,7 @@ class Writer:
         (self._lines if number is None else self._again.setdefault(number, [])).append(line)
         self._last = ledger.seen, len(self._lines)
 
-    def end(self, ledger: Ledger) -> None:
+    def end(self, ledger: ResumeState) -> None:
         """Stores the rest, when all documents in the ledger are finished."""
         self._mend(ledger.seen, ledger)
         if ledger.seen < ledger.done:
@@ -239,7 +240,7 @@ class Writer:
             self._save(self.manifest)
             os.replace(self.folder / UNFINISHED, self.folder / COMPLETE)
 
-    def store(self, upto: Mark, ledger: Ledger) -> None:
+    def store(self, upto: StreamFingerprint, ledger: ResumeState) -> None:
         """Writes the open shard, which completes the documents up to a place, then the manifest."""
         name = _name(len(self.manifest["shards"]))
         entry = self._shard(name, self._lines, self.missing(upto), upto)
@@ -253,7 +254,7 @@ class Writer:
         self.qids.settle()
         self._lines = []
 
-    def keep(self, ledger: Ledger) -> None:
+    def keep(self, ledger: ResumeState) -> None:
         """Writes the finished rows of the open shard, for the run that goes on.
 
         Not those of rows that no stage admits, since they must come again anyhow.
@@ -268,7 +269,7 @@ class Writer:
         if kept:
             (self.folder / kept["file"]).unlink(missing_ok=True)
 
-    def _mend(self, upto: Mark, ledger: Ledger) -> None:
+    def _mend(self, upto: StreamFingerprint, ledger: ResumeState) -> None:
         """Writes the damaged shards whose documents up to a place have been done again."""
         for number in sorted(ledger.damaged):
             if self.stored[number] > upto:
@@ -289,7 +290,7 @@ class Writer:
             ledger.damaged.discard(number)
             ledger.again = {docno: n for docno, n in ledger.again.items() if n != number}
 
-    def _with_account(self, ledger: Ledger) -> dict[str, Any]:
+    def _with_account(self, ledger: ResumeState) -> dict[str, Any]:
         """A new manifest that says how the open shard was made, without the rows kept of it."""
         manifest = _without_open(self.manifest) | {"settings": ledger.settings}
         versions = list(manifest["versions"])
@@ -297,7 +298,9 @@ class Writer:
             versions.append({"from_shard": len(manifest["shards"]), "packages": ledger.packages})
         return manifest | {"versions": versions}
 
-    def _shard(self, name: str, lines: list[bytes], documents: int, upto: Mark) -> dict[str, Any]:
+    def _shard(
+        self, name: str, lines: list[bytes], documents: int, upto: StreamFingerprint
+    ) -> dict[str, Any]:
         """Writes rows to a file; gives its entry of the manifest."""
         buffer = io.BytesIO()
         with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as shard:

@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import positive_int, with_columns
 from pyterrier_inpars.datasets import published
 from pyterrier_inpars.datasets._download import download, file_sha256
 from pyterrier_inpars.queries import _shards as shards
-from pyterrier_inpars.queries._resume import Ledger, Mark, opened
+from pyterrier_inpars.queries._resume import ResumeState, opened
 
 _NEEDS = ["qid", "query", "docno", "text"]
 
@@ -99,7 +100,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         with shards.writing(self.path, repr(self), must=not self.built()):
             manifest = self._manifest() or self._new_manifest()
             writer = shards.Writer(self.path, manifest)
-            ledger = Ledger(
+            ledger = ResumeState(
                 name=repr(self),
                 stored=writer.stored,
                 damaged=set(writer.faults),
@@ -184,8 +185,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         """What is known of a complete artifact.
 
         ``documents`` and ``queries`` (counts), ``fingerprint`` of the documents (see
-        `ledger.Mark`), ``settings`` of the generator, ``versions`` of packages by the first shard
-        they wrote, ``shards``, and the artifact's ``type``, ``format`` and ``package_hint``.
+        `StreamFingerprint`), ``settings`` of the generator, ``versions`` of packages by the first
+        shard they wrote, ``shards``, and the artifact's ``type``, ``format`` and ``package_hint``.
 
         Raises:
             FileNotFoundError: nothing has been written yet.
@@ -252,10 +253,11 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         return self._columns("qid", "docno").assign(label=1)
 
     @property
-    def topics_shown(self) -> pd.DataFrame:
+    def fewshot_topics(self) -> pd.DataFrame:
         """The topics that the generator was shown as examples, ``qid`` (where known) and ``query``.
 
-        None may be in an evaluation; see `evaluation.without`. A static prompt shows none.
+        None may be in an evaluation; see
+        `evaluation.exclude_fewshot_topics`. A static prompt shows none.
         """
         topics = (self.metadata["settings"] or {}).get("fewshot_topics", [])
         return pd.DataFrame(topics, columns=None if topics else ["qid", "query"])
@@ -292,7 +294,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             "type": self.ARTIFACT_TYPE,
             "format": self.ARTIFACT_FORMAT,
             "package_hint": self.ARTIFACT_PACKAGE_HINT,
-            **Mark()._asdict(),
+            **StreamFingerprint()._asdict(),
             "queries": 0,
             "settings": None,
             "versions": [],

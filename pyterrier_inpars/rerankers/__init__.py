@@ -3,7 +3,7 @@
 from pyterrier_inpars.rerankers.base import Reranker
 from pyterrier_inpars.rerankers.bi_encoder import BiEncoder
 from pyterrier_inpars.rerankers.cross_encoder import CrossEncoder
-from pyterrier_inpars.rerankers.fusion import ScoreSum
+from pyterrier_inpars.rerankers.fusion import ScoreFusion
 from pyterrier_inpars.rerankers.loading import load_reranker
 from pyterrier_inpars.rerankers.monot5 import MonoT5
 from pyterrier_inpars.rerankers.query_likelihood import QueryLikelihood
@@ -16,6 +16,6 @@ __all__ = [
     "QueryLikelihood",
     "RerankTop",
     "Reranker",
-    "ScoreSum",
+    "ScoreFusion",
     "load_reranker",
 ]

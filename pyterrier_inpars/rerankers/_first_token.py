@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_inpars._compute.layers import computed_by, is_linear
+from pyterrier_inpars._compute.layers import is_linear, replaced_forward
 
 if TYPE_CHECKING:
     import torch
 
 
 @contextmanager
-def first_word(network: Any, words: Sequence[int]) -> Iterator[list[int]]:
+def first_token(network: Any, words: Sequence[int]) -> Iterator[list[int]]:
     """Has a T5 or mT5 compute less for a while, for inputs of one position in the decoder.
 
     Logits are those of some words alone. And the cross-attention makes no keys and values of the
@@ -50,7 +50,7 @@ def first_word(network: Any, words: Sequence[int]) -> Iterator[list[int]]:
             rows = head.weight[columns]
             forwards[head] = functools.partial(torch.nn.functional.linear, weight=rows)
             columns = [*range(len(columns))]
-    with computed_by(forwards):
+    with replaced_forward(forwards):
         yield columns
 
 

@@ -234,13 +234,13 @@ class Reranker(Stage, pt.Estimator):
             self._network = network
         return self._network
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno", self.text_field]
 
-    def gives(self, columns: list[str]) -> list[str]:
+    def _output_columns(self, columns: list[str]) -> list[str]:
         return [c for c in columns if c not in ("score", "rank")] + ["score", "rank"]
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         import torch
 
         check_strings(inp, "qid", "query", self.text_field)
@@ -291,14 +291,14 @@ class Reranker(Stage, pt.Estimator):
             pt.validate.InputValidationError: a column is missing.
             ValueError: no examples, none of the kind the loss needs, a label other than 0 and 1, an
                 unknown recipe, batches that do not divide, a training in ``output_dir`` that was
-                begun with other data or settings, or a reranker in int8.
+                started with other data or settings, or a reranker in int8.
             FileExistsError: ``output_dir`` holds a finished training.
             TypeError: ``training`` has a field that there is not.
         """
         fields = settings(self.training)
         holds_out = validation is None and bool({"patience", "held_out"} & fields.keys())
         labelled = self.loss != DISTILLATION or holds_out
-        needed = [*self.needs(), *["label"] * labelled]
+        needed = [*self._required_columns(), *["label"] * labelled]
         check_columns(examples, *needed, context=self)
         self._check_not_int8("trained")
         check_examples(examples, self.text_field, labelled)
@@ -352,7 +352,7 @@ class Reranker(Stage, pt.Estimator):
         self, validation: pd.DataFrame, qrels: pd.DataFrame | None
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The results to rerank in a validation, and their qrels."""
-        pt.validate.columns(validation, includes=self.needs(), context=self)
+        pt.validate.columns(validation, includes=self._required_columns(), context=self)
         if qrels is None:
             qrels = validation
         if not {"qid", "docno", "label"} <= set(qrels.columns):
@@ -363,7 +363,7 @@ class Reranker(Stage, pt.Estimator):
         qrels = qrels[["qid", "docno", "label"]]
         if not validation["qid"].isin(qrels["qid"][qrels["label"] > 0]).any():
             raise ValueError("no query of the validation has a relevant document in the qrels")
-        return validation[self.needs()].reset_index(drop=True), qrels
+        return validation[self._required_columns()].reset_index(drop=True), qrels
 
     def _measure(self, name: str, results: pd.DataFrame, qrels: pd.DataFrame) -> float:
         """Mean of a measure, over the queries of the qrels, of the results as scored now."""

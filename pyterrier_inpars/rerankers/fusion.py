@@ -11,13 +11,13 @@ import pyterrier as pt
 from pyterrier_inpars._stage import Stage, as_numbers, check_strings, finite, with_columns
 
 
-class ScoreSum(Stage):
+class ScoreFusion(Stage):
     """Reranks by the weighted sum of the scores that documents came with and the reranker's.
 
     Each of the two is first brought to mean 0 and standard deviation 1 within its query (z-score),
     so that scales do not matter; where all scores of a query are alike, each is 0::
 
-        bm25 % 100 >> text >> ScoreSum(BiEncoder(model))
+        bm25 % 100 >> text >> ScoreFusion(BiEncoder(model))
 
     Needs ``qid``, ``docno``, ``score`` (number) and what the reranker needs; ``qid`` and ``docno``
     stand together once. Gives the columns of the reranker's frame, in its order.
@@ -32,7 +32,7 @@ class ScoreSum(Stage):
             stands twice for a query.
     """
 
-    schematic = {"label": "ScoreSum", "help_url": None}
+    schematic = {"label": "ScoreFusion", "help_url": None}
 
     def __init__(self, reranker: pt.Transformer, weights: tuple[float, float] = (1.0, 1.0)):
         self.reranker = reranker
@@ -40,15 +40,15 @@ class ScoreSum(Stage):
             raise ValueError(f"weights must be two numbers, not {weights!r}")
         self.weights = tuple(finite("weights", weight) for weight in weights)
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         modes = pt.inspect.transformer_inputs(self.reranker, strict=False) or [[]]
         return with_columns(["qid", "docno", "score"], *modes[0])
 
-    def gives(self, columns: list[str]) -> list[str]:
+    def _output_columns(self, columns: list[str]) -> list[str]:
         given = pt.inspect.transformer_outputs(self.reranker, columns, strict=False) or columns
         return with_columns([c for c in given if c not in ("score", "rank")], "score", "rank")
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         keys = ["qid", "docno"]
         check_strings(inp, *keys)
         if (twice := inp.duplicated(keys)).any():

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._compute.xla import full_batch, padded_length
-from pyterrier_inpars.rerankers._first_token import first_word
+from pyterrier_inpars.rerankers._first_token import first_token
 from pyterrier_inpars.rerankers.base import Reranker, read_json
 from pyterrier_inpars.training.examples import check_negatives
 from pyterrier_inpars.training.losses import (
@@ -288,7 +288,7 @@ class MonoT5(Reranker):
         """Gives the columns of the logits where the two words are, the relevant one first."""
         if self._compile:  # it would be compiled again
             return nullcontext(self._label_ids)
-        return first_word(self.network, self._label_ids)
+        return first_token(self.network, self._label_ids)
 
     def _first_logits(self, network: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Logits of the first word that is said, (pairs, words)."""

@@ -106,13 +106,13 @@ class QueryLikelihood(Stage):
                 f"only a model that runs here tells how likely it holds a given text"
             )
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno", self.text_field]
 
-    def gives(self, columns: list[str]) -> list[str]:
+    def _output_columns(self, columns: list[str]) -> list[str]:
         return [c for c in columns if c not in ("score", "rank")] + ["score", "rank"]
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "query", self.text_field)
         scores = self._score(inp["query"].tolist(), inp[self.text_field].tolist())
         out = inp.drop(columns=["score", "rank"], errors="ignore")

@@ -40,15 +40,15 @@ class RerankTop(Stage):
         self.reranker = reranker
         self.k = positive_int("k", k)
 
-    def needs(self) -> list[str]:
+    def _required_columns(self) -> list[str]:
         modes = pt.inspect.transformer_inputs(self.reranker, strict=False) or [[]]
         return with_columns(["qid", "docno", "rank"], *modes[0])
 
-    def gives(self, columns: list[str]) -> list[str]:
+    def _output_columns(self, columns: list[str]) -> list[str]:
         given = pt.inspect.transformer_outputs(self.reranker, columns, strict=False) or columns
         return with_columns([c for c in given if c not in ("score", "rank")], "score", "rank")
 
-    def run(self, inp: pd.DataFrame) -> pd.DataFrame:
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         order = pd.Index(inp["qid"].unique())
         inp = inp.iloc[np.argsort(as_numbers(inp, "rank"), kind="stable")]
         place = inp.groupby("qid").cumcount()

@@ -58,7 +58,7 @@ def account(config: Any, lora: bool | dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in sorted(names)}
 
 
-def add_adapters(network: torch.nn.Module, config: Any) -> Any:
+def add_lora(network: torch.nn.Module, config: Any) -> Any:
     """Puts adapters into a network, in place, and freezes its other weights.
 
     A head for scores, new or not, is trained as without adapters, and so are the layers that
@@ -84,7 +84,7 @@ def adapted(network: torch.nn.Module, config: Any, seed: int) -> Iterator[None]:
     At the end they are merged into the weights, so that the network has the layers that it had.
 
     Args:
-        network: see ``add_adapters``.
+        network: see ``add_lora``.
         config: a ``peft.LoraConfig``, or ``None`` for no adapters.
         seed: decides their first weights.
     """
@@ -96,7 +96,7 @@ def adapted(network: torch.nn.Module, config: Any, seed: int) -> Iterator[None]:
     frozen = [weight for weight in network.parameters() if not weight.requires_grad]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapters = add_adapters(network, config)
+        adapters = add_lora(network, config)
     try:
         yield
     finally:
@@ -106,7 +106,7 @@ def adapted(network: torch.nn.Module, config: Any, seed: int) -> Iterator[None]:
             weight.requires_grad_(False)
 
 
-def of_trained_weights(trainer_class: type) -> type:
+def lora_trainer(trainer_class: type) -> type:
     """The subclass of a ``transformers.Trainer`` whose checkpoints hold no frozen weights."""
     from safetensors.torch import load_file, save_file
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_inpars._stage import positive_int
-from pyterrier_inpars.training.lora import add_adapters, lora_config
+from pyterrier_inpars.training.lora import add_lora, lora_config
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ def estimate_memory(
             config.pad_token_id = None  # some look for it among the numbers, of which none are
         config = lora_config(lora)
         if config is not None:
-            add_adapters(network, config)
+            add_lora(network, config)
     own = {id(weight) for weight in network.parameters()}
     kept: dict[int, tuple[torch.Tensor, Any]] = {}  # held, so that an id is not given to another
     inside: Any = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pyterrier_inpars.queries._resume import Mark
+from pyterrier_inpars._fingerprint import StreamFingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -25,12 +25,12 @@ def fingerprint(frame: pd.DataFrame, text_field: str = "text") -> dict[str, Any]
     It takes in the columns ``qid``, ``query``, ``docno`` and ``text_field``, and of ``label`` and
     ``score`` those that are there.
     """
-    mark = Mark()
+    mark = StreamFingerprint()
     columns = [frame[c].astype(str) for c in ("qid", "query", "docno", text_field)]
     numbers = [pd.to_numeric(frame[c], "coerce") for c in ("label", "score") if c in frame]
     columns += [column.map(lambda x: repr(float(x))) for column in numbers]
     for row in zip(*columns, strict=True):
-        mark = mark.after(*row)
+        mark = mark.extended(*row)
     return {"rows": mark.documents, "sha256": mark.fingerprint}
 
 

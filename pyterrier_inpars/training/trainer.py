@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import pyterrier as pt
 from ir_measures import parse_measure
 
-from pyterrier_inpars._compute.xla import of_few_programs, on_xla
+from pyterrier_inpars._compute.xla import on_xla, xla_trainer
+from pyterrier_inpars._fingerprint import settings_difference
 from pyterrier_inpars._stage import positive_int
-from pyterrier_inpars.queries._resume import changes
-from pyterrier_inpars.training.lora import account, adapted, lora_config, of_trained_weights
+from pyterrier_inpars.training.lora import account, adapted, lora_config, lora_trainer
 from pyterrier_inpars.training.provenance import TRAINING_FILE, versions, write_json
 from pyterrier_inpars.training.recipes import DEFAULTS, HELD_OUT, OWN, check_names, divide, recipe
 
@@ -96,7 +96,7 @@ class Training:
             TypeError: a field is neither of ``TrainingArguments`` nor of ``OWN``.
             ValueError: there is no such recipe for what is trained, the batches do not divide, the
                 optimiser does not run on the device, or ``output_dir`` holds a training that was
-                begun with other data or settings.
+                started with other data or settings.
             FileExistsError: ``output_dir`` holds a finished training.
             ModuleNotFoundError: a package that the settings need is not installed.
         """
@@ -110,9 +110,9 @@ class Training:
         with folder as output_dir:
             args = self._arguments(arguments_class, output_dir, device, defaults, arguments, lora)
             if lora is not None:
-                trainer_class = of_trained_weights(trainer_class)
+                trainer_class = lora_trainer(trainer_class)
             if on_xla(device):
-                trainer_class = of_few_programs(trainer_class, self.dtype)
+                trainer_class = xla_trainer(trainer_class, self.dtype)
             if self.measure is not None:
                 parts["eval_dataset"] = parts["train_dataset"]  # not read, but asked for
             with _restored(network), adapted(network, lora, self.seed):
@@ -325,7 +325,7 @@ class Training:
         """Opens ``output_dir``: the checkpoint to go on from, if there is one.
 
         Raises:
-            ValueError: the training in the folder was begun with other data or settings.
+            ValueError: the training in the folder was started with other data or settings.
             FileExistsError: it is finished, or not one of ours.
         """
         file = folder / TRAINING_FILE
@@ -341,12 +341,12 @@ class Training:
         elif known is not None and known["finished"]:
             raise FileExistsError(f"{folder} holds a finished training: {NEXT}")
         elif known is not None and whole:
-            if other := changes(known["settings"], self.record["settings"]):
+            if other := settings_difference(known["settings"], self.record["settings"]):
                 raise ValueError(
-                    f"the training in {folder} was begun with other data or settings:\n{other}\n"
+                    f"the training in {folder} was started with other data or settings:\n{other}\n"
                     f"Go on with those, or {NEXT}"
                 )
-            if other := changes(known["versions"], self.record["versions"]):
+            if other := settings_difference(known["versions"], self.record["versions"]):
                 warnings.warn(f"{folder} goes on with other packages:\n{other}", stacklevel=2)
         args.distributed_state.wait_for_everyone()
         if args.process_index == 0:

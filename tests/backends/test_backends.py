@@ -145,7 +145,7 @@ def test_a_model_with_images(tmp_path):
     backend = HuggingFaceBackend(tiny_llm.save(tmp_path, "gemma3-images"), dtype="float32")
     assert backend.context == 512
     assert len(backend.complete(PROMPTS, max_new_tokens=3)) == len(PROMPTS)
-    assert backend._takes_masks  # else it would run prompt by prompt
+    assert backend._supports_masks  # else it would run prompt by prompt
 
 
 class TestLogLikelihood:
@@ -216,7 +216,7 @@ class TestReading:
                 expected = self.alone(llm, row)[-len(tokens) :]
                 torch.testing.assert_close(logits[i, : len(tokens)], expected, atol=1e-3, rtol=1e-3)
 
-        reading = _kv_cache.Reading(llm, 6, 40, _kv_cache.begun(llm, prefix))
+        reading = _kv_cache.SharedPrefixCache(llm, 6, 40, _kv_cache.prefilled(llm, prefix))
         first = some(17, 3, 8, 1)
         reading.add(first)
         rows = [prefix + row for row in first]
@@ -429,7 +429,7 @@ def test_compile(tmp_path, monkeypatch):
     torch._dynamo.utils.counters.clear()
     found = compiled.complete(PROMPTS, max_new_tokens=4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"], "nothing was compiled"
-    assert compiled._takes_masks
+    assert compiled._supports_masks
     assert [c.text for c in found] == [c.text for c in expected]
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)

@@ -334,7 +334,7 @@ def test_examples_are_shown_and_left_out_of_the_evaluation(tmp_path, run, genera
     generate(output, "--prompt", "promptagator-nfcorpus", "--fewshot_examples", examples,
              "--n_fewshot_examples", 3, "--max_prompt_length", 400)  # fmt: skip
     artifact = SyntheticQueries(f"{output}.queries")
-    shown = artifact.topics_shown
+    shown = artifact.fewshot_topics
     assert len(shown) == 3
     for row in lines(output):
         assert row["fewshot_examples"] == list(shown["qid"])

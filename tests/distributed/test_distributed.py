@@ -21,8 +21,9 @@ from writer import SETTINGS, Writer, corpus, files, rows
 from writer import index as local
 
 from pyterrier_inpars import CopyFilter, QueryGenerator, ScoreFilter, distributed
+from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import Stage
-from pyterrier_inpars.queries._resume import Ledger, Mark
+from pyterrier_inpars.queries._resume import ResumeState
 from pyterrier_inpars.queries._shards import documents_kept
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
@@ -57,9 +58,9 @@ def index(path, documents, pipeline=None, shard_size=5, **how):
 class Slow(Writer):
     """Takes longest for the first documents, so that the last are done first."""
 
-    def run(self, inp):
+    def _transform(self, inp):
         time.sleep(0.3 if int(inp.docno[0]) % 12 == 0 else 0)
-        return super().run(inp)
+        return super()._transform(inp)
 
 
 class Ends(Writer):
@@ -69,12 +70,12 @@ class Ends(Writer):
         super().__init__()
         self.at, self.folder = at, folder
 
-    def run(self, inp):
+    def _transform(self, inp):
         if self.at in set(inp.docno):
             for file in Path(self.folder).iterdir():
                 file.unlink()
                 os._exit(1)
-        return super().run(inp)
+        return super()._transform(inp)
 
 
 class Waits(Stage):
@@ -83,10 +84,10 @@ class Waits(Stage):
     def __init__(self, start, folder, wait=True):
         self.start, self.folder, self.wait = start, Path(folder), wait
 
-    def needs(self):
+    def _required_columns(self):
         return ["docno", "text"]
 
-    def run(self, inp):
+    def _transform(self, inp):
         with (self.folder / "log").open("a") as log:
             log.write(inp.docno[0] + "\n")
         while self.wait and int(inp.docno[0]) >= self.start and not (self.folder / "go").exists():
@@ -134,7 +135,11 @@ def test_parts_of_whole_queries(qids, size):
 def test_what_is_stored_is_not_handed_out():
     """But for the first batch, which tells the settings."""
     documents = [{"docno": str(n), "body": "x"} for n in range(20)]
-    ledger = Ledger("any", stored=[Mark(5, "a"), Mark(9, "b"), Mark(14, "c")], damaged={1})
+    ledger = ResumeState(
+        "any",
+        stored=[StreamFingerprint(5, "a"), StreamFingerprint(9, "b"), StreamFingerprint(14, "c")],
+        damaged={1},
+    )
     parts = list(distributed._batches(documents, 4, "body", ledger))
     wanted = [part.work[1] if part.work else None for part in parts]
     expected = [5 < n <= 9 or n > 14 for n in range(1, 21)]
@@ -219,10 +224,10 @@ def test_errors_of_the_pipeline(tmp_path, ray):
     """They are what they are, come in their turn, and keep what was done before."""
 
     class Refuses(Slow):
-        def run(self, inp):
+        def _transform(self, inp):
             if "13" in set(inp.docno):
                 raise LookupError("no word for it")
-            return super().run(inp)
+            return super()._transform(inp)
 
     for number, pipeline in enumerate((Refuses(), lambda: Refuses())):
         path = tmp_path / str(number)
@@ -244,10 +249,10 @@ def test_errors_of_the_pipeline(tmp_path, ray):
 @pytest.mark.slow
 def test_pipelines_that_cannot_be_followed(tmp_path, ray):
     class Upper(Stage):
-        def needs(self):
+        def _required_columns(self):
             return ["text"]
 
-        def run(self, inp):
+        def _transform(self, inp):
             return inp.assign(text=inp.text.str.upper())
 
     for pipeline, error in [
@@ -345,10 +350,10 @@ def test_transform(ray):
     class Rank(Stage):
         """Sees one query at a time, as rerankers do, and says which process did it."""
 
-        def needs(self):
+        def _required_columns(self):
             return ["qid", "query"]
 
-        def run(self, inp):
+        def _transform(self, inp):
             time.sleep(0.2)
             best = inp.groupby("qid")["score"].transform("max")
             return inp.assign(score=inp.score - best, pid=os.getpid())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyterrier.measures import RR, nDCG
 
 from pyterrier_inpars import FewShotPrompt, StaticPrompt
-from pyterrier_inpars.evaluation import JudgedOnly, measures, without
+from pyterrier_inpars.evaluation import JudgedOnly, exclude_fewshot_topics, measures
 
 quick = settings(max_examples=40, deadline=None)
 TOPICS = ["1", "007", "é", "none"]
@@ -245,37 +245,37 @@ ALL = pd.DataFrame(
 def test_without(shown, left):
     topics = ALL.set_index(pd.Index([5, 5, 1, 0]))
     before = topics.copy()
-    out = without(topics, pd.DataFrame(shown))
+    out = exclude_fewshot_topics(topics, pd.DataFrame(shown))
     assert list(out["qid"]) == left and list(out.columns) == ["qid", "query"]
     assert list(out.index) == list(range(len(left)))
     pd.testing.assert_frame_equal(topics, before)
 
 
 def test_without_texts_of_topics():
-    assert list(without(ALL[["qid"]], ALL[:2])["qid"]) == ["x", "y"]
+    assert list(exclude_fewshot_topics(ALL[["qid"]], ALL[:2])["qid"]) == ["x", "y"]
 
 
 def test_without_what_a_prompt_shows():
     examples = ALL.assign(text="a document")
     prompt = FewShotPrompt(examples, num_examples=2, seed=3)
     shown = [qid for qid, query in ALL.itertuples(index=False) if query in prompt.build("")]
-    assert sorted([*shown, *without(ALL, prompt)["qid"]]) == sorted(ALL["qid"])
-    pd.testing.assert_frame_equal(without(ALL, StaticPrompt("{document}")), ALL)
+    assert sorted([*shown, *exclude_fewshot_topics(ALL, prompt)["qid"]]) == sorted(ALL["qid"])
+    pd.testing.assert_frame_equal(exclude_fewshot_topics(ALL, StaticPrompt("{document}")), ALL)
 
 
 def test_without_every_topic():
     with pytest.raises(ValueError, match="shown each of the 4 topics"):
-        without(ALL, ALL)
-    assert len(without(ALL[:0], ALL)) == 0
+        exclude_fewshot_topics(ALL, ALL)
+    assert len(exclude_fewshot_topics(ALL[:0], ALL)) == 0
 
 
 def test_without_names_what_is_wrong():
     with pytest.raises(pt.validate.InputValidationError, match="qid"):
-        without(ALL[["query"]], ALL)
+        exclude_fewshot_topics(ALL[["query"]], ALL)
     with pytest.raises(ValueError, match="qid must be a string, but is 1"):
-        without(ALL.assign(qid=1), ALL)
+        exclude_fewshot_topics(ALL.assign(qid=1), ALL)
     with pytest.raises(ValueError, match="query must be a string, but is None"):
-        without(ALL, pd.DataFrame({"query": [None]}))
+        exclude_fewshot_topics(ALL, pd.DataFrame({"query": [None]}))
 
 
 def test_without_leaves_the_shown_out_of_an_experiment():
@@ -283,6 +283,6 @@ def test_without_leaves_the_shown_out_of_an_experiment():
     run = frame({("1", "a"): 2.0, ("x", "b"): 2.0, ("x", "a"): 1.0}, "score")
     values = [
         pt.Experiment([run], topics, qrels, [nDCG @ 10, RR], validate="ignore")["RR"][0]
-        for topics in (ALL, without(ALL, ALL[:1]))
+        for topics in (ALL, exclude_fewshot_topics(ALL, ALL[:1]))
     ]
     assert values == pytest.approx([0.75, 0.5])

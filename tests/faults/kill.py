@@ -5,8 +5,8 @@
 Each process writes queries with a tiny random model into the same artifact, and gets SIGKILL at a
 random moment of its life; ``--at-borders`` kills instead right before or after a file takes its
 place. An artifact that is ended must equal that of a run never stopped byte for byte, and the next
-is begun, until that many processes have been killed. Prints what was done after each kill, and last
-the kills and the rows lost and doubled. Takes about half a minute on one core.
+is started, until that many processes have been killed. Prints what was done after each kill, and
+last the kills and the rows lost and doubled. Takes about half a minute on one core.
 """
 
 import argparse

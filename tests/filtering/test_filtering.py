@@ -117,7 +117,7 @@ def test_length_filter_in_tokens(lengths, least, most):
     fits = [(least is None or n >= least) and (most is None or n <= most) for n in lengths]
     stage = LengthFilter(0, min_tokens=least, max_tokens=most)
     assert kept(stage, queries) == [f"q{i}" for i, fit in enumerate(fits) if fit]
-    assert ("log_probs" in stage.needs()) == (least is not None or most is not None)
+    assert ("log_probs" in stage._required_columns()) == (least is not None or most is not None)
     assert kept(LengthFilter(3, min_tokens=least, max_tokens=most), queries) == []
 
 
@@ -237,7 +237,7 @@ def test_retriever_is_a_transformer():
 @each_filter
 def test_missing_columns_are_named(make):
     stage = make()
-    for column in stage.needs():
+    for column in stage._required_columns():
         queries = frame([("a b c", "d", 1.0)]).drop(columns=column)
         with pytest.raises(pt.validate.InputValidationError, match=f"'{column}'"):
             stage(queries)
@@ -246,7 +246,7 @@ def test_missing_columns_are_named(make):
 @each_filter
 def test_values_that_are_no_strings_are_named(make):
     stage = make()
-    for column in set(stage.needs()) - {"score"}:
+    for column in set(stage._required_columns()) - {"score"}:
         queries = frame([("a b", "d", 1.0), ("c d", "d", 1.0)])
         queries[column] = pd.Series([queries[column].iloc[0], None], dtype=object).values
         with pytest.raises(ValueError, match=f"{column} must be a string"):

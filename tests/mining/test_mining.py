@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyterrier_inpars._retrieval import clean
-from pyterrier_inpars.mining import FalseNegativeFilter, NegativeMiner
+from pyterrier_inpars.filtering import FalseNegativeFilter
+from pyterrier_inpars.mining import NegativeMiner
 from pyterrier_inpars.rerankers import BiEncoder
 
 EXAMPLES = ["qid", "query", "docno", "text", "label"]

@@ -1249,33 +1249,50 @@ def pairs(**options):
     "call, expected",
     [
         (
-            lambda: evaluation.without(TOPICS, "queries.jsonl"),
+            lambda: evaluation.exclude_fewshot_topics(TOPICS, "queries.jsonl"),
             Error("give SyntheticQueries, a Prompt or a frame", TypeError),
         ),
         (
-            lambda: evaluation.without(TOPICS, [{"qid": "1"}]),
+            lambda: evaluation.exclude_fewshot_topics(TOPICS, [{"qid": "1"}]),
             Error("give SyntheticQueries", TypeError),
         ),
         (
-            lambda: evaluation.without(TOPICS, None),
+            lambda: evaluation.exclude_fewshot_topics(TOPICS, None),
             Error("give SyntheticQueries.*not None", TypeError),
         ),
-        (lambda: evaluation.without(TOPICS, TWO), Error("a frame of qid or query", TypeError)),
-        (lambda: evaluation.without([], PROMPT), Error("a DataFrame is needed", TypeError)),
-        (lambda: evaluation.without(TWO, PROMPT), Error("missing_columns=.'qid'", MISSING)),
         (
-            lambda: evaluation.without(TOPICS.assign(qid=[1, 2]), TOPICS),
+            lambda: evaluation.exclude_fewshot_topics(TOPICS, TWO),
+            Error("a frame of qid or query", TypeError),
+        ),
+        (
+            lambda: evaluation.exclude_fewshot_topics([], PROMPT),
+            Error("a DataFrame is needed", TypeError),
+        ),
+        (
+            lambda: evaluation.exclude_fewshot_topics(TWO, PROMPT),
+            Error("missing_columns=.'qid'", MISSING),
+        ),
+        (
+            lambda: evaluation.exclude_fewshot_topics(TOPICS.assign(qid=[1, 2]), TOPICS),
             Error(f"qid {NO_STRING} 1"),
         ),
         (
-            lambda: evaluation.without(TOPICS, TOPICS.assign(qid=[1, 2])),
+            lambda: evaluation.exclude_fewshot_topics(TOPICS, TOPICS.assign(qid=[1, 2])),
             Error(f"qid {NO_STRING} 1"),
         ),
-        (lambda: evaluation.without(TOPICS, TOPICS), Error("shown each of the 2 topics")),
-        (lambda: list(evaluation.without(TOPICS, TOPICS[:1])["qid"]), ["2"]),
-        (lambda: list(evaluation.without(TOPICS.set_axis([7, 7]), TOPICS[:1])["qid"]), ["2"]),
-        (lambda: list(evaluation.without(TOPICS, TOPICS[:0])["qid"]), ["1", "2"]),
-        (lambda: list(evaluation.without(TOPICS, PROMPT)["qid"]), ["1", "2"]),
+        (
+            lambda: evaluation.exclude_fewshot_topics(TOPICS, TOPICS),
+            Error("shown each of the 2 topics"),
+        ),
+        (lambda: list(evaluation.exclude_fewshot_topics(TOPICS, TOPICS[:1])["qid"]), ["2"]),
+        (
+            lambda: list(
+                evaluation.exclude_fewshot_topics(TOPICS.set_axis([7, 7]), TOPICS[:1])["qid"]
+            ),
+            ["2"],
+        ),
+        (lambda: list(evaluation.exclude_fewshot_topics(TOPICS, TOPICS[:0])["qid"]), ["1", "2"]),
+        (lambda: list(evaluation.exclude_fewshot_topics(TOPICS, PROMPT)["qid"]), ["1", "2"]),
         (lambda: evaluation.JudgedOnly(None), Error("a DataFrame is needed", TypeError)),
         (lambda: evaluation.JudgedOnly(TOPICS), Error("missing_columns=.'docno'", MISSING)),
         (lambda: evaluation.JudgedOnly(QRELS.assign(qid=1)), Error(f"qid {NO_STRING} ")),

@@ -11,19 +11,19 @@ class Keep(Stage):
     def __init__(self, k, least=1, most=None, *, field="text"):
         self.k, self.least, self.most, self.field = k, least, most, field
 
-    def needs(self):
+    def _required_columns(self):
         return ["docno", self.field]
 
-    def gives(self, columns):
+    def _output_columns(self, columns):
         return [*columns, "kept"]
 
-    def run(self, inp):
+    def _transform(self, inp):
         assert len(inp) and list(inp.index) == list(range(len(inp)))
         return inp.assign(kept=True)
 
 
 class Bare(Stage):
-    def needs(self):
+    def _required_columns(self):
         return []
 
 

@@ -32,13 +32,13 @@ from pyterrier_inpars import (
     StaticPrompt,
     SyntheticQueries,
     cli,
+    evaluation,
     load_prompt,
     load_reranker,
     prompt_names,
 )
 from pyterrier_inpars.datasets import BeirFolder, collection, published
 from pyterrier_inpars.datasets import toolkit_files as formats
-from pyterrier_inpars.evaluation import without
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 pisa = pytest.importorskip("pyterrier_pisa")
@@ -188,7 +188,7 @@ def test_few_shot_topics_left_in_the_evaluation(tmp_path, llm):
         DOCUMENTS.head(3).to_dict("records")
     )
     loaded = pt.Artifact.load(str(stored.path))  # the topics travel with the queries
-    assert list(without(topics, loaded)["qid"]) == ["3"]
+    assert list(evaluation.exclude_fewshot_topics(topics, loaded)["qid"]) == ["3"]
 
 
 def test_score_offset_in_float32_that_ties_bm25s_order():

@@ -27,10 +27,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writer import SETTINGS, Writer, corpus, files, index, rows
 
+from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import Stage, check_strings
 from pyterrier_inpars.datasets import published
 from pyterrier_inpars.datasets._download import DownloadError
-from pyterrier_inpars.evaluation import without
+from pyterrier_inpars.evaluation import exclude_fewshot_topics
 from pyterrier_inpars.queries import _resume as ledger
 from pyterrier_inpars.queries import _shards as shards
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -71,15 +72,15 @@ def test_metadata(tmp_path):
     assert known["settings"] == {k: v for k, v in SETTINGS.items() if k != "versions"}
     assert known["versions"] == [{"from_shard": 0, "packages": {"torch": "1"}}]
     assert [s["documents"] for s in known["shards"]] == [6, 6]
-    mark = ledger.Mark()
+    mark = StreamFingerprint()
     for document in corpus(12):
-        mark = mark.after(document["docno"], document["text"])
+        mark = mark.extended(document["docno"], document["text"])
     assert known["fingerprint"] == mark.fingerprint == known["shards"][-1]["fingerprint"]
 
 
 def test_fingerprint_tells_field_boundaries():
-    assert ledger.Mark().after("a", "bc") != ledger.Mark().after("ab", "c")
-    assert ledger.Mark().after("a").after("b") != ledger.Mark().after("a", "b")
+    assert StreamFingerprint().extended("a", "bc") != StreamFingerprint().extended("ab", "c")
+    assert StreamFingerprint().extended("a").extended("b") != StreamFingerprint().extended("a", "b")
 
 
 @pytest.mark.parametrize("documents", [0, 4])
@@ -272,10 +273,10 @@ def test_changed_packages(tmp_path):
 
 def test_two_generators(tmp_path):
     class Both(Stage):
-        def needs(self):
+        def _required_columns(self):
             return ["docno", "text"]
 
-        def run(self, inp):
+        def _transform(self, inp):
             return pd.concat([Writer()(inp), Writer(settings={"model": "other"})(inp)])
 
     with pytest.raises(ValueError, match="two generators .*\n  model: was 'none', is 'other'"):
@@ -304,10 +305,10 @@ def test_stages_around_the_generator(tmp_path):
 class Dropper(Stage):
     """Drops the queries of the first twelve documents: whole batches."""
 
-    def needs(self):
+    def _required_columns(self):
         return ["docno"]
 
-    def run(self, inp):
+    def _transform(self, inp):
         return inp[inp.docno.astype(int) >= 12]
 
 
@@ -320,8 +321,8 @@ def test_generator_in_small_batches_and_lazy_stages(tmp_path):
                 yield from super().transform_iter([document])
 
     class Slices(Writer):
-        def run(self, inp):
-            return pd.concat([Writer.run(self, inp[i : i + 1]) for i in range(len(inp))])
+        def _transform(self, inp):
+            return pd.concat([Writer._transform(self, inp[i : i + 1]) for i in range(len(inp))])
 
     whole = index(tmp_path / "whole", corpus(20), Writer([1, 0, 2]), batch=5)
     for kind in (Lazy, Slices):
@@ -630,9 +631,9 @@ def test_artifacts_of_the_first_version_are_read(tmp_path):
     """Written out as version 0.1 of the format, whose shards need not have our compressed bytes."""
     text = "".join(json.dumps(row) + "\n" for row in rows(3)).encode()
     data = gzip.compress(text, 1, mtime=7)
-    mark = ledger.Mark()
+    mark = StreamFingerprint()
     for row in rows(3):
-        mark = mark.after(*row.values())
+        mark = mark.extended(*row.values())
     manifest = {
         "type": "synthetic_queries",
         "format": "inpars",
@@ -724,9 +725,9 @@ def test_a_bad_document_costs_nothing_done(tmp_path):
 
 
 class Checking(Writer):
-    def run(self, inp):
+    def _transform(self, inp):
         check_strings(inp, "text")
-        return super().run(inp)
+        return super()._transform(inp)
 
 
 def test_signals_between_any_two_steps(tmp_path):
@@ -973,14 +974,16 @@ def test_admit_without_a_ledger():
 
 def test_text_field():
     frame = pd.DataFrame(corpus(3)).rename(columns={"text": "body"})
-    open_ledger = ledger.Ledger("any", stored=[ledger.Mark().after("0", "document 0")])
+    open_ledger = ledger.ResumeState(
+        "any", stored=[StreamFingerprint().extended("0", "document 0")]
+    )
     with ledger.opened(open_ledger):
         assert [*ledger.admit(frame, {}, "body").docno] == ["1", "2"]
 
 
 def test_ledger_is_open_only_inside_its_block():
     frame = pd.DataFrame(corpus(3))
-    outer, inner = ledger.Ledger("outer"), ledger.Ledger("inner")
+    outer, inner = ledger.ResumeState("outer"), ledger.ResumeState("inner")
     with ledger.opened(outer):
         ledger.admit(frame, {})
         with pytest.raises(KeyError), ledger.opened(inner):
@@ -1096,7 +1099,7 @@ def test_published_queries(web, tmp_path):
         "url": web.home + V1,
         "sha256": hashlib.sha256(jsonl(PUBLISHED)).hexdigest(),
     }
-    assert queries.topics_shown.empty
+    assert queries.fewshot_topics.empty
     before = files(queries.path)
     shutil.rmtree(tmp_path / "home" / "inpars" / "downloads")
     web.files.clear()
@@ -1162,9 +1165,9 @@ def test_the_topics_shown_travel_with_the_queries(tmp_path):
     topics = [{"qid": "1", "query": "a b"}, {"qid": "2", "query": "c"}]
     writer = Writer(settings=SETTINGS | {"fewshot_topics": topics})
     queries = index(tmp_path / "shown", corpus(3), writer)
-    assert queries.topics_shown.to_dict("records") == topics
-    left = without(pd.DataFrame({"qid": ["1", "3"], "query": ["x", "y"]}), queries)
+    assert queries.fewshot_topics.to_dict("records") == topics
+    left = exclude_fewshot_topics(pd.DataFrame({"qid": ["1", "3"], "query": ["x", "y"]}), queries)
     assert left["qid"].tolist() == ["3"]
     for none in (index(tmp_path / "none", corpus(3)), SyntheticQueries(tmp_path / "rows")):
         none.built() or none.index(rows(2))
-        assert list(none.topics_shown.columns) == ["qid", "query"] and none.topics_shown.empty
+        assert list(none.fewshot_topics.columns) == ["qid", "query"] and none.fewshot_topics.empty

@@ -1,4 +1,4 @@
-"""ScoreSum against the sum of z-scores written out."""
+"""ScoreFusion against the sum of z-scores written out."""
 
 import math
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pyterrier_inpars.rerankers.fusion import ScoreSum
+from pyterrier_inpars.rerankers.fusion import ScoreFusion
 
 SCORE = st.sampled_from([-3.0, -1.5, 0.0, 0.1, 2.0, 40.0])
 ROWS = st.lists(
@@ -46,7 +46,7 @@ def z(scores):
 def test_sum(rows, weights):
     inp = frame(rows)
     inp.index = [5] * len(inp)
-    out = ScoreSum(Scores(), weights)(inp)
+    out = ScoreFusion(Scores(), weights)(inp)
     expected = {}
     for qid in {row[0] for row in rows}:
         of_query = [row for row in rows if row[0] == qid]
@@ -65,13 +65,13 @@ def test_scales_do_not_matter():
     rng = np.random.default_rng(0)
     inp = frame([("a", str(i), *rng.normal(size=2)) for i in range(20)])
     other = inp.assign(score=inp["score"] * 30 + 8, given=inp["given"] * 0.01 - 90)
-    found, again = (ScoreSum(Scores())(f)["score"] for f in (inp, other))
+    found, again = (ScoreFusion(Scores())(f)["score"] for f in (inp, other))
     np.testing.assert_allclose(sorted(found), sorted(again), atol=1e-9)
 
 
 def test_documents_that_the_reranker_drops_are_dropped():
     inp = frame([("a", str(i), float(i), -float(i)) for i in range(6)])
-    out = ScoreSum(Scores() % 4, (1, 0))(inp)
+    out = ScoreFusion(Scores() % 4, (1, 0))(inp)
     assert sorted(out["docno"]) == list("0123")
     first = dict(zip(map(str, range(6)), z([float(i) for i in range(6)]), strict=True))
     assert list(out["score"]) == pytest.approx([first[d] for d in out["docno"]])
@@ -80,23 +80,23 @@ def test_documents_that_the_reranker_drops_are_dropped():
 def test_wrong_input():
     inp = frame([("a", "1", 1.0, 1.0), ("a", "2", 2.0, 1.0)])
     with pytest.raises(ValueError, match="document '1' stands twice for qid 'a'"):
-        ScoreSum(Scores())(inp.assign(docno="1"))
+        ScoreFusion(Scores())(inp.assign(docno="1"))
     for column, value in (("score", np.nan), ("given", -np.inf)):
         broken = inp.copy()
         broken.loc[1, column] = value
         with pytest.raises(ValueError, match=r"number.* at qid 'a', docno '2'"):
-            ScoreSum(Scores())(broken)
+            ScoreFusion(Scores())(broken)
     for column in ("qid", "docno", "score", "given"):
         with pytest.raises(pt.validate.InputValidationError, match=f"'{column}'"):
-            ScoreSum(Scores())(inp.drop(columns=column))
+            ScoreFusion(Scores())(inp.drop(columns=column))
     for weights in ((1,), (1, 2, 3), (1, float("nan")), ("1", 1), 5):
         with pytest.raises(ValueError, match="weights must be"):
-            ScoreSum(Scores(), weights)
+            ScoreFusion(Scores(), weights)
 
 
 def test_empty():
-    out = ScoreSum(Scores())(frame([]))
+    out = ScoreFusion(Scores())(frame([]))
     assert list(out.columns) == ["qid", "docno", "given", "text", "score", "rank"]
 
 
-TestScoreSum = pt.testing.transformer_test_class(lambda: ScoreSum(Scores()))
+TestScoreSum = pt.testing.transformer_test_class(lambda: ScoreFusion(Scores()))

@@ -21,7 +21,7 @@ from pyterrier_inpars import (
 )
 from pyterrier_inpars.backends import huggingface
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
-from pyterrier_inpars.mining import FalseNegativeFilter
+from pyterrier_inpars.filtering import FalseNegativeFilter
 from pyterrier_inpars.prompts.templates import truncate
 from pyterrier_inpars.rerankers.query_likelihood import QueryLikelihood
 
@@ -84,7 +84,7 @@ def test_every_kind_of_model_scores_as_it_does_alone(any_model):
 def test_masks_are_not_left_out_where_they_can_be_given(any_model):
     scorer = likelihood(any_model)
     scorer(results(4))
-    assert scorer._backend._takes_masks == (
+    assert scorer._backend._supports_masks == (
         not any_model.rsplit("/", 1)[-1].startswith(("b", "ma"))
     )
 

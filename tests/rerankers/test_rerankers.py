@@ -26,7 +26,7 @@ from pyterrier_inpars.rerankers import (
     load_reranker,
     monot5,
 )
-from pyterrier_inpars.rerankers._first_token import first_word
+from pyterrier_inpars.rerankers._first_token import first_token
 from pyterrier_inpars.rerankers.base import like_length
 
 pytestmark = [
@@ -526,7 +526,7 @@ class TestMonoT5:
                 return network(**batch, use_cache=False).logits[:, 0], counter.get_total_flops()
 
         full, before = said()
-        with first_word(network, words) as columns:
+        with first_token(network, words) as columns:
             few, during = said()
         again, after = said()
         torch.testing.assert_close(few[:, columns], full[:, words], atol=1e-5, rtol=1e-5)
@@ -537,7 +537,7 @@ class TestMonoT5:
         keys_and_values = 2 * 2 * 4 * 20 * (32 * 3 * 8) * config.num_layers
         others = 2 * 4 * 32 * (50 - 2)
         assert before - during > 0.7 * (keys_and_values + others)
-        with torch.autocast("cpu", torch.bfloat16), first_word(network, words) as columns:
+        with torch.autocast("cpu", torch.bfloat16), first_token(network, words) as columns:
             rough, _ = said()
         torch.testing.assert_close(rough[:, columns].float(), full[:, words], atol=0.1, rtol=0.1)
 
@@ -548,7 +548,7 @@ class TestMonoT5:
         bart = AutoModelForSeq2SeqLM.from_pretrained(tiny.tiny_bart(tmp_path / "bart"))
         int8 = MonoT5(models[MonoT5], dtype="int8").network
         for network in (bart, int8):
-            with first_word(network, [7, 3]) as columns:
+            with first_token(network, [7, 3]) as columns:
                 changed = {type(m) for m in network.modules() if "forward" in vars(m)}
             assert (network is bart) == (not changed)
             assert columns == ([7, 3] if network is bart else [0, 1])
