@@ -6,7 +6,6 @@ and renamed when it is whole.
 
 import codecs
 import csv
-import io
 import json
 import math
 import re
@@ -15,13 +14,13 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._files import atomic_text, plain
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
 from pyterrier_inpars.training.examples import check_examples, check_negatives
 
@@ -109,7 +108,7 @@ def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Pat
     """
     if isinstance(rows, pd.DataFrame):
         rows = rows.to_dict("records")
-    with _writing(path) as out:
+    with atomic_text(path) as out:
         for number, row in enumerate(rows, start=1):
             at = f"row {number} (qid {row.get('qid')!r})"
             record = {name: value for name, value in row.items() if not _missing(value)}
@@ -179,7 +178,7 @@ def write_triples(examples: pd.DataFrame, path: str | Path) -> None:
             f"{alone} of {len(positives)} positives have no negative and are in no triple",
             stacklevel=2,
         )
-    with _writing(path) as out:
+    with atomic_text(path) as out:
         writer = csv.writer(out, delimiter="\t", lineterminator="\n")
         for qid, query, positive in positives.itertuples(index=False):
             for negative in negatives.get(qid, []):
@@ -291,7 +290,7 @@ def write_run(results: pd.DataFrame, path: str | Path, name: str = "pyterrier") 
     check_columns(results, *columns, "score")
     check_strings(results, "qid", "docno")
     scores = as_numbers(results, "score").tolist()
-    with _writing(path) as out:
+    with atomic_text(path) as out:
         rows = results[columns].itertuples(index=False, name=None)
         for (qid, docno, rank), score in zip(rows, scores, strict=True):
             if len(f"{qid} {docno}".split()) != 2:
@@ -344,13 +343,6 @@ def as_id(value: object, name: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{where}: {name} must be a string or a whole number, not {value!r}")
     return value
-
-
-def plain(value: Any) -> Any:
-    """What JSON can hold, for the numbers and arrays of NumPy and torch."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{value!r} ({type(value).__name__}) has no form in JSON")
 
 
 def _name(column: str, record: dict[str, Any]) -> str | None:
@@ -437,14 +429,3 @@ def read_lines(path: str | Path, may_be_empty: bool = False) -> Iterator[tuple[s
             raise ValueError(f"{path}: is damaged after line {number}: {error}") from error
     if empty and not may_be_empty:
         raise ValueError(f"{path}: is empty")
-
-
-@contextmanager
-def _writing(path: str | Path) -> Iterator[IO[str]]:
-    """Opens a text file that is there when it is whole, or not at all."""
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pt.io.finalized_autoopen(str(path), "b") as file:
-        out = io.TextIOWrapper(cast(IO[bytes], file), encoding="utf-8", newline="")
-        yield out
-        out.detach()

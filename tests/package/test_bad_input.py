@@ -1188,7 +1188,7 @@ def test_tables(tmp_path, content, expected):
         ),
         (
             lambda p: formats.write_queries([{"docno": "1", "query": "a", "x": object()}], p),
-            Error("cannot write row 1.*no form in JSON"),
+            Error("cannot write row 1.*cannot be written as JSON"),
         ),
         (lambda p: formats.write_run(queries(), p), Error("missing_columns=.'rank'", MISSING)),
         (

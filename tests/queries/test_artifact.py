@@ -1,4 +1,4 @@
-"""SyntheticQueries and its ledger, with a stage that stands for the LLM."""
+"""SyntheticQueries and its state, with a stage that stands for the LLM."""
 
 import contextlib
 import functools
@@ -32,7 +32,7 @@ from pyterrier_inpars._stage import Stage, check_strings
 from pyterrier_inpars.datasets import published
 from pyterrier_inpars.datasets._download import DownloadError
 from pyterrier_inpars.evaluation import exclude_fewshot_topics
-from pyterrier_inpars.queries import _resume as ledger
+from pyterrier_inpars.queries import _resume as resume
 from pyterrier_inpars.queries import _shards as shards
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
@@ -387,7 +387,7 @@ def test_same_document_twice(tmp_path):
         ({"text": None}, "text must be a string, but is None at qid 'q1'"),
         ({"docno": 1}, "docno must be a string, but is 1 at qid 'q1'"),
         ({"query": float("nan")}, "query must be a string, but is nan"),
-        ({"more": pd.Timestamp(0)}, "cannot store qid 'q1': .*Timestamp.* has no form in JSON"),
+        ({"more": pd.Timestamp(0)}, "cannot store qid 'q1': .*Timestamp.* cannot be written as JSON"),
         ({"text": "half \ud800"}, "'q1' holds text that is not Unicode"),
         ({"more": "half \ud800"}, "cannot store qid 'q1'.*surrogates"),
     ],
@@ -740,7 +740,7 @@ def test_signals_between_any_two_steps(tmp_path):
 
         def trace(frame, event, arg):
             nonlocal left
-            if not frame.f_code.co_filename.endswith(("shards.py", "artifacts.py", "ledger.py")):
+            if not frame.f_code.co_filename.endswith(("_shards.py", "artifact.py", "_resume.py")):
                 return None
             if event == "line" and frame.f_code.co_name not in ("keep", "writing", "_index"):
                 left -= 1
@@ -963,45 +963,45 @@ def test_arrays_are_stored_as_lists(tmp_path):
     assert stored["log_probs"] == [-0.5, -1.0] and stored["score"] == float(np.float32(0.1))
 
 
-# The ledger
+# The state
 
 
 def test_admit_without_a_ledger():
     frame = pd.DataFrame(corpus(3))
-    assert ledger.admit(frame, SETTINGS) is frame
+    assert resume.pending_documents(frame, SETTINGS) is frame
     assert len(Writer()(frame)) == 3
 
 
 def test_text_field():
     frame = pd.DataFrame(corpus(3)).rename(columns={"text": "body"})
-    open_ledger = ledger.ResumeState(
-        "any", stored=[StreamFingerprint().extended("0", "document 0")]
-    )
-    with ledger.opened(open_ledger):
-        assert [*ledger.admit(frame, {}, "body").docno] == ["1", "2"]
+    state = resume.ResumeState("any", shard_ends=[StreamFingerprint().extended("0", "document 0")])
+    with resume.activated(state):
+        assert [*resume.pending_documents(frame, {}, "body").docno] == ["1", "2"]
 
 
 def test_ledger_is_open_only_inside_its_block():
     frame = pd.DataFrame(corpus(3))
-    outer, inner = ledger.ResumeState("outer"), ledger.ResumeState("inner")
-    with ledger.opened(outer):
-        ledger.admit(frame, {})
-        with pytest.raises(KeyError), ledger.opened(inner):
-            ledger.admit(frame, {})
+    outer, inner = resume.ResumeState("outer"), resume.ResumeState("inner")
+    with resume.activated(outer):
+        resume.pending_documents(frame, {})
+        with pytest.raises(KeyError), resume.activated(inner):
+            resume.pending_documents(frame, {})
             raise KeyError
-        thread = threading.Thread(target=ledger.admit, args=(frame, {"model": "another"}))
+        thread = threading.Thread(
+            target=resume.pending_documents, args=(frame, {"model": "another"})
+        )
         thread.start()
         thread.join()
-        ledger.admit(frame, {})
-    ledger.admit(frame, {"model": "another"})
-    assert (outer.seen.documents, inner.seen.documents) == (6, 3)
+        resume.pending_documents(frame, {})
+    resume.pending_documents(frame, {"model": "another"})
+    assert (outer.position.documents, inner.position.documents) == (6, 3)
 
 
 def test_index_leaves_no_ledger_open(tmp_path):
     index(tmp_path / "a", corpus(3))
     with pytest.raises(KeyboardInterrupt):
         index(tmp_path / "b", corpus(3), Writer(fail_at="1"))
-    assert copy_context().get(ledger._open) is None
+    assert copy_context().get(resume._active) is None
 
 
 def test_threads_index_side_by_side(tmp_path):

@@ -1,0 +1,94 @@
+"""Atomic writes of files, and conversion of NumPy and torch values to JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import pyterrier as pt
+
+
+@contextmanager
+def atomic_file(
+    path: str | os.PathLike[str], *, compress: bool = True, durable: bool = False
+) -> Iterator[IO[bytes]]:
+    """Opens a binary file that takes its name only when the block ends without an error.
+
+    The data goes to a temporary file ``NAME.PID.part`` in the same folder, which is then renamed.
+    An error removes the temporary file and leaves an earlier file as it was. A killed process may
+    leave the temporary file behind.
+
+    Args:
+        path: File to write. Missing parent folders are created.
+        compress: Whether a name that ends in ``.gz``, ``.bz2`` or ``.lz4`` selects compression.
+        durable: Whether file and folder are flushed to disk (``fsync``), so that the file survives
+            a power failure once the block has ended.
+
+    Yields:
+        The temporary file, open for writing.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # pt.io.finalized_open makes files writable for everyone, and autoopen needs the suffix last.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part{path.suffix if compress else ''}")
+    try:
+        with (pt.io.autoopen if compress else open)(str(part), "wb") as out:
+            yield out
+        if durable:
+            _sync(part, os.O_RDWR)
+        os.replace(part, path)
+        if durable and os.name == "posix":
+            _sync(path.parent, os.O_RDONLY)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+
+
+@contextmanager
+def atomic_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """Opens a UTF-8 text file as `atomic_file` does; line ends are written unchanged."""
+    with atomic_file(path) as file:
+        out = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield out
+        out.detach()
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, durable: bool = False) -> None:
+    """Writes a file of exactly these bytes, uncompressed; see `atomic_file`."""
+    with atomic_file(path, compress=False, durable=durable) as out:
+        out.write(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file in UTF-8, uncompressed; see `atomic_file`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes a JSON file, indented by two spaces; see `atomic_file`."""
+    write_text(path, json.dumps(value, indent=2, default=plain) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Converts NumPy and torch numbers and arrays to Python's; for ``json.dumps(default=plain)``.
+
+    Raises:
+        TypeError: ``value`` is of another type.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON")
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
