@@ -22,7 +22,7 @@ from more_itertools import chunked
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import check_strings, positive_int
 from pyterrier_inpars.filtering import WholeSetFilter
-from pyterrier_inpars.queries._resume import ResumeState, current, opened
+from pyterrier_inpars.queries._resume import ResumeState, activated, active_state
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 Pipeline = pt.Transformer | Callable[[], pt.Transformer]
@@ -87,15 +87,15 @@ def index(
     size = max([100, *sizes]) if batch_size is None else positive_int("batch_size", batch_size)
 
     def rows() -> Generator[dict[str, Any]]:
-        ledger = current()
-        assert ledger is not None  # the artifact opens it
-        batches = _batches(corpus, size, text_field, ledger)
+        state = active_state()
+        assert state is not None  # the artifact opens it
+        batches = _batches(corpus, size, text_field, state)
         for part, made in _run(ray, pipeline, _generate, batches, workers, num_cpus, num_gpus):
             if made is not None:
-                ledger.admits = True
-                ledger.describe(made[1])
+                state.by_document = True
+                state.check_settings(made[1])
             for record in part.records:
-                ledger.note(record["docno"], record[text_field])
+                state.add_document(record["docno"], record[text_field])
             if made is not None:
                 yield from made[0]
 
@@ -182,7 +182,7 @@ class _Part:
 
 
 def _batches(
-    corpus: Iterable[dict[str, Any]], size: int, text_field: str, ledger: ResumeState
+    corpus: Iterable[dict[str, Any]], size: int, text_field: str, state: ResumeState
 ) -> Generator[_Part]:
     """The corpus. A worker gets the first batch in any case, and tells the settings."""
     end = 0
@@ -191,7 +191,7 @@ def _batches(
         pt.validate.columns(frame, includes=["docno", text_field])
         check_strings(frame, "docno", text_field)
         first, end = end + 1, end + len(records)
-        wanted = [ledger.wants(number) for number in range(first, end + 1)]
+        wanted = [state.is_pending(number) for number in range(first, end + 1)]
         work = (records, wanted, text_field) if first == 1 or any(wanted) else ()
         docnos = f"{records[0]['docno']!r} to {records[-1]['docno']!r}"
         yield _Part(f"documents {first:,} to {end:,} ({docnos})", work, records)
@@ -212,34 +212,34 @@ def _by_query(frame: pd.DataFrame, size: int) -> Generator[_Part]:
 
 
 class _Wanted(ResumeState):
-    """A ledger for one batch, in a worker, which is told what documents are still to be done."""
+    """Resume state of one batch in a worker, which gets the pending documents from the driver."""
 
     wanted: list[bool]
 
-    def note(self, *fields: str) -> bool:
+    def add_document(self, *fields: str) -> bool:
         """Enters one document; tells whether it is still to be done."""
-        self.seen = self.seen.extended(*fields)
-        return self.wanted[self.seen.documents - 1 : self.seen.documents] == [True]
+        self.position = self.position.extended(*fields)
+        return self.wanted[self.position.documents - 1 : self.position.documents] == [True]
 
 
 def _generate(
     pipeline: pt.Transformer, records: list[dict[str, Any]], wanted: list[bool], text_field: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows that a pipeline makes of a batch, and the generator's settings."""
-    ledger, given = _Wanted("the artifact"), StreamFingerprint()
-    ledger.wanted = wanted
-    with opened(ledger):
+    state, given = _Wanted("the artifact"), StreamFingerprint()
+    state.wanted = wanted
+    with activated(state):
         rows = list(pipeline.transform_iter(records))
     for record in records:
         given = given.extended(record["docno"], record[text_field])
-    if ledger.settings is None:
+    if state.settings is None:
         raise ValueError(f"{pipeline!r} has no QueryGenerator; distributed.transform needs none")
-    if ledger.seen != given:
+    if state.position != given:
         raise ValueError(
             f"the generator in {pipeline!r} is not given the documents of the corpus, with their "
             f"{text_field!r}: apply the stages before it to the corpus, or say text_field"
         )
-    return rows, {**ledger.settings, "versions": ledger.packages}
+    return rows, {**state.settings, "versions": state.packages}
 
 
 def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from pyterrier_inpars.backends.base import Backend, Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
 from pyterrier_inpars.prompts.templates import Prompt, as_prompt, cut_to_fit, truncate
-from pyterrier_inpars.queries import _resume as ledger
+from pyterrier_inpars.queries import _resume as resume
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +167,7 @@ class QueryGenerator(Stage):
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "docno", self.text_field)
         columns = self._output_columns(list(inp.columns))
-        documents = ledger.admit(inp, self.settings(), self.text_field)
+        documents = resume.pending_documents(inp, self.settings(), self.text_field)
         rows = self._queries(documents[documents[self.text_field].str.strip() != ""])
         self.empty += len(documents) * self.num_queries - len(rows)
         return as_frame(rows, columns)

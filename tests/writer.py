@@ -8,7 +8,7 @@ import pandas as pd
 
 from pyterrier_inpars import SyntheticQueries
 from pyterrier_inpars._stage import Stage, with_columns
-from pyterrier_inpars.queries import _resume as ledger
+from pyterrier_inpars.queries import _resume as resume
 
 SETTINGS = {"model": "none", "generation": {"max_new_tokens": 64}, "versions": {"torch": "1"}}
 
@@ -32,7 +32,7 @@ class Writer(Stage):
 
     def _transform(self, inp):
         rows = []
-        for document in ledger.admit(inp, self.settings).to_dict("records"):
+        for document in resume.pending_documents(inp, self.settings).to_dict("records"):
             docno = document["docno"]
             if docno == self.fail_at:
                 raise KeyboardInterrupt

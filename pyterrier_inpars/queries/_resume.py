@@ -1,13 +1,13 @@
-"""Resume state: which documents of a corpus an earlier, interrupted ``index()`` has stored.
+"""Resume state: the documents of a corpus that earlier, interrupted runs of ``index()`` stored.
 
-``Compose.index`` feeds a corpus through the stages before it hands the rows to ``index()``, which
-therefore never sees the documents. So ``SyntheticQueries.index`` opens a `ResumeState`, and the
-stage that turns documents into queries passes each batch through `admit`, which adds every document
-to the resume state and returns those that no earlier run has stored. Without an open resume state,
-it returns all of them.
+``Compose.index`` feeds a corpus through the stages before it passes the rows to ``index()``, which
+therefore never sees the documents. ``SyntheticQueries.index`` activates a `ResumeState`, and the
+stage that turns documents into queries passes each batch through `pending_documents`. This function
+adds every document to the active state and returns the documents that no earlier run has stored.
+Without an active state, it returns all documents.
 
-Two rules hold for that stage: it admits a batch only when it has yielded all rows of the batch
-before, and it admits in the thread that indexes.
+That stage must follow two rules: it calls `pending_documents` for a batch only after it has yielded
+all rows of the previous batch, and it calls it in the thread that runs ``index()``.
 """
 
 import json
@@ -26,135 +26,153 @@ from pyterrier_inpars._fingerprint import StreamFingerprint, settings_difference
 
 @dataclass
 class ResumeState:
-    """The documents that pass in one run of ``index()``, against those stored by earlier runs.
+    """Compares the documents of one run of ``index()`` with those that earlier runs stored.
 
     Attributes:
-        name: what errors call the artifact.
-        stored: the places at which the parts that earlier runs have stored end, in order.
-        damaged: the numbers of the parts that must be made again, from 0.
-        complete: whether an earlier run has stored it to the end.
-        settings: how the queries are made; None until the first run says.
-        packages: the versions of packages that took part, None until the first run says.
-        seen: how far this run has come.
-        admits: whether a stage of this run passes its documents through `admit`.
-        again: the part of each document, by its first field, that is done again.
+        name: Name of the artifact in error messages.
+        shard_ends: Position in the corpus at which each stored shard ends, in order. The last one
+            may be the end of a partial shard.
+        damaged: Numbers of the shards to regenerate, from 0.
+        complete: Whether an earlier run reached the end of the corpus.
+        settings: Settings of the generator; None until the first run provides them.
+        packages: Package versions of the last run; None until the first run provides them.
+        position: Position of this run in the corpus.
+        by_document: Whether a stage of this run calls `pending_documents`. If none does, the rows
+            themselves are compared.
+        regenerating: Shard number of each document that belongs to a damaged shard, by docno.
     """
 
     name: str
-    stored: list[StreamFingerprint] = field(default_factory=list)
+    shard_ends: list[StreamFingerprint] = field(default_factory=list)
     damaged: set[int] = field(default_factory=set)
     complete: bool = False
     settings: dict[str, Any] | None = None
     packages: dict[str, str] | None = None
-    seen: StreamFingerprint = StreamFingerprint()
-    admits: bool = False
-    again: dict[str, int] = field(default_factory=dict)
-    _described: bool = False
+    position: StreamFingerprint = StreamFingerprint()
+    by_document: bool = False
+    regenerating: dict[str, int] = field(default_factory=dict)
+    _checked: bool = False
 
     @property
-    def done(self) -> StreamFingerprint:
-        """How far earlier runs have stored the stream."""
-        return self.stored[-1] if self.stored else StreamFingerprint()
+    def stored_position(self) -> StreamFingerprint:
+        """Position in the corpus up to which earlier runs stored the queries."""
+        return self.shard_ends[-1] if self.shard_ends else StreamFingerprint()
 
-    def describe(self, settings: dict[str, Any]) -> None:
-        """Takes note of how the queries are made, which must not change while an artifact grows.
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """Checks the settings of the generator, which must be the same for all shards.
 
         Args:
-            settings: anything JSON can hold. The versions of packages, under ``versions``, are kept
-                apart: they may change from one run to the next, with a warning.
+            settings: JSON-serializable settings. Package versions, under the key ``versions``, are
+                compared separately: they may change between runs, with a warning.
 
         Raises:
-            ValueError: the settings differ from those known; the error names each difference.
+            ValueError: The settings differ from those of an earlier run, or of another generator
+                in this run. The error lists each difference.
         """
-        told = json.loads(json.dumps(settings))
-        packages = told.pop("versions", {})
-        if self.settings is not None and (other := settings_difference(self.settings, told)):
+        current = json.loads(json.dumps(settings))
+        packages = current.pop("versions", {})
+        if self.settings is not None and (
+            difference := settings_difference(self.settings, current)
+        ):
             raise ValueError(
-                f"two generators with different settings write to {self.name}:\n{other}\n"
-                "Give each an artifact of its own."
-                if self._described
-                else f"{self.name} was started with other settings:\n{other}\n"
-                "Go on with the settings it was started with, or index into another path."
+                f"two generators with different settings write to {self.name}:\n{difference}\n"
+                "Give each generator its own artifact."
+                if self._checked
+                else f"{self.name} was started with other settings:\n{difference}\n"
+                "Resume with the settings it was started with, or index into another path."
             )
         if (
-            not self._described
+            not self._checked
             and self.packages
-            and (other := settings_difference(self.packages, packages))
+            and (difference := settings_difference(self.packages, packages))
         ):
-            warnings.warn(f"{self.name} goes on with other packages:\n{other}", stacklevel=2)
-        self.settings, self.packages, self._described = told, packages, True
+            warnings.warn(
+                f"{self.name} resumes with other package versions:\n{difference}", stacklevel=2
+            )
+        self.settings, self.packages, self._checked = current, packages, True
 
-    def note(self, *fields: str) -> bool:
-        """Enters one document; tells whether it is still to be done.
+    def add_document(self, *fields: str) -> bool:
+        """Adds the next document of the corpus.
+
+        Args:
+            *fields: Strings that identify the document; the first one is its docno.
+
+        Returns:
+            Whether the document is pending, that is, its queries must still be generated.
 
         Raises:
-            ValueError: the documents are not those of the earlier runs, or the artifact is complete
-                and this is one more.
+            ValueError: The documents differ from those of the earlier runs, or the artifact is
+                complete and the corpus has more documents.
         """
-        self.seen = self.seen.extended(*fields)
-        number = self.seen.documents
-        if self.complete and number > self.done.documents:
+        self.position = self.position.extended(*fields)
+        number = self.position.documents
+        if self.complete and number > self.stored_position.documents:
             raise ValueError(
-                f"{self.name} is complete with {self.done.documents:,} documents, and the corpus "
-                "has more: index into another path to take them in."
+                f"{self.name} is complete with {self.stored_position.documents:,} documents, but "
+                "the corpus has more: index into another path to include them"
             )
-        part = self._part(number)
-        if part < len(self.stored):
-            end = self.stored[part]
-            if number == end.documents and self.seen != end:
+        shard = self._shard(number)
+        if shard < len(self.shard_ends):
+            end = self.shard_ends[shard]
+            if number == end.documents and self.position != end:
                 raise ValueError(
                     f"the corpus is not the one that {self.name} was started with: its first "
                     f"{number:,} documents differ in identifier, text or order. Give the same "
                     "documents in the same order, or index into another path."
                 )
-            if part in self.damaged:
-                self.again[fields[0]] = part
-        return self.wants(number)
+            if shard in self.damaged:
+                self.regenerating[fields[0]] = shard
+        return self.is_pending(number)
 
-    def wants(self, number: int) -> bool:
-        """Whether a document, by its number in the stream from 1, is still to be done."""
-        part = self._part(number)
-        return part == len(self.stored) or part in self.damaged
+    def is_pending(self, number: int) -> bool:
+        """Returns whether the queries of a document must still be generated.
 
-    def _part(self, number: int) -> int:
-        return bisect_left(self.stored, number, key=lambda end: end.documents)
+        Args:
+            number: Position of the document in the corpus, from 1.
+        """
+        shard = self._shard(number)
+        return shard == len(self.shard_ends) or shard in self.damaged
+
+    def _shard(self, number: int) -> int:
+        return bisect_left(self.shard_ends, number, key=lambda end: end.documents)
 
 
-_open: ContextVar[ResumeState | None] = ContextVar("pyterrier_inpars_ledger", default=None)
+_active: ContextVar[ResumeState | None] = ContextVar("pyterrier_inpars_resume", default=None)
 
 
-def current() -> ResumeState | None:
-    """The ledger that is open in this thread."""
-    return _open.get()
+def active_state() -> ResumeState | None:
+    """Returns the resume state that is active in this thread, if any."""
+    return _active.get()
 
 
 @contextmanager
-def opened(ledger: ResumeState) -> Iterator[ResumeState]:
-    """Makes ``ledger`` the one that `admit` writes to, in this thread and until the block ends."""
-    token = _open.set(ledger)
+def activated(state: ResumeState) -> Iterator[ResumeState]:
+    """Makes a resume state the active one of this thread until the block ends."""
+    token = _active.set(state)
     try:
-        yield ledger
+        yield state
     finally:
-        _open.reset(token)
+        _active.reset(token)
 
 
-def admit(
+def pending_documents(
     documents: pd.DataFrame, settings: dict[str, Any], text_field: str = "text"
 ) -> pd.DataFrame:
-    """Enters documents into the open ledger and gives back those to make queries for, maybe none.
+    """Adds documents to the active resume state and returns those that are pending.
 
     Args:
-        documents: a frame with string columns ``docno`` and ``text_field``.
-        settings: how the queries are made; see `ResumeState.describe`.
-        text_field: the column that holds the text.
+        documents: Frame with the string columns ``docno`` and ``text_field``.
+        settings: Settings of the generator; see `ResumeState.check_settings`.
+        text_field: Name of the column with the document text.
 
     Returns:
-        The rows of ``documents`` that no earlier run has stored, their index unchanged.
+        The rows of ``documents`` whose queries must still be generated, perhaps none, with their
+        index unchanged.
     """
-    ledger = current()
-    if ledger is None:
+    state = active_state()
+    if state is None:
         return documents
-    ledger.admits = True
-    ledger.describe(settings)
+    state.by_document = True
+    state.check_settings(settings)
     fields = zip(documents["docno"], documents[text_field], strict=True)
-    return documents[[ledger.note(docno, text) for docno, text in fields]]
+    return documents[[state.add_document(docno, text) for docno, text in fields]]

@@ -199,19 +199,19 @@ class Writer:
         """How many documents up to a place are in no shard; negative if more than those are."""
         return upto.documents - self.manifest["documents"]
 
-    def add(self, row: dict[str, Any], ledger: ResumeState, shard_size: int) -> None:
+    def add(self, row: dict[str, Any], state: ResumeState, shard_size: int) -> None:
         """Takes a row into its shard, and first stores what it shows to be finished.
 
         All rows of a batch come before the next batch is admitted. So when a row comes and the
-        ledger has moved, every document that stood in it at the row before is finished.
+        state has moved, every document that stood in it at the row before is finished.
         """
         place, count = self._last
-        if ledger.seen != place:
-            upto = max(place, ledger.done)
+        if state.position != place:
+            upto = max(place, state.stored_position)
             self._finished = upto, count
-            self._mend(place, ledger)
+            self._mend(place, state)
             if self.missing(upto) >= shard_size:
-                self.store(upto, ledger)
+                self.store(upto, state)
         if not self.qids.add(row["qid"]):
             raise ValueError(
                 f"qid {row['qid']!r} came before: does the corpus hold document {row['docno']!r} "
@@ -221,30 +221,30 @@ class Writer:
             line = json.dumps(row, ensure_ascii=False, default=plain).encode() + b"\n"
         except (TypeError, UnicodeEncodeError) as error:
             raise ValueError(f"cannot store qid {row['qid']!r}: {error}") from error
-        number = ledger.again.get(row["docno" if ledger.admits else "qid"])
+        number = state.regenerating.get(row["docno" if state.by_document else "qid"])
         (self._lines if number is None else self._again.setdefault(number, [])).append(line)
-        self._last = ledger.seen, len(self._lines)
+        self._last = state.position, len(self._lines)
 
-    def end(self, ledger: ResumeState) -> None:
-        """Stores the rest, when all documents in the ledger are finished."""
-        self._mend(ledger.seen, ledger)
-        if ledger.seen < ledger.done:
+    def end(self, state: ResumeState) -> None:
+        """Stores the rest, when all documents in the state are finished."""
+        self._mend(state.position, state)
+        if state.position < state.stored_position:
             raise ValueError(
-                f"the corpus ended after {ledger.seen.documents:,} documents, but {ledger.name} "
-                f"has {ledger.done.documents:,}: give the same corpus again, or index into another "
-                "path"
+                f"the corpus ended after {state.position.documents:,} documents, but {state.name} "
+                f"has {state.stored_position.documents:,}: give the same corpus again, or index "
+                "into another path"
             )
-        if self.missing(ledger.seen):
-            self.store(ledger.seen, ledger)
-        if not ledger.complete:
+        if self.missing(state.position):
+            self.store(state.position, state)
+        if not state.complete:
             self._save(self.manifest)
             os.replace(self.folder / UNFINISHED, self.folder / COMPLETE)
 
-    def store(self, upto: StreamFingerprint, ledger: ResumeState) -> None:
+    def store(self, upto: StreamFingerprint, state: ResumeState) -> None:
         """Writes the open shard, which completes the documents up to a place, then the manifest."""
         name = _name(len(self.manifest["shards"]))
         entry = self._shard(name, self._lines, self.missing(upto), upto)
-        manifest, kept = self._with_account(ledger), self.manifest.get("open")
+        manifest, kept = self._with_account(state), self.manifest.get("open")
         manifest |= upto._asdict()
         manifest["queries"] += entry["queries"]
         manifest["shards"] = [*manifest["shards"], entry]
@@ -254,24 +254,24 @@ class Writer:
         self.qids.settle()
         self._lines = []
 
-    def keep(self, ledger: ResumeState) -> None:
+    def keep(self, state: ResumeState) -> None:
         """Writes the finished rows of the open shard, for the run that goes on.
 
         Not those of rows that no stage admits, since they must come again anyhow.
         """
-        upto, count = self._last if ledger.seen != self._last[0] else self._finished
-        if not ledger.admits or upto <= ledger.done or self.missing(upto) <= 0:
+        upto, count = self._last if state.position != self._last[0] else self._finished
+        if not state.by_document or upto <= state.stored_position or self.missing(upto) <= 0:
             return
         name = _open_name(len(self.manifest["shards"]), self.missing(upto))
         entry = self._shard(name, self._lines[:count], self.missing(upto), upto)
         kept = self.manifest.get("open")
-        self._save(self._with_account(ledger) | {"open": entry})
+        self._save(self._with_account(state) | {"open": entry})
         if kept:
             (self.folder / kept["file"]).unlink(missing_ok=True)
 
-    def _mend(self, upto: StreamFingerprint, ledger: ResumeState) -> None:
+    def _mend(self, upto: StreamFingerprint, state: ResumeState) -> None:
         """Writes the damaged shards whose documents up to a place have been done again."""
-        for number in sorted(ledger.damaged):
+        for number in sorted(state.damaged):
             if self.stored[number] > upto:
                 break
             old = self.manifest["shards"][number]
@@ -284,18 +284,20 @@ class Writer:
                     stacklevel=4,
                 )
                 shards = list(self.manifest["shards"])
-                shards[number] = entry | {"packages": ledger.packages}
+                shards[number] = entry | {"packages": state.packages}
                 queries = self.manifest["queries"] + entry["queries"] - old["queries"]
-                self._save(self.manifest | {"shards": shards, "queries": queries}, ledger.complete)
-            ledger.damaged.discard(number)
-            ledger.again = {docno: n for docno, n in ledger.again.items() if n != number}
+                self._save(self.manifest | {"shards": shards, "queries": queries}, state.complete)
+            state.damaged.discard(number)
+            state.regenerating = {
+                docno: n for docno, n in state.regenerating.items() if n != number
+            }
 
-    def _with_account(self, ledger: ResumeState) -> dict[str, Any]:
+    def _with_account(self, state: ResumeState) -> dict[str, Any]:
         """A new manifest that says how the open shard was made, without the rows kept of it."""
-        manifest = _without_open(self.manifest) | {"settings": ledger.settings}
+        manifest = _without_open(self.manifest) | {"settings": state.settings}
         versions = list(manifest["versions"])
-        if not versions or versions[-1]["packages"] != ledger.packages:
-            versions.append({"from_shard": len(manifest["shards"]), "packages": ledger.packages})
+        if not versions or versions[-1]["packages"] != state.packages:
+            versions.append({"from_shard": len(manifest["shards"]), "packages": state.packages})
         return manifest | {"versions": versions}
 
     def _shard(

@@ -15,7 +15,7 @@ from pyterrier_inpars._stage import positive_int, with_columns
 from pyterrier_inpars.datasets import published
 from pyterrier_inpars.datasets._download import download, file_sha256
 from pyterrier_inpars.queries import _shards as shards
-from pyterrier_inpars.queries._resume import ResumeState, opened
+from pyterrier_inpars.queries._resume import ResumeState, activated
 
 _NEEDS = ["qid", "query", "docno", "text"]
 
@@ -100,27 +100,27 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         with shards.writing(self.path, repr(self), must=not self.built()):
             manifest = self._manifest() or self._new_manifest()
             writer = shards.Writer(self.path, manifest)
-            ledger = ResumeState(
+            state = ResumeState(
                 name=repr(self),
-                stored=writer.stored,
+                shard_ends=writer.stored,
                 damaged=set(writer.faults),
                 complete=self.built(),
                 settings=manifest["settings"],
                 packages=manifest["versions"][-1]["packages"] if manifest["versions"] else None,
             )
             try:
-                with opened(ledger):
+                with activated(state):
                     for row in rows:
                         _check(row)
-                        if not ledger.admits:
-                            ledger.describe(settings)
-                            if not ledger.note(*(row[column] for column in _NEEDS)):
+                        if not state.by_document:
+                            state.check_settings(settings)
+                            if not state.add_document(*(row[column] for column in _NEEDS)):
                                 continue
-                        writer.add(row, ledger, self.shard_size)
-                writer.end(ledger)
+                        writer.add(row, state, self.shard_size)
+                writer.end(state)
             except BaseException as error:
                 with suppress(OSError):  # the disk may be full
-                    writer.keep(ledger)
+                    writer.keep(state)
                 if isinstance(error, KeyboardInterrupt):
                     kept = shards.documents_kept(writer.manifest)
                     print(

@@ -135,17 +135,21 @@ def test_parts_of_whole_queries(qids, size):
 def test_what_is_stored_is_not_handed_out():
     """But for the first batch, which tells the settings."""
     documents = [{"docno": str(n), "body": "x"} for n in range(20)]
-    ledger = ResumeState(
+    state = ResumeState(
         "any",
-        stored=[StreamFingerprint(5, "a"), StreamFingerprint(9, "b"), StreamFingerprint(14, "c")],
+        shard_ends=[
+            StreamFingerprint(5, "a"),
+            StreamFingerprint(9, "b"),
+            StreamFingerprint(14, "c"),
+        ],
         damaged={1},
     )
-    parts = list(distributed._batches(documents, 4, "body", ledger))
+    parts = list(distributed._batches(documents, 4, "body", state))
     wanted = [part.work[1] if part.work else None for part in parts]
     expected = [5 < n <= 9 or n > 14 for n in range(1, 21)]
     assert wanted == [expected[:4], expected[4:8], expected[8:12], expected[12:16], expected[16:]]
-    ledger.damaged = set()
-    parts = list(distributed._batches(documents, 4, "body", ledger))
+    state.damaged = set()
+    parts = list(distributed._batches(documents, 4, "body", state))
     assert [bool(part.work) for part in parts] == [True, False, False, True, True]
     assert [part.records for part in parts] == [documents[i : i + 4] for i in range(0, 20, 4)]
     assert parts[3].name == "documents 13 to 16 ('12' to '15')"

@@ -387,7 +387,10 @@ def test_same_document_twice(tmp_path):
         ({"text": None}, "text must be a string, but is None at qid 'q1'"),
         ({"docno": 1}, "docno must be a string, but is 1 at qid 'q1'"),
         ({"query": float("nan")}, "query must be a string, but is nan"),
-        ({"more": pd.Timestamp(0)}, "cannot store qid 'q1': .*Timestamp.* cannot be written as JSON"),
+        (
+            {"more": pd.Timestamp(0)},
+            "cannot store qid 'q1': .*Timestamp.* cannot be written as JSON",
+        ),
         ({"text": "half \ud800"}, "'q1' holds text that is not Unicode"),
         ({"more": "half \ud800"}, "cannot store qid 'q1'.*surrogates"),
     ],
