@@ -1,4 +1,12 @@
-"""Synthetic queries for neural rerankers, as a PyTerrier plugin."""
+"""Synthetic queries for neural rerankers, as a PyTerrier plugin.
+
+A language model writes queries for documents, filters drop the bad ones, hard negatives are mined,
+and a reranker is trained on the result. Each stage is a PyTerrier transformer or indexer. The
+stages are imported with the package, its submodules when they are first used.
+"""
+
+import importlib
+from types import ModuleType
 
 from pyterrier_inpars.datasets.lucene import LuceneIndex
 from pyterrier_inpars.filtering import (
@@ -31,7 +39,15 @@ from pyterrier_inpars.rerankers import (
 
 __version__ = "0.1.0"
 
+SUBMODULES = ("datasets", "demo", "distributed", "evaluation", "training")
+"""Submodules that ``from pyterrier_inpars import *`` imports, beside the stages."""
+
 __all__ = [
+    "datasets",
+    "demo",
+    "distributed",
+    "evaluation",
+    "training",
     "BiEncoder",
     "CopyFilter",
     "CrossEncoder",
@@ -55,3 +71,14 @@ __all__ = [
     "load_reranker",
     "prompt_names",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports a submodule when it is first used as an attribute of the package."""
+    if name in SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
