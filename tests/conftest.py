@@ -11,6 +11,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two programs with two threads each ar
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+pytest.register_assert_rewrite("bad_input")
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Networks this small only lose time to several threads."""

@@ -1,0 +1,137 @@
+"""Bad arguments and files of the commands."""
+
+import json
+import re
+
+import pytest
+import tiny_llm
+from bad_input import CORPUS, rows
+
+from pyterrier_inpars import cli
+
+pisa = pytest.importorskip("pyterrier_pisa")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    return tiny_llm.save(tmp_path_factory.mktemp("llm"), "llama")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, llm):
+    """Files for the commands; ``{name}`` in an argument is the path of one."""
+    home = tmp_path_factory.mktemp("cli")
+    contents = {
+        "corpus.jsonl": "".join(json.dumps(document) + "\n" for document in CORPUS),
+        "queries.jsonl": '{"doc_id": "d1", "text": "a", "query": "a b c", "score": -1}\n',
+        "half.jsonl": r'{"doc_id": "d1", "text": "a", "query": "a b \ud800", "score": -1}' + "\n",
+        "unscored.jsonl": '{"doc_id": "d1", "text": "a", "query": "a b c"}\n',
+        "blank.jsonl": '{"doc_id": "d1", "text": "a", "query": " "}\n',
+        "empty.jsonl": "",
+        "bad.jsonl": "{}\n",
+        "run": "1 Q0 d1 0 1.0 x\n1 Q0 d2 1 0.5 x\n",
+        "nan.run": "1 Q0 d1 0 nan x\n",
+        "qrels": "1 0 d1 1\n",
+        "huge.qrels": "1 0 d1 " + "9" * 30,
+        "topics.tsv": "1\tnoise\n",
+        "prompt.txt": "no field",
+        "list.yaml": "- a\n",
+    }
+    for name, content in contents.items():
+        (home / name).write_text(content)
+    (home / "latin.txt").write_bytes("é {document}".encode("latin-1"))
+    paths = {name: str(home / name) for name in [*contents, "latin.txt", "new", "nowhere"]}
+    return paths | {"llm": llm}
+
+
+GENERATE = "generate --base_model {llm} --prompt zero-shot --dataset {corpus.jsonl} --output {new}"
+
+
+FILTER = "filter --filter_strategy scores --output {new}"
+
+
+TRIP = "filter --filter_strategy round_trip --output {new} --input {queries.jsonl}"
+
+
+EVALUATE = "evaluate --run {run} --qrels {qrels}"
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    rows(
+        # click takes the last of an option that is given twice
+        ("other", 2, "No such command 'other'"),
+        ("generate", 2, "Missing option"),
+        (f"{GENERATE} --nonsense 1", 2, "No such option"),
+        (f"{GENERATE} --max_generations 0", 2, "Invalid value for '--max_generations'"),
+        (f"{GENERATE} --max_generations 1.5", 2, "Invalid value for '--max_generations'"),
+        (f"{GENERATE} --temperature hot", 2, "Invalid value for '--temperature'"),
+        (f"{GENERATE} --temperature nan", 1, "temperature must be a number, not nan"),
+        (f"{GENERATE} --temperature -1", 1, "temperature must be 0 .* not -1"),
+        (f"{GENERATE} --seed -1", 1, "seed must be a whole number of at least 0"),
+        (f"{GENERATE} --dataset {{nowhere}}", 1, "is no file or folder, none that ir_datasets"),
+        (f"{GENERATE} --dataset {{bad.jsonl}}", 1, "bad.jsonl, line 1: no column docno"),
+        (f"{GENERATE} --prompt other", 1, "there is no prompt 'other'"),
+        (f"{GENERATE} --prompt {{prompt.txt}}", 1, "holds it 0 times: 'no field'"),
+        (f"{GENERATE} --prompt {{latin.txt}}", 1, "latin.txt is not text in UTF-8"),
+        (f"{GENERATE} --prompt {{list.yaml}}", 2, "--prompt_name is needed"),
+        (f"{GENERATE} --prompt {{list.yaml}} --prompt_name x", 1, "must map names to prompts"),
+        (f"{GENERATE} --prompt few-shot", 1, "has no topics: give it a file"),
+        (f"{GENERATE} --base_model {{nowhere}}", 1, "no causal language model can be loaded"),
+        (f"{GENERATE} --output {{corpus.jsonl}}", 1, "is there already"),
+        (f"{FILTER} --input {{nowhere}}", 1, "No such file .*nowhere"),
+        (f"{FILTER} --input {{bad.jsonl}}", 1, "bad.jsonl, line 1: lacks doc_id"),
+        (f"{FILTER} --input {{empty.jsonl}}", 1, "empty.jsonl: is empty"),
+        (f"{FILTER} --input {{blank.jsonl}}", 1, "blank.jsonl has no queries"),
+        (f"{FILTER} --input {{unscored.jsonl}}", 1, "missing_columns=.'score'"),
+        (f"{FILTER} --input {{half.jsonl}}", 0, "1 of 1 queries"),
+        (f"{FILTER} --input {{queries.jsonl}} --keep_top_k 0", 2, "Invalid value for '--keep_top"),
+        (f"{TRIP}", 2, "--dataset is needed"),
+        (f"{TRIP} --dataset {{empty.jsonl}}", 1, "empty.jsonl has no documents to search"),
+        ("triples --input {bad.jsonl} --dataset {corpus.jsonl} --output {new}", 1, "lacks doc_id"),
+        ("train --output_dir {new}", 2, "either --triples or --pairs is needed"),
+        ("train --triples {nowhere} --output_dir {new}", 1, "nowhere|cannot load"),
+        ("rerank --model {llm} --input_run {run} --output_run {new}", 1, "which is no reranker"),
+        (f"{EVALUATE} --run {{nowhere}}", 1, "No such file .*nowhere"),
+        (f"{EVALUATE} --run {{nan.run}}", 1, "nan.run, line 1: must be .*not a number"),
+        (f"{EVALUATE} --run {{qrels}}", 1, "qrels, line 1: must be `qid Q0 docno rank score name`"),
+        (f"{EVALUATE} --qrels {{run}}", 1, "run, line 1: .* is no judgement"),
+        (f"{EVALUATE} --qrels {{huge.qrels}}", 1, "huge.qrels, line 1: .* is no judgement"),
+        (f"{EVALUATE} --qrels {{empty.jsonl}}", 1, "has no document for any topic"),
+        (f"{EVALUATE} --relevance_threshold 0", 1, "relevance_threshold must be a whole number"),
+        (f"{EVALUATE} --without {{queries.jsonl}}", 1, "has no fewshot_examples"),
+    ),
+)
+def test_commands(folder, capfd, tmp_path, arguments, code, message):
+    """One line on standard error, no traceback, no file left."""
+    new = str(tmp_path / "new.jsonl")
+    words = [
+        re.sub(r"\{(.*?)\}", lambda m: {**folder, "new": new}[m[1]], w) for w in arguments.split()
+    ]
+    try:
+        cli.main(words)
+        ended = 0
+    except SystemExit as end:
+        ended = end.code
+    out, err = capfd.readouterr()
+    assert ended == code and "Traceback" not in err
+    said = [line for line in err.splitlines() if line.startswith("pyterrier-inpars: ")]
+    assert re.search(message, "".join(said or [out]))
+    assert len(said) == (code != 0)
+    assert (tmp_path / "new.jsonl").exists() == (code == 0)
+
+
+def test_what_nobody_foresaw_is_one_line_too(folder, monkeypatch, capfd):
+    def fail(path):
+        raise AssertionError("impossible")
+
+    monkeypatch.setattr(cli.formats, "read_run", fail)
+    arguments = ["evaluate", "--run", "x", "--qrels", folder["qrels"]]
+    for more in ([], ["--debug"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main([*more, *arguments])
+        assert end.value.code == 1
+        *shown, last = capfd.readouterr().err.splitlines()
+        assert last == "pyterrier-inpars: AssertionError: impossible (--debug shows where)"
+        assert bool(shown) == bool(more)

@@ -1,0 +1,74 @@
+"""Bad input of the rerankers: models and numbers."""
+
+import re
+
+import pytest
+import tiny_llm
+from bad_input import (
+    BROKEN,
+    NOT_ONE_OR_MORE,
+    Error,
+    bm25_over_corpus,
+    broken_models,
+    gives,
+    queries,
+)
+
+from pyterrier_inpars import (
+    CrossEncoder,
+    MonoT5,
+    QueryLikelihood,
+    RerankTop,
+)
+from pyterrier_inpars.rerankers import load_reranker
+
+pisa = pytest.importorskip("pyterrier_pisa")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    return tiny_llm.save(tmp_path_factory.mktemp("llm"), "llama")
+
+
+@pytest.fixture(scope="module")
+def bm25(tmp_path_factory):
+    return bm25_over_corpus(tmp_path_factory.mktemp("index"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, llm):
+    return broken_models(tmp_path_factory.mktemp("models"), llm)
+
+
+@pytest.mark.parametrize("name", [*BROKEN, "no tokenizer", "garbage.gguf", "nowhere.gguf", "T5"])
+def test_no_language_model(models, name):
+    error = Error(
+        "no causal language model can be loaded from .*give a name on the Hugging Face hub"
+    )
+    gives(lambda: QueryLikelihood(models[name])(queries()), error)
+
+
+@pytest.mark.parametrize("name", [*BROKEN, "LLM"])
+def test_no_reranker(models, name):
+    error = Error("cannot load the model .*give the name of a model", OSError)
+    gives(lambda: MonoT5(models[name])(queries()), error)
+    gives(lambda: CrossEncoder(models[name])(queries()), error)
+    if name == "LLM":
+        error = Error("is a LlamaForCausalLM, which is no reranker")
+    if name != "no weights":  # which are not looked at yet
+        gives(lambda: load_reranker(models[name]), error)
+
+
+@pytest.mark.parametrize("value", NOT_ONE_OR_MORE)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bm25, k: RerankTop(bm25, k),
+    ],
+)
+def test_a_number_that_must_be_one_or_more(bm25, make, value):
+    gives(
+        lambda: make(bm25, value),
+        Error(f"whole number of at least 1, not {re.escape(repr(value))}"),
+    )
