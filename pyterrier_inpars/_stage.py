@@ -1,4 +1,4 @@
-"""The frames that pass between stages, and the one place where a stage checks them."""
+"""Base class of every pipeline stage, and the checks of input frames."""
 
 from collections.abc import Iterable
 from inspect import Parameter
@@ -11,54 +11,66 @@ import pyterrier as pt
 
 
 class Stage(pt.Transformer):
-    """A transformer over frames that answers PyTerrier's inspection and survives empty batches.
+    """Base class of a transformer from frames to frames.
 
-    A subclass names the columns it needs and gives, and what it does with a frame of one row or
-    more. Validation comes before the shortcut for an empty frame, since that is how
-    ``pt.inspect`` learns what a stage needs. Each parameter ``p`` of ``__init__`` is kept
-    as ``self.p``.
+    A subclass declares its required and output columns and transforms frames of at least one row.
+    ``Stage`` validates the input, returns an empty frame with the output columns for an empty
+    input, and supports ``pt.inspect``. Every parameter ``p`` of ``__init__`` must be stored as
+    ``self.p`` or ``self._p``.
     """
 
-    def __init__(self) -> None:  # object's takes *args, which pt.inspect would look for
+    def __init__(self) -> None:  # pt.inspect would look for an attribute for object's *args
         super().__init__()
 
     def _required_columns(self) -> list[str]:
-        """Columns that the input frame must have."""
+        """Returns the columns that the input frame must have."""
         raise NotImplementedError
 
     def _output_columns(self, columns: list[str]) -> list[str]:
-        """Columns of the output frame, for an input frame with ``columns``."""
+        """Returns the columns of the output frame for an input frame with ``columns``."""
         return columns
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Transforms a validated frame of at least one row, whose index counts from 0."""
+        """Transforms a validated frame of at least one row, with an index that counts from 0."""
         raise NotImplementedError
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Transforms a frame; an empty one gives an empty one with the right columns.
+        """Validates and transforms a frame.
+
+        Args:
+            inp: Input frame. An empty one gives an empty frame with the output columns.
+
+        Returns:
+            The output frame.
 
         Raises:
-            pt.validate.InputValidationError: a column is missing; the error names it.
-            ValueError: two columns have one name.
+            TypeError: The input is not a DataFrame.
+            pt.validate.InputValidationError: A required column is missing.
+            ValueError: Two columns have the same name.
         """
+        # Validation comes first: pt.inspect passes an empty frame to learn the required columns.
         check_columns(inp, *self._required_columns(), context=self)
         if len(inp) == 0:
             return pd.DataFrame(columns=self._output_columns(list(inp.columns)))
         return self._transform(inp.reset_index(drop=True))
 
     def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Transforms records; none in gives none out (a filter before this stage may drop all)."""
+        """Transforms records; an empty input, such as after a filter, gives an empty list."""
         records = list(inp)
         return self.transform(as_frame(records)).to_dict("records") if records else []
 
     def __repr__(self) -> str:
-        shown = []
-        skipped = False
+        shown: list[str] = []
+        by_name = False  # once a default is skipped, later arguments need their names
         for attribute in pt.inspect.transformer_attributes(self):
-            text, default = _short(attribute.value), attribute.init_default_value
-            if default is attribute.value or text == repr(default):
-                skipped = True
-            elif skipped or attribute.init_parameter_kind is Parameter.KEYWORD_ONLY:
+            kind, value = attribute.init_parameter_kind, attribute.value
+            if kind is Parameter.VAR_KEYWORD:
+                shown.extend(f"{name}={_short(option)}" for name, option in value.items())
+                continue
+            text, default = _short(value), attribute.init_default_value
+            if default is value or text == repr(default):
+                by_name = True
+            elif by_name or kind is Parameter.KEYWORD_ONLY:
                 shown.append(f"{attribute.name}={text}")
             else:
                 shown.append(text)
@@ -70,15 +82,22 @@ def _short(value: object) -> str:
 
 
 def with_columns(columns: Iterable[str], *new: str) -> list[str]:
-    """``columns`` followed by those of ``new`` that are not in it yet, each once."""
+    """Returns ``columns`` followed by those of ``new`` that are not among them."""
     return list(dict.fromkeys([*columns, *new]))
 
 
 def as_frame(rows: Iterable[Any], columns: list[str] | None = None) -> pd.DataFrame:
-    """A frame of rows, such as dicts, or tuples where the columns are named.
+    """Builds a frame from rows.
+
+    Args:
+        rows: Rows as dicts, or as tuples if ``columns`` is given.
+        columns: Names of the columns.
+
+    Returns:
+        The frame, indexed from 0.
 
     Raises:
-        ValueError: a string is not Unicode, which pandas cannot hold; the error names it.
+        ValueError: A string contains a lone surrogate, which pandas cannot store.
     """
     rows = list(rows)
     try:
@@ -87,23 +106,23 @@ def as_frame(rows: Iterable[Any], columns: list[str] | None = None) -> pd.DataFr
         frame = pd.DataFrame(rows, columns=columns, dtype=object)
         for column in frame:
             check_strings(frame[[isinstance(value, str) for value in frame[column]]], column)
-        raise ValueError(f"text that is not Unicode: {error}") from error
+        raise ValueError(f"invalid Unicode: {error}") from error
 
 
 def check_columns(
     frame: pd.DataFrame, *columns: str, context: pt.Transformer | None = None
 ) -> None:
-    """Checks that a frame has the columns, and no two of one name.
+    """Checks that a frame has certain columns and that its column names are unique.
 
     Args:
-        frame: what to check.
-        columns: those that it must have.
-        context: the transformer that asks, which the error names.
+        frame: Frame to check.
+        columns: Required columns.
+        context: Transformer to name in the error.
 
     Raises:
-        TypeError: it is no frame.
-        pt.validate.InputValidationError: a column is missing; the error names it.
-        ValueError: two columns have one name; the error names it.
+        TypeError: ``frame`` is not a DataFrame.
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: Two columns have the same name.
     """
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"a DataFrame is needed, not {_shown(frame)}")
@@ -115,10 +134,10 @@ def check_columns(
 
 
 def check_strings(frame: pd.DataFrame, *columns: str) -> None:
-    """Checks that every value of the columns is a string, and one that UTF-8 can hold.
+    """Checks that all values of the columns are strings that UTF-8 can encode.
 
     Raises:
-        ValueError: names the first value that is not, and the row it stands in.
+        ValueError: A value is not such a string. The error names the value and its row.
     """
     for column in columns:
         for row, value in enumerate(frame[column]):
@@ -127,15 +146,16 @@ def check_strings(frame: pd.DataFrame, *columns: str) -> None:
                     f"{column} must be a string, but is {_shown(value)} "
                     f"{_place(frame, column, row)}: convert it with str() or drop the row"
                 )
-            if half := half_character(value):
+            if surrogate := lone_surrogate(value):
                 raise ValueError(
-                    f"{column} holds {half!r}, half of a character, {_place(frame, column, row)}: "
-                    f"repair it, as text.encode('utf-8', 'replace').decode() does, or drop the row"
+                    f"{column} contains the lone surrogate {surrogate!r} "
+                    f"{_place(frame, column, row)}: repair it with "
+                    f"text.encode('utf-8', 'replace').decode() or drop the row"
                 )
 
 
-def half_character(text: str) -> str:
-    """The first lone surrogate in a text, which no file in UTF-8 can hold; empty if none."""
+def lone_surrogate(text: str) -> str:
+    """Returns the first lone surrogate, which UTF-8 cannot encode, or an empty string."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -144,23 +164,23 @@ def half_character(text: str) -> str:
 
 
 def as_numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
-    """The values of a column as an array of float, none of them NaN.
+    """Converts a column to a float array without NaN.
 
     Raises:
-        ValueError: names the first value that is no number, and the row it stands in.
+        ValueError: A value is not a number. The error names the value and its row.
     """
     numbers = pd.to_numeric(frame[column], errors="coerce").to_numpy(float)
     if (bad := np.isnan(numbers)).any():
         row = int(bad.argmax())
         raise ValueError(
-            f"{column} is not a number {_place(frame, column, row)}, but "
-            f"{_shown(frame[column].iloc[row])}: score it or drop the row"
+            f"{column} is not a number {_place(frame, column, row)}: got "
+            f"{_shown(frame[column].iloc[row])}; set a number or drop the row"
         )
     return numbers
 
 
 def _place(frame: pd.DataFrame, column: str, row: int) -> str:
-    """Where a value stands, by the ids of its row."""
+    """Describes a row by its ids, or by its number if it has none."""
     ids = {c: frame[c].iloc[row] for c in ("qid", "docno") if c in frame and c != column}
     return "at " + (", ".join(f"{c} {v!r:.100}" for c, v in ids.items()) or f"row {row}")
 
@@ -170,10 +190,10 @@ def _shown(value: object) -> str:
 
 
 def finite(name: str, value: object) -> float:
-    """Gives back ``value`` if it is a finite number.
+    """Converts an argument to a float.
 
     Raises:
-        ValueError: it is not; the error names the parameter and the value.
+        ValueError: ``value`` is not a finite number. The error names the parameter ``name``.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
         raise ValueError(f"{name} must be a number, not {value!r:.200}")
@@ -181,10 +201,11 @@ def finite(name: str, value: object) -> float:
 
 
 def positive_int(name: str, value: object, least: int = 1) -> int:
-    """Gives back ``value`` as an int if it is a whole number of at least ``least``.
+    """Converts an argument to an int.
 
     Raises:
-        ValueError: it is not; the error names the parameter and the value.
+        ValueError: ``value`` is not a whole number of at least ``least``. The error names the
+            parameter ``name``.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r:.200}")

@@ -97,13 +97,13 @@ def is_no_string(column):
             ({column: value}, Error(f"{column} {NO_STRING} .*{at}"))
             for value in (None, 7, b"x", ["x"])
         ),
-        ({column: HALF}, Error(rf"{column} holds '\\ud800'.*{at}")),
+        ({column: HALF}, Error(rf"{column} contains the lone surrogate '\\ud800'.*{at}")),
     )
 
 
 NO_NUMBER = rows(
     *(
-        ({"score": value}, Error("score is not a number at qid 'q2'.*but .*: score it or drop"))
+        ({"score": value}, Error("score is not a number at qid 'q2'.*got .*; set a number or drop"))
         for value in (None, NAN, "", "high", b"x", [1.0], {}, pd.NaT)
     )
 )

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pyterrier_inpars._stage import check_columns, check_strings, half_character, positive_int
+from pyterrier_inpars._stage import check_columns, check_strings, lone_surrogate, positive_int
 from pyterrier_inpars.datasets import published
 
 DOCUMENT, QUERY = "{document}", "{query}"
@@ -340,8 +340,10 @@ def _split(template: str) -> tuple[str, str]:
             f"a template must hold {DOCUMENT} once, but this one holds it "
             f"{template.count(DOCUMENT)} times: {template!r}"
         )
-    if half := half_character(template):
-        raise ValueError(f"a template must not hold {half!r}, half of a character: {template!r}")
+    if surrogate := lone_surrogate(template):
+        raise ValueError(
+            f"a template must not contain the lone surrogate {surrogate!r}: {template!r}"
+        )
     before, _, after = template.partition(DOCUMENT)
     if QUERY in before:
         raise ValueError(f"{QUERY} must come after {DOCUMENT} in a template: {template!r}")

@@ -259,12 +259,15 @@ def test_tables(tmp_path, content, expected):
             lambda p: formats.write_run(queries(qid=7).assign(rank=0), p),
             Error(f"qid {NO_STRING} 7"),
         ),
-        (lambda p: formats.write_run(queries(docno=HALF).assign(rank=0), p), Error("docno holds")),
+        (
+            lambda p: formats.write_run(queries(docno=HALF).assign(rank=0), p),
+            Error("docno contains"),
+        ),
         (lambda p: formats.write_triples(TWO, p), Error("missing_columns", MISSING)),
         (lambda p: formats.write_triples(queries(label=2), p), Error("label must be 1 .* not 2")),
         (lambda p: formats.write_triples(queries(label=1), p), Error("no example has label 0")),
         (lambda p: formats.write_triples(queries().iloc[:0], p), Error("no examples")),
-        (lambda p: formats.write_triples(queries(text=HALF), p), Error("text holds")),
+        (lambda p: formats.write_triples(queries(text=HALF), p), Error("text contains")),
     ],
 )
 def test_what_cannot_be_written_leaves_no_file(tmp_path, write, error):

@@ -61,8 +61,8 @@ TEXTS = rows(
     (b"noise", Error(f"text {NO_STRING} b'noise' .bytes.")),
     (["noise"], Error(rf"text {NO_STRING} \['noise'\] .list.")),
     ({"en": "noise"}, Error(f"text {NO_STRING} {{'en': 'noise'}} .dict.")),
-    (HALF, Error(r"text holds '\\ud800', half of a character, at docno 'd2': repair it")),
-    ("\udfff", Error(r"text holds '\\udfff', half of a character")),
+    (HALF, Error(r"text contains the lone surrogate '\\ud800' at docno 'd2': repair it")),
+    ("\udfff", Error(r"text contains the lone surrogate '\\udfff'")),
     ("", None),
     (" \t\r\n", None),
     ("\u2028\x85\u3000\x1c", None),
@@ -114,7 +114,7 @@ def test_text_of_a_document_in_a_stream(generator, tmp_path, text, shown):
         (True, Error(f"docno {NO_STRING} True")),
         (b"d", Error(f"docno {NO_STRING} b'd'")),
         (("d", 2), Error(rf"docno {NO_STRING} \('d', 2\) .tuple.")),
-        ("\udc80", Error(r"docno holds '\\udc80', half of a character, at row 1")),
+        ("\udc80", Error(r"docno contains the lone surrogate '\\udc80' at row 1")),
         ("007", "007-1"),
         ("7.0", "7.0-1"),
         ("1e5", "1e5-1"),
@@ -190,7 +190,7 @@ def test_frames_of_documents(generator, documents, columns):
         assert written[["qid", "query"]].equals(generator(TWO)[["qid", "query"]])
 
 
-SAME = "qid 'd1-1' came before: does the corpus hold document 'd1' twice"
+SAME = "duplicate qid 'd1-1': does the corpus hold document 'd1' twice"
 
 
 @pytest.mark.parametrize(

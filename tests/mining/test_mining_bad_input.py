@@ -56,7 +56,9 @@ def test_mining(bm25, changes, labels):
         pytest.param(lambda: ({**d, "text": 7} for d in CORPUS), 0, id="numbers"),
         pytest.param(lambda: ({**d, "text": ""} for d in CORPUS), 4, id="empty texts"),
         pytest.param(
-            lambda: ({**d, "text": HALF} for d in CORPUS), Error("text holds '.*ud800'"), id="half"
+            lambda: ({**d, "text": HALF} for d in CORPUS),
+            Error("text contains the lone surrogate"),
+            id="half",
         ),
         pytest.param(
             lambda: ({"text": "a"} for _ in "ab"), Error("dicts with docno"), id="no docno"

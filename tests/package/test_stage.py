@@ -1,4 +1,4 @@
-"""What every stage shares."""
+"""Stage: validation, empty input, repr; and the checks of frames and numbers."""
 
 import pandas as pd
 import pyterrier as pt
@@ -27,6 +27,14 @@ class Bare(Stage):
         return []
 
 
+class Options(Stage):
+    def __init__(self, name, *, k=1, **options):
+        self.name, self.k, self._options = name, k, options
+
+    def _required_columns(self):
+        return []
+
+
 FRAME = pd.DataFrame({"docno": ["a", "b"], "text": ["x", "y"]}, index=[7, 7])
 
 
@@ -40,10 +48,19 @@ FRAME = pd.DataFrame({"docno": ["a", "b"], "text": ["x", "y"]}, index=[7, 7])
         (Keep(3, field="body"), "Keep(3, field='body')"),
         (Keep(FRAME), "Keep(<2 rows>)"),
         (Bare(), "Bare()"),
+        (Options("x"), "Options('x')"),
+        (Options("x", dtype="int8", k=2), "Options('x', k=2, dtype='int8')"),
     ],
 )
 def test_repr_rebuilds_the_stage(stage, text):
     assert repr(stage) == text
+
+
+def test_keyword_options_survive_inspection():
+    stage = Options("x", dtype="int8")
+    assert repr(pt.inspect.transformer_apply_attributes(stage, k=2)) == (
+        "Options('x', k=2, dtype='int8')"
+    )
 
 
 def test_columns_are_checked_before_the_shortcut_for_no_rows():
@@ -64,7 +81,7 @@ def test_records_are_transformed_as_a_frame():
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), 7, b"x", ["x"]])
-def test_what_is_no_string_is_named(value):
+def test_a_value_that_is_not_a_string_is_named(value):
     frame = pd.DataFrame({"docno": ["a", "b"], "text": ["x", value]})
     with pytest.raises(ValueError, match="text must be a string.*docno 'b'"):
         check_strings(frame, "docno", "text")
