@@ -1,4 +1,4 @@
-"""Fingerprints of streams of documents, and differences of settings."""
+"""Fingerprints of document streams, and differences between settings."""
 
 import os
 from hashlib import sha256
@@ -6,17 +6,29 @@ from typing import Any, NamedTuple
 
 
 class StreamFingerprint(NamedTuple):
-    """A place in a stream of documents: how many have passed, and a fingerprint of them.
+    """Position in a stream of documents, with a fingerprint of all documents before it.
 
-    The fingerprint is a chain: that of n documents is the SHA-256 of that of the first n - 1
-    followed by the fields of the n-th, each after its length, so it goes on from where it was kept.
+    The fingerprint is a hash chain: the SHA-256 of the previous fingerprint followed by the fields
+    of the document, each preceded by its length. It can therefore be extended from a stored value
+    without reading the earlier documents again.
+
+    Attributes:
+        documents: Number of documents before this position.
+        fingerprint: Fingerprint of these documents, 64 hexadecimal digits.
     """
 
     documents: int = 0
     fingerprint: str = "0" * 64
 
     def extended(self, *fields: str) -> "StreamFingerprint":
-        """The place one document later; ``fields`` are what tells the document from others."""
+        """Returns the position one document later.
+
+        Args:
+            *fields: Strings that identify the document; the first one is named in errors.
+
+        Raises:
+            ValueError: A field is not valid Unicode.
+        """
         digest = sha256(self.fingerprint.encode())
         for text in fields:
             try:
@@ -31,7 +43,11 @@ class StreamFingerprint(NamedTuple):
 
 
 def settings_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """One line for each setting that is not the same in both, with both values."""
+    """Returns one line per setting that differs, with both values; empty if none does.
+
+    Nested settings are named by their path, for example ``generation.seed``. A missing key equals
+    None.
+    """
     old, new = _flat(old), _flat(new)
     return "\n".join(
         "  {}: was {}, is {}".format(key, *_contrast(old.get(key), new.get(key)))
@@ -49,7 +65,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _contrast(*values: object, width: int = 120) -> list[str]:
-    """The values as text, long ones (a prompt) cut to the part where they part."""
+    """Returns the values as text; long texts, such as prompts, are cut to where they differ."""
     texts = [repr(value) for value in values]
     if max(map(len, texts)) <= width:
         return texts

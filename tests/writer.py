@@ -1,5 +1,6 @@
-"""A generator without a model, whose queries are known beforehand, and a corpus for it."""
+"""A generator without a model, whose queries are known in advance, and a corpus for it."""
 
+import gzip
 from collections import Counter
 from pathlib import Path
 
@@ -73,3 +74,16 @@ def rows(n):
         {"qid": f"q{i}", "query": f"query {i}", "docno": str(i), "text": f"document {i}"}
         for i in range(n)
     ]
+
+
+def damage(file, how):
+    """Damages a shard in one of several ways."""
+    data = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    elif how == "packed again":
+        file.write_bytes(gzip.compress(gzip.decompress(data), mtime=1))
+    else:
+        file.write_bytes(
+            {"cut": data[:-9], "empty": b"", "flipped": bytes([data[0] ^ 1]) + data[1:]}[how]
+        )

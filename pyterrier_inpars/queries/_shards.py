@@ -1,4 +1,4 @@
-"""The files of `SyntheticQueries`: shards of rows, the manifest of them, and a writer's lock."""
+"""The shards of `SyntheticQueries`: gzipped JSON Lines files, their writer and its lock."""
 
 import gzip
 import io
@@ -15,117 +15,84 @@ from typing import Any
 
 import numpy as np
 
+from pyterrier_inpars._files import plain, write_bytes
 from pyterrier_inpars._fingerprint import StreamFingerprint
-from pyterrier_inpars.datasets.toolkit_files import plain
+from pyterrier_inpars.queries._manifest import (
+    COMPLETE,
+    UNFINISHED,
+    partial_shard_name,
+    shard_ends,
+    shard_name,
+    without_partial_shard,
+)
 from pyterrier_inpars.queries._resume import ResumeState
 
-COMPLETE = "pt_meta.json"
-UNFINISHED = "progress.json"
 LOCK = "queries-writer.lock"
+"""Name of the lock file, which holds the PID and the host of the writer."""
 
 
-def manifest_file(folder: Path) -> Path | None:
-    """The manifest that is in force; None before the first."""
-    files = (folder / COMPLETE, folder / UNFINISHED)
-    return next((file for file in files if file.is_file()), None)
+def read_rows(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a shard.
 
-
-def check_manifest(manifest: dict[str, Any], file: Path) -> None:
-    """Checks that a manifest is whole: its counts are the sums over its shards.
+    Args:
+        folder: Folder of the artifact.
+        entry: Entry of the shard in the manifest.
 
     Raises:
-        ValueError: it is not; the error names the file.
+        ValueError: The file is missing, or its SHA-256 differs from the manifest.
     """
-    try:
-        shards, kept = manifest["shards"], manifest.get("open")
-        sound = (
-            all(_sound(entry, _name(number)) for number, entry in enumerate(shards))
-            and (kept is None or _sound(kept, _open_name(len(shards), kept["documents"])))
-            and manifest["documents"] == sum(entry["documents"] for entry in shards)
-            and manifest["queries"] == sum(entry["queries"] for entry in shards)
-            and manifest["fingerprint"] == ([StreamFingerprint()] + marks(manifest))[-1].fingerprint
-            and isinstance(manifest["versions"], list)
-            and isinstance(manifest["settings"], dict | None)
-        )
-    except (LookupError, TypeError):
-        sound = False
-    if not sound:
-        raise damaged_manifest(file)
+    return map(json.loads, _read_lines(folder, entry))
 
 
-def damaged_manifest(file: Path) -> ValueError:
-    """The error for a manifest that cannot be used."""
-    return ValueError(
-        f"the manifest {file} is damaged: take {file.name} from a copy of the artifact, or index "
-        "into another path"
-    )
-
-
-def marks(manifest: dict[str, Any]) -> list[StreamFingerprint]:
-    """The places in the stream of documents at which the stored shards end, in order."""
-    ends, documents = [], 0
-    for entry in manifest["shards"]:
-        documents += entry["documents"]
-        ends.append(StreamFingerprint(documents, entry["fingerprint"]))
-    return ends
-
-
-def documents_kept(manifest: dict[str, Any]) -> int:
-    """How many documents are done, those kept of a shard that is not full included."""
-    return manifest["documents"] + manifest.get("open", {"documents": 0})["documents"]
-
-
-def read(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, whose bytes must be those that were written."""
-    return map(json.loads, _lines(folder, entry))
-
-
-def inspect(folder: Path, manifest: dict[str, Any]) -> tuple[dict[int, str], "Qids"]:
-    """Compares the shards with the manifest.
+def check_shards(folder: Path, manifest: dict[str, Any]) -> tuple[dict[int, str], "QidSet"]:
+    """Compares all shards with the manifest.
 
     Returns:
-        What is wrong with each damaged shard, by its number, and the qids of the others.
+        A description of the fault of each damaged shard, by shard number, and the qids of the
+        other shards.
     """
-    faults, qids = {}, Qids()
+    faults, qids = {}, QidSet()
     for number, entry in enumerate(manifest["shards"]):
         try:
-            read_qids = [row["qid"] for row in read(folder, entry)]
+            shard_qids = [row["qid"] for row in read_rows(folder, entry)]
         except (ValueError, TypeError, LookupError, OSError, EOFError, zlib.error) as error:
             faults[number] = str(error)
             continue
-        twice = next((qid for qid in read_qids if not qids.add(qid)), None)
-        if twice is not None:
-            faults[number] = f"{folder / entry['file']} has the qid {twice!r}, which came before"
-        elif len(read_qids) != entry["queries"]:
+        duplicate = next((qid for qid in shard_qids if not qids.add(qid)), None)
+        if duplicate is not None:
+            faults[number] = f"{folder / entry['file']} has the duplicate qid {duplicate!r}"
+        elif len(shard_qids) != entry["queries"]:
             faults[number] = (
-                f"{folder / entry['file']} has {len(read_qids):,} queries, but the manifest says "
+                f"{folder / entry['file']} has {len(shard_qids):,} queries, but the manifest says "
                 f"{entry['queries']:,}"
             )
         if number in faults:
-            qids.open = set()
-        qids.settle()
+            qids.recent = set()
+        qids.compact()
     return faults, qids
 
 
 @contextmanager
-def writing(folder: Path, name: str, must: bool) -> Iterator[None]:
-    """Keeps other writers from a folder, which is made, until the block ends.
+def writer_lock(folder: Path, name: str, required: bool) -> Iterator[None]:
+    """Locks a folder against other writers until the block ends, and creates it if needed.
 
-    The lock is the operating system's, so it ends with the process that holds it, however that
-    ends. On a network file system it holds between machines only if the system's ``flock`` does.
+    Only one process may write at a time; a second one fails with the PID of the lock holder. The
+    lock is the operating system's: it ends with the process that holds it, so stale lock files are
+    ignored. Between machines on a network file system, it works only if ``flock`` does there.
 
     Args:
-        folder: what is locked.
-        name: what errors call it.
-        must: raise the error if the folder cannot be written; else go on without a lock.
+        folder: Folder to lock.
+        name: Name of the artifact in error messages.
+        required: Whether a folder that cannot be written is an error. If not, the block runs
+            without a lock.
 
     Raises:
-        RuntimeError: another writer holds the lock; the error names its process.
-        OSError: the folder cannot be written.
+        RuntimeError: Another process holds the lock; the error names it.
+        OSError: The folder cannot be written, and ``required`` is set.
     """
     from filelock import FileLock, Timeout
 
-    new, file = not folder.exists(), folder / LOCK
+    is_new, file = not folder.exists(), folder / LOCK
     lock = FileLock(file)
     try:
         try:
@@ -138,96 +105,120 @@ def writing(folder: Path, name: str, must: bool) -> Iterator[None]:
                 "or index into another path"
             ) from None
         except OSError as error:
-            if must:
+            if required:
                 raise OSError(
                     error.errno,
-                    f"cannot write {name}: {error.strerror}. Make it writable, with room on the "
-                    "disk, or index into another path",
+                    f"cannot write {name}: {error.strerror}. Make the folder writable and free "
+                    "space on the disk, or index into another path",
                     str(folder),
                 ) from error
         yield
     finally:
         if lock.is_locked:
-            with suppress(OSError):  # Windows removes no open file
+            with suppress(OSError):  # Windows cannot remove an open file
                 file.unlink()
             lock.release()
-        if new:
-            with suppress(OSError):  # something has been stored
+        if is_new:
+            with suppress(OSError):  # the folder is not empty
                 folder.rmdir()
 
 
 class Writer:
-    """The files of an artifact, and the rows that are not in them yet.
+    """Writes the shards of an artifact and buffers the rows of the open shard.
+
+    Args:
+        folder: Folder of the artifact.
+        manifest: Its current manifest.
 
     Attributes:
-        manifest: what is stored; the manifest in force says the same.
-        faults: what is wrong with each damaged shard, by its number.
-        stored: the places at which what is stored ends: each shard, and the rows of an open one.
+        manifest: The manifest, equal to the file.
+        faults: Description of the fault of each damaged shard, by shard number.
+        shard_ends: Position in the corpus at which each stored shard ends. The last one may be the
+            end of a partial shard.
+        qids: The qids of all rows.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder = folder
         self.manifest = manifest
-        self.faults, self.qids = inspect(folder, manifest)
-        self.stored = marks(manifest)
-        self._lines = self._take_open()
-        self._again: dict[int, list[bytes]] = {}
-        # The place at the last row and the lines of the open shard then, and a place up to which
-        # all documents are surely finished with the lines of these.
+        self.faults, self.qids = check_shards(folder, manifest)
+        self.shard_ends = shard_ends(manifest)
+        self._lines = self._load_partial_shard()
+        self._regenerated: dict[int, list[bytes]] = {}  # lines by number of the damaged shard
+        # Position and number of buffered lines at the last row, and at the last point up to which
+        # all documents are known to be finished.
         self._last = (StreamFingerprint(), len(self._lines))
-        self._finished = (([StreamFingerprint()] + self.stored)[-1], len(self._lines))
+        self._finished = (([StreamFingerprint()] + self.shard_ends)[-1], len(self._lines))
 
-    def _take_open(self) -> list[bytes]:
-        """The rows that a run ended by an error kept of the shard it was writing."""
+    def _load_partial_shard(self) -> list[bytes]:
+        """Returns the lines of the partial shard that an interrupted run kept, and cleans up."""
         lines, entry = [], self.manifest.get("open")
         if entry is not None:
             try:
-                lines = _lines(self.folder, entry)
+                lines = _read_lines(self.folder, entry)
                 documents = self.manifest["documents"] + entry["documents"]
-                self.stored.append(StreamFingerprint(documents, entry["fingerprint"]))
-            except ValueError:  # damaged: these are written again
-                self.manifest, entry = _without_open(self.manifest), None
+                self.shard_ends.append(StreamFingerprint(documents, entry["fingerprint"]))
+            except ValueError:  # damaged: its queries are generated again
+                self.manifest, entry = without_partial_shard(self.manifest), None
         for line in lines:
             self.qids.add(json.loads(line)["qid"])
-        with suppress(OSError):  # in a folder that is complete and read-only
+        with suppress(OSError):  # the folder of a complete artifact may be read-only
             for file in [*self.folder.glob("*.part"), *self.folder.glob("queries-*.open")]:
                 if entry is None or file.name != entry["file"]:
                     file.unlink()
         return lines
 
-    def missing(self, upto: StreamFingerprint) -> int:
-        """How many documents up to a place are in no shard; negative if more than those are."""
-        return upto.documents - self.manifest["documents"]
+    def missing(self, position: StreamFingerprint) -> int:
+        """Returns the number of documents before a position that are in no complete shard.
+
+        It is negative if the complete shards end after the position.
+        """
+        return position.documents - self.manifest["documents"]
 
     def add(self, row: dict[str, Any], state: ResumeState, shard_size: int) -> None:
-        """Takes a row into its shard, and first stores what it shows to be finished.
+        """Adds a row to its shard, after storing the shard that this row shows to be finished.
 
-        All rows of a batch come before the next batch is admitted. So when a row comes and the
-        state has moved, every document that stood in it at the row before is finished.
+        All rows of a batch arrive before the next batch reaches the resume state. If the state has
+        moved since the last row, all documents before its position at that row are finished.
+
+        Args:
+            row: Row to add.
+            state: Resume state of this run.
+            shard_size: Number of finished documents at which the open shard is stored.
+
+        Raises:
+            ValueError: The qid is a duplicate, or the row cannot be written as JSON.
+            OSError: A file cannot be written.
         """
-        place, count = self._last
-        if state.position != place:
-            upto = max(place, state.stored_position)
-            self._finished = upto, count
-            self._mend(place, state)
-            if self.missing(upto) >= shard_size:
-                self.store(upto, state)
+        position, count = self._last
+        if state.position != position:
+            finished = max(position, state.stored_position)
+            self._finished = finished, count
+            self._repair(position, state)
+            if self.missing(finished) >= shard_size:
+                self.store(finished, state)
         if not self.qids.add(row["qid"]):
             raise ValueError(
-                f"qid {row['qid']!r} came before: does the corpus hold document {row['docno']!r} "
-                "twice? Take out the second one and run again; what is stored stays."
+                f"duplicate qid {row['qid']!r}: does the corpus hold document {row['docno']!r} "
+                "twice? Remove the duplicate document and run again; stored queries are kept."
             )
         try:
             line = json.dumps(row, ensure_ascii=False, default=plain).encode() + b"\n"
         except (TypeError, UnicodeEncodeError) as error:
             raise ValueError(f"cannot store qid {row['qid']!r}: {error}") from error
         number = state.regenerating.get(row["docno" if state.by_document else "qid"])
-        (self._lines if number is None else self._again.setdefault(number, [])).append(line)
+        lines = self._lines if number is None else self._regenerated.setdefault(number, [])
+        lines.append(line)
         self._last = state.position, len(self._lines)
 
-    def end(self, state: ResumeState) -> None:
-        """Stores the rest, when all documents in the state are finished."""
-        self._mend(state.position, state)
+    def finish(self, state: ResumeState) -> None:
+        """Stores the remaining rows and marks the artifact as complete.
+
+        Raises:
+            ValueError: The corpus has fewer documents than the artifact.
+            OSError: A file cannot be written.
+        """
+        self._repair(state.position, state)
         if state.position < state.stored_position:
             raise ValueError(
                 f"the corpus ended after {state.position.documents:,} documents, but {state.name} "
@@ -240,47 +231,48 @@ class Writer:
             self._save(self.manifest)
             os.replace(self.folder / UNFINISHED, self.folder / COMPLETE)
 
-    def store(self, upto: StreamFingerprint, state: ResumeState) -> None:
-        """Writes the open shard, which completes the documents up to a place, then the manifest."""
-        name = _name(len(self.manifest["shards"]))
-        entry = self._shard(name, self._lines, self.missing(upto), upto)
-        manifest, kept = self._with_account(state), self.manifest.get("open")
-        manifest |= upto._asdict()
+    def store(self, end: StreamFingerprint, state: ResumeState) -> None:
+        """Writes the open shard, which ends at a position in the corpus, and the manifest."""
+        name = shard_name(len(self.manifest["shards"]))
+        entry = self._write_shard(name, self._lines, self.missing(end), end)
+        manifest, partial = self._current_manifest(state), self.manifest.get("open")
+        manifest |= end._asdict()
         manifest["queries"] += entry["queries"]
         manifest["shards"] = [*manifest["shards"], entry]
         self._save(manifest)
-        if kept:
-            (self.folder / kept["file"]).unlink(missing_ok=True)
-        self.qids.settle()
+        if partial:
+            (self.folder / partial["file"]).unlink(missing_ok=True)
+        self.qids.compact()
         self._lines = []
 
     def keep(self, state: ResumeState) -> None:
-        """Writes the finished rows of the open shard, for the run that goes on.
+        """Writes the finished rows of the open shard as a partial shard, for the next run.
 
-        Not those of rows that no stage admits, since they must come again anyhow.
+        Without a generator in the pipeline nothing is kept: the next run gets these rows again.
         """
-        upto, count = self._last if state.position != self._last[0] else self._finished
-        if not state.by_document or upto <= state.stored_position or self.missing(upto) <= 0:
+        end, count = self._last if state.position != self._last[0] else self._finished
+        if not state.by_document or end <= state.stored_position or self.missing(end) <= 0:
             return
-        name = _open_name(len(self.manifest["shards"]), self.missing(upto))
-        entry = self._shard(name, self._lines[:count], self.missing(upto), upto)
-        kept = self.manifest.get("open")
-        self._save(self._with_account(state) | {"open": entry})
-        if kept:
-            (self.folder / kept["file"]).unlink(missing_ok=True)
+        name = partial_shard_name(len(self.manifest["shards"]), self.missing(end))
+        entry = self._write_shard(name, self._lines[:count], self.missing(end), end)
+        previous = self.manifest.get("open")
+        self._save(self._current_manifest(state) | {"open": entry})
+        if previous:
+            (self.folder / previous["file"]).unlink(missing_ok=True)
 
-    def _mend(self, upto: StreamFingerprint, state: ResumeState) -> None:
-        """Writes the damaged shards whose documents up to a place have been done again."""
+    def _repair(self, position: StreamFingerprint, state: ResumeState) -> None:
+        """Writes the damaged shards whose documents up to a position have been regenerated."""
         for number in sorted(state.damaged):
-            if self.stored[number] > upto:
+            if self.shard_ends[number] > position:
                 break
             old = self.manifest["shards"][number]
-            lines = self._again.pop(number, [])
-            entry = self._shard(old["file"], lines, old["documents"], self.stored[number])
+            lines = self._regenerated.pop(number, [])
+            end = self.shard_ends[number]
+            entry = self._write_shard(old["file"], lines, old["documents"], end)
             if entry["sha256"] != old["sha256"]:
                 warnings.warn(
-                    f"{self.folder / old['file']} was damaged and has been made again, but not "
-                    "with the same bytes: was it made on another device or in other batches?",
+                    f"{self.folder / old['file']} was damaged and has been regenerated, but not "
+                    "with the same bytes: device, batch size or package versions differ",
                     stacklevel=4,
                 )
                 shards = list(self.manifest["shards"])
@@ -292,18 +284,18 @@ class Writer:
                 docno: n for docno, n in state.regenerating.items() if n != number
             }
 
-    def _with_account(self, state: ResumeState) -> dict[str, Any]:
-        """A new manifest that says how the open shard was made, without the rows kept of it."""
-        manifest = _without_open(self.manifest) | {"settings": state.settings}
+    def _current_manifest(self, state: ResumeState) -> dict[str, Any]:
+        """Returns a copy of the manifest with the settings and versions of this run."""
+        manifest = without_partial_shard(self.manifest) | {"settings": state.settings}
         versions = list(manifest["versions"])
         if not versions or versions[-1]["packages"] != state.packages:
             versions.append({"from_shard": len(manifest["shards"]), "packages": state.packages})
         return manifest | {"versions": versions}
 
-    def _shard(
-        self, name: str, lines: list[bytes], documents: int, upto: StreamFingerprint
+    def _write_shard(
+        self, name: str, lines: list[bytes], documents: int, end: StreamFingerprint
     ) -> dict[str, Any]:
-        """Writes rows to a file; gives its entry of the manifest."""
+        """Writes lines to a shard and returns its entry for the manifest."""
         buffer = io.BytesIO()
         with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as shard:
             shard.write(b"".join(lines))
@@ -314,7 +306,7 @@ class Writer:
             "sha256": sha256(data).hexdigest(),
             "documents": documents,
             "queries": len(lines),
-            "fingerprint": upto.fingerprint,
+            "fingerprint": end.fingerprint,
         }
 
     def _save(self, manifest: dict[str, Any], complete: bool = False) -> None:
@@ -323,86 +315,56 @@ class Writer:
         self.manifest = manifest
 
 
-class Qids:
-    """The qids seen: those of the open shard themselves, of the others eight bytes each."""
+class QidSet:
+    """The set of all qids, compact for many: those of stored shards take eight bytes each.
+
+    Attributes:
+        recent: The qids of the open shard.
+        hashes: Hashes of the other qids, a sorted array of int64.
+    """
 
     def __init__(self) -> None:
-        self.open: set[str] = set()
-        self.settled = np.empty(0, np.int64)
+        self.recent: set[str] = set()
+        self.hashes = np.empty(0, np.int64)
 
     def add(self, qid: str) -> bool:
-        """Enters a qid; tells whether it is new."""
+        """Adds a qid and returns whether it is new."""
         key = hash(qid)
-        at = np.searchsorted(self.settled, key)
-        new = qid not in self.open and not (at < len(self.settled) and self.settled[at] == key)
-        self.open.add(qid)
+        at = np.searchsorted(self.hashes, key)
+        new = qid not in self.recent and not (at < len(self.hashes) and self.hashes[at] == key)
+        self.recent.add(qid)
         return new
 
-    def settle(self) -> None:
-        """Takes the open qids among the settled ones."""
-        new = np.sort(np.fromiter(map(hash, self.open), np.int64, len(self.open)))
-        self.settled = np.insert(self.settled, np.searchsorted(self.settled, new), new)
-        self.open = set()
+    def compact(self) -> None:
+        """Replaces the recent qids by their hashes."""
+        new = np.sort(np.fromiter(map(hash, self.recent), np.int64, len(self.recent)))
+        self.hashes = np.insert(self.hashes, np.searchsorted(self.hashes, new), new)
+        self.recent = set()
 
 
-def _name(number: int) -> str:
-    return f"queries-{number:05d}.jsonl.gz"
-
-
-def _open_name(number: int, documents: int) -> str:
-    return f"queries-{number:05d}-{documents}.open"
-
-
-def _sound(entry: dict[str, Any], name: str) -> bool:
-    """Whether an entry of the manifest can be that of the file with this name."""
-    return (
-        entry["file"] == name
-        and all(isinstance(entry[field], str) for field in ("sha256", "fingerprint"))
-        and all(type(entry[field]) is int for field in ("documents", "queries"))
-        and entry["documents"] > 0 <= entry["queries"]
-    )
-
-
-def _without_open(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in manifest.items() if key != "open"}
-
-
-def _lines(folder: Path, entry: dict[str, Any]) -> list[bytes]:
-    """The lines of a shard, whose bytes must be those that were written."""
+def _read_lines(folder: Path, entry: dict[str, Any]) -> list[bytes]:
+    """Returns the lines of a shard, whose SHA-256 must be that of the manifest."""
     file = folder / entry["file"]
-    again = "run the same index() again to make it again"
+    remedy = "run the same index() again to regenerate it"
     try:
         data = file.read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"{file} is missing: {again}") from None
+        raise ValueError(f"{file} is missing: {remedy}") from None
     if sha256(data).hexdigest() != entry["sha256"]:
         raise ValueError(
-            f"{file} has been damaged or changed, its SHA-256 differs from the manifest: {again}"
+            f"{file} is damaged or was changed, its SHA-256 differs from the manifest: {remedy}"
         )
     return gzip.decompress(data).splitlines(keepends=True)
 
 
 def _write(file: Path, data: bytes) -> None:
-    """Writes a file so that it is there as a whole or not at all, whatever stops the machine."""
-    part = file.with_name(file.name + ".part")
+    """Writes a file atomically, so that it survives a power failure."""
     try:
-        with part.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, file)
-        if os.name == "posix":
-            folder = os.open(file.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_bytes(file, data, durable=True)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise OSError(
             error.errno,
-            f"cannot store {file.name}: {error.strerror}. What was stored before stays; once this "
-            "file can be written, run the same index() again to go on",
+            f"cannot store {file.name}: {error.strerror}. Stored queries are kept; once this "
+            "file can be written, run the same index() again to resume",
             str(file),
         ) from error

@@ -1,6 +1,5 @@
-"""`SyntheticQueries`: the data set on disk, which grows while a corpus is indexed and is shared."""
+"""`SyntheticQueries`: an artifact of synthetic queries that an interrupted run can resume."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -10,38 +9,55 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import positive_int, with_columns
-from pyterrier_inpars.datasets import published
-from pyterrier_inpars.datasets._download import download, file_sha256
-from pyterrier_inpars.queries import _shards as shards
+from pyterrier_inpars.queries._manifest import (
+    COMPLETE,
+    UNFINISHED,
+    manifest_file,
+    new_manifest,
+    read_manifest,
+    stored_documents,
+)
 from pyterrier_inpars.queries._resume import ResumeState, activated
+from pyterrier_inpars.queries._shards import Writer, check_shards, read_rows, writer_lock
 
-_NEEDS = ["qid", "query", "docno", "text"]
+_COLUMNS = ["qid", "query", "docno", "text"]
 
 
 class SyntheticQueries(pt.Artifact, pt.Indexer):
-    """A data set of synthetic queries: one row a query, with the document it was written for.
+    """Dataset of synthetic queries: one row per query, with the document it was written for.
 
-    At the end of an indexing pipeline it stores what the stages before it write, and gives it back
-    as frames::
+    At the end of an indexing pipeline it stores the rows of the pipeline and returns them as
+    frames::
 
         queries = SyntheticQueries("vaswani.queries")
         (generator >> queries).index(dataset.get_corpus_iter())
         reranker.fit(queries.get_results())
 
-    ``index()`` may be stopped at any moment, by an error or a power cut. Run again with the same
-    generator and corpus, it goes on after the last stored shard, or, where Ctrl-C or an error ended
-    it, after the last finished batch. The files become the same as if it had never stopped. For
-    documents that are stored already the generator hands on no rows, so every stage after it must
-    take an empty batch, as those of this package do; apply others to ``get_results()``. One process
-    at a time can write: a second is refused.
+    If a run is interrupted, even by a power failure, calling ``index()`` again with the same
+    generator and corpus resumes after the last stored shard, or after the last finished batch if
+    Ctrl-C or an error ended the run. The files are byte-identical to those of an uninterrupted run.
+    The generator yields no rows for documents that are already stored, so later stages of the
+    pipeline must accept an empty batch. The stages of this package do; apply other stages to
+    ``get_results()``. Only one process may write at a time.
 
-    The folder holds the rows in order as gzipped JSON Lines (``queries-00000.jsonl.gz`` and on) and
-    a manifest that lists them with their SHA-256, beside the settings that made them. The manifest
-    is named ``progress.json`` until the corpus has ended. Then it becomes ``pt_meta.json``,
-    PyTerrier's metadata file, and with that the mark of a complete artifact. Only a complete one
-    can be read.
+    The folder holds the rows in corpus order as gzipped JSON Lines (``queries-00000.jsonl.gz``,
+    ...) and a manifest that lists these shards with their SHA-256 and the settings of the
+    generator. The manifest is named ``progress.json`` until the end of the corpus is reached. It
+    then becomes ``pt_meta.json``, PyTerrier's metadata file, which marks the artifact as complete.
+    Only a complete artifact can be read.
+
+    Args:
+        path: Folder of the artifact. It need not exist; ``index()`` creates it.
+        shard_size: Number of documents after which a shard is written, at the end of a batch.
+            ``Compose.index`` makes batches of ``batch_size`` documents.
+
+    Attributes:
+        path: Folder of the artifact.
+        shard_size: Number of documents after which a shard is written.
+
+    Raises:
+        ValueError: ``shard_size`` is not a whole number of at least 1.
     """
 
     ARTIFACT_TYPE = "synthetic_queries"
@@ -51,13 +67,6 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     path: Path
 
     def __init__(self, path: str | Path, *, shard_size: int = 1_000):
-        """Refers to the artifact at ``path``, which need not exist yet.
-
-        Args:
-            path: the folder; ``index()`` makes it.
-            shard_size: store the rows each time that at least this many documents are done, at the
-                end of a batch (those that ``Compose.index`` makes, of ``batch_size`` documents).
-        """
         super().__init__(path)
         self.shard_size = positive_int("shard_size", shard_size)
 
@@ -65,44 +74,41 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         return f"{type(self).__name__}({str(self.path)!r})"
 
     def index_inputs(self) -> list[list[str]]:
-        """Columns that ``index()`` expects; others are stored with them."""
-        return [_NEEDS]
+        """Returns the columns that ``index()`` requires; further columns are stored too."""
+        return [_COLUMNS]
 
     def index(  # type: ignore[override]
-        self, iter: Iterable[dict[str, Any]]
+        self, iter: Iterable[dict[str, Any]], *, settings: dict[str, Any] | None = None
     ) -> "SyntheticQueries":
-        """Stores rows until they end, with no more than one shard in memory.
+        """Stores all rows, with at most one shard in memory.
 
-        Documents that an earlier run has stored are compared with those it saw, and no queries are
-        generated for them again. Rows from elsewhere than a generator of this package are
-        themselves what is counted and compared.
+        Documents that an earlier run stored are compared with the corpus by their fingerprint, and
+        their queries are not generated again. Without a generator of this package in the pipeline,
+        the rows themselves are counted and compared.
 
         Args:
-            iter: rows with at least the strings ``qid``, ``query``, ``docno``, ``text``.
+            iter: Rows with at least the strings ``qid``, ``query``, ``docno`` and ``text``.
+            settings: JSON-serializable description of how the rows were made, for the manifest. It
+                is ignored if a generator of this package is in the pipeline, which provides its
+                own settings.
 
         Returns:
             This artifact, complete.
 
         Raises:
-            ValueError: a row lacks a column or repeats a qid, or the corpus or the settings are not
-                those that the artifact was started with. Whatever was stored stays.
-            FileExistsError: ``path`` is a file, or a folder that holds something else.
-            RuntimeError: another process is writing to it; the error names it.
-            OSError: a file cannot be written; the error names it. Whatever was stored stays.
+            ValueError: A row lacks a column or has a duplicate qid, or corpus or settings are not
+                those that the artifact was started with. Stored queries are kept.
+            FileExistsError: ``path`` is a file, or a folder with other content.
+            RuntimeError: Another process is writing to the artifact; the error names it.
+            OSError: A file cannot be written; the error names it. Stored queries are kept.
         """
-        return self._index(iter, {})
-
-    def _index(
-        self, rows: Iterable[dict[str, Any]], settings: dict[str, Any]
-    ) -> "SyntheticQueries":
-        """Stores rows; ``settings`` are those of rows that no generator of this package made."""
         self._check_folder()
-        with shards.writing(self.path, repr(self), must=not self.built()):
-            manifest = self._manifest() or self._new_manifest()
-            writer = shards.Writer(self.path, manifest)
+        with writer_lock(self.path, repr(self), required=not self.built()):
+            manifest = self._manifest() or new_manifest(self._metadata())
+            writer = Writer(self.path, manifest)
             state = ResumeState(
                 name=repr(self),
-                shard_ends=writer.stored,
+                shard_ends=writer.shard_ends,
                 damaged=set(writer.faults),
                 complete=self.built(),
                 settings=manifest["settings"],
@@ -110,164 +116,123 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             )
             try:
                 with activated(state):
-                    for row in rows:
-                        _check(row)
+                    for row in iter:
+                        _check_row(row)
                         if not state.by_document:
-                            state.check_settings(settings)
-                            if not state.add_document(*(row[column] for column in _NEEDS)):
+                            state.check_settings(settings or {})
+                            if not state.add_document(*(row[column] for column in _COLUMNS)):
                                 continue
                         writer.add(row, state, self.shard_size)
-                writer.end(state)
+                writer.finish(state)
             except BaseException as error:
                 with suppress(OSError):  # the disk may be full
                     writer.keep(state)
                 if isinstance(error, KeyboardInterrupt):
-                    kept = shards.documents_kept(writer.manifest)
+                    documents = stored_documents(writer.manifest)
                     print(
-                        f"{self!r} keeps the queries of {kept:,} documents: run the same again to "
-                        "go on",
+                        f"{self!r} keeps the queries of {documents:,} documents: run the same "
+                        "again to resume",
                         file=sys.stderr,
                     )
                 raise
         return self
 
-    @classmethod
-    def from_published(
-        cls, version: str, collection: str, path: str | Path | None = None
-    ) -> "SyntheticQueries":
-        """The synthetic queries that the authors of InPars published for a collection.
-
-        They are fetched once and stored as an artifact, whose settings name the file and its
-        SHA-256; when that is complete, it is all that is needed::
-
-            queries = SyntheticQueries.from_published("inpars-v1", "nfcorpus")
-
-        Where the file has no texts of the documents, they must be added::
-
-            rows = published.read_queries("inpars-v1", "nfcorpus")
-            SyntheticQueries(path).index(row | {"text": texts[row["docno"]]} for row in rows)
-
-        Args:
-            version: ``"inpars-v1"`` (arXiv 2202.05144) or ``"inpars-v2"`` (arXiv 2301.01820).
-            collection: BEIR's name of it, one of ``beir.COLLECTIONS``.
-            path: the folder of the artifact; None is one in PyTerrier's home.
-
-        Raises:
-            ValueError: there is no such version or collection, the file is of another form, or it
-                has no texts.
-            DownloadError: the file could not be had.
-            FileExistsError: ``path`` holds something else.
-        """
-        url = published.queries_url(version, collection)
-        source = {"published": version, "collection": collection}
-        if path is None:
-            path = Path(pt.io.pyterrier_home(), "inpars", "published", version, collection)
-        queries = cls(path)
-        if queries.built():
-            settings = queries.metadata["settings"] or {}
-            if not source.items() <= settings.items():
-                raise FileExistsError(
-                    f"{queries!r} does not hold {version} for {collection}, but was made with "
-                    f"{settings}; give another path"
-                )
-            return queries
-        settings = {**source, "url": url, "sha256": file_sha256(download(url))}
-        return queries._index(
-            _with_texts(published.read_queries(version, collection), url), settings
-        )
-
     def built(self) -> bool:
-        """Whether the artifact is complete."""
-        return (self.path / shards.COMPLETE).is_file()
+        """Returns whether the artifact is complete."""
+        return (self.path / COMPLETE).is_file()
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What is known of a complete artifact.
+        """The manifest of a complete artifact.
 
-        ``documents`` and ``queries`` (counts), ``fingerprint`` of the documents (see
-        `StreamFingerprint`), ``settings`` of the generator, ``versions`` of packages by the first
-        shard they wrote, ``shards``, and the artifact's ``type``, ``format`` and ``package_hint``.
+        Its fields are ``documents`` and ``queries`` (counts), ``fingerprint`` (of the documents),
+        ``settings`` (of the generator), ``versions`` (of packages, by the first shard written with
+        them), ``shards``, and PyTerrier's ``type``, ``format`` and ``package_hint``.
 
         Raises:
-            FileNotFoundError: nothing has been written yet.
-            RuntimeError: the artifact is not complete.
+            FileNotFoundError: The artifact is empty.
+            RuntimeError: The artifact is not complete.
         """
         manifest = self._manifest()
         if manifest is None:
-            raise self._nothing()
+            raise self._empty()
         if not self.built():
             raise RuntimeError(
-                f"{self!r} is not complete: it holds {shards.documents_kept(manifest):,} of the "
-                "corpus's documents; run the same index() again to go on"
+                f"{self!r} is not complete: it holds {stored_documents(manifest):,} of the "
+                "corpus's documents; run the same index() again to resume"
             )
         return manifest
 
     def verify(self) -> dict[str, str]:
-        """Checks what is stored, complete or not: hashes, counts, and that no qid comes twice.
+        """Checks all stored files, complete or not: hashes, counts and duplicate qids.
 
-        A shard that is damaged or missing is made again, alone, by the ``index()`` that made it:
-        with the same generator, corpus and batches it gets the same bytes. The others stay as they
-        are.
+        Running ``index()`` again regenerates damaged or missing shards and leaves the others
+        unchanged. The same generator, corpus and batches give byte-identical shards.
 
         Returns:
-            What is wrong with each damaged file, by its name; empty if nothing is.
+            A description of the fault of each damaged file, by file name; empty if there is none.
 
         Raises:
-            FileNotFoundError: nothing has been written yet.
+            FileNotFoundError: The artifact is empty.
         """
-        file = shards.manifest_file(self.path)
+        file = manifest_file(self.path)
         try:
             manifest = self._manifest()
         except ValueError as error:
             return {file.name if file else "": str(error)}
         if manifest is None:
-            raise self._nothing()
-        faults, _ = shards.inspect(self.path, manifest)
+            raise self._empty()
+        faults, _ = check_shards(self.path, manifest)
         return {manifest["shards"][number]["file"]: fault for number, fault in faults.items()}
 
     def __len__(self) -> int:
-        """The number of queries."""
+        """Returns the number of queries."""
         return self.metadata["queries"]
 
     def iter_results(self) -> Iterator[dict[str, Any]]:
-        """The rows one by one, in corpus order, with one shard in memory at a time."""
+        """Yields the rows in corpus order, with one shard in memory at a time."""
         for entry in self.metadata["shards"]:
-            yield from shards.read(self.path, entry)
+            yield from read_rows(self.path, entry)
 
     def get_results(self) -> pd.DataFrame:
-        """All rows in corpus order, as a frame of results with all the columns they came with.
+        """Returns all rows in corpus order with all their columns, as a frame of results.
 
-        A query has but one document, so there is no ``rank``.
+        There is no ``rank``, since each query has one document.
         """
         frame = pd.DataFrame(self.iter_results())
         if frame.empty:
-            return pd.DataFrame(columns=[*_NEEDS, "score", "log_probs"])
-        return frame[with_columns(_NEEDS, *frame.columns)]
+            return pd.DataFrame(columns=[*_COLUMNS, "score", "log_probs"])
+        return frame[with_columns(_COLUMNS, *frame.columns)]
 
     def get_topics(self) -> pd.DataFrame:
-        """The queries alone: ``qid, query``."""
+        """Returns the queries alone: ``qid, query``."""
         return self._columns("qid", "query")
 
     def get_qrels(self) -> pd.DataFrame:
-        """Each query's source document as its relevant one: ``qid, docno, label`` (always 1)."""
+        """Returns the source document of each query as relevant: ``qid, docno, label`` (1)."""
         return self._columns("qid", "docno").assign(label=1)
 
     @property
     def fewshot_topics(self) -> pd.DataFrame:
-        """The topics that the generator was shown as examples, ``qid`` (where known) and ``query``.
+        """Topics of the prompt's few-shot examples: ``qid`` (where known) and ``query``.
 
-        None may be in an evaluation; see
-        `evaluation.exclude_fewshot_topics`. A static prompt shows none.
+        Exclude them from an evaluation; see `evaluation.exclude_fewshot_topics`. A static prompt
+        has none.
         """
         topics = (self.metadata["settings"] or {}).get("fewshot_topics", [])
         return pd.DataFrame(topics, columns=None if topics else ["qid", "query"])
 
     def build_package(self, *args: Any, **kwargs: Any) -> str:
-        """Packs a complete artifact into one file to share; see `pt.Artifact.build_package`."""
-        self.metadata  # noqa: B018 (refuses an unfinished one, which would pass for complete)
+        """Packs a complete artifact into one file for sharing; see ``pt.Artifact``.
+
+        Raises:
+            FileNotFoundError: The artifact is empty.
+            RuntimeError: The artifact is not complete.
+        """
+        self.metadata  # noqa: B018 (an unfinished artifact would be mistaken for a complete one)
         return super().build_package(*args, **kwargs)
 
-    def _nothing(self) -> FileNotFoundError:
+    def _empty(self) -> FileNotFoundError:
         return FileNotFoundError(
             f"{self!r} holds nothing: run (generator >> queries).index(corpus) first"
         )
@@ -277,65 +242,35 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         return pd.DataFrame(rows, columns=list(columns))
 
     def _check_folder(self) -> None:
-        """Checks that the folder is not there, holds an artifact, or what came before one."""
-        if not self.path.exists() or (self.path.is_dir() and shards.manifest_file(self.path)):
+        """Checks that the path is free, holds an artifact, or has what a killed run left."""
+        if not self.path.exists() or (self.path.is_dir() and manifest_file(self.path)):
             return
         if not (
             self.path.is_dir()
-            and all(f.name.startswith(("queries-", shards.UNFINISHED)) for f in self.path.iterdir())
+            and all(f.name.startswith(("queries-", UNFINISHED)) for f in self.path.iterdir())
         ):
             raise FileExistsError(
-                f"{self.path} is a file or a folder that holds other files; SyntheticQueries needs "
-                "a folder of its own"
+                f"{self.path} is a file, or a folder with other files: give SyntheticQueries an "
+                "empty folder or a new path"
             )
 
-    def _new_manifest(self) -> dict[str, Any]:
+    def _metadata(self) -> dict[str, str]:
         return {
             "type": self.ARTIFACT_TYPE,
             "format": self.ARTIFACT_FORMAT,
             "package_hint": self.ARTIFACT_PACKAGE_HINT,
-            **StreamFingerprint()._asdict(),
-            "queries": 0,
-            "settings": None,
-            "versions": [],
-            "shards": [],
         }
 
     def _manifest(self) -> dict[str, Any] | None:
-        file = shards.manifest_file(self.path)
-        if file is None:
-            return None
-        try:
-            manifest = json.loads(file.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise shards.damaged_manifest(file) from error
-        if not isinstance(manifest, dict):
-            raise shards.damaged_manifest(file)
-        kind = manifest.get("type"), manifest.get("format")
-        if kind != (self.ARTIFACT_TYPE, self.ARTIFACT_FORMAT):
-            raise FileExistsError(f"{self.path} holds another artifact, of type and format {kind}")
-        shards.check_manifest(manifest, file)
-        return manifest
+        return read_manifest(self.path, self._metadata())
 
 
-def _check(row: dict[str, Any]) -> None:
-    """Checks that a row can be stored."""
-    for column in _NEEDS:
+def _check_row(row: dict[str, Any]) -> None:
+    """Checks that a row has all columns and that they are strings."""
+    for column in _COLUMNS:
         if column not in row:
             raise ValueError(f"a row lacks the column {column!r}: it has only {list(row)}")
         if not isinstance(row[column], str):
             raise ValueError(
                 f"{column} must be a string, but is {row[column]!r} at qid {row.get('qid')!r}"
             )
-
-
-def _with_texts(rows: Iterable[dict[str, Any]], url: str) -> Iterator[dict[str, Any]]:
-    """The rows, if each has a text."""
-    for row in rows:
-        if "text" not in row:
-            raise ValueError(
-                f"{url} has no text of document {row['docno']!r}: add the texts to the rows of "
-                "published.read_queries, and give them to index(), as the documentation of "
-                "SyntheticQueries.from_published shows"
-            )
-        yield row

@@ -29,6 +29,7 @@ import torch
 
 from pyterrier_inpars import CopyFilter, QueryGenerator, SyntheticQueries
 from pyterrier_inpars.queries import _shards as files
+from pyterrier_inpars.queries._manifest import stored_documents
 
 
 def documents(n):
@@ -68,7 +69,7 @@ def done(path):
     queries = SyntheticQueries(path)
     manifest = queries._manifest() if Path(path).exists() else None
     assert manifest is None or queries.verify() == {}, queries.verify()
-    return files.documents_kept(manifest) if manifest else 0
+    return stored_documents(manifest) if manifest else 0
 
 
 def main() -> int:
