@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pandas as pd
-import pyterrier as pt
+
+from pyterrier_inpars.datasets import Collection
 
 # Left out: what acts when imported, what newer Pythons have dropped (so that most documents are the
 # same on all of them), tests, what many machines lack, and the other names of os.path and re.
@@ -28,7 +29,7 @@ _SKIPPED = """
 _BOILERPLATE = re.compile(r"[\w.]+\([^)]*\)( -> \w+)?|Alias for field number \d+")
 
 
-class StdlibDocs(pt.datasets.Dataset):
+class StdlibDocs(Collection):
     """The Python standard library as a test collection.
 
     A document is the docstring of a public module, class, function, method or property of the
@@ -40,17 +41,13 @@ class StdlibDocs(pt.datasets.Dataset):
     Documents differ a little from one Python to the next. The judgements were made on 3.11.
     """
 
-    def get_corpus_iter(self, *, verbose: bool = False) -> Iterator[dict[str, str]]:
-        """Iterate over the documents, sorted by ``docno``.
+    def documents(self) -> Iterator[tuple[str, str]]:
+        """Yields the docno and text of each document, sorted by docno."""
+        yield from _documents().items()
 
-        Args:
-            verbose: Whether to show a progress bar.
-
-        Yields:
-            Dicts with ``docno`` and ``text``.
-        """
-        for docno, text in pt.tqdm(_documents().items(), disable=not verbose):
-            yield {"docno": docno, "text": text}
+    def find(self, docnos: set[str]) -> dict[str, str]:
+        """Returns the texts of those documents that exist."""
+        return {docno: _documents()[docno] for docno in docnos & _documents().keys()}
 
     def get_corpus_lang(self) -> str:
         """Return the language of the documents."""
@@ -82,6 +79,9 @@ class StdlibDocs(pt.datasets.Dataset):
         """
         qrels = _read("qrels.txt", " ", ["qid", "iteration", "docno", "label"], variant)
         return qrels.drop(columns="iteration").astype({"label": int})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 def _read(name: str, separator: str, columns: list[str], variant: str | None) -> pd.DataFrame:
