@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyterrier_inpars._compute.cpu_linear import pack_linear
 from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, quantize
-from pyterrier_inpars._compute.onednn import pack
 from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.backends._kv_cache import (
     SharedPrefixCache,
@@ -299,7 +299,7 @@ class HuggingFaceBackend:
                 self.model, prefix, [rest, rest[len(rest) // 2 :]]
             )
             if self._supports_masks and not self._compile:
-                pack(self.model)
+                pack_linear(self.model)
 
     def _reading(
         self, prefix: list[int], rows: int, longest: int

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_inpars._compute.layers import is_linear, replaced_forward
+from pyterrier_inpars._compute.cpu_linear import is_linear, replaced_forward
 
 if TYPE_CHECKING:
     import torch

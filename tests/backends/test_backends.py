@@ -1,8 +1,6 @@
 """Backends with pyterrier_rag's ``generate`` serve as they are, and what they give is checked."""
 
 import copy
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -13,9 +11,7 @@ import torch
 from plain_generation import check, documents, generator, plainly
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pyterrier_inpars._compute import onednn
 from pyterrier_inpars._compute.devices import quantize
-from pyterrier_inpars._compute.onednn import pack
 from pyterrier_inpars.backends import _kv_cache, huggingface
 from pyterrier_inpars.backends.base import GREEDY, Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
@@ -231,62 +227,6 @@ class TestReading:
         reading.keep([1, 0, 4, 4, 4, 3])
         rows = [list(rows[i]) for i in (1, 0, 4, 4, 4, 3)]
         check(reading, rows, some(1, 1, 1, 1, 1, 1))
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_weights(bias, dtype):
-    """They give the same products, and those that two layers share stay with the other.
-
-    In bfloat16 nothing is packed where the processor does not compute in it.
-    """
-    packs = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(48, 80, bias=bias, dtype=dtype)
-    table = torch.nn.Embedding(80, 48, dtype=dtype)
-    table.weight = layer.weight
-    network = torch.nn.ModuleList([layer, table])
-    rows = torch.randn(3, 7, 48, dtype=dtype)
-    with torch.inference_mode():
-        expected = layer(rows)
-        pack(network)
-        assert (layer.weight is None) == packs and table.weight is not None
-        if not packs:
-            return
-        for some in (rows, rows[:1, :1], rows.transpose(0, 1)):
-            wanted = expected.transpose(0, 1) if some.shape[0] == 7 else expected[: len(some)]
-            torch.testing.assert_close(layer(some), wanted[:, : some.shape[1]])
-
-
-def test_other_weights_are_not_packed():
-    network = torch.nn.ModuleList(
-        [torch.nn.Linear(4, 4, dtype=torch.float64), torch.nn.Linear(4, 4, device="meta")]
-    )
-    pack(network)
-    assert all(layer.weight is not None for layer in network)
-
-
-def test_kernels_do_not_fill_the_memory():
-    """Products of a thousand sizes take less than with the libraries' own capacities."""
-    program = """
-import psutil, torch
-from pyterrier_inpars._compute.onednn import pack
-layer = torch.nn.Linear(32, 48)
-pack(layer)
-before = psutil.Process().memory_info().rss
-with torch.inference_mode():
-    for rows in range(1, 1001):
-        layer(torch.randn(rows, 32))
-print(psutil.Process().memory_info().rss - before)
-"""
-
-    def growth(**variables: str) -> int:
-        # those that a test before has set in this process are not handed on
-        environment = {k: v for k, v in os.environ.items() if k not in onednn.CAPACITIES}
-        command = [sys.executable, "-c", program]
-        return int(subprocess.check_output(command, env=environment | variables))
-
-    assert growth() < growth(**dict.fromkeys(onednn.CAPACITIES, "1024")) * 2 / 3
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 3.0])  # nuclei of thousands of tokens, and of some
