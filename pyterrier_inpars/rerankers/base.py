@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._compute.cpu_linear import onednn_linear
 from pyterrier_inpars._compute.devices import CPU_TOKENS, best_device, best_dtype, is_int8, quantize
-from pyterrier_inpars._compute.onednn import onednn
 from pyterrier_inpars._compute.xla import full_batch, on_xla, tie_weights, weights_on_cpu
 from pyterrier_inpars._files import write_json, write_text
 from pyterrier_inpars._hub import resolved
@@ -278,7 +278,7 @@ class Reranker(Stage, pt.Estimator):
             return torch.autocast(device.type, dtype)
         if self._compile:  # replaced layers would be compiled again
             return nullcontext()
-        return onednn(self.network, keep=self._heads(self.network))
+        return onednn_linear(self.network, keep=self._heads(self.network))
 
     def _in_batches(
         self, lengths: Sequence[float], forward: Callable[[list[int]], torch.Tensor]
