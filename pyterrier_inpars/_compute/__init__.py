@@ -1,1 +1,1 @@
-"""How networks compute: devices, precision, XLA and fast CPU kernels."""
+"""Devices, precision, XLA support and CPU kernels."""

@@ -1,4 +1,4 @@
-"""Where a model runs and in which precision: ``None`` and ``"auto"`` mean the best there is."""
+"""Selection of device and precision, and int8 quantization."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ if TYPE_CHECKING:
     import torch
 
 CPU_TOKENS = 1024
-"""Most tokens that a CPU reads together: of more, what a layer computes does not fit the caches."""
+"""Maximum number of tokens per CPU batch; activations of larger batches exceed the CPU caches."""
 
 
 def best_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or else a TPU, CUDA, Apple's MPS or the CPU, whichever comes first.
+    """Returns the requested device, or the best available one: TPU, CUDA, Apple MPS, then CPU.
 
-    A TPU, named ``"xla"``, comes first where the environment has ``PJRT_DEVICE=TPU`` and torch_xla
-    is installed. Of several GPUs, each process that ``torchrun`` starts has its own.
+    A TPU (``"xla"``) is available if the environment sets ``PJRT_DEVICE=TPU`` and torch_xla is
+    installed. Each process of a ``torchrun`` job gets the GPU of its ``LOCAL_RANK``.
+
+    Args:
+        device: Device, or None for the best available one.
+
+    Returns:
+        The device.
 
     Raises:
-        ModuleNotFoundError: ``"xla"`` is asked for, and torch_xla is not installed.
+        ModuleNotFoundError: An XLA device is requested and torch_xla is not installed.
     """
     import torch
 
@@ -39,7 +45,7 @@ def best_device(device: str | torch.device | None = None) -> torch.device:
         found = torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if on_xla(found):
         try:
-            import torch_xla  # noqa: F401  (from then on torch knows the device)
+            import torch_xla  # noqa: F401  (registers the device with torch)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"device={str(found)!r} needs torch_xla, of the same version as torch: "
@@ -49,21 +55,27 @@ def best_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def _is_tpu() -> bool:
-    """Whether the XLA device of this process is a TPU; to ask torch_xla would take seconds."""
+    """Whether the XLA device of this process is a TPU; importing torch_xla would take seconds."""
     return os.environ.get("PJRT_DEVICE") == "TPU"
 
 
 def best_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype to compute in: the one asked for, or by ``"auto"`` the fastest that is right.
+    """Returns the dtype of computations.
 
-    That is bfloat16 where the processor computes in it, as TPUs do, and else float32. ``"int8"`` is
-    a dtype of weights alone, which are computed with as by ``"auto"``.
+    ``"auto"`` is bfloat16 if the processor has bfloat16 instructions, and float32 otherwise. On a
+    CPU without them, PyTorch emulates bfloat16 products, which are hundreds of times slower than
+    float32 products. ``"int8"`` applies to weights only; computations use the dtype of ``"auto"``.
 
-    On a CPU without bfloat16 instructions a bfloat16 product is hundreds of times slower than a
-    float32 one, so ``"auto"`` asks the processor, not PyTorch, which runs it either way.
+    Args:
+        dtype: A ``torch.dtype``, or one of ``"auto"``, ``"float32"``, ``"bfloat16"``,
+            ``"float16"`` and ``"int8"``.
+        device: Device of the network.
+
+    Returns:
+        The dtype of computations.
 
     Raises:
-        ValueError: the name is not one of auto, float32, bfloat16, float16, int8.
+        ValueError: The name is not one of the above.
     """
     import torch
 
@@ -87,37 +99,37 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _cpu_capabilities() -> set[str]:
-    """Names of what the processor can do, from PyTorch, or before it told them, from Linux."""
+    """Returns the instruction sets of the CPU, from PyTorch or, in older versions, from Linux."""
     import torch
 
     if hasattr(torch.cpu, "get_capabilities"):
         return {name for name, has in torch.cpu.get_capabilities().items() if has}
-    told = Path("/proc/cpuinfo")
-    return set(told.read_text().split()) if told.exists() else set()
+    cpuinfo = Path("/proc/cpuinfo")
+    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
 def is_int8(dtype: str | torch.dtype) -> bool:
-    """Whether the weights are to be rounded to int8, see :func:`quantize`."""
+    """Whether ``dtype`` requests int8 weights, see :func:`quantize`."""
     return str(dtype).removeprefix("torch.") == "int8"
 
 
 def quantize(
     network: torch.nn.Module, dtype: torch.dtype, keep: Iterable[torch.nn.Module] = ()
 ) -> None:
-    """Rounds the weights of a network's linear layers to int8, in place.
+    """Quantizes the weights of a network's linear layers to int8, in place.
 
-    Each row of a matrix has a float32 scale of its own; what the layers read and give is not
-    rounded (torchao's weight-only int8). Layers that share their weights with another, as the last
-    layer of many language models does with the embedding, stay as they are.
+    This is torchao's weight-only quantization with a float32 scale per row; activations are not
+    quantized. Layers that share their weights, such as an output layer tied to the embedding, stay
+    unchanged. A quantized network supports inference only; it cannot be trained or saved.
 
     Args:
-        network: it can only be used from then on, neither trained nor saved.
-        dtype: what the layers compute in.
-        keep: layers that stay as they are.
+        network: Network to quantize.
+        dtype: Dtype of the layers' computations.
+        keep: Layers to leave unchanged.
 
     Raises:
         ModuleNotFoundError: torchao is not installed.
-        ValueError: the network has no linear layer that could be rounded.
+        ValueError: The network has no linear layer to quantize.
     """
     import torch
 
@@ -132,8 +144,8 @@ def quantize(
     chosen = {layer for layer in linear if uses[id(layer.weight)] == 1}
     if not chosen:
         raise ValueError(
-            f"{type(network).__name__} has no linear layers (torch.nn.Linear) whose weights could "
-            f"be rounded: give another dtype than int8"
+            f"{type(network).__name__} has no linear layers (torch.nn.Linear) to quantize: "
+            f"use another dtype than int8"
         )
     for layer in chosen:
         layer.to(dtype)

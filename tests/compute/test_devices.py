@@ -1,3 +1,5 @@
+"""Choice of device and dtype."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from pyterrier_inpars._compute.devices import best_device, best_dtype
 
 @pytest.fixture
 def torch_xla(tmp_path, monkeypatch):
-    """An installed torch_xla, as far as one can be found and imported."""
+    """An importable stand-in for torch_xla."""
     (tmp_path / "torch_xla.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     yield
@@ -19,7 +21,7 @@ def torch_xla(tmp_path, monkeypatch):
 
 class TestDevice:
     @pytest.mark.parametrize("name", ["cpu", "cuda:1", "mps"])
-    def test_asked_for(self, name, monkeypatch, torch_xla):
+    def test_requested(self, name, monkeypatch, torch_xla):
         monkeypatch.setenv("PJRT_DEVICE", "TPU")
         assert best_device(name) == best_device(torch.device(name)) == torch.device(name)
 
@@ -30,7 +32,7 @@ class TestDevice:
 
     @pytest.mark.parametrize("set_up_for", [None, "CPU", "CUDA", ""])
     def test_no_tpu(self, monkeypatch, torch_xla, set_up_for):
-        """That torch_xla is installed is not enough, and it is not imported."""
+        """An installed torch_xla alone selects no XLA device and is not imported."""
         monkeypatch.delenv("PJRT_DEVICE", raising=False)
         if set_up_for is not None:
             monkeypatch.setenv("PJRT_DEVICE", set_up_for)
@@ -43,7 +45,7 @@ class TestDevice:
         with pytest.raises(ModuleNotFoundError, match="device='xla' needs torch_xla.*pip install"):
             best_device("xla")
 
-    def test_each_process_its_gpu(self, monkeypatch):
+    def test_one_gpu_per_process(self, monkeypatch):
         monkeypatch.delenv("PJRT_DEVICE", raising=False)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         assert best_device() == torch.device("cuda", 0)
@@ -65,7 +67,7 @@ class TestDevice:
 class TestDtype:
     @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="not Linux")
     def test_older_torch(self, monkeypatch):
-        """As those for XLA are; `auto` means the same."""
+        """`auto` is the same in a PyTorch version without get_capabilities."""
         expected = best_dtype("auto", torch.device("cpu"))
         monkeypatch.delattr(torch.cpu, "get_capabilities")
         assert best_dtype("auto", torch.device("cpu")) == expected
@@ -79,13 +81,13 @@ class TestDtype:
 
     @pytest.mark.parametrize("dtype", ["auto", "int8"])
     def test_xla(self, monkeypatch, dtype):
-        """A TPU computes in bfloat16; the CPU behind XLA need not."""
+        """bfloat16 on a TPU, float32 on the CPU device of XLA."""
         monkeypatch.setenv("PJRT_DEVICE", "TPU")
         assert best_dtype(dtype, torch.device("xla")) == torch.bfloat16
         monkeypatch.setenv("PJRT_DEVICE", "CPU")
         assert best_dtype(dtype, torch.device("xla")) == torch.float32
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-    def test_asked_for(self, dtype):
+    def test_requested(self, dtype):
         for device in ("xla", "cpu"):
             assert best_dtype(dtype, torch.device(device)) == getattr(torch, dtype)
