@@ -1,12 +1,14 @@
-"""Atomic writes of files, and conversion of NumPy and torch values to JSON."""
+"""Atomic writes, checksums of files, and conversion of NumPy and torch values to JSON."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,9 +21,9 @@ def atomic_file(
 ) -> Iterator[IO[bytes]]:
     """Opens a binary file that takes its name only when the block ends without an error.
 
-    The data goes to a temporary file ``NAME.PID.part`` in the same folder, which is then renamed.
-    An error removes the temporary file and leaves an earlier file as it was. A killed process may
-    leave the temporary file behind.
+    The data goes to a temporary file ``NAME.THREAD.part`` in the same folder, which is renamed at
+    the end. An error removes the temporary file and leaves an earlier file as it was. A killed
+    process may leave the temporary file behind.
 
     Args:
         path: File to write. Missing parent folders are created.
@@ -35,7 +37,8 @@ def atomic_file(
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     # pt.io.finalized_open makes files writable for everyone, and autoopen needs the suffix last.
-    part = path.with_name(f"{path.name}.{os.getpid()}.part{path.suffix if compress else ''}")
+    suffix = path.suffix if compress else ""
+    part = path.with_name(f"{path.name}.{threading.get_native_id()}.part{suffix}")
     try:
         with (pt.io.autoopen if compress else open)(str(part), "wb") as out:
             yield out
@@ -84,6 +87,15 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON")
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file's bytes in hexadecimal."""
+    digest = sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sync(path: Path, flags: int) -> None:

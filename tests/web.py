@@ -1,12 +1,18 @@
-"""A web server on this machine: what it answers is a dict, what it was asked a list."""
+"""A web server on this machine, which also stands in for the Hugging Face hub."""
 
 import contextlib
+import hashlib
 import http.server
 import threading
 
+import huggingface_hub.constants
+
 
 class Web:
-    """Serves ``files`` by path: bytes, a status, a path to go to instead, or a cut-off body."""
+    """Serves ``files`` by path: bytes, a status, a path to redirect to, or a truncated body.
+
+    ``asked`` lists the requests in order: the path of a GET, ``HEAD`` and the path of a HEAD.
+    """
 
     def __init__(self, port):
         self.home = f"http://127.0.0.1:{port}"
@@ -19,11 +25,7 @@ class Web:
 
 
 class Cut(bytes):
-    """A body of which the last byte never comes."""
-
-
-class Gzip(bytes):
-    """A body packed on the way."""
+    """A body whose last byte is never sent."""
 
 
 @contextlib.contextmanager
@@ -31,21 +33,32 @@ def serving():
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_HEAD(self):
+            web.asked.append(f"HEAD {self.path}")
+            self.answer(body=False)
+
         def do_GET(self):
-            web.asked.append(self.path)
+            if not self.path.startswith("/api/"):  # where huggingface_hub asks about itself
+                web.asked.append(self.path)
+            self.answer(body=True)
+
+        def answer(self, body):
             content = web.files.get(self.path, 404)
             if isinstance(content, bytes):
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
-                if isinstance(content, Gzip):
-                    self.send_header("Content-Encoding", "gzip")
+                self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+                self.send_header("X-Repo-Commit", "0" * 40)
                 self.end_headers()
-                self.wfile.write(content[:-1] if isinstance(content, Cut) else content)
+                if body:
+                    self.wfile.write(content[:-1] if isinstance(content, Cut) else content)
                 self.close_connection = isinstance(content, Cut)
             else:
                 self.send_response(302 if isinstance(content, str) else content)
                 if isinstance(content, str):
                     self.send_header("Location", content)
+                elif content == 404:
+                    self.send_header("X-Error-Code", "EntryNotFound")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -61,9 +74,20 @@ def serving():
 
 @contextlib.contextmanager
 def offline_but_for_this_machine(patch, home):
-    """A server, whatever proxies there are, and a cache of its own."""
+    """A server in place of the hub, without proxies, and an empty PyTerrier home."""
     patch.setenv("PYTERRIER_HOME", str(home))
     patch.setenv("NO_PROXY", "127.0.0.1")
     patch.setenv("no_proxy", "127.0.0.1")
     with serving() as web:
+        # What HF_ENDPOINT sets; the library reads the variable once, when it is imported.
+        constants = huggingface_hub.constants
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+        patch.setattr(constants, "ENDPOINT", web.home)
+        patch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            template.replace("https://huggingface.co", web.home),
+        )
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield web

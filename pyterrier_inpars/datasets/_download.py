@@ -1,118 +1,116 @@
-"""Files from the web, each fetched once, checked and kept."""
+"""Downloads of published files, which are stored under PyTerrier's home folder."""
 
-import io
+from __future__ import annotations
+
 import re
-from hashlib import sha256 as new_sha256
+import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyterrier as pt
-import requests
 
-_SECONDS = (10, 60)  # to connect; between two pieces of the file
+from pyterrier_inpars._files import atomic_file, file_sha256
 
 
 class DownloadError(OSError):
-    """A file could not be had from the web, or is not what it should be."""
+    """A file cannot be downloaded, or its SHA-256 is wrong."""
 
 
-def download(
-    url: str,
-    *,
-    sha256: str | None = None,
-    max_bytes: int = 4 * 1024**3,
-    instead: str = "",
-) -> Path:
-    """Gives a file from the cache, or fetches it once.
+def from_url(url: str, *, sha256: str | None = None, remedy: str = "") -> Path:
+    """Returns a file of a web server, downloaded on the first call.
 
-    The file is there as a whole or not at all, and an earlier one is replaced by a good one only.
-    Processes may do this at the same time. A file in the cache needs no network. The password and
-    the query of a URL, which may hold a token, are neither shown nor written.
+    A failed or interrupted download leaves no file. Concurrent processes may download the same
+    file.
 
     Args:
-        url: where the file is, beginning with ``http://`` or ``https://``.
-        sha256: what the file must have, in hexadecimal; that of a file in the cache is checked too,
-            and if it differs the file is fetched anew.
-        max_bytes: longest file to take.
-        instead: a sentence for the error, on what else the user can do.
+        url: URL with ``http://`` or ``https://``.
+        sha256: Expected SHA-256 in hexadecimal. A stored file with another one is downloaded again.
+        remedy: Sentence for the error message: what else the user can do.
 
     Returns:
-        The path in the cache, see `cache_path`.
+        The path of the file; see `url_path`.
 
     Raises:
-        DownloadError: no network, a bad status, fewer bytes than announced or more than
-            ``max_bytes``, another SHA-256. The error names the URL, and nothing is left behind.
-        ValueError: the URL is of another kind.
+        DownloadError: The download fails, ends early, or has another SHA-256.
     """
-    path = cache_path(url)
-    sha256 = sha256 and sha256.lower()
-    if path.is_file() and sha256 in (None, file_sha256(path)):
+    path = url_path(url)
+    if path.is_file() and (sha256 is None or file_sha256(path) == sha256.lower()):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with pt.io.finalized_open(str(path), "b") as out:
-            _fetch(url, out, sha256, max_bytes)
-    except (requests.RequestException, _Bad) as error:
-        raise DownloadError(
-            f"could not download {public(url)}: {public(str(error))}. "
-            f"{instead}{' ' if instead else ''}"
-            f"A file downloaded by other means may be put at {path}"
-        ) from None  # the error of requests shows the whole URL
+        with (
+            atomic_file(path, compress=False) as out,
+            pt.io.download_stream(url, expected_sha256=sha256, verbose=False) as response,
+        ):
+            shutil.copyfileobj(response, out)
+            # urllib accepts a body that ends early; a stream with a checksum has no headers.
+            size = getattr(response, "headers", {}).get("Content-Length")
+            if size is not None and out.tell() != int(size):
+                raise OSError(f"only {out.tell():,} of {int(size):,} bytes arrived")
+    except Exception as error:  # urllib raises OSError, ValueError and HTTPException
+        raise _failed(url, error, remedy, path) from None  # the cause would show the whole URL
     return path
 
 
-def cache_path(url: str) -> Path:
-    """Where the cache keeps the file of a URL.
+def from_hub(repo: str, filename: str, *, revision: str, remedy: str = "") -> Path:
+    """Returns a file of a dataset on the Hugging Face hub, downloaded on the first call.
 
-    That is a folder ``inpars/downloads`` under PyTerrier's home, in it the host and path of the
-    URL, and, so that each URL has its own, a folder named by its hash.
+    ``huggingface_hub`` downloads it, so its environment variables apply (``HF_ENDPOINT``,
+    ``HF_TOKEN``, ``HF_HUB_OFFLINE``).
+
+    Args:
+        repo: Dataset on the hub, such as ``"inpars/generated-data"``.
+        filename: Path of the file in the dataset.
+        revision: Commit, tag or branch of the dataset.
+        remedy: Sentence for the error message: what else the user can do.
+
+    Returns:
+        The path of the file; see `hub_path`.
 
     Raises:
-        ValueError: the URL is not one of ``http://`` or ``https://``.
+        DownloadError: The download fails.
     """
+    from huggingface_hub import hf_hub_download, hf_hub_url
+
+    path = hub_path(repo, filename, revision)
+    if path.is_file():  # hf_hub_download would ask the hub whether there is a newer one
+        return path
+    try:
+        hf_hub_download(
+            repo,
+            filename,
+            repo_type="dataset",
+            revision=revision,
+            local_dir=path.parents[filename.count("/")],
+        )
+    except Exception as error:  # OSError, and those of the hub's HTTP client
+        url = hf_hub_url(repo, filename, repo_type="dataset", revision=revision)
+        raise _failed(url, error, remedy, path) from None  # a redirect's URL may hold a signature
+    return path
+
+
+def url_path(url: str) -> Path:
+    """Returns where the file of a URL is stored: by host and path, in ``inpars/downloads``."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(f"only http:// and https:// can be downloaded, not {public(url)!r}")
-    host = parts.netloc.rpartition("@")[2]
-    *folders, name = (_file_name(part) for part in [host, *parts.path[1:].split("/")])
-    key = new_sha256(url.encode()).hexdigest()[:12]
-    return Path(pt.io.pyterrier_home(), "inpars", "downloads", *folders, key, name)
+    return _folder() / (parts.hostname or "") / parts.path.lstrip("/")
 
 
-def public(text: str) -> str:
-    """A text without what the URLs in it may hold of secrets: user, password and query."""
+def hub_path(repo: str, filename: str, revision: str) -> Path:
+    """Returns where a file of the hub is stored: by dataset, revision and name."""
+    return _folder() / "huggingface.co" / "datasets" / repo / revision / filename
+
+
+def _folder() -> Path:
+    return Path(pt.io.pyterrier_home(), "inpars", "downloads")
+
+
+def _failed(url: str, error: Exception, remedy: str, path: Path) -> DownloadError:
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return DownloadError(
+        f"cannot download {_public(url)}: {_public(reason)}. {remedy}{' ' if remedy else ''}"
+        f"Or download it by other means and store it as {path}"
+    )
+
+
+def _public(text: str) -> str:
+    """Removes passwords and query strings, which may hold tokens, from the URLs in a text."""
     return re.sub(r"\?[^\s'\")]+", "?...", re.sub(r"//[^/\s]*@", "//", text))
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = new_sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-class _Bad(Exception):
-    """What came is not what was asked for."""
-
-
-def _fetch(url: str, out: io.BufferedIOBase, sha256: str | None, max_bytes: int) -> None:
-    # urllib3 raises when fewer bytes come than were announced.
-    with requests.get(url, stream=True, timeout=_SECONDS) as response:
-        if response.status_code != 200:
-            raise _Bad(f"the server answered {response.status_code} {response.reason}")
-        size, digest = 0, new_sha256()
-        for piece in response.iter_content(2**16):
-            size += len(piece)
-            if size > max_bytes:
-                raise _Bad(f"the file has more than {max_bytes:,} bytes")
-            digest.update(piece)
-            out.write(piece)
-    if sha256 is not None and digest.hexdigest() != sha256:
-        raise _Bad(f"its SHA-256 is {digest.hexdigest()}, but must be {sha256}")
-
-
-def _file_name(part: str) -> str:
-    """A part of a URL as the name of a file or folder, which is never ``..``."""
-    return re.sub(r"[^A-Za-z0-9._-]|^\.+$", "_", part)[:100]

@@ -510,8 +510,8 @@ def test_indexes_of_lucene(tmp_path, run, beir, monkeypatch):
 def test_published_runs(tmp_path, run, models, monkeypatch):
     """From the cache, which is where a download would be."""
     monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path))
-    cached = cli.published.RUN.format("nfcorpus")
-    cached = downloads.cache_path(cached)
+    name = "bm25/run.beir-v1.0.0-nfcorpus-flat.trec"
+    cached = downloads.hub_path(cli.published.RUNS, name, cli.published.RUNS_REVISION)
     cached.parent.mkdir(parents=True)
     cached.write_text("01 Q0 1e5 1 2.0 Anserini\n01 Q0 007 2 1.0 Anserini\n")
     (tmp_path / "qrels").write_text("01 0 007 1\n")

@@ -1,12 +1,18 @@
-"""What the authors of InPars published, as files of the same form on a server on this machine."""
+"""What the InPars authors published, as files of the same form on a server on this machine."""
 
+import hashlib
 import json
+import shutil
 
+import pandas as pd
 import pytest
 import web as web_server
+from writer import corpus, files, index
 
+from pyterrier_inpars import SyntheticQueries
 from pyterrier_inpars.datasets import beir, published
-from pyterrier_inpars.datasets._download import DownloadError
+from pyterrier_inpars.datasets.published import DownloadError
+from pyterrier_inpars.queries import _shards as shards
 
 
 def lines(*records):
@@ -15,17 +21,10 @@ def lines(*records):
 
 @pytest.fixture
 def web(tmp_path, monkeypatch):
-    """The published URLs, with a server on this machine in place of their hosts."""
-    with web_server.offline_but_for_this_machine(monkeypatch, tmp_path) as web:
-
-        def here(url):
-            return web.home + "/" + url.split("/", 3)[3]
-
-        for name in ("TEMPLATES", "FEWSHOT", "RUN"):
-            monkeypatch.setattr(published, name, here(getattr(published, name)))
-        monkeypatch.setattr(
-            published, "QUERIES", {v: here(url) for v, url in published.QUERIES.items()}
-        )
+    """A server on this machine in place of the hub and of the host of InPars-v1's queries."""
+    with web_server.offline_but_for_this_machine(monkeypatch, tmp_path / "home") as web:
+        path = published.QUERIES_V1.split("/", 3)[3]
+        monkeypatch.setattr(published, "QUERIES_V1", f"{web.home}/{path}")
         yield web
 
 
@@ -70,7 +69,8 @@ def test_both_versions_of_the_queries(web):
     assert list(published.read_queries("inpars-v2", "trec-covid")) == [
         {"qid": "3-1", "query": "q", "docno": "3", "score": -0.5}
     ]
-    assert web.asked == [V1.format("trec_covid"), V2.format("trec-covid")]
+    v2 = V2.format("trec-covid")
+    assert web.asked == [V1.format("trec_covid"), f"HEAD {v2}", v2]
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,112 @@ def test_a_run_of_another_form(web, line):
 
 
 def test_the_known_urls():
-    """Those of the issue, written out."""
-    assert published.FEWSHOT.format("fiqa") == (
-        "https://huggingface.co/datasets/inpars/fewshot-examples/resolve/main/data/fiqa.json"
-    )
+    """Those of the issue, written out; the tests above have the paths on the hub."""
     assert published.queries_url("inpars-v2", "webis-touche2020") == (
         "https://huggingface.co/datasets/inpars/generated-data/resolve/main/"
         "webis-touche2020/queries.jsonl"
     )
     assert published.model("webis-touche2020") == "zeta-alpha-ai/monot5-3b-inpars-v2-touche"
     assert published.model("scifact") == "zeta-alpha-ai/monot5-3b-inpars-v2-scifact"
+
+
+# ---- published queries as an artifact
+
+NFCORPUS = V1.format("nfcorpus")
+PUBLISHED = [
+    {"doc_id": n // 2, "doc_text": f"text {n // 2}", "question": f" q {n}", "log_probs": [-n, -1]}
+    for n in range(2_500)
+]
+
+
+@pytest.fixture
+def nfcorpus(web):
+    web.serve(NFCORPUS, lines(*PUBLISHED))
+    return web
+
+
+def test_published_queries_become_an_artifact_that_needs_no_network(nfcorpus, tmp_path):
+    queries = published.synthetic_queries("inpars-v1", "nfcorpus")
+    expected = pd.DataFrame(
+        [
+            {
+                "qid": f"{n // 2}-{n % 2 + 1}",
+                "query": f"q {n}",
+                "docno": str(n // 2),
+                "text": f"text {n // 2}",
+                "log_probs": [float(-n), -1.0],
+                "score": (-n - 1) / 2,
+            }
+            for n in range(2_500)
+        ]
+    )
+    pd.testing.assert_frame_equal(queries.get_results(), expected)
+    assert tmp_path / "home" in queries.path.parents
+    assert queries.metadata["settings"] == {
+        "published": "inpars-v1",
+        "collection": "nfcorpus",
+        "url": nfcorpus.home + NFCORPUS,
+        "sha256": hashlib.sha256(lines(*PUBLISHED)).hexdigest(),
+    }
+    assert queries.fewshot_topics.empty
+    before = files(queries.path)
+    shutil.rmtree(tmp_path / "home" / "inpars" / "downloads")
+    nfcorpus.files.clear()
+    again = published.synthetic_queries("inpars-v1", "nfcorpus")
+    assert again.path == queries.path and files(again.path) == before
+    assert nfcorpus.asked == [NFCORPUS]
+
+
+def test_published_queries_are_stored_at_a_path(nfcorpus, tmp_path):
+    nfcorpus.serve(V2.format("trec-covid"), lines({"doc_id": "x", "text": "t", "query": "q"}))
+    queries = published.synthetic_queries("inpars-v2", "trec-covid", tmp_path / "v2")
+    assert queries.path == tmp_path / "v2"
+    assert queries.get_results().to_dict("records") == [
+        {"qid": "x-1", "query": "q", "docno": "x", "text": "t"}
+    ]
+    assert queries.metadata["settings"]["url"] == (
+        "https://huggingface.co/datasets/inpars/generated-data/resolve/main/"
+        "trec-covid/queries.jsonl"
+    )
+    for other in [("inpars-v1", "nfcorpus"), ("inpars-v2", "nfcorpus")]:
+        with pytest.raises(FileExistsError, match="does not hold inpars-v. for nfcorpus"):
+            published.synthetic_queries(*other, tmp_path / "v2")
+    index(tmp_path / "own", corpus(3))
+    with pytest.raises(FileExistsError, match="give another path"):
+        published.synthetic_queries("inpars-v1", "nfcorpus", tmp_path / "own")
+
+
+def test_an_interrupted_artifact_of_published_queries_is_resumed(nfcorpus, tmp_path, monkeypatch):
+    whole = published.synthetic_queries("inpars-v1", "nfcorpus")
+    path = tmp_path / "again"
+    store = shards.Writer.store
+
+    def stop(writer, *args):
+        store(writer, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shards.Writer, "store", stop)
+        published.synthetic_queries("inpars-v1", "nfcorpus", path)
+    assert len(files(path)) == 2 and not SyntheticQueries(path).built()
+    published.synthetic_queries("inpars-v1", "nfcorpus", path)
+    assert files(path) == files(whole.path)
+
+
+@pytest.mark.parametrize("bad", [{"doc_id": "x", "query": "q"}, {"doc_id": 1.5, "query": "q"}, 404])
+def test_published_queries_that_cannot_be_used_leave_no_artifact(web, tmp_path, bad):
+    content = lines(*PUBLISHED[:5], bad) if isinstance(bad, dict) else bad
+    web.serve(NFCORPUS, content)
+    messages = "no text of document 'x': add the texts|line 6: doc_id must be|HTTP Error 404"
+    with pytest.raises((ValueError, DownloadError), match=messages):
+        published.synthetic_queries("inpars-v1", "nfcorpus", tmp_path / "queries")
+    assert not (tmp_path / "queries").exists()
+
+
+def test_texts_can_be_added_to_published_queries(web, tmp_path):
+    """As the error says."""
+    web.serve(NFCORPUS, lines(*({"doc_id": n, "query": f"q {n}"} for n in range(3))))
+    rows = published.read_queries("inpars-v1", "nfcorpus")
+    queries = SyntheticQueries(tmp_path / "queries")
+    queries.index(row | {"text": f"text {row['docno']}"} for row in rows)
+    assert queries.get_results()["text"].tolist() == ["text 0", "text 1", "text 2"]

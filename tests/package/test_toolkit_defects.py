@@ -285,7 +285,6 @@ def test_few_shot_files_fetched_for_static_prompts(tmp_path, monkeypatch):
         templates = b"inpars: {mode: static, template: '{document}: {query}'}"
         monkeypatch.setattr(published, "TEMPLATES", server.serve("/templates.yaml", templates))
         monkeypatch.setattr(published, "TEMPLATES_SHA256", None)
-        monkeypatch.setattr(published, "FEWSHOT", server.home + "/{}.json")
         for name in ("inpars", "zero-shot", "three-shot"):
             load_prompt(name)
         assert server.asked == ["/templates.yaml"]

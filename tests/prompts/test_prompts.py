@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pyterrier_inpars import FewShotPrompt, Prompt, StaticPrompt, load_prompt, prompt_names
 from pyterrier_inpars.datasets import published
-from pyterrier_inpars.datasets._download import DownloadError, cache_path
+from pyterrier_inpars.datasets._download import DownloadError, url_path
 from pyterrier_inpars.prompts.templates import truncate
 
 EXAMPLES = pd.DataFrame(
@@ -165,6 +165,7 @@ FEWSHOT = [
     {"query_id": n, "doc_id": f"MED-{n}", "query": f"query {n}", "document": f"text {n}"}
     for n in range(20)
 ]
+NFCORPUS = "/datasets/inpars/fewshot-examples/resolve/main/data/nfcorpus.json"
 
 
 @pytest.fixture
@@ -174,8 +175,7 @@ def web(tmp_path, monkeypatch):
         data = TEMPLATES.encode()
         monkeypatch.setattr(published, "TEMPLATES", web.serve("/templates.yaml", data))
         monkeypatch.setattr(published, "TEMPLATES_SHA256", hashlib.sha256(data).hexdigest())
-        monkeypatch.setattr(published, "FEWSHOT", web.home + "/data/{}.json")
-        web.serve("/data/nfcorpus.json", "".join(json.dumps(e) + "\n" for e in FEWSHOT).encode())
+        web.serve(NFCORPUS, "".join(json.dumps(e) + "\n" for e in FEWSHOT).encode())
         yield web
 
 
@@ -200,10 +200,10 @@ def test_the_good_question_is_the_query_and_the_bad_one_comes_after_its_line(web
 
 def test_another_file_than_the_one_known_is_refused(web):
     web.serve("/templates.yaml", TEMPLATES.replace("Owls", "Rats").encode())
-    with pytest.raises(DownloadError, match=r'SHA-256.*Prompt.load\("templates.yaml", name\)'):
+    with pytest.raises(DownloadError, match=r'Expected sha.*Prompt.load\("templates.yaml", name\)'):
         load_prompt("inpars")
-    assert not cache_path(published.TEMPLATES).exists()
-    path = cache_path(published.TEMPLATES)  # by hand, as the error says
+    assert not url_path(published.TEMPLATES).exists()
+    path = url_path(published.TEMPLATES)  # by hand, as the error says
     path.write_text(TEMPLATES)
     assert load_prompt("inpars") == Prompt.load(path, "inpars")
 
@@ -219,7 +219,7 @@ def test_without_network_there_is_no_other_prompt_but_an_error(web, tmp_path):
     path.write_text(TEMPLATES)
     assert Prompt.load(path, "inpars").build("x").endswith("Document: x\nRelevant Query:")
     assert load_prompt("promptagator-nfcorpus", examples=EXAMPLES).examples["qid"].tolist()
-    assert web.asked == ["/templates.yaml"] * 2 + ["/data/nfcorpus.json"]
+    assert web.asked == ["/templates.yaml"] * 2 + [f"HEAD {NFCORPUS}"]
 
 
 def test_promptagator_shows_the_published_examples_of_its_collection(web):
@@ -236,7 +236,7 @@ def test_promptagator_shows_the_published_examples_of_its_collection(web):
     assert prompt == same and prompt.topics == same.topics
     given_by_user = load_prompt("promptagator-nfcorpus", examples=EXAMPLES, num_examples=4)
     assert set(given_by_user.examples["qid"]) == set("1234")
-    assert web.asked == ["/data/nfcorpus.json"]
+    assert web.asked == [f"HEAD {NFCORPUS}", NFCORPUS]
 
 
 @pytest.mark.parametrize(
