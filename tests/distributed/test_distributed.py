@@ -1,4 +1,4 @@
-"""Pipelines over a Ray cluster, against the same ones run here."""
+"""Pipelines on a Ray cluster, compared with local runs."""
 
 import contextlib
 import os
@@ -23,8 +23,8 @@ from writer import index as local
 from pyterrier_inpars import CopyFilter, QueryGenerator, ScoreFilter, distributed
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import Stage
+from pyterrier_inpars.queries._manifest import stored_documents
 from pyterrier_inpars.queries._resume import ResumeState
-from pyterrier_inpars.queries._shards import documents_kept
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 HOW = {"batch_size": 3, "workers": 1}
@@ -32,7 +32,7 @@ HOW = {"batch_size": 3, "workers": 1}
 
 @pytest.fixture(scope="module", autouse=True)
 def in_the_workers():
-    """What Ray's processes inherit: where the classes of this file are, and no report of use."""
+    """Sets what Ray's processes inherit: the path of this file's classes, no usage reports."""
     with pytest.MonkeyPatch.context() as patch:
         tests = Path(__file__).parents[1]
         patch.setenv(
@@ -56,15 +56,15 @@ def index(path, documents, pipeline=None, shard_size=5, **how):
 
 
 class Slow(Writer):
-    """Takes longest for the first documents, so that the last are done first."""
+    """Takes longest for the first documents, so that later parts finish first."""
 
     def _transform(self, inp):
         time.sleep(0.3 if int(inp.docno[0]) % 12 == 0 else 0)
         return super()._transform(inp)
 
 
-class Ends(Writer):
-    """Ends its process at one document: as many times as there are files in a folder."""
+class KillsWorker(Writer):
+    """Exits its process at one document, once for each file in a folder."""
 
     def __init__(self, at, folder):
         super().__init__()
@@ -79,7 +79,7 @@ class Ends(Writer):
 
 
 class Waits(Stage):
-    """Before the generator: notes the first document of a batch, and waits from one of them on."""
+    """Precedes the generator: logs the first document of each batch, and blocks from one on."""
 
     def __init__(self, start, folder, wait=True):
         self.start, self.folder, self.wait = start, Path(folder), wait
@@ -95,8 +95,8 @@ class Waits(Stage):
         return inp
 
 
-def comes_true(condition, seconds=60):
-    """Whether the condition holds at some time from now on, asked again and again."""
+def wait_until(condition, seconds=60):
+    """Polls the condition until it holds; returns whether it did in time."""
     deadline = time.monotonic() + seconds
     while not (held := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -106,7 +106,7 @@ def comes_true(condition, seconds=60):
 # Without Ray
 
 
-def test_ray_is_named_where_it_is_not_installed(tmp_path, monkeypatch):
+def test_error_names_the_extra_if_ray_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     for act in (
         lambda: index(tmp_path / "queries", corpus(3)),
@@ -118,7 +118,7 @@ def test_ray_is_named_where_it_is_not_installed(tmp_path, monkeypatch):
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=20), st.integers(1, 8))
-def test_parts_of_whole_queries(qids, size):
+def test_parts_contain_whole_queries(qids, size):
     frame = pd.DataFrame({"qid": qids, "row": range(len(qids))}, index=range(5, 5 + len(qids)))
     parts = [part.work[0] for part in distributed._by_query(frame, size)]
     expected, part = [], []
@@ -132,8 +132,8 @@ def test_parts_of_whole_queries(qids, size):
     assert all(list(part.columns) == ["qid", "row"] for part in parts)
 
 
-def test_what_is_stored_is_not_handed_out():
-    """But for the first batch, which tells the settings."""
+def test_stored_documents_are_not_computed_again():
+    """Except for the first batch, whose worker returns the settings."""
     documents = [{"docno": str(n), "body": "x"} for n in range(20)]
     state = ResumeState(
         "any",
@@ -158,8 +158,7 @@ def test_what_is_stored_is_not_handed_out():
 # On a cluster
 
 
-def test_java_is_not_ended(tmp_path, monkeypatch):
-    """Ray is not started where Java would die of it."""
+def test_ray_is_not_started_beside_a_running_jvm(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setitem(sys.modules, "jnius_config", SimpleNamespace(vm_running=True))
@@ -168,7 +167,7 @@ def test_java_is_not_ended(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_equal_to_a_local_run(tmp_path, ray):
+def test_files_equal_those_of_a_local_run(tmp_path, ray):
     whole = local(tmp_path / "local", corpus(50), Writer([2, 0, 1]))
     made = index(tmp_path / "ray", corpus(50), Slow([2, 0, 1]), workers=2)
     assert files(made.path) == files(whole.path)
@@ -176,7 +175,7 @@ def test_equal_to_a_local_run(tmp_path, ray):
 
 
 @pytest.mark.slow
-def test_default_batches_are_pyterriers(tmp_path, ray):
+def test_default_batch_size_is_that_of_pyterrier(tmp_path, ray):
     class Large(Writer):
         batch_size = 130
 
@@ -188,15 +187,14 @@ def test_default_batches_are_pyterriers(tmp_path, ray):
 
 
 @pytest.mark.slow
-def test_goes_on_there_and_here(tmp_path, ray):
-    """Runs stopped by their corpus, here and on the cluster, and ended by the other."""
+def test_interrupted_runs_resume_locally_and_on_the_cluster(tmp_path, ray):
     whole = files(local(tmp_path / "whole", corpus(40)).path)
     for number, runs in enumerate([(local, index, index), (index, local)]):
         path = tmp_path / str(number)
         for run, stop in zip(runs[:-1], (14, 29), strict=False):
             with pytest.raises(OSError, match="disk of the corpus"):
                 run(path, corpus(40, stop=stop))
-            assert documents_kept(manifest(path)) == {14: 9, 29: 24}[stop]
+            assert stored_documents(manifest(path)) == {14: 9, 29: 24}[stop]
         assert files(runs[-1](path, corpus(40)).path) == whole
 
 
@@ -205,7 +203,7 @@ def manifest(path):
 
 
 @pytest.mark.slow
-def test_complete_other_and_damaged(tmp_path, ray):
+def test_complete_artifacts_reject_other_input_and_repair_damaged_shards(tmp_path, ray):
     whole = local(tmp_path / "queries", corpus(40))
     before = files(whole.path)
     assert files(index(whole.path, corpus(40)).path) == before
@@ -224,8 +222,7 @@ def test_complete_other_and_damaged(tmp_path, ray):
 
 
 @pytest.mark.slow
-def test_errors_of_the_pipeline(tmp_path, ray):
-    """They are what they are, come in their turn, and keep what was done before."""
+def test_pipeline_errors_are_raised_in_order_and_earlier_results_kept(tmp_path, ray):
 
     class Refuses(Slow):
         def _transform(self, inp):
@@ -251,7 +248,7 @@ def test_errors_of_the_pipeline(tmp_path, ray):
 
 
 @pytest.mark.slow
-def test_pipelines_that_cannot_be_followed(tmp_path, ray):
+def test_pipelines_without_generator_or_with_changed_documents_are_rejected(tmp_path, ray):
     class Upper(Stage):
         def _required_columns(self):
             return ["text"]
@@ -260,8 +257,8 @@ def test_pipelines_that_cannot_be_followed(tmp_path, ray):
             return inp.assign(text=inp.text.str.upper())
 
     for pipeline, error in [
-        (CopyFilter(), "has no QueryGenerator; distributed.transform"),
-        (Upper() >> Writer(), "not given the documents of the corpus, with their 'text'"),
+        (CopyFilter(), "has no QueryGenerator: use distributed.transform"),
+        (Upper() >> Writer(), "does not receive the documents of the corpus with their 'text'"),
     ]:
         documents = (row | {"qid": "1", "query": "x"} for row in corpus(10))
         with pytest.raises(ValueError, match=error):
@@ -275,28 +272,46 @@ def test_pipelines_that_cannot_be_followed(tmp_path, ray):
 
 
 @pytest.mark.slow
-def test_lost_workers(tmp_path, ray, monkeypatch):
-    """Two lose two batches, which are done again; one that always ends them is named."""
+def test_parts_of_lost_workers_are_repeated_a_limited_number_of_times(tmp_path, ray, monkeypatch):
     whole = files(local(tmp_path / "whole", corpus(40)).path)
     marks = tmp_path / "marks"
     marks.mkdir()
     for name in "ab":
         (marks / name).touch()
-    made = index(tmp_path / "queries", corpus(40), Ends("13", marks), workers=2)
+    made = index(tmp_path / "queries", corpus(40), KillsWorker("13", marks), workers=2)
     assert not list(marks.iterdir()) and files(made.path) == whole
     for name in range(9):
         (marks / str(name)).touch()
-    monkeypatch.setattr(distributed, "_LOSSES", 2)
-    with pytest.raises(RuntimeError, match="workers end at documents 13 to 15 .*memory enough"):
-        index(tmp_path / "again", corpus(40), Ends("13", marks))
+    monkeypatch.setattr(distributed, "_MAX_LOSSES", 2)
+    with pytest.raises(
+        RuntimeError, match="workers are lost at documents 13 to 15 .*enough memory"
+    ):
+        index(tmp_path / "again", corpus(40), KillsWorker("13", marks))
     assert len(list(marks.iterdir())) == 7
     (kept,) = (tmp_path / "again").glob("*.open")
     assert files(local(tmp_path / "again", corpus(40)).path) == whole and not kept.exists()
 
 
 @pytest.mark.slow
-def test_reads_no_further_ahead_than_it_must(tmp_path, ray):
-    """The first batch takes long; what is read meanwhile is bounded."""
+def test_workers_that_do_not_start_raise_an_error(tmp_path, ray, monkeypatch):
+    class Exits:
+        def __init__(self, *args):
+            os._exit(1)
+
+    class Raises:
+        def __init__(self, *args):
+            raise OSError("no such library")
+
+    monkeypatch.setattr(distributed, "_MAX_RESTARTS", 1)
+    for number, worker in enumerate((Exits, Raises)):
+        monkeypatch.setattr(distributed, "_Worker", worker)
+        with pytest.raises(RuntimeError, match="workers do not start.*enough memory.* 2 workers"):
+            index(tmp_path / str(number), corpus(40), workers=2)
+
+
+@pytest.mark.slow
+def test_reading_ahead_is_bounded(tmp_path, ray):
+    """While the first batch blocks, only a limited number of documents is read."""
     read = []
 
     def documents():
@@ -309,7 +324,7 @@ def test_reads_no_further_ahead_than_it_must(tmp_path, ray):
     thread.start()
     most = distributed._AHEAD * 3
     try:
-        assert comes_true(lambda: len(read) >= most)
+        assert wait_until(lambda: len(read) >= most)
         time.sleep(1)
         assert len(read) == most
     finally:
@@ -319,14 +334,13 @@ def test_reads_no_further_ahead_than_it_must(tmp_path, ray):
 
 
 @pytest.mark.slow
-def test_ctrl_c(tmp_path, ray, capsys):
-    """While the workers are at it: what is done is kept, and the run can go on."""
+def test_ctrl_c_keeps_finished_documents_and_the_run_resumes(tmp_path, ray, capsys):
     path = tmp_path / "queries"
 
     def interrupt():
         log = tmp_path / "log"
         log.touch()
-        comes_true(
+        wait_until(
             lambda: (told := manifest(path)) and told["documents"] and "12" in log.read_text()
         )
         os.kill(os.getpid(), signal.SIGINT)
@@ -341,18 +355,18 @@ def test_ctrl_c(tmp_path, ray, capsys):
         thread.join()
         signal.signal(signal.SIGINT, before)
     told = capsys.readouterr().err
-    kept = documents_kept(manifest(path))
+    kept = stored_documents(manifest(path))
     assert 5 <= kept <= 12
-    assert f"keeps the queries of {kept} documents: run the same again to go on" in told
+    assert f"keeps the queries of {kept} documents: run the same again to resume" in told
     (tmp_path / "go").touch()
     index(path, corpus(40), Waits(12, tmp_path) >> Writer())
     assert files(path) == files(local(tmp_path / "whole", corpus(40)).path)
 
 
 @pytest.mark.slow
-def test_transform(ray):
+def test_transform_keeps_queries_together_and_in_order(ray):
     class Rank(Stage):
-        """Sees one query at a time, as rerankers do, and says which process did it."""
+        """Processes each query independently, as rerankers do, and reports its process."""
 
         def _required_columns(self):
             return ["qid", "query"]
@@ -385,12 +399,12 @@ def test_transform(ray):
     assert "queries 'q0' to 'q2'" in str(error.value.__cause__)
 
 
-# A machine that is lost
+# Lost machines
 
 
 @pytest.mark.slow
-def test_a_node_is_killed(tmp_path):
-    """With a tiny model; what the run makes is what a local one makes."""
+def test_run_continues_when_a_node_is_killed(tmp_path):
+    """Without a replacement for the node; the files equal those of a local run."""
     ray = pytest.importorskip("ray")
     import psutil
     from ray.cluster_utils import Cluster
@@ -419,8 +433,10 @@ def test_a_node_is_killed(tmp_path):
 
         def kill():
             try:
-                assert comes_true(lambda: waiting() == 2, seconds=300)  # both workers in a batch
-                assert documents_kept(manifest(path)) > 0
+                assert wait_until(
+                    lambda: waiting() == 2, seconds=300
+                )  # both workers are in a batch
+                assert stored_documents(manifest(path)) > 0
                 (raylet,) = nodes[1].all_processes["raylet"]
                 processes = psutil.Process(raylet.process.pid).children(recursive=True)
                 cluster.remove_node(nodes[1], allow_graceful=False)
@@ -437,7 +453,7 @@ def test_a_node_is_killed(tmp_path):
             killed.result()
         assert files(path) == files(queries.path)
         runs = Counter((tmp_path / "log").read_text().split())
-        assert len(runs) == 20 and sum(runs.values()) == 21  # the one lost, and done again
+        assert len(runs) == 20 and sum(runs.values()) == 21  # one was lost and repeated
     finally:
         ray.shutdown()
         cluster.shutdown()
