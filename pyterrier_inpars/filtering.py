@@ -1,4 +1,7 @@
-"""Filters of synthetic queries: each keeps rows as they are, in their order, or drops them."""
+"""Filters for synthetic queries and training examples.
+
+A filter drops rows. The remaining rows are unchanged and keep their order.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,11 +15,11 @@ from pyterrier_inpars._stage import Stage, as_numbers, check_strings, finite, po
 
 
 class Filter(Stage):
-    """A stage that keeps or drops each synthetic query, and leaves those it keeps as they are.
+    """Base class of the filters. It counts the rows it processes.
 
     Attributes:
-        seen: Queries this filter was given since it was made.
-        dropped: Queries it dropped of those.
+        seen: Number of rows processed so far.
+        dropped: Number of rows dropped so far.
     """
 
     def __init__(self):
@@ -24,11 +27,11 @@ class Filter(Stage):
         self.dropped = 0
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
-        """Tells for each row of a validated frame whether to keep it: an array of bool."""
+        """Returns a bool array with one value per row of a validated frame: whether to keep it."""
         raise NotImplementedError
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Keeps the rows that ``keeps`` tells to keep, and counts."""
+        """Drops rows according to ``_keep`` and updates the counts."""
         kept = inp[self._keep(inp)].reset_index(drop=True)
         self.seen += len(inp)
         self.dropped += len(inp) - len(kept)
@@ -36,36 +39,40 @@ class Filter(Stage):
 
 
 class WholeSetFilter(Filter):
-    """A filter that compares all queries of a set, and so cannot be applied to a stream."""
+    """Base class of filters that compare all queries with each other.
+
+    Such a filter needs a frame with all queries. It cannot run inside ``pipeline.index(...)``,
+    where PyTerrier passes the queries in batches.
+    """
 
     def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Refuses a stream, of which it would see one batch at a time; none in gives none out.
+        """Returns an empty list for an empty stream.
 
         Raises:
-            ValueError: there is a record; the error says what to write instead.
+            ValueError: The stream is not empty. The error shows what to write instead.
         """
         if next(iter(inp), None) is None:
             return []
         raise ValueError(
-            f"{self!r} compares all queries, but sees a stream one batch at a time: "
+            f"{self!r} compares all queries, but a stream arrives in batches: "
             f"store the queries first, then write {self!r}(queries.get_results())"
         )
 
 
 class ScoreFilter(WholeSetFilter):
-    """Keeps the ``k`` best queries of the set by ``score`` (InPars, arXiv 2202.05144, section 3).
+    """Keeps the ``k`` queries with the highest ``score``.
 
-    The score is the mean token log-probability that the generator gave, or what a reranker made of
-    it: ``reranker >> ScoreFilter(k)``. Of equal scores the lower ``qid`` wins.
+    The score is the mean log-probability of the generated tokens, as in InPars (arXiv 2202.05144,
+    section 3), or the score of a reranker, as in InPars v2 (arXiv 2301.01820):
+    ``reranker >> ScoreFilter(k)``. Ties are broken by ascending ``qid``.
 
-    Needs ``qid`` (str) and ``score`` (number).
+    Requires the columns ``qid`` (str) and ``score`` (number).
 
     Args:
-        k: Queries to keep.
+        k: Number of queries to keep.
 
     Raises:
-        ValueError: ``k`` is no whole number above 0; a score is not a number, the error names the
-            qid.
+        ValueError: ``k`` is not a positive whole number, or a score is not a number.
     """
 
     schematic = {"label": "ScoreFilter", "help_url": None}
@@ -86,20 +93,23 @@ class ScoreFilter(WholeSetFilter):
 
 
 class LengthFilter(Filter):
-    """Keeps queries whose length is within limits: in words between white space, or in tokens.
+    """Keeps queries whose length in words or tokens is within limits.
 
-    Needs ``query`` (str), and ``log_probs`` (list of float, one a generated token) where a limit in
-    tokens is set, which is what the InPars Toolkit counts.
+    Words are separated by white space. Tokens are those that the model generated, as in the InPars
+    Toolkit.
+
+    Requires the column ``query`` (str), and ``log_probs`` (list of float, one per generated token)
+    for limits in tokens.
 
     Args:
-        min_words: Fewest words of a query kept.
-        max_words: Most words of a query kept; None sets no limit.
-        min_tokens: Fewest generated tokens of a query kept; None sets no limit.
-        max_tokens: Most generated tokens of a query kept; None sets no limit.
+        min_words: Minimum number of words.
+        max_words: Maximum number of words, or None for no limit.
+        min_tokens: Minimum number of generated tokens, or None for no limit.
+        max_tokens: Maximum number of generated tokens, or None for no limit.
 
     Raises:
-        ValueError: a limit is below 0, or a maximum below its minimum; a query is no string, or has
-            no ``log_probs`` to count.
+        ValueError: A limit is negative, a maximum is below its minimum, a query is not a string,
+            or ``log_probs`` is not a list.
     """
 
     schematic = {"label": "LengthFilter", "help_url": None}
@@ -138,7 +148,7 @@ class LengthFilter(Filter):
                 row = inp[~lists].iloc[0]
                 raise ValueError(
                     f"log_probs must be a list, but is {row['log_probs']!r} for the query "
-                    f"{row['query']!r}: count words instead, with min_words and max_words"
+                    f"{row['query']!r}: set min_words and max_words to count words instead"
                 )
             kept = kept & _within(inp["log_probs"].map(len), self.min_tokens, self.max_tokens)
         return kept
@@ -149,19 +159,20 @@ def _within(counts: pd.Series, least: int | None, most: int | None) -> np.ndarra
 
 
 class CopyFilter(Filter):
-    """Drops queries copied from their document: its words hold the query's words in one run.
+    """Drops queries that are copied from their document.
 
-    Case, punctuation and white space make no difference. A query of one word that the document
-    holds is a copy too; a query without a word is none. In scripts that put no space between words
-    only a run between two punctuation marks is seen.
+    A query is a copy if its words occur consecutively in the document, ignoring case, punctuation
+    and white space. A query of a single word that occurs in the document is a copy; a query without
+    words is not. In scripts without spaces between words, such as Chinese, a copy is found only if
+    it spans the text between two punctuation marks.
 
-    Needs ``query`` and ``text`` (both str).
+    Requires the columns ``query`` and ``text`` (both str).
 
     Args:
-        text_field: Column that holds the document's text.
+        text_field: Column with the text of the document.
 
     Raises:
-        ValueError: a query or text is no string.
+        ValueError: A query or text is not a string.
     """
 
     schematic = {"label": "CopyFilter", "help_url": None}
@@ -180,12 +191,12 @@ class CopyFilter(Filter):
 
 
 class DuplicateFilter(WholeSetFilter):
-    """Keeps the first in the frame of queries that differ in case or white space alone.
+    """Drops duplicate queries, ignoring case and white space. The first one is kept.
 
-    Needs ``query`` (str).
+    Requires the column ``query`` (str).
 
     Raises:
-        ValueError: a query is no string.
+        ValueError: A query is not a string.
     """
 
     schematic = {"label": "DuplicateFilter", "help_url": None}
@@ -199,23 +210,23 @@ class DuplicateFilter(WholeSetFilter):
 
 
 class RoundTripFilter(Filter):
-    """Keeps a query if the retriever brings its own document back in the top ``k``.
+    """Keeps queries whose source document is among the top ``k`` results of a retriever.
 
-    This is the round-trip consistency of Promptagator (arXiv 2209.11755, section 3), whose
-    retriever is one trained on the unfiltered queries; any will do. The document counts by its
-    ``docno``: another with the same text does not, and takes one of the ``k`` places. A query
-    without a word is dropped.
+    This is the round-trip consistency filter of Promptagator (arXiv 2209.11755, section 3), which
+    uses a retriever trained on the unfiltered queries. Any retriever works here. Documents are
+    compared by ``docno``, so a duplicate of the source document takes one of the ``k`` ranks. A
+    query without words is dropped.
 
-    Needs ``qid`` (str, each once), ``query`` and ``docno`` (both str).
+    Requires the columns ``qid`` (str, unique), ``query`` and ``docno`` (both str).
 
     Args:
-        retriever: Any PyTerrier retriever; see :func:`~pyterrier_inpars._retrieval.retrieve`.
-        k: Number of documents in which the query's own must be.
+        retriever: Any PyTerrier retriever. It gets the queries without punctuation, in lower case.
+        k: Rank cutoff.
 
     Raises:
-        TypeError: the retriever is no transformer.
-        ValueError: ``k`` is no whole number above 0; a qid stands twice; the retriever's results
-            lack a column.
+        TypeError: The retriever is not a transformer.
+        ValueError: ``k`` is not a positive whole number, a qid is duplicated, or the results lack a
+            column.
     """
 
     schematic = {"label": "RoundTripFilter", "help_url": None}
@@ -231,38 +242,38 @@ class RoundTripFilter(Filter):
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "qid", "docno")
         source = dict(zip(inp["qid"], inp["docno"], strict=True))
-        found = retrieve(self.retriever, inp, self.k)
-        return (
-            inp["qid"].isin([qid for qid, hits in found if source[qid] in hits["docno"]]).to_numpy()
-        )
+        results = retrieve(self.retriever, inp, self.k)
+        found = [qid for qid, hits in results if source[qid] in hits["docno"]]
+        return inp["qid"].isin(found).to_numpy()
 
 
 class FalseNegativeFilter(Filter):
-    """Drops negatives that a teacher holds for about as relevant as the positive.
+    """Drops likely false negatives: those a teacher scores within ``margin`` of the positive.
 
-    Documents that are mined as negatives often answer the query. A negative stays if its score is
-    below the positive's by more than ``margin``: TopK-MarginPos of arXiv 2407.15831, with a
-    reranker's scores as the teacher's, as GPL has them (arXiv 2112.07577, section 3)::
+    Mined negatives are often relevant. This filter keeps a negative only if its score is lower than
+    the score of the positive by more than ``margin``, as TopK-MarginPos of NV-Retriever (arXiv
+    2407.15831). The teacher can be any reranker, as in GPL (arXiv 2112.07577, section 3)::
 
         NegativeMiner(bm25, num_negatives=8) >> teacher >> FalseNegativeFilter()
 
-    The margin is a difference, not a share of the positive's score, which would have the wrong
-    sign where scores are log-probabilities. Of several positives of a query the lowest score
-    counts. A query left without negatives is dropped, its positives with it.
+    The margin is a difference and not a ratio, since a ratio of log-probabilities would have the
+    wrong sign. If a query has several positives, their lowest score counts. A query without
+    remaining negatives is dropped together with its positives.
 
-    Needs ``qid``, ``label`` (0 for a negative) and ``score`` (number). Rows are kept as they are,
-    in their order; ``score`` can serve as a soft label.
+    Requires the columns ``qid`` (str), ``label`` (0 for a negative) and ``score`` (number). The
+    ``score`` is kept and can serve as a soft label.
 
     Args:
-        margin: By how much a negative's score must be below the positive's, in the teacher's units.
+        margin: Minimum difference between the positive and a negative, in units of the teacher's
+            score.
 
     Attributes:
-        seen: Examples this filter was given since it was made.
-        dropped: Examples it dropped of those.
+        seen: Number of examples processed so far.
+        dropped: Number of examples dropped so far.
 
     Raises:
-        ValueError: the margin, a label or a score is not a number, or a qid no string; a query's
-            positive is not there, which the error tells by its qid.
+        ValueError: The margin, a label or a score is not a number, a qid is not a string, or a
+            query has no positive.
     """
 
     schematic = {"label": "FalseNegativeFilter", "help_url": None}
@@ -282,7 +293,7 @@ class FalseNegativeFilter(Filter):
         if (alone := np.isnan(least)).any():
             raise ValueError(
                 f"qid {inp['qid'].iloc[alone.argmax()]!r} has no positive (label 1) to compare its "
-                f"negatives with: give all examples of a query in one frame"
+                f"negatives with: pass all examples of a query in one frame"
             )
         low = ~positive & (scores < least - self.margin)
         return low | (positive & inp["qid"].isin(inp["qid"][low]).to_numpy())

@@ -1,4 +1,4 @@
-"""Filters: each against a plain oracle, and what they all have in common."""
+"""Filters of synthetic queries: each against a plain oracle, and their common behaviour."""
 
 import re
 import unicodedata
@@ -28,7 +28,7 @@ RANKINGS = pt.Transformer.from_df(
         columns=["qid", "docno", "score"],
     )
 )
-RANKINGS.schematic = {"label": "Rankings", "help_url": None}  # else it is looked up on the web
+RANKINGS.schematic = {"label": "Rankings", "help_url": None}  # otherwise looked up on the web
 MAKERS = [
     lambda: ScoreFilter(3),
     lambda: LengthFilter(1, 2),
@@ -42,7 +42,7 @@ COLUMNS = ["qid", "query", "docno", "text", "score", "log_probs"]
 
 
 def frame(rows):
-    """Synthetic queries, with a column that no filter knows and an index that tells nothing."""
+    """Synthetic queries, with an additional column and a constant index."""
     data = [
         (f"q{i}", query, f"d{i % 4}", text, score, [float(i)])
         for i, (query, text, score) in enumerate(rows)
@@ -62,7 +62,7 @@ def words(text):
 @each_filter
 @quick
 @given(rows=ROWS)
-def test_rows_are_kept_as_they_are(make, rows):
+def test_kept_rows_are_unchanged_and_in_order(make, rows):
     queries = frame(rows)
     before = queries.copy()
     stage = make()
@@ -90,7 +90,7 @@ def test_score_filter(rows, k, rng):
     assert sorted(kept(ScoreFilter(k), shuffled)) == sorted(qid for _, qid in best)
 
 
-def test_score_filter_names_a_score_that_is_none():
+def test_score_filter_names_a_score_that_is_not_a_number():
     queries = frame([("a", "b", 1.0), ("a", "b", float("nan"))])
     with pytest.raises(ValueError, match="score is not a number at qid 'q1'"):
         ScoreFilter(1)(queries)
@@ -121,15 +121,15 @@ def test_length_filter_in_tokens(lengths, least, most):
     assert kept(LengthFilter(3, min_tokens=least, max_tokens=most), queries) == []
 
 
-def test_tokens_that_nobody_counted():
+def test_length_filter_needs_lists_of_log_probs():
     queries = frame([("one", "", 0.0), ("two", "", 0.0)])
     queries["log_probs"] = [[-1.0], None]
-    with pytest.raises(ValueError, match="log_probs must be a list, but is None .* 'two': count"):
+    with pytest.raises(ValueError, match="log_probs must be a list, but is None .* 'two': set min_words"):
         LengthFilter(0, min_tokens=1)(queries)
 
 
 @pytest.mark.parametrize("bounds", [(-1, None), (1.5, None), (3, 2), (None, True)])
-def test_bounds_in_tokens(bounds):
+def test_invalid_limits_in_tokens(bounds):
     with pytest.raises(ValueError, match="_tokens must be a whole number"):
         LengthFilter(min_tokens=bounds[0], max_tokens=bounds[1])
 
@@ -175,7 +175,7 @@ def test_duplicate_filter(rows):
     assert kept(DuplicateFilter(), frame(rows)) == expected
 
 
-def test_duplicates_differ_in_case_and_white_space_alone():
+def test_duplicates_differ_only_in_case_and_white_space():
     queries = frame([(q, "", 0.0) for q in ("A b", "a  B ", "a b?", "ab", "a\tb")])
     assert kept(DuplicateFilter(), queries) == ["q0", "q2", "q3"]
 
@@ -183,7 +183,7 @@ def test_duplicates_differ_in_case_and_white_space_alone():
 @quick
 @given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(1, 6))
 def test_round_trip_filter(plain, k):
-    """Query q finds d(q), d(q+1), ... mod 5; its own document is d(q mod 4)."""
+    """Query q finds d(q), d(q+1), ... mod 5; its source document is d(q mod 4)."""
     queries = frame([(f"word{i}" if p else "?!", "", 0.0) for i, p in enumerate(plain)])
     expected = [
         f"q{i}"
@@ -208,7 +208,7 @@ def test_round_trip_through_pisa(tmp_path):
         [('"unique0"?', "", 0.0), ("nothing#known", "", 0.0), ("what's unique2^9", "", 0.0)]
     )
     assert kept(RoundTripFilter(index.bm25(), 1), queries) == ["q0", "q2"]
-    twin = queries[:1].assign(query="unique3", docno="d3")  # its text stands better elsewhere
+    twin = queries[:1].assign(query="unique3", docno="d3")  # the other document scores higher
     assert kept(RoundTripFilter(index.bm25(), 1), twin) == []
     assert kept(RoundTripFilter(index.bm25(), 2), twin) == ["q0"]
 
@@ -224,7 +224,7 @@ def test_k_is_a_whole_number(k):
 
 
 @pytest.mark.parametrize("bounds", [(-1,), (1.5,), (3, 2), (0, -1), (1, True), (2, "4")])
-def test_bounds_of_length(bounds):
+def test_invalid_limits_in_words(bounds):
     with pytest.raises(ValueError, match="_words must be a whole number"):
         LengthFilter(*bounds)
 
@@ -244,7 +244,7 @@ def test_missing_columns_are_named(make):
 
 
 @each_filter
-def test_values_that_are_no_strings_are_named(make):
+def test_values_that_are_not_strings_are_named(make):
     stage = make()
     for column in set(stage._required_columns()) - {"score"}:
         queries = frame([("a b", "d", 1.0), ("c d", "d", 1.0)])
@@ -263,7 +263,7 @@ def test_empty_frame(make):
 
 
 class Collect(pt.Indexer):
-    """An indexer that keeps the records."""
+    """An indexer that returns the records."""
 
     def index(self, records):
         return list(records)
@@ -271,7 +271,7 @@ class Collect(pt.Indexer):
 
 @each_filter
 def test_streams(make):
-    """Filters of single rows give what they give for the frame; the others refuse."""
+    """Filters of single rows give the same result as for a frame; the others raise an error."""
     stage = make()
     queries = frame([(f"w{i}" + " more" * (i % 4), f"w{i % 2}", float(i)) for i in range(9)])
     records = queries.to_dict("records")

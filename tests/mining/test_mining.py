@@ -242,58 +242,6 @@ def test_a_reranker_stands_as_the_retriever(bm25, docs, queries, tmp_path):
     assert moved > 30
 
 
-SCORED = st.lists(
-    st.tuples(st.sampled_from("abc"), st.sampled_from([0, 0, 1]), st.sampled_from([-3, -2, -1.5])),
-    max_size=14,
-)
-
-
-def scored(rows):
-    return pd.DataFrame(rows, columns=["qid", "label", "score"])
-
-
-@settings(max_examples=200, deadline=None)
-@given(SCORED.filter(len), st.sampled_from([0, 0.5, 1.0, -0.5, -2]))
-def test_false_negatives_are_dropped(rows, margin):
-    rows = [(qid, 1, -1.5) for qid in sorted({qid for qid, *_ in rows})] + rows
-    examples = scored(rows)
-    examples.index = [7] * len(rows)
-    expected = []
-    for i, (qid, label, _) in enumerate(rows):
-        positive = min(s for q, lab, s in rows if q == qid and lab)
-        low = [j for j, (q, lab, s) in enumerate(rows) if q == qid and not lab]
-        low = [j for j in low if rows[j][2] < positive - margin]
-        if i in low or (label and low):
-            expected.append(i)
-    stage = FalseNegativeFilter(margin)
-    out = stage(examples)
-    pd.testing.assert_frame_equal(out, examples.iloc[expected].reset_index(drop=True))
-    assert (stage.seen, stage.dropped) == (len(rows), len(rows) - len(expected))
-
-
-def test_a_margin_in_logits_and_in_log_probabilities():
-    """Above and below zero alike: a share of the positive's score would turn its sign."""
-    for positive in (4.0, -4.0):
-        rows = [("q", 1, positive), ("q", 0, positive - 0.5), ("q", 0, positive - 1.5)]
-        out = FalseNegativeFilter(1.0)(scored(rows))
-        assert list(out["score"]) == [positive, positive - 1.5]
-
-
-def test_false_negative_filter_on_wrong_frames():
-    examples = scored([("a", 1, -1.0), ("a", 0, -2.0), ("b", 0, -2.0)])
-    with pytest.raises(ValueError, match="qid 'b' has no positive"):
-        FalseNegativeFilter()(examples)
-    examples.loc[1, "score"] = np.nan
-    with pytest.raises(ValueError, match="score is not a number at qid 'a'"):
-        FalseNegativeFilter()(examples[:2])
-    for column in ("qid", "label", "score"):
-        with pytest.raises(pt.validate.InputValidationError, match=f"'{column}'"):
-            FalseNegativeFilter()(examples.drop(columns=column))
-    for margin in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="margin must be a number, not"):
-            FalseNegativeFilter(margin)
-
-
 def test_a_teacher_that_reads_the_label(bm25, docs, queries):
     """In a pipeline, by frame and by record; what the miner drew is neither changed nor moved."""
     miner = NegativeMiner(bm25, num_negatives=6, depth=60, texts=Loader(docs))
@@ -468,6 +416,3 @@ def test_progress(bm25, docs, queries, capfd):
 
 
 TestNegativeMiner = pt.testing.transformer_test_class(lambda: NegativeMiner(results({})))
-
-
-TestFalseNegativeFilter = pt.testing.transformer_test_class(FalseNegativeFilter)
