@@ -1,0 +1,65 @@
+"""Every Python snippet of the README and of the documentation runs, or at least compiles."""
+
+import re
+
+import pytest
+import snippets
+
+OWN_START = {"README", "index", "tour"}
+HEAVY = {"README"}
+"""Pages whose snippets use the demo's language model."""
+
+
+@pytest.fixture(scope="module")
+def local_models(tmp_path_factory):
+    return snippets.models_as_json(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory):
+    return snippets.tour(tmp_path_factory.mktemp("tour"))
+
+
+def pages():
+    return [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in HEAVY))
+        for page in snippets.PAGES
+        if snippets.snippets(page)
+    ]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_snippets_run(page, local_models, tmp_path, monkeypatch, request, one_thread):
+    """In one namespace per page, in a folder of its own, with tiny models for hub names."""
+    if page.stem != "README":
+        monkeypatch.setenv("INPARS_LOCAL_MODELS", local_models)
+    monkeypatch.chdir(tmp_path)
+    own = page.stem in OWN_START
+    namespace = {} if own else dict(request.getfixturevalue("tour"))
+    for snippet in snippets.snippets(page):
+        source = "\n" * snippet.line + snippet.code
+        code = compile(source, str(page), "exec")
+        if snippet.runs:
+            exec(code, namespace)
+
+
+def test_few_snippets_are_compiled_only():
+    found = [snippet for page in snippets.PAGES for snippet in snippets.snippets(page)]
+    assert sum(snippet.runs for snippet in found) >= 40
+    assert sum(not snippet.runs for snippet in found) <= 8
+
+
+def test_no_python_snippet_is_overlooked():
+    """Code is in blocks that `snippets` finds: no doctest, and no literal block of Python."""
+    for page in snippets.PAGES:
+        text = page.read_text()
+        assert ">>> " not in text, page
+        if page.suffix == ".rst":
+            literal = re.findall(r"[^:]::\n\n( +.+)", text)
+            assert not [line for line in literal if re.search(r"import |\w\(", line)], page
+        else:
+            assert text.count("```") == 2 * len(snippets.snippets(page)), page
+
+
+def test_the_readme_is_short():
+    assert len((snippets.ROOT / "README.md").read_text().splitlines()) <= 150
