@@ -1,77 +1,75 @@
-"""Negatives for synthetic queries, mined from what a retriever finds."""
+"""Mining of negatives for synthetic queries from the results of a retriever."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._retrieval import applied, check_retriever, fold, retrieve
-from pyterrier_inpars._stage import (
-    Stage,
-    as_frame,
-    check_strings,
-    positive_int,
-)
+from pyterrier_inpars._stage import Stage, as_frame, check_strings, positive_int
 
 
 @runtime_checkable
 class HasCorpus(Protocol):
-    """A document collection, such as a PyTerrier dataset."""
+    """Protocol of a document collection, such as a PyTerrier dataset."""
 
     def get_corpus_iter(self, *, verbose: bool) -> Iterable[dict[str, Any]]:
-        """Iterates over the documents, from the first on every call."""
+        """Returns a new iterator over all documents."""
 
 
 Texts = pt.Transformer | HasCorpus | Callable[[], Iterable[dict[str, Any]]]
 
 
 class NegativeMiner(Stage):
-    """Makes training examples: each query with its source document, then with negatives.
+    """Adds negatives to synthetic queries and thereby turns them into training examples.
 
-    Negatives are drawn uniformly, without replacement, from the ranks ``skip + 1`` to ``depth`` of
-    what the retriever finds (InPars, arXiv 2202.05144, section 4, draws one of BM25's top 1,000; so
-    does its toolkit, arXiv 2307.04601). The source document is none of them, nor is one with the
-    same text but for case and white space. A query's negatives depend on the seed, its qid and its
-    ranking alone: with these ranks put in the order of
-    ``numpy.random.default_rng(n).permutation(len(ranks))``, where ``n`` is the big-endian SHA-256
-    of ``"{seed} {qid}"``, they are the first ``num_negatives`` that may be drawn. A query with
-    fewer has those; one with none is dropped, since no pair can be made of it.
+    The source document of each query is its positive. Negatives are drawn uniformly, without
+    replacement, from ranks ``skip + 1`` to ``depth`` of the retriever's results. InPars (arXiv
+    2202.05144, section 4) and its toolkit (arXiv 2307.04601) draw from the top 1,000 of BM25. The
+    source document and documents with the same text, ignoring case and white space, are never
+    negatives. A query with fewer than ``num_negatives`` candidates gets all of them; a query
+    without any is dropped.
 
-    Needs ``qid`` (str, each once), ``query``, ``docno`` and ``text`` (all str). Gives ``qid``,
-    ``query`` (as written), ``docno``, ``text`` and ``label`` (int64; 1 the source document, 0 a
+    The draws are reproducible and depend only on the seed, the qid and the ranking of the query:
+    the ranks are permuted by ``numpy.random.default_rng(n).permutation(len(ranks))``, where ``n``
+    is the big-endian SHA-256 of ``"{seed} {qid}"``, and the first ``num_negatives`` admissible
+    documents are the negatives.
+
+    Requires the columns ``qid`` (str, unique), ``query``, ``docno`` and ``text`` (all str). Returns
+    ``qid``, ``query``, ``docno``, ``text`` and ``label`` (int64; 1 for the source document, 0 for a
     negative).
 
     Args:
-        retriever: Any PyTerrier retriever, such as one that ends with a reranker
-            (``bm25 % 100 >> text >> BiEncoder(model)``); see
-            :func:`~pyterrier_inpars._retrieval.retrieve`.
-        num_negatives: Negatives for each query.
+        retriever: Any PyTerrier retriever, including one that ends with a reranker, such as
+            ``bm25 % 100 >> text >> BiEncoder(model)``. It gets the queries without punctuation, in
+            lower case.
+        num_negatives: Number of negatives per query.
         depth: Last rank to draw from, counted from 1.
-        skip: Ranks to pass over at the top, where documents that answer the query are likeliest;
-            fewer than ``depth``.
-        seed: Another seed draws other negatives.
-        texts: Where the texts of negatives come from. None: the retriever's results have them. A
-            text loader such as ``pt.text.get_text(dataset, "text")``: a transformer that adds the
-            text to a frame of ``docno``. A collection with ``get_corpus_iter``, or a function that
-            gives an iterator over documents: gone through once each time the stage runs (now and
-            then again, for queries whose first draws had to be refused), so give a loader for a
-            stream. Only texts of documents drawn are kept in memory.
-        batch_size: Queries sent to the retriever in one call.
-        text_field: Column that holds the document's text.
-        verbose: Show progress.
+        skip: Number of top ranks to skip, where unlabelled relevant documents are most likely; must
+            be less than ``depth``.
+        seed: Random seed of the draws.
+        texts: Source of the negatives' texts. None: the retriever's results include them. A text
+            loader such as ``pt.text.get_text(dataset, "text")``: a transformer that adds the text
+            to a frame of ``docno``. A collection with ``get_corpus_iter``, or a function that
+            returns an iterator over documents: the miner scans it once per batch, and again for
+            queries whose first draws are not admissible, so prefer a text loader for streams. Only
+            the texts of drawn documents are kept in memory.
+        batch_size: Number of queries per call of the retriever.
+        text_field: Column with the text of the document.
+        verbose: Whether to show a progress bar.
 
     Attributes:
-        seen: Queries this miner was given since it was made.
-        dropped: Those of them for which there was no negative.
-        without_text: Draws passed over because the document's text was not found.
+        seen: Number of queries processed so far.
+        dropped: Number of queries dropped so far, because they have no negatives.
+        without_text: Number of draws skipped so far, because the document's text was not found.
 
     Raises:
-        TypeError: the retriever is no transformer, or ``texts`` none of the above.
-        ValueError: a number is out of range; a qid stands twice; nothing gives texts, and the error
-            says what to give.
+        TypeError: The retriever is not a transformer, or ``texts`` has another type.
+        ValueError: A number is out of range, a qid is duplicated, or the texts of the negatives
+            are missing.
     """
 
     schematic = {"label": "NegativeMiner", "help_url": None}
@@ -99,7 +97,7 @@ class NegativeMiner(Stage):
         if not (texts is None or callable(texts) or isinstance(texts, HasCorpus)):
             raise TypeError(
                 f"texts must be a text loader, a collection with get_corpus_iter, or a function "
-                f"that gives an iterator over documents, not {texts!r}"
+                f"that returns an iterator over documents, not {texts!r}"
             )
         self.texts = texts
         self.batch_size = positive_int("batch_size", batch_size)
@@ -129,10 +127,11 @@ class NegativeMiner(Stage):
         return as_frame(examples, self._output_columns([])).astype({"label": "int64"})
 
     def _mine(self, inp: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
-        """The negatives (docno, text) of each qid for which the retriever found any document.
+        """Returns the negatives (docno, text) by qid, for queries with retrieved documents.
 
-        Texts are wanted only for a few draws ahead, one more than the negatives asked for. Queries
-        that need more, because a draw had the source's text or none, go round again.
+        At first, texts are fetched for ``num_negatives + 1`` draws per query. Queries that need
+        more, because a drawn document has the text of the source document or no text, are repeated
+        with four times as many draws.
         """
         source = {
             qid: (docno, text)
@@ -157,7 +156,7 @@ class NegativeMiner(Stage):
     def _draw(
         self, queries: pd.DataFrame, source: dict[str, tuple[str, str]], ahead: int
     ) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
-        """The first ``ahead`` draws of each qid, the source document left out, and their texts."""
+        """Returns the first ``ahead`` draws by qid, without source documents, and their texts."""
         drawn: dict[str, Sequence[str]] = {}
         texts: dict[str, str] = {}
         columns = [self.text_field] if self.texts is None else []
@@ -172,21 +171,20 @@ class NegativeMiner(Stage):
             hits = {column: values[self.skip :] for column, values in hits.items()}
             number = int.from_bytes(sha256(f"{self.seed} {qid}".encode()).digest(), "big")
             draws = np.random.default_rng(number).permutation(len(hits["docno"]))
-            draws = draws[: ahead + 1]  # the source document is there once at most
+            draws = draws[: ahead + 1]  # at most one of them is the source document
             draws = draws[hits["docno"][draws] != source[qid][0]][:ahead]
             drawn[qid] = hits["docno"][draws]
             if self.texts is None:
                 self._check_text(self.retriever, list(hits))
                 texts.update(zip(drawn[qid], hits[self.text_field][draws], strict=True))
         if self.texts is not None:
-            wanted = {docno for docnos in drawn.values() for docno in docnos}
-            texts = self._fetch(self.texts, wanted)
+            texts = self._fetch(self.texts, {docno for found in drawn.values() for docno in found})
         return drawn, texts
 
     def _choose(
         self, docnos: Sequence[str], texts: dict[str, str], source_text: str
     ) -> tuple[list[tuple[str, str]], int]:
-        """The first draws that may be negatives, and how many without text came before."""
+        """Returns the first admissible draws, and the number of draws skipped without a text."""
         negatives: list[tuple[str, str]] = []
         unknown = 0
         for docno in docnos:
@@ -200,37 +198,45 @@ class NegativeMiner(Stage):
         return negatives, unknown
 
     def _fetch(self, origin: Texts, docnos: set[str]) -> dict[str, str]:
-        """The texts of those documents that ``origin`` knows."""
+        """Returns the texts by docno, for those documents that ``origin`` has."""
         if not docnos:
             return {}
         if isinstance(origin, pt.Transformer) and not isinstance(origin, HasCorpus):
             found = applied(origin, pd.DataFrame({"docno": sorted(docnos)}))
             self._check_text(origin, list(found))
             return dict(zip(found["docno"], found[self.text_field], strict=True))
-        corpus = (
-            origin.get_corpus_iter(verbose=self.verbose)
-            if isinstance(origin, HasCorpus)
-            else origin()
-        )
-        if not isinstance(corpus, Iterable):
-            raise TypeError(f"{origin!r} must give an iterator over documents, not {corpus!r:.200}")
         texts = {}
-        for document in corpus:
-            if not isinstance(document, Mapping) or not isinstance(document.get("docno"), str):
-                raise ValueError(
-                    f"{origin!r} must give documents as dicts with docno, a string, but gives "
-                    f"{document!r:.200}"
-                )
+        for document in self._documents(origin):
             if document["docno"] in docnos:
                 self._check_text(origin, list(document))
                 texts[document["docno"]] = document[self.text_field]
         return texts
 
+    def _documents(self, origin: Texts) -> Iterator[Mapping[str, Any]]:
+        """Iterates over a collection, or over what a function returns, and checks each document."""
+        corpus: Any
+        if isinstance(origin, HasCorpus):
+            corpus = origin.get_corpus_iter(verbose=self.verbose)
+        else:
+            corpus = cast(Callable, origin)()
+        if not isinstance(corpus, Iterable):
+            raise TypeError(
+                f"{origin!r} must return an iterator over documents, not {corpus!r:.200}"
+            )
+        for document in corpus:
+            if not isinstance(document, Mapping) or not isinstance(document.get("docno"), str):
+                raise ValueError(
+                    f"{origin!r} must yield documents as dicts with docno, a string, but yields "
+                    f"{document!r:.200}"
+                )
+            yield document
+
     def _check_text(self, origin: object, columns: list[str]) -> None:
         for column in ("docno", self.text_field):
             if column not in columns:
                 raise ValueError(
-                    f"{origin!r} gives no column {column!r}, only {', '.join(map(str, columns))}: "
-                    f"give the miner texts=, a text loader such as pt.text.get_text(dataset, "
-                    f"{self.text_field!r}) or a collection with get_corpus_iter"
+                    f"{origin!r} returns no column {column!r}, only "
+                    f"{', '.join(map(str, columns))}: set texts= to a text loader such as "
+                    f"pt.text.get_text(dataset, {self.text_field!r}) or to a collection with "
+                    f"get_corpus_iter"
                 )

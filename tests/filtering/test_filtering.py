@@ -124,7 +124,7 @@ def test_length_filter_in_tokens(lengths, least, most):
 def test_length_filter_needs_lists_of_log_probs():
     queries = frame([("one", "", 0.0), ("two", "", 0.0)])
     queries["log_probs"] = [[-1.0], None]
-    with pytest.raises(ValueError, match="log_probs must be a list, but is None .* 'two': set min_words"):
+    with pytest.raises(ValueError, match="must be a list, but is None .* 'two': set min_words"):
         LengthFilter(0, min_tokens=1)(queries)
 
 

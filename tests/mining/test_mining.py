@@ -1,4 +1,4 @@
-"""NegativeMiner: against a written-out oracle, and what must never happen."""
+"""NegativeMiner: against an oracle of the documented rule, and invariants."""
 
 import random
 from hashlib import sha256
@@ -22,18 +22,18 @@ WORDS = [
 
 
 def results(rankings, texts=None):
-    """A retriever that gives these rankings (qid to docnos, best first), with texts if given."""
+    """A retriever with fixed rankings (qid to docnos, best first) and, optionally, texts."""
     rows = [(qid, d, rank) for qid, docnos in rankings.items() for rank, d in enumerate(docnos)]
     table = pd.DataFrame(rows, columns=["qid", "docno", "rank"])
     if texts is not None:
         table["text"] = [texts.get(d) for d in table["docno"]]
     retriever = pt.Transformer.from_df(table)
-    retriever.schematic = {"label": "Rankings", "help_url": None}  # else looked up on the web
+    retriever.schematic = {"label": "Rankings", "help_url": None}  # otherwise looked up on the web
     return retriever
 
 
 def frame(rows):
-    """Synthetic queries from (docno, text), with a column that is not needed."""
+    """Synthetic queries from (docno, text), with an additional column."""
     data = [(f"q{i}", f"query {i}?", *row, -1.0) for i, row in enumerate(rows)]
     return pd.DataFrame(
         data, columns=["qid", "query", "docno", "text", "score"], index=[3] * len(rows)
@@ -45,7 +45,7 @@ def fold(text):
 
 
 def oracle(queries, rankings, texts, num_negatives, depth, skip, seed):
-    """The documented rule, written out."""
+    """The documented rule of the draws."""
     examples = []
     for query in queries.to_dict("records"):
         ranking = rankings.get(query["qid"], [])[:depth][skip:]
@@ -64,7 +64,7 @@ def oracle(queries, rankings, texts, num_negatives, depth, skip, seed):
 
 
 class Loader(pt.Transformer):
-    """Adds the text to a frame of docnos, None where there is none; remembers what it loaded."""
+    """Adds texts to a frame of docnos, None if unknown, and records what it loaded."""
 
     def __init__(self, texts, column="text"):
         self.texts = texts
@@ -80,7 +80,7 @@ class Loader(pt.Transformer):
 
 
 class Corpus:
-    """A collection as PyTerrier's datasets give it."""
+    """A collection with the interface of PyTerrier's datasets."""
 
     def __init__(self, texts):
         self.texts = texts
@@ -101,7 +101,7 @@ SMALL = st.fixed_dictionaries(
             st.lists(st.sampled_from(DOCNOS), unique=True, max_size=14),
             max_size=6,
         ),
-        # few texts, so that many documents have the same; not every document has one
+        # few distinct texts; some documents have none
         "texts": st.dictionaries(
             st.sampled_from(DOCNOS), st.sampled_from(["Ab c", " ab  C", "other", "", "x"])
         ),
@@ -119,7 +119,7 @@ SMALL = st.fixed_dictionaries(
 @settings(max_examples=100, deadline=None)
 @given(SMALL, st.integers(1, 3), st.sampled_from(["results", "loader", "corpus", "function"]))
 def test_oracle(case, batch_size, source):
-    """Wherever the texts come from and however many queries are sent at once."""
+    """For every source of texts and several batch sizes."""
     rankings, texts = case["rankings"], case["texts"]
     case["depth"] += case["skip"]
     queries = frame(case["sources"][:6])
@@ -209,7 +209,7 @@ def test_negatives_depend_on_the_query_alone(bm25, docs, queries):
 
 
 def test_window(docs):
-    """All ranks of the window and no other; the source counts as a rank."""
+    """Draws come from all ranks of the window; the source document counts as a rank."""
     ranking = list(docs)[20:60]
     retriever = results({"q0": ranking}, docs)
     queries = frame([(ranking[12], docs[ranking[12]])])
@@ -219,13 +219,13 @@ def test_window(docs):
     assert len(short(frame([("d0", "x")]))) == 0 and short.dropped == 1
 
 
-def test_a_reranker_stands_as_the_retriever(bm25, docs, queries, tmp_path):
-    """Its ranks are those that the window counts, and its texts those of the examples."""
+def test_a_retriever_that_ends_with_a_reranker(bm25, docs, queries, tmp_path):
+    """The window counts the reranker's ranks, and the examples have its texts."""
     import tiny
 
     encoder = BiEncoder(tiny.tiny_bert(tmp_path), dtype="float32")
     text = pt.apply.text(lambda row: docs[row["docno"]])
-    pipeline = (bm25 % 20 >> text >> encoder).compile()  # ties at 20 fall otherwise when fused
+    pipeline = (bm25 % 20 >> text >> encoder).compile()  # fusion changes ties at rank 20
     miner = NegativeMiner(pipeline, num_negatives=3, skip=2, depth=5)
     out = miner(queries)
     ranking = pipeline(queries[["qid", "query"]].assign(query=queries["query"].map(clean)))
@@ -242,8 +242,8 @@ def test_a_reranker_stands_as_the_retriever(bm25, docs, queries, tmp_path):
     assert moved > 30
 
 
-def test_a_teacher_that_reads_the_label(bm25, docs, queries):
-    """In a pipeline, by frame and by record; what the miner drew is neither changed nor moved."""
+def test_miner_teacher_and_false_negative_filter(bm25, docs, queries):
+    """As a pipeline over frames and records; the remaining examples keep their order."""
     miner = NegativeMiner(bm25, num_negatives=6, depth=60, texts=Loader(docs))
     teacher = pt.apply.doc_score(lambda row: len(set(row["text"]) & set(row["query"])))
     mined = miner(queries)
@@ -259,7 +259,7 @@ def test_a_teacher_that_reads_the_label(bm25, docs, queries):
     pd.testing.assert_frame_equal(streamed[EXAMPLES], out[EXAMPLES])
 
 
-def test_records_give_what_the_frame_gives(bm25, docs, queries):
+def test_records_give_the_same_examples_as_a_frame(bm25, docs, queries):
     miner = NegativeMiner(bm25, texts=Loader(docs))
     streamed = miner.transform_iter(queries[:30].to_dict("records"))
     streamed += miner.transform_iter([]) + miner.transform_iter(queries[30:].to_dict("records"))
@@ -298,8 +298,8 @@ def test_texts_are_fetched_only_for_documents_drawn():
     assert corpus.scans == 1
 
 
-def test_draws_go_on_past_texts_that_cannot_be_used():
-    """989 documents have the source's text or none: the miner finds the one that has another."""
+def test_draws_continue_past_inadmissible_documents():
+    """Of 990 documents, 989 have the source's text or none; the miner finds the other."""
     ranking = [f"d{i}" for i in range(990)]
     texts = {f"d{i}": "The same  text" for i in range(500)} | {"d777": "another"}
     loader = Loader(texts)
@@ -312,7 +312,7 @@ def test_draws_go_on_past_texts_that_cannot_be_used():
     assert (alone.seen, alone.dropped, alone.without_text) == (1, 1, 989)
 
 
-def test_loader_is_not_called_for_nothing():
+def test_loader_is_not_called_without_draws():
     loader = Loader({})
     miner = NegativeMiner(results({"q0": ["d0"]}), texts=loader)
     out = miner(frame([("d0", "only the source is found"), ("d1", "nothing is found")]))
@@ -321,7 +321,7 @@ def test_loader_is_not_called_for_nothing():
     assert (miner.seen, miner.dropped) == (2, 2)
 
 
-def test_texts_given_go_before_those_of_the_results():
+def test_texts_override_those_of_the_results():
     retriever = results({"q0": ["d1"]}, {"d1": "cut sh"})
     assert NegativeMiner(retriever)(frame([("d0", "a")]))["text"][1] == "cut sh"
     whole = NegativeMiner(retriever, texts=Loader({"d1": "cut short"}))
@@ -341,7 +341,7 @@ def test_other_text_field():
 @pytest.mark.parametrize(
     "texts", [None, Loader({}, "body"), lambda: [{"docno": "d1", "body": "b"}]]
 )
-def test_no_text_anywhere(texts):
+def test_missing_texts(texts):
     miner = NegativeMiner(results({"q0": ["d1"]}), texts=texts)
     with pytest.raises(
         ValueError, match=r"no column 'text'.*texts=.*pt.text.get_text\(dataset, 'text'"
@@ -358,7 +358,7 @@ def test_numbers(name, value):
         NegativeMiner(results({}), **{name: value})
 
 
-def test_wrong_parts():
+def test_invalid_arguments():
     with pytest.raises(ValueError, match="seed must be a whole number of at least 0"):
         NegativeMiner(results({}), seed=-1)
     with pytest.raises(ValueError, match="skip must be a whole number of at least 0, not -1"):
@@ -372,7 +372,7 @@ def test_wrong_parts():
         NegativeMiner(results({}), texts=once_only)
 
 
-def test_wrong_frames():
+def test_invalid_frames():
     miner = NegativeMiner(results({"q0": ["d1"]}, {"d1": "b"}))
     queries = frame([("d0", "a"), ("d0", "a")])
     for column in ("qid", "query", "docno", "text"):

@@ -69,7 +69,7 @@ def test_mining(bm25, changes, labels):
             Error("no column 'text', only docno"),
             id="no text",
         ),
-        pytest.param(lambda: iter(["a"]), Error("must give documents as dicts.*'a'"), id="strings"),
+        pytest.param(lambda: iter(["a"]), Error("must yield .* as dicts.*'a'"), id="strings"),
         pytest.param(
             lambda: None, Error("an iterator over documents, not None", TypeError), id="none"
         ),
@@ -89,7 +89,7 @@ def test_mining(bm25, changes, labels):
             id="a path",
         ),
         pytest.param(
-            None, Error("no column 'text', only docno.*give the miner texts="), id="nothing"
+            None, Error("no column 'text', only docno.*set texts= to a text loader"), id="nothing"
         ),
     ],
 )
