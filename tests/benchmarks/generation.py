@@ -1,21 +1,20 @@
-"""Queries a second that a language model writes, against the InPars Toolkit's loop.
+"""Compares the throughput of query generation with the InPars Toolkit's loop, in queries/s.
 
     python tests/benchmarks/generation.py [--beir FOLDER] [--documents 256] [--peer-documents 64]
         [--peer generate_batch | compiled]
 
-The peer reads the whole prompt of each document in float32, eight together, padded, by the model's
-own ``generate``, which goes on until the last of the eight has ended, and takes the log-probability
-of each token from all the scores, as the toolkit does. The toolkit ends a query at one token id
-that stands for a newline in other models; here the peer is given all that do in this one. Both
-sides are given the same prompts' texts and have the model loaded. Another peer is the continuous
-batching of transformers, ``generate_batch``, with its cache in pages and the same limits; a third
-is this package's own in float32 with ``compile=True``, whose first run, which compiles, is timed
-apart.
+The peer encodes the whole prompt of each document in float32, in padded batches of eight, with the
+model's own ``generate``, which runs until the last query of a batch has ended, and computes the
+log-probability of each token from the scores of the whole vocabulary, as the toolkit does. The
+toolkit ends a query at one token id, which is not a newline in every model; here the peer gets all
+token ids that contain a newline in this model. Both sides get the same prompt texts and have the
+model loaded. The other peers are the continuous batching of transformers, ``generate_batch``, with
+a paged KV cache and the same limits, and this package in float32 with ``compile=True``, whose first
+run, which compiles, is timed separately.
 
-Runs the peer and each precision in turn, first forwards, then backwards, and prints the queries a
-second of each and, last, the median of the ratios. Before, it checks that in float32 both write
-the same queries, to the letter. The peer is slow, so it may be given fewer documents, taken at
-equal steps from those sorted by length.
+Checks first that both sides generate identical queries in float32. Then runs the peer and each
+precision alternately, and prints the queries/s of each run and the median of the ratios. The peer
+is slow, so it may get fewer documents, taken at equal steps from those sorted by length.
 """
 
 import argparse
@@ -38,7 +37,7 @@ BATCH, MOST = 8, 64
 
 
 def documents(beir: str | None, count: int) -> pd.DataFrame:
-    """The first documents of a collection; without one, of the demo's."""
+    """Returns the first documents of a collection, by default of the demo collection."""
     corpus = StdlibDocs().get_corpus_iter()
     if beir is not None:
         from pyterrier_inpars.datasets import BeirFolder
@@ -48,7 +47,7 @@ def documents(beir: str | None, count: int) -> pd.DataFrame:
 
 
 def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
-    """So many documents, at equal steps from the shortest to the longest."""
+    """Returns ``count`` documents, at equal steps from the shortest to the longest."""
     by_length = frame.sort_values("text", key=lambda texts: texts.str.len(), kind="stable")
     steps = [i * len(frame) // count for i in range(count)]
     return by_length.iloc[steps].sort_index()
@@ -94,7 +93,7 @@ class Toolkit:
 
 
 class Paged(Toolkit):
-    """The model's own continuous batching, which shares the pages of what prompts begin with."""
+    """Continuous batching of transformers, which shares the KV cache pages of a common prefix."""
 
     def __call__(self, prompts: list[str]) -> list[str]:
         from transformers import ContinuousBatchingConfig, GenerationConfig
@@ -116,7 +115,7 @@ class Paged(Toolkit):
 
 
 class Compiled:
-    """This package's own, by ``torch.compile``."""
+    """This package with ``torch.compile``."""
 
     def __init__(self, path: str):
         self.backend = HuggingFaceBackend(path, dtype="float32", compile=True)
@@ -139,9 +138,9 @@ def speed(write: Callable[[], object], count: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--beir", help="folder of a collection; the demo's if not given")
+    parser.add_argument("--beir", help="folder of a collection; default: the demo collection")
     parser.add_argument("--documents", type=int, default=256)
-    parser.add_argument("--peer-documents", type=int, help="as many as ours if not given")
+    parser.add_argument("--peer-documents", type=int, help="default: as many as ours")
     parser.add_argument("--peer", choices=PEERS, default="toolkit")
     parser.add_argument("--prompt", default="three-shot")
     parser.add_argument("--runs", type=int, default=3)
@@ -161,15 +160,17 @@ def main() -> None:
     first = written[args.dtypes[0]]
     prompts = first["prompt_text"].tolist()
     lengths = [len(ids) for ids in peer.tokenizer(prompts)["input_ids"]]
-    print(f"{len(part)} of {len(frame)} documents, {statistics.mean(lengths):.0f} tokens a prompt")
+    print(
+        f"{len(part)} of {len(frame)} documents, {statistics.mean(lengths):.0f} tokens per prompt"
+    )
     start = time.perf_counter()
     theirs = peer(prompts)
     print(f"{args.peer}: first run {time.perf_counter() - start:.0f} s")
     for dtype, found in written.items():
         same = sum(a == b for a, b in zip(found["query"], theirs, strict=True))
-        print(f"{dtype}: {same} of {len(theirs)} queries are the peer's")
+        print(f"{dtype}: {same} of {len(theirs)} queries equal those of the peer")
         if dtype == "float32" and same < len(theirs):
-            sys.exit("the queries differ: there is nothing to compare")
+            sys.exit("the queries differ: the times are not comparable")
     sides = {
         args.peer: functools.partial(speed, lambda: peer(prompts), len(prompts)),
         **{

@@ -1,12 +1,13 @@
-"""How much of the processor's rate of multiply-adds generation uses.
+"""Measures which share of the processor's matrix product rate generation reaches.
 
     python tests/benchmarks/generation_limit.py [--beir FOLDER] [--documents 256] [--dtype float32]
 
-Counts the multiply-adds that the work needs in the weights of the model: each token of a document
-and each one written once through the layers, the beginning that the prompts share once for all
-documents, and the last layer only where a token is chosen. Attention and all else is not counted,
-so nothing can reach all of it. The rate is that of a product of two square matrices of 2,048 in the
-same precision, the best of those before and after each run. Prints, last, the median share.
+Counts the multiply-accumulate operations (MACs) that the weights of the model require: each token
+of a document and each generated token passes the layers once, the shared prefix of the prompts
+passes them once for all documents, and the output layer is computed only where a token is chosen.
+Attention and everything else is not counted, so a share of 1 is not attainable. The reference is
+the rate of a product of two square matrices of size 2,048 in the same precision, the best one
+before and after each run. Prints the median share at the end.
 """
 
 import argparse
@@ -24,7 +25,7 @@ SIDE = 2048
 
 
 def rate(dtype: str) -> float:
-    """Multiply-adds a second of a matrix product."""
+    """Returns the MAC/s of a matrix product."""
     import torch
 
     a, b = (torch.randn(SIDE, SIDE).to(getattr(torch, dtype)) for _ in range(2))
@@ -37,7 +38,7 @@ def rate(dtype: str) -> float:
 
 
 def needed(path: str, prompt_texts: list[str], written: pd.DataFrame, prefix: str) -> int:
-    """Multiply-adds of the weights."""
+    """Returns the number of MACs that the weights require."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -46,14 +47,14 @@ def needed(path: str, prompt_texts: list[str], written: pd.DataFrame, prefix: st
     layers = sum(weight.numel() for weight in model.base_model.layers.parameters())
     shared = len(tokenizer(prefix)["input_ids"])
     read = sum(len(ids) - shared for ids in tokenizer(prompt_texts)["input_ids"])
-    # of the tokens written, the one that ends a query is not among its log-probabilities
+    # The token that ends a query is generated, but has no log-probability in the output.
     chosen = written["log_probs"].map(len).sum() + (written["finish_reason"] == "stop").sum()
     return int((shared + read + chosen - len(written)) * layers + chosen * head)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--beir", help="folder of a collection; the demo's if not given")
+    parser.add_argument("--beir", help="folder of a collection; default: the demo collection")
     parser.add_argument("--documents", type=int, default=256)
     parser.add_argument("--prompt", default="three-shot")
     parser.add_argument("--dtype", default=precisions()[-1])
@@ -66,7 +67,7 @@ def main() -> None:
     )
     written = generator(frame)  # loads the model
     work = needed(str(path), written["prompt_text"].tolist(), written, generator.prompt.prefix)
-    print(f"{len(written)} queries need {work / 1e9:,.0f} thousand million multiply-adds")
+    print(f"{len(written)} queries require {work / 1e9:,.0f} GMAC")
     shares = []
     for _ in range(args.runs):
         before = rate(args.dtype)
@@ -77,7 +78,7 @@ def main() -> None:
         shares.append(work / took / best)
         print(
             f"{took:.1f} s, {len(written) / took:.1f} queries/s, {work / took / 1e9:.0f} of "
-            f"{best / 1e9:.0f} thousand million a second: {shares[-1]:.2f}",
+            f"{best / 1e9:.0f} GMAC/s: {shares[-1]:.2f}",
             flush=True,
         )
     print(f"median share of the matrix rate: {statistics.median(shares):.2f}")

@@ -1,9 +1,9 @@
-"""What batches of like length save a cross-encoder in training, over those of random rows.
+"""Compares cross-encoder training with batches of similar length and with random batches.
 
     python tests/benchmarks/loader_by_length.py [--loss listwise] [--runs 5] [--lists 192]
 
-Trains the same small BERT (4 layers of 256) on the same lists of mixed lengths with both loaders,
-in pairs of runs, and prints the time of each and, last, the median of the pairs' ratios.
+Trains the same small BERT (4 layers of size 256) on the same lists of mixed lengths with both
+loaders, in pairs of runs. Prints the time of each run and the median of the ratios.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def build(path: Path) -> str:
 
 
 def examples(lists: int) -> pd.DataFrame:
-    """A positive and four negatives each; collections have lists of short and of long texts."""
+    """Returns lists of a positive and four negatives; lengths vary more between than within."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(lists):
@@ -55,8 +55,8 @@ def examples(lists: int) -> pd.DataFrame:
 
 
 def seconds(path: str, frame: pd.DataFrame, loss: str, sampler: dict) -> float:
-    training = {"max_steps": -1, "num_train_epochs": 1, **sampler}
-    reranker = CrossEncoder(path, loss=loss, dtype="float32", training=training)
+    training = {"loss": loss, "max_steps": -1, "num_train_epochs": 1, **sampler}
+    reranker = CrossEncoder(path, dtype="float32", training=training)
     assert reranker.network is not None  # loaded before the clock starts
     start = time.perf_counter()
     reranker.fit(frame)

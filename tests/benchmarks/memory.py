@@ -1,15 +1,15 @@
-"""Whether the memory of generation, and its manifest, stand a corpus of any size.
+"""Measures whether memory and manifest of generation stay small for a corpus of any size.
 
     python tests/benchmarks/memory.py [--documents 30000] [--times 10] [--runs 3]
 
-Indexes a corpus that a generator function makes, ``QueryGenerator >> SyntheticQueries``, with a
-tiny random model, and one so many times larger, each in a process of its own. Checks that all
-documents were seen, that at least half have a query (the model is so small that it often ends at
-once, 62 % have one), and that ``verify()`` finds no fault. Prints, for each, the peak of the
-resident memory, what writing the manifest of a shard took at last, and what opening the complete
-artifact again took, which reads all of it; and, last, the median of the pairs' ratios of the peaks.
-The first thousands of documents fill the caches of the libraries (the tokenizer's words, and
-oneDNN's kernels, one for each number of rows of a product), so fewer have no peak of their own.
+Indexes a corpus from a generator function with ``QueryGenerator >> SyntheticQueries`` and a tiny
+random model, and a corpus ``--times`` as large, each in its own process. Checks that all documents
+were read, that at least half have a query (the model is so small that many completions are empty;
+62 % are not), and that ``verify()`` finds no damage. Prints for each run the peak resident memory,
+the time to write the last manifests, and the time to verify the artifact; finally the median of the
+ratios of the peaks. The first thousands of documents fill caches of the libraries (the words of the
+tokenizer, and oneDNN kernels, one for each number of rows in a product), so smaller corpora do not
+show the steady state.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def corpus(count: int) -> Iterator[dict[str, str]]:
 
 
 def index(model: str, count: int) -> None:
-    """Prints what was measured, as JSON."""
+    """Prints the measurements as JSON."""
     import torch
 
     from pyterrier_inpars import QueryGenerator, SyntheticQueries
@@ -62,7 +62,7 @@ def index(model: str, count: int) -> None:
         start = time.perf_counter()
         found = {"queries": len((generator >> queries).index(corpus(count), batch_size=1024))}
         found["seconds"] = time.perf_counter() - start
-        unit = 1024**2 if sys.platform == "darwin" else 1024  # of ru_maxrss, in a MiB
+        unit = 1024**2 if sys.platform == "darwin" else 1024  # units of ru_maxrss per MiB
         found["documents"] = queries.metadata["documents"]
         found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         start = time.perf_counter()
@@ -80,14 +80,14 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=30_000)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--model", help="index in this process with this model")
+    parser.add_argument("--model", help="model to index with in this process")
     args = parser.parse_args()
     if args.model:
         return index(args.model, args.documents)
     import tiny_llm
 
     with tempfile.TemporaryDirectory() as folder:
-        tiny_llm.SHAPE["num_hidden_layers"] = 1  # what is measured is not the model
+        tiny_llm.SHAPE["num_hidden_layers"] = 1  # the model itself is not measured
         model = tiny_llm.save(Path(folder), "llama")
         ratios = []
         for _ in range(args.runs):
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def peak(model: str, count: int) -> float:
-    """MiB that a process of its own takes at most to index so many documents."""
+    """Returns the peak memory in MiB of a process that indexes ``count`` documents."""
     command = [sys.executable, __file__, "--model", model, "--documents", str(count)]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(run.stdout.splitlines()[-1])

@@ -1,15 +1,15 @@
-"""Mining negatives with PISA, over Pyserini's ``LuceneSearcher.batch_search`` and the same draws.
+"""Compares mining with PISA and mining with Pyserini's ``LuceneSearcher.batch_search``.
 
     python tests/benchmarks/mining.py [path/to/collection] [--queries 5000] [--depth 1000]
 
-The collection is in BEIR's folder layout; without one, it is the demo collection. A query is some
-words in a row of a document. The peer is Pyserini's searcher with two threads and BM25's parameters
-of InPars, and the miner's documented way of drawing, written out plainly. Both engines run with two
-threads, and indexing is not counted.
+The collection is in BEIR's folder layout; default is the demo collection. A query consists of
+consecutive words of a document. The peer uses Pyserini's searcher with the BM25 parameters of
+InPars, and a plain implementation of the miner's documented draws. Both engines use two threads;
+indexing is not timed.
 
-The engines cut texts into words differently, so they do not rank alike. Checked first are the
-draws: that a ``NegativeMiner`` over the same Lucene index gives the peer's negatives, and that with
-PISA it gives those that the plain draws give of PISA's own ranking.
+The engines tokenize differently, so their rankings differ. Checked first: a ``NegativeMiner`` over
+the same Lucene index returns the peer's negatives, and with PISA it returns those that the plain
+draws select from PISA's own ranking.
 """
 
 import argparse
@@ -36,13 +36,13 @@ from pyterrier_inpars.demo import StdlibDocs
 THREADS = 2
 SEED = 0
 TOGETHER = 500
-"""Queries in one call of the peer's batch search: more fill Java's memory, fewer are slower."""
+"""Queries per call of the peer's batch search: more exceed the JVM's heap, fewer are slower."""
 
 Negatives = dict[str, str]
 
 
 def queries(documents: pd.DataFrame, number: int) -> pd.DataFrame:
-    """Four to twelve words in a row from documents that have them."""
+    """Returns queries of four to twelve consecutive words of a document."""
     rng = np.random.default_rng(SEED)
     rows: list[tuple[str, str, str, str]] = []
     while len(rows) < number:
@@ -59,7 +59,7 @@ def queries(documents: pd.DataFrame, number: int) -> pd.DataFrame:
 def draw(
     topics: pd.DataFrame, rankings: Iterable[tuple[str, list[str]]], texts: dict[str, str]
 ) -> Negatives:
-    """One negative of each ranking, in the way that NegativeMiner's documentation says."""
+    """Draws one negative per ranking, as the documentation of NegativeMiner specifies."""
     source = {row.qid: row.docno for row in topics.itertuples()}
     negatives = {}
     for qid, docnos in rankings:
@@ -107,8 +107,8 @@ def main() -> None:
         pisa = PisaIndex(f"{folder}/pisa", text_field="text", threads=THREADS)
         pisa.index(records)
         lucene = LuceneIndex(f"{folder}/lucene")
-        lucene.index(records)  # starts Java, which Pyserini's own import would not find
-        os.environ.setdefault("OPENAI_API_KEY", "not used, but Pyserini's import wants one")
+        lucene.index(records)  # starts the JVM, which Pyserini's import would not find
+        os.environ.setdefault("OPENAI_API_KEY", "unused, but required by the import of Pyserini")
         from pyserini.search.lucene import LuceneSearcher
 
         searcher = LuceneSearcher(f"{folder}/lucene")
@@ -125,12 +125,12 @@ def main() -> None:
         few = topics[:500]
         same = mined(ours(lucene.bm25(num_results=depth)), few)
         if same != draw(few, searched(searcher, few, depth), texts):
-            sys.exit("the same index gives other negatives than the peer's")
+            sys.exit("the negatives from the same index differ from the peer's")
         ranking = bm25(few[["qid", "query"]]).groupby("qid")["docno"]
         ranked = ((qid, docnos.tolist()) for qid, docnos in ranking)
         if mined(miner, few) != draw(few, ranked, texts):
-            sys.exit("PISA's ranking gives other negatives than plain draws of it")
-        print(f"the negatives of {len(few)} queries are the same")
+            sys.exit("the negatives differ from plain draws from PISA's ranking")
+        print(f"the negatives of {len(few)} queries are equal")
 
         ratios = []
         for run in range(arguments.runs):
@@ -145,7 +145,7 @@ def main() -> None:
                 f"ours {seconds['ours']:.2f} s for {found['ours']}",
                 flush=True,
             )
-        print(f"mining: median {statistics.median(ratios):.1f} times the peer's speed")
+        print(f"mining: median speedup ×{statistics.median(ratios):.1f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The precisions that benchmarks compute in."""
+"""Precisions of the benchmarks."""
 
 
 def precisions() -> list[str]:
-    """float32, and what ``dtype="auto"`` means on this processor if that is another.
+    """Returns float32, and the precision of ``dtype="auto"`` on this processor if it differs.
 
-    Without instructions for it, bfloat16 would take days.
+    A processor without bfloat16 instructions would take days in bfloat16.
     """
     import torch
 

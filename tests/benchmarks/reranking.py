@@ -1,20 +1,19 @@
-"""What MonoT5 saves over pyterrier_t5's MonoT5ReRanker with its defaults, at the same work.
+"""Compares the reranking time of MonoT5 and pyterrier_t5's MonoT5ReRanker with its defaults.
 
     python tests/benchmarks/reranking.py [--pairs 2000] [--runs 3] [--check 100]
 
-Both score the same pairs with the same T5 of the size of t5-small, whose weights are random:
-6 + 6 layers of 512, 8 heads, 32,128 pieces. Queries have 2 to 12 words, each 50 documents, whose
-lengths are log-normal: about 100 tokens in the mean, one in a hundred longer than the 512 tokens
-that the network reads. What is timed is ``transform``: texts in, scores out. The network is loaded
-before.
+Both score the same pairs with the same T5 of the shape of t5-small with random weights: 6 + 6
+layers of size 512, 8 heads, a vocabulary of 32,128. Queries have 2 to 12 words and 50 documents
+each, whose lengths are log-normal: 100 tokens on average, one in a hundred longer than the 512
+tokens of the input. ``transform`` is timed, from texts to scores. The network is loaded before.
 
-Checked first. On ``--check`` pairs, the longest, the shortest and others: in float32 the scores
-are the peer's at its batch size 1, where they are exact, to within 1e-4; in bfloat16 they correlate
-with them by more than 0.99. On all pairs: both networks read the same number of tokens, but for an
-end token that the peer keeps in the middle of the shorter rows of a batch. (The peer cuts the
-columns of a batch, so it reads all that fits of a long document, as MonoT5 does.)
+Checked first, on ``--check`` pairs (the longest, the shortest and others): in float32 the scores
+equal the peer's at batch size 1, where they are exact, to within 1e-4; in bfloat16 the correlation
+is above 0.99. On all pairs: both networks get the same number of tokens, except for an end token
+that the peer leaves in the middle of the shorter rows of a batch. (The peer truncates the columns
+of a batch, so it reads as much of a long document as MonoT5 does.)
 
-Prints the time of each run, and last for each precision the median of the pairs' ratios.
+Prints the time of each run, and for each precision the median of the ratios.
 """
 
 import argparse
@@ -68,7 +67,7 @@ def build(path: Path, vocabulary: list[str]) -> str:
 
 
 def results(pairs: int, vocabulary: list[str], rng: np.random.Generator) -> pd.DataFrame:
-    """An R frame; three words in ten have an ending, which is a piece or two of its own."""
+    """Returns an R frame; three words in ten have a suffix of one or two subword tokens."""
     chance = 1 / np.arange(1, len(vocabulary) + 1)
     chance /= chance.sum()
 
@@ -86,7 +85,7 @@ def results(pairs: int, vocabulary: list[str], rng: np.random.Generator) -> pd.D
 
 
 def tokens_read(reranker: Any, network: Any, frame: pd.DataFrame) -> tuple[int, int]:
-    """How many tokens the encoder would be given: those of text, and those with the padding."""
+    """Returns the number of tokens of the encoder input, without and with padding."""
     import torch
     from transformers.modeling_outputs import Seq2SeqLMOutput
 
@@ -104,13 +103,13 @@ def tokens_read(reranker: Any, network: Any, frame: pd.DataFrame) -> tuple[int, 
 
 
 def check(peer: Any, ours: dict[str, Any], frame: pd.DataFrame, number: int) -> None:
-    """Ends the process if both sides do not do the same."""
+    """Exits with an error unless both sides do the same work."""
     read, padded = tokens_read(peer, peer.model, frame)
     ends = len(frame)
     for name, reranker in ours.items():
         text, full = tokens_read(reranker, reranker.network, frame)
         if not read - ends <= text <= read:
-            sys.exit(f"MonoT5 reads {text:,} tokens, and the peer {read:,}")
+            sys.exit(f"MonoT5 gets {text:,} tokens, but the peer {read:,}")
         print(f"{name}: {text:,} tokens, {full:,} with padding; the peer {read:,} and {padded:,}")
     by_length = np.argsort(frame["text"].str.len(), kind="stable").to_numpy()
     ends_of_it = [*by_length[: number // 4], *by_length[-(number // 4) :]]
@@ -124,12 +123,12 @@ def check(peer: Any, ours: dict[str, Any], frame: pd.DataFrame, number: int) -> 
         furthest = np.abs(scores - expected).max()
         alike = np.corrcoef(scores, expected)[0, 1]
         print(
-            f"{name}: at most {furthest:.1e} from the peer's scores at batch size 1, correlates by "
-            f"{alike:.4f}"
+            f"{name}: largest difference from the peer's scores at batch size 1 {furthest:.1e}, "
+            f"correlation {alike:.4f}"
         )
         right = furthest < 1e-4 if name == "float32" else alike > 0.99
-        if not right:  # NaN is not
-            sys.exit("the scores are not the peer's")
+        if not right:  # also for NaN
+            sys.exit("the scores differ from the peer's")
 
 
 def seconds(reranker: Any, frame: pd.DataFrame) -> float:

@@ -1,10 +1,10 @@
-"""What importing the package and asking the command line for help take, over PyTerrier itself.
+"""Compares the start time of the package and of its command line with importing PyTerrier.
 
     python tests/benchmarks/start.py [--runs 7]
 
 Checks first that neither imports torch, transformers, sentence-transformers, a Java bridge or any
-other library that is heavy and not PyTerrier's own, then times new processes in turn, and prints
-the median ratio to ``import pyterrier`` of each.
+other heavy library besides PyTerrier's own. Then times new processes alternately, and prints the
+median ratio of each to ``import pyterrier``.
 """
 
 import argparse
@@ -23,11 +23,13 @@ COMMANDS = {
 
 
 def loaded(code: str) -> set[str]:
-    """The modules that a new process has when it ends."""
-    told = (
+    """Returns the modules that a new process has imported when it exits."""
+    program = (
         f"import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); {code}"
     )
-    run = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     return set(run.stderr.split())
 
 
@@ -47,14 +49,14 @@ def main() -> None:
         heavy = HEAVY & (loaded(COMMANDS[name]) - theirs)
         if heavy:
             sys.exit(f"{name} imports {', '.join(sorted(heavy))}")
-        seconds(COMMANDS[name])  # from a cold disk
+        seconds(COMMANDS[name])  # fills the disk cache
     ratios: dict[str, list[float]] = {name: [] for name in ours}
     for _ in range(runs):
         base = seconds(COMMANDS[peer])
         for name in ours:
             ratios[name].append(seconds(COMMANDS[name]) / base)
     for name, found in ratios.items():
-        print(f"{name}: median {statistics.median(found):.2f} times {peer}")
+        print(f"{name}: median ×{statistics.median(found):.2f} the time of {peer}")
 
 
 if __name__ == "__main__":

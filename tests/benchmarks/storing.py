@@ -1,14 +1,14 @@
-"""What storing synthetic queries costs: rows a second, bytes a query, and reading them again.
+"""Measures the cost of storing synthetic queries: rows/s, bytes per query, and reading.
 
     python tests/benchmarks/storing.py [--rows 50000] [--runs 3]
 
 Stores rows of the size of MS MARCO's, with 270 characters of text and the log-probabilities of
-twelve tokens, with ``SyntheticQueries.index`` in shards of 1,024. The peer writes the same lines to
-one gzip file of the same level, and reads them: no check of anything, no shards, no manifest.
-Checks that both have the same rows. The words are random, drawn as often as those of a text by
-Zipf's law, and compress worse than a text does.
+twelve tokens, with ``SyntheticQueries.index`` in shards of 1,024 documents. The peer writes the
+same lines to one gzip file of the same level, and reads them, without checks, shards or a manifest.
+Both must have the same rows. The words are random with Zipfian frequencies, and compress less well
+than natural text.
 
-Prints the rates of each run, the medians of the pairs' ratios, and the size on the disk.
+Prints the rates of each run, the medians of the ratios, and the size on disk.
 """
 
 import argparse
@@ -88,13 +88,13 @@ def main() -> None:
         ratios["storing"].append(stored / written)
         ratios["reading"].append(verified / again)
         print(
-            f"stored {len(rows) / stored:,.0f} rows a second (peer {len(rows) / written:,.0f}), "
+            f"stored {len(rows) / stored:,.0f} rows/s (peer {len(rows) / written:,.0f}), "
             f"verified {len(rows) / verified:,.0f} (peer read {len(rows) / again:,.0f}); "
-            f"{size / len(rows):.0f} bytes a query",
+            f"{size / len(rows):.0f} bytes per query",
             flush=True,
         )
     for work, found in ratios.items():
-        print(f"{work}: {statistics.median(found):.2f} times the peer's time")
+        print(f"{work}: median ×{statistics.median(found):.2f} the peer's time")
 
 
 if __name__ == "__main__":

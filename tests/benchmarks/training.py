@@ -1,22 +1,22 @@
-"""Examples a second in training, over the loop that one writes first.
+"""Compares the training throughput with a plain training loop, in examples/s.
 
     python tests/benchmarks/training.py [--encoder 128] [--t5 64] [--runs 3] [--noise 0.1]
 
-The peer pads each input to 300 tokens, computes in float32, and takes the examples in random
-order. ``CrossEncoder`` and ``MonoT5`` train as they come, in batches of like length, in float32
-and in what ``dtype="auto"`` means here. On both sides are the same first weights, examples, loss,
-batch size, AdamW, learning rate and clipping, one pass, and no dropout, which would hide a
-difference. The cross-encoder is the demo's MiniLM of 22 M parameters. The T5 has the size of
-t5-small; its weights are random, but trained on short pairs until it says one of the two words.
-The texts have about 75 tokens in the median, and no input has more than 300: nothing is cut. What
-is timed is the whole ``fit``, with the network loaded before.
+The peer pads each input to 300 tokens, computes in float32, and takes the examples in random order.
+``CrossEncoder`` and ``MonoT5`` train with their defaults, in batches of similar length, in float32
+and in the precision of ``dtype="auto"``. Both sides have the same initial weights, examples, loss,
+batch size, AdamW, learning rate and gradient clipping, one epoch, and no dropout, whose randomness
+would hide a difference. The cross-encoder is the demo's MiniLM with 22M parameters. The T5 has the
+shape of t5-small and random weights, trained on short pairs until it generates one of the two
+labels. The median length of the texts is 75 tokens; no input exceeds 300, so nothing is truncated.
+The whole ``fit`` is timed, with the network loaded before.
 
-Checked first is that one step on as many examples, where no order is left, moves the loss of these
-to the same value: in float32 to within 1e-4 nats, else to 0.01. After a whole training the order
-has been another, and so are the weights; there the loss of all examples, by the peer's network in
-float32, must be the same to within ``--noise`` nats. Each run has another seed of the order.
+Checked first: one optimizer step on as many examples, where the order has no effect, changes their
+loss to the same value, in float32 to within 1e-4 nats, else to 0.01. After a whole training, order
+and weights differ; there the loss of all examples, computed by the peer's network in float32, must
+be equal to within ``--noise`` nats. Each run has another seed for the order.
 
-Prints the time and that loss of each run, and last the median of the pairs' ratios.
+Prints the time and that loss of each run, and the median of the ratios.
 """
 
 import argparse
@@ -43,15 +43,15 @@ from pyterrier_inpars.demo.models import encoder
 TOKENS = 300
 BATCH = 8
 STEP = 16
-"""Examples of a step: the gradients of two batches are added up."""
+"""Examples per optimizer step: the gradients of two batches are accumulated."""
 RATE = 5e-5
-"""Learning rate: low enough that another order of the examples leads to about the same loss."""
+"""Learning rate, low enough that the loss depends little on the order of the examples."""
 STEP_NOISE = {"float32": 1e-4, "bfloat16": 0.01}
 CLASSES: dict[str, type] = {"CrossEncoder": CrossEncoder, "MonoT5": MonoT5}
 
 
 class Plain:
-    """A network and what one step of the peer's loop does with it."""
+    """A network and the peer's training loop."""
 
     def __init__(self, kind: str, path: str):
         from transformers import (
@@ -104,7 +104,7 @@ class Plain:
 
 
 def first_weights(kind: str, folder: Path) -> str:
-    """A checkpoint without dropout, head and all, that both sides begin with."""
+    """Saves the initial weights of both sides, with the scoring head and without dropout."""
     from transformers import AutoConfig
 
     if kind == "MonoT5":
@@ -116,7 +116,7 @@ def first_weights(kind: str, folder: Path) -> str:
         fields = {"dropout_rate": 0.0}
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the head is new
+            warnings.simplefilter("ignore")  # about the new head
             path = str(CrossEncoder(encoder(), dtype="float32").save(folder / "encoder"))
         fields = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = AutoConfig.from_pretrained(path)
@@ -126,7 +126,7 @@ def first_weights(kind: str, folder: Path) -> str:
 
 
 def examples(number: int) -> pd.DataFrame:
-    """Half of the texts hold the query's words; the lengths are log-normal."""
+    """Returns pairs with log-normal text lengths; half of the texts contain the query words."""
     rng = np.random.default_rng(0)
     rows = []
     for i, length in enumerate(np.clip(rng.lognormal(4.2, 0.7, number), 5, 270).astype(int)):
@@ -137,7 +137,7 @@ def examples(number: int) -> pd.DataFrame:
 
 
 def trained(kind: str, name: str, path: str, frame: pd.DataFrame, seed: int) -> tuple[float, float]:
-    """Seconds that the training took, and the loss after it."""
+    """Returns the training time in seconds and the loss after it."""
     plain, reranker = Plain(kind, path), None
     if name != "peer":
         training = {
@@ -147,9 +147,11 @@ def trained(kind: str, name: str, path: str, frame: pd.DataFrame, seed: int) -> 
             "weight_decay": 0.0,
             "per_device_train_batch_size": BATCH,
             "gradient_accumulation_steps": STEP // BATCH,
+            "loss": "pointwise",
+            "seed": seed,
         }
-        options = {"max_length": TOKENS, "dtype": name, "device": "cpu", "seed": seed}
-        reranker = CLASSES[kind](path, loss="pointwise", training=training, **options)
+        options = {"max_length": TOKENS, "dtype": name, "device": "cpu"}
+        reranker = CLASSES[kind](path, training=training, **options)
         assert reranker.network is not None  # loaded before the clock starts
     start = time.perf_counter()
     if reranker is None:
@@ -171,37 +173,40 @@ def compare(kind: str, frame: pd.DataFrame, runs: int, noise: float) -> None:
         expected, before = trained(kind, "peer", path, few, 0)[1], Plain(kind, path).mean_loss(few)
         for name in ratios:
             found = trained(kind, name, path, few, 0)[1]
-            print(f"{kind} in {name}: a step from {before:.5f} to {found:.5f}, peer {expected:.5f}")
+            print(
+                f"{kind} in {name}: one step from {before:.5f} to {found:.5f}, peer {expected:.5f}"
+            )
             if abs(found - expected) > STEP_NOISE[name]:
-                sys.exit("that is not the peer's step")
+                sys.exit("the step differs from the peer's")
         print(f"{kind}: loss {Plain(kind, path).mean_loss(frame):.3f} before", flush=True)
         for run in range(runs):
             order = ["peer", *ratios] if run % 2 else ["peer", *ratios][::-1]
             took, losses = {}, {}
             for name in order:
                 took[name], losses[name] = trained(kind, name, path, frame, run)
-            told = ", ".join(
+            report = ", ".join(
                 f"{n} {took[n]:.1f} s, loss {losses[n]:.3f}" for n in ["peer", *ratios]
             )
-            print(f"{kind}: {told}", flush=True)
+            print(f"{kind}: {report}", flush=True)
             for name in ratios:
                 if abs(losses[name] - losses["peer"]) > noise:
-                    sys.exit(f"{kind} in {name} has not the peer's loss")
+                    sys.exit(f"the loss of {kind} in {name} differs from the peer's")
                 ratios[name].append(took["peer"] / took[name])
     for name, values in ratios.items():
-        rate = f"{statistics.median(values):.2f} times the examples a second"
-        print(f"{kind} in {name}: median {rate} of the peer")
+        print(f"{kind} in {name}: median speedup ×{statistics.median(values):.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--encoder", type=int, default=128, help="examples for CrossEncoder")
-    parser.add_argument("--t5", type=int, default=64, help="examples for MonoT5")
+    parser.add_argument(
+        "--encoder", type=int, default=128, help="number of examples for CrossEncoder"
+    )
+    parser.add_argument("--t5", type=int, default=64, help="number of examples for MonoT5")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--noise", type=float, default=0.1)
     args = parser.parse_args()
     if args.encoder % STEP or args.t5 % STEP:
-        parser.error(f"the numbers of examples must be multiples of {STEP}")
+        parser.error(f"--encoder and --t5 must be multiples of {STEP}")
     for kind, number in (("CrossEncoder", args.encoder), ("MonoT5", args.t5)):
         if number:
             compare(kind, examples(number), args.runs, args.noise)

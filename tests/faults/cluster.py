@@ -1,12 +1,12 @@
-"""Kills nodes and drivers of a Ray cluster while it writes queries; nothing may be lost or doubled.
+"""Kills nodes and drivers of a Ray cluster during generation; no query may be lost or doubled.
 
     python tests/faults/cluster.py [--nodes 3] [--drivers 3] [--documents 2000] [--seed 0]
 
-A cluster of two nodes beside the driver's, on this machine, writes queries with a tiny random
-model. So many nodes, and drivers, are killed with all their processes, in random order and after a
-random number of further shards. For a node lost another is added, for a driver another is started;
-the last goes on to the end. Then the artifact must equal that of a local run byte for byte. Prints
-what was done at each kill. Takes two minutes on two free cores.
+A cluster of two nodes besides the driver's, on this machine, generates queries with a tiny random
+model. The given numbers of nodes and drivers are killed with all their processes, in random order,
+each after a random number of shards. Each lost node is replaced by a new one, each lost driver by a
+new process, and the last driver finishes the run. The artifact must then equal that of a local run
+byte for byte. Prints the progress at each kill. Takes two minutes on two free cores.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def drive(address, folder, n):
 
 
 def kill(node):
-    """As if the machine were gone: its Ray processes, and the workers they started."""
+    """Kills the Ray processes of a node and their workers, as if the machine were lost."""
     (raylet,) = node.all_processes["raylet"]
     processes = psutil.Process(raylet.process.pid).children(recursive=True)
     cluster.remove_node(node, allow_graceful=False)
@@ -59,7 +59,7 @@ if __name__ == "__main__":
     options.add_argument("--drivers", type=int, default=3)
     options.add_argument("--documents", type=int, default=2000)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--drive", nargs=2, metavar=("ADDRESS", "FOLDER"), help="as a driver")
+    options.add_argument("--drive", nargs=2, metavar=("ADDRESS", "FOLDER"), help="run as a driver")
     options = options.parse_args()
     if options.drive:
         drive(*options.drive, options.documents)
@@ -84,7 +84,7 @@ if __name__ == "__main__":
             while done(path) < goal and driver.poll() is None:
                 time.sleep(0.02)
             if driver.poll() is not None:
-                sys.exit(f"a driver ended by itself, with {driver.returncode}: take more documents")
+                sys.exit(f"a driver exited with status {driver.returncode}: give more --documents")
             print(f"{done(path)} documents done: killing a {what}", flush=True)
             if what == "node":
                 kill(nodes.pop(draw.randrange(2)))

@@ -1,9 +1,9 @@
-"""Fills a small disk while queries are stored, makes room, and goes on; nothing may be lost.
+"""Fills a small disk while queries are stored, makes room and resumes; nothing may be lost.
 
     python tests/faults/full_disk.py
 
-Linux only: mounts a tmpfs of 64 KiB in a namespace of its own, for which it needs no rights. Prints
-each error, what was stored then, and last whether the artifact equals one that had room.
+Linux only: mounts a tmpfs of 64 KiB in its own namespace, which needs no privileges. Prints each
+error with the shards stored so far, and finally whether the artifact equals one from a larger disk.
 """
 
 import os
@@ -21,7 +21,7 @@ from pyterrier_inpars import SyntheticQueries
 
 
 def documents():
-    noise = random.Random(0)  # which gzip cannot pack
+    noise = random.Random(0)  # incompressible
     for n in range(200):
         yield {"docno": str(n), "text": noise.randbytes(500).hex()}
 

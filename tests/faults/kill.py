@@ -1,12 +1,12 @@
-"""Kills a generating process at random moments until it ends; nothing may be lost or doubled.
+"""Kills a generating process at random moments until it finishes; no query may be lost or doubled.
 
     python tests/faults/kill.py [--kills 50] [--at-borders] [--documents 240] [--seed 0]
 
-Each process writes queries with a tiny random model into the same artifact, and gets SIGKILL at a
-random moment of its life; ``--at-borders`` kills instead right before or after a file takes its
-place. An artifact that is ended must equal that of a run never stopped byte for byte, and the next
-is started, until that many processes have been killed. Prints what was done after each kill, and
-last the kills and the rows lost and doubled. Takes about half a minute on one core.
+Each process generates queries with a tiny random model for the same artifact, and receives SIGKILL
+at a random moment; with ``--at-borders``, directly before or after a file is renamed into place. A
+complete artifact must equal that of an uninterrupted run byte for byte; then the next artifact is
+started, until the given number of processes has been killed. Prints the progress after each kill,
+and finally the number of kills and of lost and doubled rows. Takes half a minute on one core.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def documents(n):
 
 
 def run(generator, path, n, border=None):
-    """Indexes; with a ``border``, dies right before or after the n-th file takes its place."""
+    """Indexes; with a ``border``, dies directly before or after the n-th rename."""
     if border is not None:
         call, after = border
         calls, replace = 0, os.replace
@@ -82,7 +82,7 @@ def main() -> int:
     draw = random.Random(options.seed)
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
-        torch.set_num_threads(1)  # the children are forked with the model loaded
+        torch.set_num_threads(1)  # children are forked with the model loaded
         generator = QueryGenerator(
             tiny_llm.save(Path(folder, "model")),
             prompt="zero-shot",
@@ -95,7 +95,7 @@ def main() -> int:
         begin = time.perf_counter()
         run(generator, whole, options.documents)
         length = time.perf_counter() - begin
-        print(f"a run never stopped takes {length:.1f} s", flush=True)
+        print(f"an uninterrupted run takes {length:.1f} s", flush=True)
         kills, rounds = 0, 0
         while kills < options.kills:
             border = (draw.randint(1, 6), draw.random() < 0.5) if options.at_borders else None
@@ -107,7 +107,7 @@ def main() -> int:
             child.join()
             kills += child.exitcode == -signal.SIGKILL
             if child.exitcode not in (0, -signal.SIGKILL):
-                print("a process failed by itself")
+                print("a process failed without being killed")
                 return 1
             print(f"kill {kills}: {done(path)} documents done", flush=True)
             if SyntheticQueries(path).built():
@@ -121,7 +121,7 @@ def main() -> int:
         lost, doubled = sum((expected - got).values()), sum((got - expected).values())
         equal = content(path) == content(whole)
         print(
-            f"kills survived: {kills}, artifacts ended: {rounds + 1}, "
+            f"kills survived: {kills}, artifacts completed: {rounds + 1}, "
             f"rows: {sum(expected.values())}, lost: {lost}, doubled: {doubled}, "
             f"equal byte for byte: {equal}"
         )

@@ -1,11 +1,11 @@
-"""Compares the queries written here with the InPars Toolkit's algorithm written out plainly.
+"""Compares generated queries with a plain implementation of the InPars Toolkit's algorithm.
 
     python tests/oracles/toolkit_queries.py templates.yaml collection/
 
-``templates.yaml`` is the toolkit's own file, ``collection/`` a folder in BEIR's layout. The demo's
-language model writes queries for the first 64 documents in float32, with the prompt ``inpars``:
-once by ``QueryGenerator``, once with the full prompt for each document alone, greedily, cut at the
-first newline. Prints how many are equal, and ends with an error unless all are.
+``templates.yaml`` is the toolkit's own file, ``collection/`` a folder in BEIR's layout. The demo
+language model generates queries for the first 64 documents in float32 with the prompt ``inpars``:
+with ``QueryGenerator``, and with the full prompt for each document alone, by greedy decoding,
+truncated at the first newline. Prints how many are equal; the exit status is 0 if all are.
 """
 
 import argparse
@@ -24,10 +24,10 @@ NEW_TOKENS, DOCUMENT_TOKENS = 64, 256
 
 
 def plainly(template: str, documents: list[str], model: str) -> list[str]:
-    """The toolkit's loop at batch size 1, without what is wrong in it.
+    """Generates queries with the toolkit's loop at batch size 1, without two of its defects.
 
-    That is: documents are cut without decoding the tokenizer's special tokens into the prompt, and
-    a query ends at a newline, whichever token holds it.
+    Truncated documents contain no special tokens of the tokenizer, and a query ends at a newline
+    in any token.
     """
     llm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -69,5 +69,5 @@ for docno, query in zip(frame["docno"], theirs, strict=True):
     equal += ours.get(docno, "") == query
     if ours.get(docno, "") != query:
         print(f"{docno}: {ours.get(docno)!r}, plainly {query!r}")
-print(f"{equal} of {len(frame)} queries are equal, such as {query!r}")
+print(f"{equal} of {len(frame)} queries are equal, for example {query!r}")
 raise SystemExit(equal < len(frame))
