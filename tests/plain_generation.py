@@ -1,6 +1,7 @@
-"""Greedy generation written out plainly: the oracle of ``QueryGenerator``."""
+"""Greedy generation without batches or caches: the oracle for ``QueryGenerator``."""
 
 import random
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,20 +22,19 @@ def documents(count=10, seed=3):
 
 
 def generator(model, **options):
-    return QueryGenerator(
-        model, **{"prompt": PROMPT, "max_new_tokens": MOST, "dtype": "float32", **options}
-    )
+    exact = {"dtype": "float32"} if isinstance(model, str | Path) else {}
+    return QueryGenerator(model, **{"prompt": PROMPT, "max_new_tokens": MOST, **exact, **options})
 
 
 def plainly(folder, frame, prompt=PROMPT, most=MOST):
-    """Full prompt, one document at a time, the whole sequence again for each token, greedy."""
+    """Generates for one document at a time, with the whole sequence computed for each token."""
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ends = llm.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
     rows = []
     for docno, text in zip(frame["docno"], frame["text"], strict=True):
-        # a special token written out in a document is text
+        # special tokens written out in a document are plain text
         ids = tokenizer(prompt.build(text), split_special_tokens=True)["input_ids"]
         start, log_probs, reason = len(ids), [], "length"
         for _ in range(most):

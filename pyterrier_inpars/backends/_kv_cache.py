@@ -1,4 +1,4 @@
-"""Batches of token sequences read by a causal model, kept exact under padding."""
+"""KV caches for batches of sequences that share a prefix; padding does not change the results."""
 
 from __future__ import annotations
 
@@ -10,140 +10,151 @@ from typing import TYPE_CHECKING, Any
 from more_itertools import chunked
 
 from pyterrier_inpars._compute.devices import CPU_TOKENS
-from pyterrier_inpars.backends.base import Sampling
 
 if TYPE_CHECKING:
     import torch
 
-TOGETHER = 8
-"""Rows whose logits are worked on together: few enough for the caches of a processor."""
-PIECE = 256
-"""Tokens of a row that are read at once, so that attention to them does not fill the memory."""
-SHARED = "pyterrier_inpars"
-"""Name of `_attention` among those of transformers."""
-LIKELIEST = 1024
-"""Tokens that are sorted at first, where those that hold ``top_p`` of the probability are."""
+PREFILL_TOKENS = 256
+"""Tokens of a sequence that are prefilled in one forward pass, which limits attention memory."""
+ATTENTION = "pyterrier_inpars"
+"""Name under which `_attention` is registered with transformers."""
 
 
 class SharedPrefixCache:
-    """What a causal language model has read so far, for rows of tokens that begin alike.
+    """KV cache for a batch of sequences that share a prefix.
 
-    The keys and values of what all rows begin with are kept once. Each row has room of its own for
-    the others, filled from the left, so that columns are positions. Shorter rows are padded on the
-    right, where no token of theirs sees it, and what a row reads next is written over its padding.
-    So a row sees what it would see alone, in models with sliding windows too. Rows come and go
-    while others are being read.
+    Keys and values of the prefix are stored once. Each sequence has its own slots for further
+    tokens, filled from the left, so that a slot is a position. Shorter sequences are padded on the
+    right. Masks hide the padding, and the next tokens of a sequence overwrite it. Each sequence
+    therefore gets the logits it would get alone, also in models with sliding windows. Sequences can
+    be added and removed between forward passes.
 
     Args:
-        model: a causal language model of transformers.
-        rows: most rows at a time.
-        room: most tokens of a row after its beginning, with the padding that it is read with.
-        start: a reading of one row, which all rows begin with.
+        model: Causal language model of transformers.
+        batch_size: Maximum number of sequences.
+        max_tokens: Maximum number of tokens of a sequence after the prefix, including padding.
+        prefix: Cache of one sequence, the shared prefix. None if there is no shared prefix.
     """
 
-    def __init__(self, model: Any, rows: int, room: int, start: SharedPrefixCache | None = None):
+    def __init__(
+        self,
+        model: Any,
+        batch_size: int,
+        max_tokens: int,
+        prefix: SharedPrefixCache | None = None,
+    ):
         from transformers import Cache
 
-        self.rows = rows
-        self.room = room
-        self.start = start
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self.prefix = prefix
         self._model = model
-        self.shared = model.config._attn_implementation == SHARED
+        self.own_attention = model.config._attn_implementation == ATTENTION
         layers = range(model.config.get_text_config().num_hidden_layers)
         self._cache: Any = Cache([_layer_class()(self, layer) for layer in layers])
         self._lengths: list[int] = []
 
     @property
-    def begin(self) -> int:
-        """How many tokens all rows begin with."""
-        return self.start._lengths[0] if self.start else 0
+    def prefix_length(self) -> int:
+        """Number of tokens of the shared prefix."""
+        return self.prefix._lengths[0] if self.prefix else 0
 
-    def add(self, tokens: Sequence[Sequence[int]]) -> None:
-        """Begins as many further rows, which read these tokens, or none."""
-        width = max(1, min(PIECE, max(map(len, tokens), default=0)))
-        few = CPU_TOKENS // width if self._model.device.type == "cpu" else len(tokens)
-        for rows in chunked(tokens, max(1, few)):
+    def prefill(self, tokens: Sequence[Sequence[int]]) -> None:
+        """Adds sequences to the batch and computes keys and values of their tokens.
+
+        Args:
+            tokens: Tokens of each sequence after the shared prefix; may be empty.
+        """
+        width = max(1, min(PREFILL_TOKENS, max(map(len, tokens), default=0)))
+        count = CPU_TOKENS // width if self._model.device.type == "cpu" else len(tokens)
+        for chunk in chunked(tokens, max(1, count)):
             first = len(self._lengths)
-            self._lengths += [self.begin] * len(rows)
-            for start in range(0, max(map(len, rows)), PIECE):
-                pieces = [row[start : start + PIECE] for row in rows]
+            self._lengths += [self.prefix_length] * len(chunk)
+            for start in range(0, max(map(len, chunk)), PREFILL_TOKENS):
+                pieces = [row[start : start + PREFILL_TOKENS] for row in chunk]
                 self._forward(self._model.base_model, first, pieces)
 
-    def read(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Reads on, at least a token for each row.
+    def forward(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Feeds further tokens to all sequences.
+
+        Args:
+            tokens: At least one token for each sequence.
 
         Returns:
-            Logits after each token in the model's dtype, shape (rows, most tokens of a row,
-            vocabulary); those after a row's last token mean nothing.
+            Logits after each token in the model's dtype, shape (sequences, maximum number of
+            tokens, vocabulary). Logits after the last token of a shorter sequence are undefined.
         """
         return self._forward(self._model, 0, tokens).logits
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Makes row ``i`` what row ``rows[i]`` was; only rows that are not in their place move."""
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps only some sequences: row ``i`` becomes the former row ``rows[i]``.
+
+        Only rows that change their place are copied.
+        """
         moved = [(to, row) for to, row in enumerate(rows) if to != row]
         self._lengths = [self._lengths[row] for row in rows]
         if moved:
-            to, of = map(list, zip(*moved, strict=True))
-            columns = slice(max(self._lengths[row] for row in to) - self.begin)
+            targets, sources = map(list, zip(*moved, strict=True))
+            slots = slice(max(self._lengths[row] for row in targets) - self.prefix_length)
             for layer in self._cache.layers:
-                if not layer.is_initialized:  # nothing was read, or it shares another's
+                if not layer.is_initialized:  # no tokens yet, or the layer shares another's cache
                     continue
-                for kept in (layer.keys, layer.values):
-                    kept[to, :, columns] = kept[of, :, columns]
+                for states in (layer.keys, layer.values):
+                    states[targets, :, slots] = states[sources, :, slots]
+
+    def prefix_states(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns keys and values of the prefix, each of shape (1, heads, tokens, head size)."""
+        assert self.prefix is not None
+        states = self.prefix._cache.layers[layer]
+        return states.keys, states.values
 
     def _forward(self, model: Any, first: int, tokens: Sequence[Sequence[int]]) -> Any:
-        """Reads further tokens in the rows from the first on."""
+        """Feeds tokens to the rows from ``first`` on."""
         import torch
 
-        most = max(map(len, tokens))
+        width = max(map(len, tokens))
         device = self._model.device
-        padded = [[*row, *[0] * (most - len(row))] for row in tokens]
+        padded = [[*row, *[0] * (width - len(row))] for row in tokens]
         lengths = self._lengths[first:]
         self._lengths[first:] = [n + len(row) for n, row in zip(lengths, tokens, strict=True)]
         self._rows = slice(first, len(self._lengths))
-        self._seen = max(lengths) + most
-        columns = torch.arange(most, device=device)
+        self._total_length = max(lengths) + width
+        columns = torch.arange(width, device=device)
         self._positions = torch.tensor(lengths, device=device)[:, None] + columns
         last = torch.tensor(self._lengths[first:], device=device)[:, None] - 1
         return model(
             input_ids=torch.tensor(padded, device=device),
-            # a model may have no position for padding
+            # padding may exceed the positions of the model
             position_ids=self._positions.minimum(last.clamp(min=0)),
             attention_mask=self._masks(),
             past_key_values=self._cache,
             use_cache=True,
-            **({"reading": self} if self.shared else {}),
+            **({"shared_prefix": self} if self.own_attention else {}),
         )
 
     def _masks(self) -> Any:
-        """Additive masks: a position sees the tokens before it, and in a window the near ones."""
+        """Returns additive causal masks, for sliding-window layers limited to their window."""
         import torch
 
-        config = self._model.config.get_text_config()  # beside one for images, say
+        config = self._model.config.get_text_config()  # of a multimodal model, the text part
         distance = self._positions[:, :, None] - torch.arange(
-            self._seen, device=self._positions.device
+            self._total_length, device=self._positions.device
         )
         window = getattr(config, "sliding_window", None)
-        far = self._additive(distance >= 0)
-        near = far
-        if window and window < self._seen:
-            near = self._additive((distance >= 0) & (distance < window))
+        full = self._additive(distance >= 0)
+        sliding = full
+        if window and window < self._total_length:
+            sliding = self._additive((distance >= 0) & (distance < window))
         layer_types = set(getattr(config, "layer_types", None) or ())
         if not layer_types:
-            return near
-        return {kind: near if kind == "sliding_attention" else far for kind in layer_types}
+            return sliding
+        return {kind: sliding if kind == "sliding_attention" else full for kind in layer_types}
 
-    def _additive(self, seen: torch.Tensor) -> torch.Tensor:
+    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
         import torch
 
-        mask = torch.zeros(seen.shape, dtype=self._model.dtype, device=seen.device)
-        return mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)[:, None]
-
-    def of_start(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of what all rows begin with, shape (1, heads, tokens, size of a head)."""
-        assert self.start is not None
-        kept = self.start._cache.layers[layer]
-        return kept.keys, kept.values
+        mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=visible.device)
+        return mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)[:, None]
 
 
 @functools.cache
@@ -152,17 +163,17 @@ def _layer_class() -> Any:
     from transformers.cache_utils import DynamicLayer
 
     class Layer(DynamicLayer):
-        """Keys and values of one layer, of shape (rows, heads, room, size of a head)."""
+        """Keys and values of one layer, of shape (batch size, heads, slots, head size)."""
 
-        def __init__(self, reading: SharedPrefixCache, number: int):
+        def __init__(self, cache: SharedPrefixCache, number: int):
             super().__init__()
-            self._reading = reading
+            self._cache = cache
             self._number = number
 
         def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-            rows, room = self._reading.rows, self._reading.room
+            rows, slots = self._cache.batch_size, self._cache.max_tokens
             self.keys, self.values = (
-                states.new_zeros(rows, states.shape[1], room, states.shape[3])
+                states.new_zeros(rows, states.shape[1], slots, states.shape[3])
                 for states in (key_states, value_states)
             )
             self.is_initialized = True
@@ -170,21 +181,21 @@ def _layer_class() -> Any:
         def update(
             self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **options: Any
         ) -> tuple[torch.Tensor, torch.Tensor]:
-            """Writes where the reading is, and gives what its rows have so far."""
+            """Stores new states and returns all states of the current rows."""
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
-            return self._with(self.keys, key_states, 0), self._with(self.values, value_states, 1)
+            return self._store(self.keys, key_states, 0), self._store(self.values, value_states, 1)
 
-        def _with(self, kept: Any, states: torch.Tensor, which: int) -> torch.Tensor:
-            reading = self._reading
-            kept = kept[reading._rows]
-            row = torch.arange(len(kept), device=kept.device)[:, None]
-            kept[row, :, reading._positions - reading.begin] = states.transpose(1, 2)
-            kept = kept[:, :, : reading._seen - reading.begin]
-            if reading.start is None or reading.shared:
-                return kept
-            start = reading.of_start(self._number)[which]
-            return torch.cat([start.expand(len(kept), -1, -1, -1), kept], 2)
+        def _store(self, stored: Any, new: torch.Tensor, which: int) -> torch.Tensor:
+            cache = self._cache
+            stored = stored[cache._rows]
+            row = torch.arange(len(stored), device=stored.device)[:, None]
+            stored[row, :, cache._positions - cache.prefix_length] = new.transpose(1, 2)
+            stored = stored[:, :, : cache._total_length - cache.prefix_length]
+            if cache.prefix is None or cache.own_attention:
+                return stored
+            prefix = cache.prefix_states(self._number)[which]
+            return torch.cat([prefix.expand(len(stored), -1, -1, -1), stored], 2)
 
     return Layer
 
@@ -196,31 +207,30 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor,
     *,
-    reading: SharedPrefixCache,
+    shared_prefix: SharedPrefixCache,
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of rows that begin alike (Hydragen, arXiv 2402.05099, section 3.1).
+    """Attention with a shared prefix (Hydragen, arXiv 2402.05099, section 3.1).
 
-    The queries of all rows meet the keys and values of their common beginning in one product, and
-    those of a row meet its own in another; so do heads that share keys and values.
+    One product computes the attention of all sequences to the shared prefix, and another one that
+    of each sequence to its own tokens. Heads that share keys and values are grouped likewise.
 
     Args:
-        query: shape (rows, heads, tokens, size of a head).
-        key: what the rows have read after the beginning, shape (rows, groups of heads, own tokens,
-            size of a head).
-        value: the same.
-        attention_mask: shape (rows, 1, tokens, tokens of the beginning and own tokens).
-        module: the layer's attention, which knows its number.
-        reading: what is kept of the beginning.
-        scaling: of the products.
-        options: what models pass on besides.
+        module: Attention module of the layer, which knows the layer's number.
+        query: Shape (sequences, heads, tokens, head size).
+        key: Keys after the prefix, shape (sequences, key-value heads, own tokens, head size).
+        value: Values after the prefix, of the same shape.
+        attention_mask: Shape (sequences, 1, tokens, prefix tokens and own tokens).
+        shared_prefix: Cache of the batch.
+        scaling: Factor of the products; None for the inverse square root of the head size.
+        options: Further options that transformers passes to attention functions.
 
     Returns:
-        Shape (rows, tokens, heads, size of a head).
+        Output of shape (sequences, tokens, heads, head size), and None for the attention weights.
 
     Raises:
-        NotImplementedError: the model has attention of another kind.
+        NotImplementedError: The model needs another form of attention.
     """
     import torch
 
@@ -230,95 +240,106 @@ def _attention(
     rows, heads, tokens, size = query.shape
     groups = key.shape[1]
 
-    def together(of_rows: torch.Tensor) -> torch.Tensor:
-        return of_rows.transpose(0, 1).flatten(1, 2)
+    def merge_rows(states: torch.Tensor) -> torch.Tensor:
+        return states.transpose(0, 1).flatten(1, 2)
 
-    def apart(of_groups: torch.Tensor) -> torch.Tensor:
-        return of_groups.unflatten(1, (rows, -1)).transpose(0, 1)
+    def split_rows(states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(1, (rows, -1)).transpose(0, 1)
 
     query = query.reshape(rows, groups, -1, size)
     scores = query @ key.transpose(2, 3)
-    if reading.start:
-        start_key, start_value = reading.of_start(module.layer_idx)
-        of_start = together(query) @ start_key[0].transpose(1, 2)
-        scores = torch.cat([apart(of_start), scores], -1)
+    if shared_prefix.prefix:
+        prefix_key, prefix_value = shared_prefix.prefix_states(module.layer_idx)
+        prefix_scores = merge_rows(query) @ prefix_key[0].transpose(1, 2)
+        scores = torch.cat([split_rows(prefix_scores), scores], -1)
     scores = scores.view(rows, groups, -1, tokens, scores.shape[-1])
     scaling = size**-0.5 if scaling is None else scaling
     scores = torch.add(attention_mask[:, :, None], scores, alpha=scaling)
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype).flatten(2, 3)
-    output = weights[..., reading.begin :] @ value
-    if reading.start:
-        output += apart(together(weights[..., : reading.begin]) @ start_value[0])
+    output = weights[..., shared_prefix.prefix_length :] @ value
+    if shared_prefix.prefix:
+        prefix_weights = merge_rows(weights[..., : shared_prefix.prefix_length])
+        output += split_rows(prefix_weights @ prefix_value[0])
     return output.view(rows, heads, tokens, size).transpose(1, 2), None
 
 
 class UncachedBatch:
-    """What any causal model has read so far, as `SharedPrefixCache`: the model is left to itself.
+    """Batch with the interface of `SharedPrefixCache` that runs the unchanged model, uncached.
 
-    For models that take no explicit masks, or keep no keys and values. Without a cache that all of
-    them share, each row is read again, alone, for each token.
+    It serves models that accept no explicit masks or have no keys and values. Each forward pass
+    computes each whole sequence again, one at a time.
+
+    Args:
+        model: Causal language model of transformers.
     """
 
     def __init__(self, model: Any):
         self._model = model
         self._rows: list[list[int]] = []
 
-    def add(self, tokens: Sequence[Sequence[int]]) -> None:
-        """Begins further rows."""
+    def prefill(self, tokens: Sequence[Sequence[int]]) -> None:
+        """Adds sequences to the batch."""
         self._rows += map(list, tokens)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Makes row ``i`` what row ``rows[i]`` was."""
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps only some sequences: row ``i`` becomes the former row ``rows[i]``."""
         self._rows = [list(self._rows[row]) for row in rows]
 
-    def read(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Reads on; see `SharedPrefixCache.read`."""
+    def forward(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Feeds further tokens to all sequences; see `SharedPrefixCache.forward`."""
         import torch
 
-        most = max(map(len, tokens))
+        width = max(map(len, tokens))
         logits = []
         for row, new in zip(self._rows, tokens, strict=True):
             row += new
-            found = self._forward(row, len(new))
-            logits.append(torch.nn.functional.pad(found, (0, 0, 0, most - len(new))))
+            found = self._logits(row, len(new))
+            logits.append(torch.nn.functional.pad(found, (0, 0, 0, width - len(new))))
         return torch.cat(logits)
 
-    def _forward(self, tokens: Sequence[int], keep: int) -> torch.Tensor:
+    def _logits(self, tokens: Sequence[int], last: int) -> torch.Tensor:
         import torch
 
-        taken = inspect.signature(self._model.forward).parameters  # not all models take this one
-        options = {"logits_to_keep": keep} if "logits_to_keep" in taken else {}
+        parameters = inspect.signature(self._model.forward).parameters
+        options = {"logits_to_keep": last} if "logits_to_keep" in parameters else {}
         input_ids = torch.tensor([tokens], device=self._model.device)
-        return self._model(input_ids=input_ids, use_cache=False, **options).logits[:, -keep:]
+        return self._model(input_ids=input_ids, use_cache=False, **options).logits[:, -last:]
 
 
 def supports_masks(model: Any, prefix: Sequence[int], rests: Sequence[Sequence[int]]) -> bool:
-    """Whether padded rows after a shared prefix get the logits that the model gives them alone.
+    """Returns whether a model gives the same logits in a `SharedPrefixCache` as alone.
 
-    False for models whose attention does not take explicit masks (ALiBi, recurrent layers). On a
-    CPU, the model is left with `_attention`, where that is right.
+    Models that accept no explicit masks (ALiBi, recurrent layers) do not. On a CPU, the model's
+    attention is replaced by `_attention` if the results are equal.
+
+    Args:
+        model: Causal language model of transformers.
+        prefix: Tokens of the shared prefix.
+        rests: Further tokens of the sequences to compare.
     """
     import torch
     from transformers import AttentionInterface
 
-    def last(reading: SharedPrefixCache | UncachedBatch, start: Sequence[int] = ()) -> torch.Tensor:
-        reading.add([[*start, *rest[:-1]] for rest in rests])
-        return reading.read([rest[-1:] for rest in rests])[:, -1].float().softmax(-1)
+    def last_token_probs(
+        batch: SharedPrefixCache | UncachedBatch, start: Sequence[int] = ()
+    ) -> torch.Tensor:
+        batch.prefill([[*start, *rest[:-1]] for rest in rests])
+        return batch.forward([rest[-1:] for rest in rests])[:, -1].float().softmax(-1)
 
-    expected = last(UncachedBatch(model), prefix)
+    expected = last_token_probs(UncachedBatch(model), prefix)
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.2
-    AttentionInterface.register(SHARED, _attention)
-    ways = [model.config._attn_implementation]
+    AttentionInterface.register(ATTENTION, _attention)
+    implementations = [model.config._attn_implementation]
     if model.device.type == "cpu" and model._supports_attention_backend:
-        ways.insert(0, SHARED)
-    for way in ways:
-        model.set_attn_implementation(way)
+        implementations.insert(0, ATTENTION)
+    for implementation in implementations:
+        model.set_attn_implementation(implementation)
         try:
-            reading = SharedPrefixCache(
+            batch = SharedPrefixCache(
                 model, len(rests), max(map(len, rests)), prefilled(model, prefix)
             )
-            found = last(reading)
-        except Exception:  # what a model raises on masks that it does not know is not ours to list
+            found = last_token_probs(batch)
+        except Exception:  # models reject unknown masks with errors of any type
             continue
         if (found - expected).abs().sum(-1).max() < tolerance:
             return True
@@ -326,86 +347,9 @@ def supports_masks(model: Any, prefix: Sequence[int], rests: Sequence[Sequence[i
 
 
 def prefilled(model: Any, prefix: Sequence[int]) -> SharedPrefixCache | None:
-    """A reading of what rows begin with, if that is anything."""
+    """Returns the cache of a shared prefix; None if it has no tokens."""
     if not prefix:
         return None
-    start = SharedPrefixCache(model, 1, len(prefix))
-    start.add([prefix])
-    return start
-
-
-def log_probs(
-    reading: SharedPrefixCache | UncachedBatch, tokens: Sequence[Sequence[int]], last: Sequence[int]
-) -> list[list[float]]:
-    """How likely the model holds the last tokens of rows.
-
-    Args:
-        reading: one without rows.
-        tokens: what the rows read after their beginning.
-        last: how many at the end of each row are asked for, at least 1 and fewer than the row has.
-
-    Returns:
-        Natural log-probabilities, ``last[i]`` for row ``i``.
-    """
-    import torch
-
-    pairs = list(zip(tokens, last, strict=True))
-    reading.add([row[: -count - 1] for row, count in pairs])
-    logits = reading.read([row[-count - 1 : -1] for row, count in pairs])
-    return [
-        _log_probs(found[:count].float(), torch.tensor(row[-count:], device=found.device)).tolist()
-        for found, (row, count) in zip(logits, pairs, strict=True)
-    ]
-
-
-def next_tokens(
-    logits: torch.Tensor, sampling: Sampling, generators: Sequence[Any]
-) -> list[tuple[int, float]]:
-    """The next token of each row and its natural log-probability, some rows at a time.
-
-    Args:
-        logits: shape (rows, vocabulary).
-        sampling: how a token is chosen.
-        generators: one for each row.
-    """
-    chosen: list[tuple[int, float]] = []
-    for piece in logits.split(TOGETHER):
-        piece = piece.float()
-        tokens = choose(piece, sampling, generators[len(chosen) : len(chosen) + len(piece)])
-        chosen += zip(tokens.tolist(), _log_probs(piece, tokens).tolist(), strict=True)
-    return chosen
-
-
-def _log_probs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of one token a row; logits of shape (rows, vocabulary)."""
-    return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
-
-
-def choose(logits: torch.Tensor, sampling: Sampling, generators: Sequence[Any]) -> torch.Tensor:
-    """The next token of each row, shape (rows,): the likeliest, or one drawn.
-
-    A row is drawn with one number of its own generator, so that it does not depend on the others.
-    """
-    import torch
-
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    probabilities = (logits / sampling.temperature).softmax(-1)
-    tokens = None
-    if sampling.top_p < 1:
-        probabilities, tokens = _nucleus(probabilities, sampling.top_p)
-    cumulative = probabilities.cumsum(-1)
-    numbers = torch.tensor([torch.rand((), generator=g).item() for g in generators])
-    threshold = numbers.to(logits.device)[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
-    return (drawn if tokens is None else tokens.gather(1, drawn))[:, 0]
-
-
-def _nucleus(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The likeliest tokens, falling, with 0 for those after which ``top_p`` is reached."""
-    count = min(LIKELIEST, probabilities.shape[-1])
-    ordered, tokens = probabilities.topk(count)
-    if ordered.sum(-1).min() < top_p:  # a flat distribution
-        ordered, tokens = probabilities.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    return (before < top_p) * ordered, tokens
+    cache = SharedPrefixCache(model, 1, len(prefix))
+    cache.prefill([prefix])
+    return cache

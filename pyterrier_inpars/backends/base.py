@@ -1,60 +1,84 @@
-"""What a language model is to this package: prompts in, completions out."""
+"""Protocols of LLM backends: prompts in, completions or log-likelihoods out."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pyterrier_inpars._stage import finite
+from pyterrier_inpars._stage import finite, positive_int
+
+NEWLINE = "\n"
+"""A completion ends at its first newline."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """How a language model chooses the next token.
 
-    Args:
-        temperature: 0 takes the likeliest token (greedy); above 0 a token is drawn from the
-            distribution of the logits divided by it.
-        top_p: draw only from the likeliest tokens that together hold this share of the probability
-            (nucleus sampling, arXiv 1904.09751, section 3.1).
-        num_samples: completions for each prompt.
-        seeds: one seed for each completion, prompt by prompt; what is drawn for a completion
-            depends on its own seed alone.
+    Attributes:
+        temperature: 0 for greedy decoding: the most probable token. Above 0, the token is sampled
+            from the softmax of the logits divided by the temperature.
+        top_p: Nucleus threshold (arXiv 1904.09751, section 3.1): only the most probable tokens
+            whose probabilities sum up to ``top_p`` are sampled. 1 for all tokens.
+        seed: Random seed. A sampled query depends only on the seed, the docno and its number.
 
     Raises:
-        ValueError: a value is out of range, or several greedy completions are asked for.
+        ValueError: A value is out of range.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
-    num_samples: int = 1
-    seeds: Sequence[int] = field(default=(), repr=False)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not finite("temperature", self.temperature) >= 0:
             raise ValueError(f"temperature must be 0 (greedy) or above, not {self.temperature!r}")
         if not 0 < finite("top_p", self.top_p) <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
-        if self.num_samples > 1 and self.temperature == 0:
+        positive_int("seed", self.seed, least=0)
+
+    @classmethod
+    def of(cls, value: Sampling | Mapping[str, Any] | None) -> Sampling:
+        """Returns ``value``, or the sampling with these fields; None is greedy decoding.
+
+        Raises:
+            TypeError: ``value`` is neither a sampling nor a mapping, or has an unknown field.
+            ValueError: A value is out of range.
+        """
+        if isinstance(value, cls):
+            return value
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if value is None or (isinstance(value, Mapping) and set(value) <= set(fields)):
+            return cls(**(value or {}))
+        raise TypeError(
+            f"sampling must be a Sampling, or a dict with some of {', '.join(fields)}, "
+            f"not {value!r:.200}"
+        )
+
+    def check_num_samples(self, num_samples: int) -> None:
+        """Checks that several completions of one prompt can differ.
+
+        Raises:
+            ValueError: Several greedy completions are requested.
+        """
+        if num_samples > 1 and self.temperature == 0:
             raise ValueError(
-                f"{self.num_samples} greedy completions of one prompt would be the same: "
-                f"give a temperature above 0"
+                f"{num_samples} greedy completions of one prompt would be equal: set a "
+                "temperature above 0, for example sampling={'temperature': 0.7}"
             )
-
-
-GREEDY = Sampling()
-NEWLINE = "\n"
-"""What ends a completion."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt.
+    """The text that a model generated after a prompt.
 
     Attributes:
-        text: the text up to the first newline, which is not part of it.
-        log_probs: natural log-probabilities that the model gave to the tokens of the text, one a
-            token; the token that ended the text is not among them, unless it holds some of it.
-        finish_reason: ``"stop"`` when the model ended the text, ``"length"`` when the limit did.
+        text: Generated text up to the first newline, stripped.
+        log_probs: Natural log-probability of each token of the text. The token that ended the text
+            is included only if it holds a part of the text.
+        finish_reason: ``"stop"`` if the model ended the text, ``"length"`` if the token limit did.
     """
 
     text: str
@@ -63,12 +87,12 @@ class Completion:
 
 
 class Backend(Protocol):
-    """A runtime that completes prompts with their own log-probabilities.
+    """An LLM runtime that completes prompts and returns the log-probabilities of the tokens.
 
     Attributes:
-        tokenizer: what documents are cut with, called as those of transformers are; None if the
-            runtime has none, and words are counted.
-        context: most tokens of a prompt and its completion together; None if not known.
+        tokenizer: Tokenizer with the interface of ``transformers``, used to truncate documents.
+            None if the runtime has none: documents are then truncated by words.
+        context: Maximum number of tokens of a prompt and its completion together, None if unknown.
     """
 
     tokenizer: Any
@@ -81,20 +105,40 @@ class Backend(Protocol):
         prefix: str,
         max_new_tokens: int,
         sampling: Sampling,
+        num_samples: int,
+        seeds: Sequence[int],
         progress: Callable[[int], object],
     ) -> list[Completion]:
-        """Completes prompts that all begin with ``prefix``; ``num_samples`` results a prompt."""
+        """Completes prompts.
+
+        Args:
+            prompts: Complete prompts.
+            prefix: Text that all prompts begin with, which a runtime may process once.
+            max_new_tokens: Maximum number of tokens of a completion.
+            sampling: How tokens are chosen.
+            num_samples: Number of completions per prompt.
+            seeds: One seed per completion, prompt by prompt. A completion depends on its own seed
+                only.
+            progress: Callback that receives the number of completions that have ended.
+
+        Returns:
+            ``num_samples`` completions per prompt, in the order of the prompts.
+        """
 
     def describe(self) -> dict[str, Any]:
-        """What decides the output: model, revision, precision, versions."""
+        """Returns the settings that determine the output: model, revision, dtype, versions.
+
+        They must be JSON-serializable. Package versions are under the key ``versions``, and a
+        context smaller than the model's is under the key ``context``.
+        """
 
 
 class LikelihoodBackend(Protocol):
-    """A runtime that tells how likely its model holds a text that others wrote.
+    """An LLM runtime that returns the log-probabilities of given texts.
 
     Attributes:
-        tokenizer: see `Backend`.
-        context: see `Backend`.
+        tokenizer: See `Backend`.
+        context: See `Backend`.
     """
 
     tokenizer: Any
@@ -108,4 +152,15 @@ class LikelihoodBackend(Protocol):
         prefix: str,
         progress: Callable[[int], object],
     ) -> list[list[float]]:
-        """Natural log-probabilities of each continuation's tokens after its prompt."""
+        """Scores the continuation of each prompt.
+
+        Args:
+            prompts: Complete prompts.
+            continuations: One continuation per prompt, including its leading space if any.
+            prefix: Text that all prompts begin with, which a runtime may process once.
+            progress: Callback that receives the number of pairs that have been scored.
+
+        Returns:
+            Natural log-probabilities of the tokens of each continuation, in the order of the
+            prompts.
+        """

@@ -1,62 +1,79 @@
-"""Causal language models of transformers, with the static part of the prompt computed once."""
+"""Causal language models of transformers, with the shared prefix of the prompts computed once."""
 
 from __future__ import annotations
 
+import difflib
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pyterrier_inpars._compute.cpu_linear import pack_linear
 from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, quantize
+from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.backends._kv_cache import (
     SharedPrefixCache,
     UncachedBatch,
-    log_probs,
-    next_tokens,
     prefilled,
     supports_masks,
 )
-from pyterrier_inpars.backends.base import GREEDY, NEWLINE, Completion, Sampling
+from pyterrier_inpars.backends._sampling import next_tokens, token_log_probs
+from pyterrier_inpars.backends.base import NEWLINE, Completion, Sampling
 
 if TYPE_CHECKING:
     import torch
 
+REFILL_SHARE = 1 / 4
+"""Share of the batch that must be free before waiting prompts are added."""
+MAX_LOGITS = 2**28
+"""Maximum number of logits of a batch of scored continuations: 1 GiB in float32."""
 
-REFILL = 1 / 4
-"""Share of the rows that must be free before others take their places."""
-MOST_LOGITS = 2**28
-"""Most numbers that a batch of scored continuations has as logits: 1 GiB in float32."""
+
+class BackendOptions(TypedDict, total=False):
+    """Keyword parameters of `HuggingFaceBackend`, which stages with a ``model`` accept too."""
+
+    revision: str | None
+    trust_remote_code: bool
+    batch_size: int | None
+    dtype: str | torch.dtype
+    compile: bool
+    device: str | torch.device | None
+    context: int | None
 
 
 class HuggingFaceBackend:
-    """Completes prompts with any causal language model that transformers loads.
+    """Runs any causal language model that transformers loads.
 
-    The prompts of a collection differ only in their last part, so the keys and values of the shared
-    prefix are computed once and serve every batch (see `SharedPrefixCache`). A completion that has
-    ended leaves the batch. Once a quarter of the batch is free, the next prompts take those places,
-    longest first. On a CPU, the weights are packed for the processor on first use (see `pack`),
-    after which the model can only be run here.
+    The prompts of a collection differ only in their last part. Keys and values of the shared prefix
+    are computed once and used by every batch (see `SharedPrefixCache`). A completion that has ended
+    leaves the batch. Once a quarter of the batch is free, the next prompts are added, longest
+    first. On a CPU, the weights are packed for oneDNN on first use (see `pack_linear`); the model
+    can then be used by this backend only.
 
-    Models whose attention does not take such masks (with ALiBi, say) are found out by comparing
-    both ways on the first two prompts, and run prompt by prompt.
+    On first use, the logits of two prompts are compared with those of the unchanged model. If they
+    differ, the model accepts no explicit masks (ALiBi, for example), and each prompt is computed
+    alone.
 
     Args:
-        model: name on the Hugging Face hub, local folder, or ``.gguf`` file.
-        revision: branch, tag or commit on the hub.
-        batch_size: completions computed together; 64 if None.
-        dtype: ``"auto"`` (bfloat16 where the processor has it), ``"float32"``, ``"bfloat16"``,
-            ``"float16"``, a ``torch.dtype``, or ``"int8"``: weights of one byte, computed with as
-            by ``"auto"``, except the last layer's, which chooses the tokens.
-        compile: compile the model with ``torch.compile`` when it is first used, which takes a
-            minute and a C++ compiler on a CPU.
-        device: where the model runs; None is the best there is.
-        trust_remote_code: run code that comes with the model.
+        model: Name on the Hugging Face hub, local folder, or ``.gguf`` file.
+        revision: Branch, tag or commit of the model on the hub; None for its main branch.
+        trust_remote_code: Whether code from the model's repository is executed. Set it only for
+            repositories that you trust.
+        batch_size: Number of completions computed together; None for 64.
+        dtype: ``"auto"`` (bfloat16 where the processor computes in it, else float32),
+            ``"float32"``, ``"bfloat16"``, ``"float16"``, a ``torch.dtype``, or ``"int8"``: 8-bit
+            weights, computed with as by ``"auto"``, except those of the output layer.
+        compile: Whether the model is compiled with ``torch.compile`` on first use, which takes a
+            minute, and a C++ compiler on a CPU.
+        device: Device of the model; None for the best one available.
+        context: Maximum number of tokens of a prompt and its completion together; None for the
+            number of positions of the model, which is also the upper limit.
 
     Raises:
-        ValueError: (on first use) the model cannot be loaded.
+        ValueError: A number is out of range; or, on first use, the model cannot be loaded.
     """
 
     def __init__(
@@ -64,11 +81,12 @@ class HuggingFaceBackend:
         model: str | Path,
         *,
         revision: str | None = None,
+        trust_remote_code: bool = False,
         batch_size: int | None = None,
         dtype: str | torch.dtype = "auto",
         compile: bool = False,
         device: str | torch.device | None = None,
-        trust_remote_code: bool = False,
+        context: int | None = None,
     ):
         self.name = str(model)
         self.revision = revision
@@ -76,50 +94,57 @@ class HuggingFaceBackend:
         self._dtype = dtype
         self._compile = compile
         self._device = device
+        self._context = None if context is None else positive_int("context", context)
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self._supports_masks: bool | None = None  # found out on first use
+        self._supports_masks: bool | None = None  # None until the first use
         self._prefix: tuple[Sequence[int], SharedPrefixCache | None] = ((), None)
 
     @functools.cached_property
     def device(self) -> torch.device:
+        """Device of the model."""
         return best_device(self._device)
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:
+        """Precision of the computation."""
         return best_dtype(self._dtype, self.device)
 
     @functools.cached_property
     def tokenizer(self) -> Any:
+        """Tokenizer of the model, loaded on first use."""
         from transformers import AutoTokenizer
 
         return self._load(AutoTokenizer)
 
     @functools.cached_property
     def model(self) -> Any:
+        """The model, loaded on first use."""
         from transformers import AutoModelForCausalLM
 
         model, report = self._load(AutoModelForCausalLM, dtype=self.dtype, output_loading_info=True)
-        if missing := sorted(report["missing_keys"]):  # transformers makes them up
+        if missing := sorted(report["missing_keys"]):  # transformers would initialize them
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(
-                f"{self.name!r} is no causal language model, or not all of one: it has no weights "
-                f"for {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1)
+                f"{self.name!r} is not a causal language model, or is incomplete: it has no "
+                f"weights for {missing[0]}{more}"
             )
         model = model.eval()
         if is_int8(self._dtype):
             quantize(model, self.dtype, keep=[model.get_output_embeddings()])
         model = model.to(self.device)
         if self._compile:
-            model.compile(dynamic=True)  # of any number of rows and tokens
+            model.compile(dynamic=True)  # for any number of rows and tokens
         return model
 
     @functools.cached_property
     def context(self) -> int | None:
-        """Most tokens of a prompt and its completion together; None where there is no limit."""
-        config = self.model.config.get_text_config()  # beside one for images, say
-        return getattr(config, "max_position_embeddings", None)
+        """Maximum number of tokens of a prompt and its completion; None if there is no limit."""
+        config = self.model.config.get_text_config()  # of a multimodal model, the text part
+        limits = [self._context, getattr(config, "max_position_embeddings", None)]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the output: model, revision, precision, versions."""
+        """Returns the settings that determine the output; see `Backend.describe`."""
         import torch
         import transformers
 
@@ -128,6 +153,7 @@ class HuggingFaceBackend:
             "revision": getattr(self.model.config, "_commit_hash", None) or self.revision,
             "dtype": str(self.dtype).removeprefix("torch."),
             **({"weights": "int8"} if is_int8(self._dtype) else {}),
+            **({"context": self._context} if self._context is not None else {}),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
 
@@ -137,35 +163,43 @@ class HuggingFaceBackend:
         *,
         prefix: str = "",
         max_new_tokens: int = 64,
-        sampling: Sampling = GREEDY,
+        sampling: Sampling | None = None,
+        num_samples: int = 1,
+        seeds: Sequence[int] = (),
         progress: Callable[[int], object] = lambda completions: None,
     ) -> list[Completion]:
-        """Completes each prompt up to a newline, the model's end token, or the limit.
+        """Completes each prompt up to a newline, the model's end token, or the token limit.
 
         Args:
-            prompts: whole prompts.
-            prefix: text that they all begin with. Tokens may merge across its end; as many tokens
-                are shared as the tokenised prompts really have in common with it.
-            max_new_tokens: most tokens in a completion.
-            sampling: how tokens are chosen.
-            progress: called with 1 for each completion that has ended.
+            prompts: Complete prompts.
+            prefix: Text that all prompts begin with. Tokens may merge at its end, so the shared
+                prefix is the part that the tokens of all prompts have in common with it.
+            max_new_tokens: Maximum number of tokens of a completion.
+            sampling: How tokens are chosen; None for greedy decoding.
+            num_samples: Number of completions per prompt.
+            seeds: One seed per completion, prompt by prompt; not needed by greedy decoding.
+            progress: Callback that receives 1 for each completion that has ended.
 
         Returns:
-            ``sampling.num_samples`` completions for each prompt, in the order of the prompts.
+            ``num_samples`` completions per prompt, in the order of the prompts.
 
         Raises:
-            ValueError: a prompt and its completion are longer than the model's context.
+            ValueError: A prompt and its completion exceed the context, or several greedy
+                completions are requested.
         """
         import torch
 
+        sampling = sampling or Sampling()
+        sampling.check_num_samples(num_samples)
         if not prompts:
             return []
-        ids = [self._encode(prompt, max_new_tokens) for prompt in prompts]
-        prefix_ids = self._encode(prefix, max_new_tokens)
-        prefix_ids = prefix_ids[: _shared(prefix_ids, ids)]
+        ids = self._encode(prompts, max_new_tokens)
+        (prefix_ids,) = self._encode([prefix], max_new_tokens)
+        prefix_ids = prefix_ids[: _shared_length(prefix_ids, ids)]
         completions: dict[int, Completion] = {}
         with torch.inference_mode():
-            for row in self._write(prefix_ids, ids, max_new_tokens, sampling):
+            rows = self._generate(prefix_ids, ids, max_new_tokens, sampling, num_samples, seeds)
+            for row in rows:
                 completions[row.number] = self._completion(row)
                 progress(1)
         return [completions[number] for number in range(len(completions))]
@@ -178,78 +212,88 @@ class HuggingFaceBackend:
         prefix: str = "",
         progress: Callable[[int], object] = lambda pairs: None,
     ) -> list[list[float]]:
-        """How likely the model holds each continuation after its prompt, token by token.
+        """Scores the continuation of each prompt.
 
-        Prompt and continuation are tokenised as one text. The continuation's tokens are those after
-        the part that this text shares with the prompt tokenised alone: a token that holds the end
-        of the prompt too counts as the continuation's. A text's first token follows nothing and is
-        not counted.
+        Prompt and continuation are tokenized as one text. The tokens of the continuation are those
+        after the common beginning of this text and of the prompt tokenized alone. A token that
+        holds the end of the prompt and the beginning of the continuation thus belongs to the
+        continuation. The first token of a text has no probability and is not scored.
 
         Args:
-            prompts: whole prompts.
-            continuations: the text after each, with the space that it may begin with.
-            prefix: text that all prompts begin with; see `complete`.
-            progress: called with the number of pairs after each batch.
+            prompts: Complete prompts.
+            continuations: One continuation per prompt, including its leading space if any.
+            prefix: Text that all prompts begin with; see `complete`.
+            progress: Callback that receives the number of pairs after each batch.
 
         Returns:
-            Natural log-probabilities of each continuation's tokens, in the order of the prompts;
-            none for an empty continuation.
+            Natural log-probabilities of the tokens of each continuation, in the order of the
+            prompts; an empty list for an empty continuation.
 
         Raises:
-            ValueError: a prompt and its continuation are longer than the model's context, or there
-                are not as many continuations as prompts.
+            ValueError: A prompt and its continuation exceed the context, or there are not as many
+                continuations as prompts.
         """
         import torch
 
-        ids, starts = [], []
-        for prompt, continuation in zip(prompts, continuations, strict=True):
-            ids.append(self._encode(prompt + continuation, 0))
-            starts.append(max(1, _in_common(self._encode(prompt, 0), ids[-1])))
+        if len(prompts) != len(continuations):
+            raise ValueError(
+                f"there are {len(prompts)} prompts, but {len(continuations)} continuations: give "
+                "one continuation per prompt"
+            )
+        if not prompts:
+            return []
+        texts = [prompt + rest for prompt, rest in zip(prompts, continuations, strict=True)]
+        ids = self._encode(texts, 0)
+        alone = self._encode(prompts, 0)
+        starts = [max(1, _common_length(*pair)) for pair in zip(alone, ids, strict=True)]
         counts = [max(0, len(row) - start) for row, start in zip(ids, starts, strict=True)]
         scored = [i for i, count in enumerate(counts) if count]
         progress(len(ids) - len(scored))
         likelihoods: list[list[float]] = [[] for _ in ids]
         if not scored:
             return likelihoods
-        prefix_ids = self._encode(prefix, 0)
-        prefix_ids = prefix_ids[: _shared(prefix_ids, [ids[i][: starts[i]] for i in scored])]
+        (prefix_ids,) = self._encode([prefix], 0)
+        length = _shared_length(prefix_ids, [ids[i][: starts[i]] for i in scored])
+        prefix_ids = prefix_ids[:length]
         scored.sort(key=lambda i: len(ids[i]), reverse=True)
         with torch.inference_mode():
             self._check_masks(prefix_ids, ids[scored[0]])
-            for batch in self._scoring_batches(scored, counts):
-                rows, last = [ids[i] for i in batch], [counts[i] for i in batch]
+            for indices in self._scoring_batches(scored, counts):
+                rows, last = [ids[i] for i in indices], [counts[i] for i in indices]
                 longest = len(rows[0]) + max(last)  # with padding
-                reading, begin = self._reading(prefix_ids, len(rows), longest)
-                found = log_probs(reading, [row[begin:] for row in rows], last)
-                for i, values in zip(batch, found, strict=True):
+                batch, length = self._new_batch(prefix_ids, len(rows), longest)
+                found = _log_probs(batch, [row[length:] for row in rows], last)
+                for i, values in zip(indices, found, strict=True):
                     likelihoods[i] = values
-                progress(len(batch))
+                progress(len(indices))
         return likelihoods
 
-    # -- text and tokens ---------------------------------------------------------------------
+    # -- Text and tokens ---------------------------------------------------------------------
 
     def _load(self, auto_class: Any, **options: Any) -> Any:
-        path = Path(self.name)
-        source = self.name
+        source = resolved(self.name)
+        path = Path(source)
         if path.suffix == ".gguf":
             source, options = str(path.parent), {**options, "gguf_file": path.name}
         try:
             return auto_class.from_pretrained(source, **self._hub, **options)
-        except Exception as error:  # a damaged file can raise anything
+        except Exception as error:  # a damaged file can raise any error
             raise ValueError(
-                f"no causal language model can be loaded from {self.name!r}: give a name on the "
+                f"cannot load a causal language model from {self.name!r}: give a name on the "
                 f"Hugging Face hub, a folder or a .gguf file ({error})"
             ) from error
 
-    def _encode(self, text: str, max_new_tokens: int) -> list[int]:
-        # a special token written out in a document is text like any other
-        ids = self.tokenizer(text, split_special_tokens=True)["input_ids"]
-        if self.context is not None and len(ids) + max_new_tokens > self.context:
-            raise ValueError(
-                f"a prompt of {len(ids)} tokens and {max_new_tokens} new ones do not fit into the "
-                f"{self.context} positions of {self.name}: lower max_doc_tokens or max_new_tokens"
-            )
-        return ids
+    def _encode(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+        """Tokenizes texts; special tokens that are written out in a text stay plain text."""
+        encoded = self.tokenizer(list(texts), split_special_tokens=True)["input_ids"]
+        for ids in encoded:
+            if self.context is not None and len(ids) + max_new_tokens > self.context:
+                raise ValueError(
+                    f"a prompt of {len(ids)} tokens and {max_new_tokens} new tokens exceed the "
+                    f"context of {self.context} tokens of {self.name}: lower max_doc_tokens or "
+                    "max_new_tokens"
+                )
+        return encoded
 
     @functools.cached_property
     def _end_tokens(self) -> set[int]:
@@ -258,30 +302,30 @@ class HuggingFaceBackend:
         return (ends | {self.tokenizer.eos_token_id}) - {None}
 
     @functools.cached_property
-    def _ends(self) -> Callable[[int], bool]:
-        """Whether a token ends a query: the model's end token, or any whose text has a newline."""
+    def _is_end(self) -> Callable[[int], bool]:
+        """Returns whether a token ends a completion: an end token, or one with a newline."""
         return functools.cache(
             lambda token: token in self._end_tokens or NEWLINE in self.tokenizer.decode([token])
         )
 
     def _completion(self, row: _Row) -> Completion:
-        ended = self._ends(row.tokens[-1])
+        ended = self._is_end(row.tokens[-1])
         tokens, log_probs = row.tokens, row.log_probs
-        if ended and not self._written(tokens[-1]):
+        if ended and not self._has_text(tokens[-1]):
             tokens, log_probs = tokens[:-1], log_probs[:-1]
         text = self.tokenizer.decode(tokens).split(NEWLINE)[0].strip()
         return Completion(text, log_probs, "stop" if ended else "length")
 
-    def _written(self, end: int) -> bool:
-        """Whether a token that ends a query has a part before the newline, as ``?`` and newline."""
+    def _has_text(self, end: int) -> bool:
+        """Returns whether a token that ends a completion has text before its newline."""
         text = self.tokenizer.decode([end])
         return end not in self._end_tokens and bool(text.split(NEWLINE)[0].strip())
 
-    # -- the model ---------------------------------------------------------------------------
+    # -- Batches -----------------------------------------------------------------------------
 
     def _scoring_batches(self, order: list[int], counts: list[int]) -> Iterator[list[int]]:
-        """The pairs in their order, so many together that their logits do not fill the memory."""
-        most = max(1, MOST_LOGITS // self.model.config.get_text_config().vocab_size)
+        """Yields batches of pairs in the given order whose logits fit into memory."""
+        most = max(1, MAX_LOGITS // self.model.config.get_text_config().vocab_size)
         batch: list[int] = []
         for i in order:
             longest = max(counts[j] for j in [*batch, i])
@@ -292,7 +336,7 @@ class HuggingFaceBackend:
         yield batch
 
     def _check_masks(self, prefix: list[int], ids: list[int]) -> None:
-        """Finds out, on first use, whether the model takes explicit masks, and makes it ready."""
+        """Finds out, on first use, whether the model accepts explicit masks, and packs it."""
         if self._supports_masks is None:
             rest = ids[len(prefix) :]
             self._supports_masks = supports_masks(
@@ -301,63 +345,83 @@ class HuggingFaceBackend:
             if self._supports_masks and not self._compile:
                 pack_linear(self.model)
 
-    def _reading(
+    def _new_batch(
         self, prefix: list[int], rows: int, longest: int
     ) -> tuple[SharedPrefixCache | UncachedBatch, int]:
-        """A reading for so many rows of so many tokens, and how many of these it has read before.
+        """Returns an empty batch, and the number of prefix tokens that it holds already.
 
-        The prefix is read once and kept for more readings.
+        Keys and values of the prefix are kept for later batches.
+
+        Args:
+            prefix: Tokens of the shared prefix.
+            rows: Maximum number of sequences.
+            longest: Maximum number of tokens of a sequence, including prefix and padding.
         """
         if not self._supports_masks:
             return UncachedBatch(self.model), 0
         if self._prefix[0] != prefix:
             self._prefix = (prefix, prefilled(self.model, prefix))
-        return SharedPrefixCache(self.model, rows, longest - len(prefix), self._prefix[1]), len(
-            prefix
-        )
+        cache = SharedPrefixCache(self.model, rows, longest - len(prefix), self._prefix[1])
+        return cache, len(prefix)
 
-    def _write(
-        self, prefix: list[int], ids: list[list[int]], max_new_tokens: int, sampling: Sampling
+    def _generate(
+        self,
+        prefix: list[int],
+        ids: list[list[int]],
+        max_new_tokens: int,
+        sampling: Sampling,
+        num_samples: int,
+        seeds: Sequence[int],
     ) -> Iterator[_Row]:
-        """Writes on after each prompt until the texts have ended; gives each that has.
+        """Yields each completion when it ends.
 
-        As rows end, others take their place, those with the longest prompts first, so that rows
-        together are of like length. The last token of a prompt is read with the first step.
+        Waiting prompts take the places of completions that have ended, longest first, so that rows
+        of a batch have similar lengths. The last token of a prompt is fed with the first step.
         """
         waiting = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         self._check_masks(prefix, ids[waiting[-1]])
-        samples = sampling.num_samples
-        most = max(1, min(len(ids), self.batch_size // samples))
+        most = max(1, min(len(ids), self.batch_size // num_samples))
         longest = len(ids[waiting[-1]]) + max_new_tokens
-        reading, begin = self._reading(prefix, most * samples, longest)
+        batch, length = self._new_batch(prefix, most * num_samples, longest)
         rows: list[_Row] = []
         while waiting or rows:
-            free = most - -(-len(rows) // samples)
-            if waiting and free >= most * REFILL:
+            free = most - -(-len(rows) // num_samples)
+            if waiting and free >= most * REFILL_SHARE:
                 new = [waiting.pop() for _ in range(min(free, len(waiting)))]
-                reading.add([ids[i][begin:-1] for i in new])
-                added = [(place, i, n) for place, i in enumerate(new) for n in range(samples)]
-                reading.keep([*range(len(rows)), *(len(rows) + place for place, *_ in added)])
-                rows += [_Row.start(i * samples + n, ids[i][-1], sampling) for _, i, n in added]
-            logits = reading.read([[row.last] for row in rows])[:, 0]
+                batch.prefill([ids[i][length:-1] for i in new])
+                added = [(place, i, n) for place, i in enumerate(new) for n in range(num_samples)]
+                batch.select([*range(len(rows)), *(len(rows) + place for place, *_ in added)])
+                for _, i, n in added:
+                    number = i * num_samples + n
+                    generator = _generator(seeds[number]) if sampling.temperature else None
+                    rows.append(_Row(number, ids[i][-1], generator))
+            logits = batch.forward([[row.last] for row in rows])[:, 0]
             found = next_tokens(logits, sampling, [row.generator for row in rows])
-            going = []
+            unfinished = []
             for i, (row, (token, log_prob)) in enumerate(zip(rows, found, strict=True)):
                 row.last = token
                 row.tokens.append(token)
                 row.log_probs.append(log_prob)
-                if self._ends(token) or len(row.tokens) == max_new_tokens:
+                if self._is_end(token) or len(row.tokens) == max_new_tokens:
                     yield row
                 else:
-                    going.append(i)
-            kept = _closed_up(going)
-            reading.keep(kept)
+                    unfinished.append(i)
+            kept = _compacted(unfinished)
+            batch.select(kept)
             rows = [rows[i] for i in kept]
 
 
 @dataclass
 class _Row:
-    """One completion while it is written, with the token that is to be read next."""
+    """A completion in progress.
+
+    Attributes:
+        number: Number of the completion.
+        last: Token to feed next.
+        generator: Random generator of the completion, None for greedy decoding.
+        tokens: Tokens generated so far.
+        log_probs: Their natural log-probabilities.
+    """
 
     number: int
     last: int
@@ -365,31 +429,82 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
 
-    @classmethod
-    def start(cls, number: int, last: int, sampling: Sampling) -> _Row:
-        import torch
 
-        if sampling.temperature == 0:
-            return cls(number, last, None)
-        return cls(number, last, torch.Generator().manual_seed(sampling.seeds[number]))
+def as_backend(model: Any, options: dict[str, Any], stage: type) -> Any:
+    """Returns the backend for the ``model`` argument of a stage.
+
+    Args:
+        model: Name on the hub, folder, ``.gguf`` file, or a backend object.
+        options: Keyword arguments of the stage that are not its own parameters.
+        stage: Class of the stage, for error messages.
+
+    Raises:
+        TypeError: An option is not a parameter of `HuggingFaceBackend`, or ``model`` is a backend
+            object, which takes no options.
+        ValueError: An option is out of range.
+    """
+    known = list(BackendOptions.__annotations__)
+    for name in options:
+        if name not in known:
+            parameters = [*inspect.signature(stage).parameters, *known]
+            near = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the model takes {', '.join(known)}"
+            raise TypeError(f"{stage.__name__} has no parameter {name!r}: {hint}")
+    if isinstance(model, str | Path):
+        return HuggingFaceBackend(model, **options)
+    if options:
+        raise TypeError(
+            f"{', '.join(options)} cannot be given with a backend object: set it on {model!r:.200}"
+        )
+    return model
 
 
-def _closed_up(going: list[int]) -> list[int]:
-    """Rows that go on, the last of them in the places of those that do not."""
-    count = len(going)
-    late = [row for row in going if row >= count]
-    stay = set(going)
+def _generator(seed: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def _log_probs(
+    batch: SharedPrefixCache | UncachedBatch, tokens: Sequence[Sequence[int]], last: Sequence[int]
+) -> list[list[float]]:
+    """Returns the natural log-probabilities of the last tokens of each sequence.
+
+    Args:
+        batch: Batch without sequences.
+        tokens: Tokens of each sequence after the prefix that the batch holds.
+        last: Number of tokens to score at the end of each sequence: at least 1, and fewer than the
+            sequence has.
+    """
+    import torch
+
+    pairs = list(zip(tokens, last, strict=True))
+    batch.prefill([row[: -count - 1] for row, count in pairs])
+    logits = batch.forward([row[-count - 1 : -1] for row, count in pairs])
+    return [
+        token_log_probs(
+            found[:count].float(), torch.tensor(row[-count:], device=found.device)
+        ).tolist()
+        for found, (row, count) in zip(logits, pairs, strict=True)
+    ]
+
+
+def _compacted(rows: list[int]) -> list[int]:
+    """Returns ascending row numbers in an order that moves only rows from the end into gaps."""
+    count = len(rows)
+    late = [row for row in rows if row >= count]
+    stay = set(rows)
     return [row if row in stay else late.pop() for row in range(count)]
 
 
-def _in_common(a: list[int], b: list[int]) -> int:
-    """How many tokens two texts begin with alike."""
+def _common_length(a: list[int], b: list[int]) -> int:
+    """Returns the number of tokens at the beginning of both sequences that are equal."""
     differ = (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1])
     return next(differ, min(len(a), len(b)))
 
 
-def _shared(prefix: list[int], ids: list[list[int]]) -> int:
-    """How many tokens of the prefix all prompts begin with, each keeping one of its own."""
+def _shared_length(prefix: list[int], ids: list[list[int]]) -> int:
+    """Returns how many prefix tokens all sequences share, with one further token in each."""
     shared = min(len(prefix), min(map(len, ids)) - 1)
     while any(row[:shared] != prefix[:shared] for row in ids):
         shared -= 1

@@ -1,4 +1,4 @@
-"""Backends in the manner of pyterrier_rag: any object with its ``generate`` method."""
+"""Backends of pyterrier_rag: any object with its ``generate`` method."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from pyterrier_inpars.backends.base import NEWLINE, Completion, Sampling
 
 
 class PyTerrierRagBackend:
-    """Completes prompts by an object's ``generate`` (pyterrier_rag's for OpenAI's API, say).
+    """Completes prompts with a backend of pyterrier_rag, for example its OpenAI backend.
 
-    ``generate(prompts, return_logprobs=True, max_new_tokens=..., stop_sequences=[...])`` must give
-    for each prompt an object with ``text`` and ``logprobs``: for each token a mapping from the
-    likeliest tokens' text to their log-probability. How tokens are chosen is the object's own
-    affair. It has no tokenizer to cut documents by, so these are cut by words.
+    The method ``generate(prompts, return_logprobs=True, max_new_tokens=..., stop_sequences=[...])``
+    must return one object per prompt with the attributes ``text`` and ``logprobs``. For each
+    generated token, ``logprobs`` maps the text of the most probable tokens to their natural
+    log-probability. Temperature and other sampling settings are those of the object. It provides no
+    tokenizer, so documents are truncated by words.
 
     Args:
-        backend: the object.
+        backend: Object with a ``generate`` method.
 
     Raises:
-        RuntimeError: (on use) a call failed, which such backends tell in the text.
-        ValueError: (on use) sampling is asked for here, or log-probabilities are missing.
+        RuntimeError: On use, a call failed, which these backends report in the text.
+        ValueError: On use, sampling is requested from this package, or log-probabilities are
+            missing.
     """
 
     tokenizer = None
@@ -31,9 +33,10 @@ class PyTerrierRagBackend:
         self.backend = backend
 
     def describe(self) -> dict[str, Any]:
-        """What decides the output, as far as it is told: the class and the model's name.
+        """Returns the class and the model's name; see `Backend.describe`.
 
-        Not the object's ``repr``, which may hold a key, or an address that is another in each run.
+        The object's ``repr`` is not included: it may contain an API key, or an address that
+        changes from run to run.
         """
         kind = type(self.backend)
         name = getattr(self.backend, "model_id", None)
@@ -46,13 +49,15 @@ class PyTerrierRagBackend:
         prefix: str,
         max_new_tokens: int,
         sampling: Sampling,
+        num_samples: int,
+        seeds: Sequence[int],
         progress: Callable[[int], object],
     ) -> list[Completion]:
-        """Completes each prompt up to a newline or the limit."""
-        if sampling.temperature or sampling.num_samples > 1:
+        """Completes each prompt up to a newline or the token limit; see `Backend.complete`."""
+        if sampling.temperature or num_samples > 1:
             raise ValueError(
-                f"temperature and num_queries are not passed on to {self.backend!r}: set the "
-                f"temperature there, and write one query a document"
+                f"sampling and num_queries are not passed on to {self.backend!r}: set the "
+                "temperature of that object, and generate one query per document"
             )
         outputs = self.backend.generate(
             list(prompts),
@@ -62,7 +67,7 @@ class PyTerrierRagBackend:
         )
         if len(outputs) != len(prompts):
             raise RuntimeError(
-                f"{self.backend!r} gave {len(outputs)} outputs for {len(prompts)} prompts"
+                f"{self.backend!r} returned {len(outputs)} outputs for {len(prompts)} prompts"
             )
         progress(len(outputs))
         return [self._completion(output, max_new_tokens) for output in outputs]
@@ -71,18 +76,24 @@ class PyTerrierRagBackend:
         if output.text is None or output.text.startswith("ERROR::"):
             raise RuntimeError(f"{self.backend!r} failed on a prompt: {output.text!r}")
         if output.logprobs is None:
-            raise ValueError(f"{self.backend!r} gives no log-probabilities, but queries need them")
+            raise ValueError(
+                f"{self.backend!r} returns no log-probabilities, which queries need for their score"
+            )
         text = output.text.split(NEWLINE)[0]
-        log_probs = _emitted(text, output.logprobs)
+        log_probs = _token_log_probs(text, output.logprobs)
         ended = NEWLINE in output.text or len(log_probs) < max_new_tokens
         return Completion(text.strip(), log_probs, "stop" if ended else "length")
 
 
-def _emitted(text: str, candidates: Sequence[Mapping[str, float]]) -> list[float]:
-    """Log-probabilities of the tokens that make up the text, each found among the candidates.
+def _token_log_probs(text: str, candidates: Sequence[Mapping[str, float]]) -> list[float]:
+    """Returns the log-probabilities of the tokens of a text, found among candidate tokens.
+
+    Args:
+        text: Generated text.
+        candidates: For each token, the log-probabilities of the most probable tokens.
 
     Raises:
-        ValueError: the text cannot be made from the candidates.
+        ValueError: The text is not a sequence of candidate tokens.
     """
     log_probs = []
     rest = text
@@ -92,7 +103,9 @@ def _emitted(text: str, candidates: Sequence[Mapping[str, float]]) -> list[float
         fitting = [token for token in likeliest if token and rest.startswith(token)]
         fitting += [token for token in likeliest if token.startswith(rest) and NEWLINE in token]
         if not fitting:
-            raise ValueError(f"no candidate token begins {rest!r}; they are {list(likeliest)}")
+            raise ValueError(
+                f"no candidate token matches {rest!r}; the candidates are {list(likeliest)}"
+            )
         token = max(fitting, key=len)
         log_probs.append(likeliest[token])
         rest = rest[len(token) :]

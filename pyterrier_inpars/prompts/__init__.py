@@ -1,4 +1,4 @@
-"""Prompts: what the language model is shown."""
+"""Prompts for query generation."""
 
 from pyterrier_inpars.prompts.templates import (
     FewShotPrompt,

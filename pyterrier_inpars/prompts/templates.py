@@ -1,12 +1,11 @@
-"""What the language model is shown: prompt templates and the documents put into them."""
+"""Prompt templates: the text around a document that a language model completes with a query."""
 
 from __future__ import annotations
 
 import copy
-import math
 import random
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import yaml
 
 from pyterrier_inpars._stage import check_columns, check_strings, lone_surrogate, positive_int
 from pyterrier_inpars.datasets import published
+from pyterrier_inpars.prompts._truncation import truncate
 
 DOCUMENT, QUERY = "{document}", "{query}"
 _INPARS = ("inpars", "inpars-gbq")
@@ -25,13 +25,20 @@ _PROMPTAGATOR = "promptagator-"
 class Prompt:
     """The text before and after the document.
 
-    A document is put in as it stands, so braces and field names in it mean nothing. Its white
-    space is folded, since prompts are written in lines and a query ends at one.
+    The document is inserted as it is; braces and field names in it have no meaning. Its white space
+    is normalized, since fields of a prompt are lines and a query ends at a newline.
 
     Args:
-        before: text up to the document.
-        after: text from the document on, at whose end the model goes on writing.
+        before: Text before the document.
+        after: Text after the document, which the model continues.
+
+    Attributes:
+        before: Text before the document.
+        after: Text after the document.
+        max_query_tokens: Maximum number of tokens of a query in a few-shot example.
     """
+
+    max_query_tokens = 200
 
     def __init__(self, before: str, after: str):
         self.before = before
@@ -39,28 +46,30 @@ class Prompt:
 
     @property
     def prefix(self) -> str:
-        """What all prompts begin with, without the space whose token depends on the document."""
+        """Text that all prompts begin with, without trailing space.
+
+        The space is left out because it may share a token with the beginning of the document.
+        """
         return self.before.rstrip()
 
     @property
     def topics(self) -> list[dict[str, str]]:
-        """The topics shown as examples, ``qid`` (where it is known) and ``query``: here none."""
+        """Topics of the few-shot examples, ``qid`` (where known) and ``query``; empty here."""
         return []
 
     @classmethod
     def load(cls, path: str | Path, name: str, **options: Any) -> Prompt:
-        """Loads a prompt from a YAML file of the InPars Toolkit's form.
+        """Loads a prompt from a YAML file in the format of the InPars Toolkit.
 
         Args:
-            path: the file, which has ``name: {mode: static or dynamic, template: text}``.
-            name: which of its prompts.
-            options: for a dynamic prompt, the arguments of ``FewShotPrompt``: ``examples`` and
-                others.
+            path: File with entries ``name: {mode: static or dynamic, template: text}``.
+            name: Name of the entry.
+            **options: For a dynamic prompt, the parameters of `FewShotPrompt`, of which
+                ``examples`` is required.
 
         Raises:
-            ValueError: the name is not in the file, the file is not of that form, or the options
-                are not those of the prompt.
-            FileNotFoundError: there is no such file.
+            ValueError: The file has no such entry or another format, or the options are invalid.
+            FileNotFoundError: The file does not exist.
         """
         entries = _read(read_text(path), str(path))
         if name not in entries:
@@ -70,13 +79,13 @@ class Prompt:
         return _make(name, entries[name], options)
 
     def build(self, document: str) -> str:
-        """The prompt for one document."""
+        """Returns the prompt for a document."""
         return f"{self.before}{' '.join(document.split())}{self.after}"
 
-    def shortened(self, tokenizer: Any, max_doc_tokens: int, max_query_tokens: int) -> Prompt:
-        """This prompt with its examples' documents and queries cut, as `truncate` cuts.
+    def truncated(self, tokenizer: Any, max_doc_tokens: int) -> Prompt:
+        """Returns this prompt with truncated examples; see `FewShotPrompt.truncated`.
 
-        The examples in a static prompt's template are left as they are.
+        Examples in the template of a static prompt stay as they are.
         """
         return self
 
@@ -88,14 +97,15 @@ class Prompt:
 
 
 class StaticPrompt(Prompt):
-    """A prompt whose examples, if any, are part of its text (InPars, arXiv 2202.05144, section 3).
+    """A prompt that is the same for every collection (InPars, arXiv 2202.05144, section 3).
 
     Args:
-        template: text that holds ``{document}`` once. ``{query}``, if there, marks where the model
-            goes on; what follows it is not used. Other braces are text.
+        template: Text that contains ``{document}`` once. The model continues at ``{query}``, or at
+            the end if there is no ``{query}``; text after ``{query}`` is not used. Other braces
+            have no meaning.
 
     Raises:
-        ValueError: ``{document}`` is not there, or is there twice, or ``{query}`` comes before it.
+        ValueError: ``{document}`` does not occur exactly once, or ``{query}`` precedes it.
     """
 
     def __init__(self, template: str):
@@ -107,25 +117,29 @@ class StaticPrompt(Prompt):
 
 
 class FewShotPrompt(Prompt):
-    """A prompt with examples drawn from a collection (Promptagator, arXiv 2209.11755, section 3.1).
+    """A prompt with examples from a collection (Promptagator, arXiv 2209.11755, section 3.1).
 
-    The examples are drawn once, so that every document sees the same ones and the model reads
-    them once.
+    The examples are drawn once, so all documents get the same ones and the model processes them
+    only once.
 
     Args:
-        examples: frame with the columns ``query`` and ``text``: queries and documents that answer
-            them; further columns (``qid``) are kept in ``self.examples``.
-        template: one example, with ``{document}`` and ``{query}`` once each; it ends with its line.
-        num_examples: how many to show.
-        seed: decides which, whatever the order of the frame.
+        examples: Frame with the columns ``query`` and ``text``: queries and relevant documents.
+            Further columns, such as ``qid``, are kept in the attribute ``examples``.
+        template: Template of one example, with ``{document}`` and ``{query}`` once each. None for
+            ``Document: {document}`` and ``Query: {query}`` on two lines.
+        num_examples: Number of examples to draw.
+        seed: Random seed of the draw, which does not depend on the order of the frame.
+        max_query_tokens: Maximum number of tokens of an example's query; longer queries are
+            truncated. Documents of examples are truncated to the ``max_doc_tokens`` of the stage.
 
     Attributes:
-        examples: the examples shown, in their order. Take their topics out of an evaluation.
+        examples: The drawn examples, in their order in the prompt. Exclude their topics from an
+            evaluation; see `evaluation.exclude_fewshot_topics`.
 
     Raises:
-        ValueError: the template has not each field once, a query or text is no string, or the frame
-            has fewer rows than asked for.
-        pt.validate.InputValidationError: a column is missing.
+        ValueError: A field does not occur exactly once in the template, a query or text is not a
+            string, or the frame has fewer than ``num_examples`` rows.
+        pt.validate.InputValidationError: A column is missing.
     """
 
     def __init__(
@@ -135,19 +149,20 @@ class FewShotPrompt(Prompt):
         template: str | None = None,
         num_examples: int = 3,
         seed: int = 0,
+        max_query_tokens: int = 200,
     ):
         check_columns(examples, "query", "text")
         check_strings(examples, *examples.columns.intersection(["query", "text", "qid"]))
         positive_int("num_examples", num_examples)
+        self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
         if len(examples) < num_examples:
             raise ValueError(
-                f"num_examples is {num_examples}, but there are {len(examples)} examples to draw "
-                f"from"
+                f"num_examples is {num_examples}, but there are only {len(examples)} examples"
             )
         template = _shipped()["few-shot"]["template"] if template is None else template
         after = _split(template)[1]
         if template.count(QUERY) != 1:
-            raise ValueError(f"the template of one example must hold {QUERY} once: {template!r}")
+            raise ValueError(f"the template of an example must contain {QUERY} once: {template!r}")
         ordered = examples.sort_values(["query", "text"])
         chosen = random.Random(positive_int("seed", seed, least=0)).sample(
             range(len(ordered)), num_examples
@@ -158,30 +173,34 @@ class FewShotPrompt(Prompt):
 
     @property
     def topics(self) -> list[dict[str, str]]:
-        """The topics of the examples shown, ``qid`` (where it is known) and ``query``."""
+        """Topics of the examples, ``qid`` (where known) and ``query``."""
         columns = [column for column in ("qid", "query") if column in self.examples]
         return self.examples[columns].drop_duplicates().to_dict("records")
 
-    def shortened(self, tokenizer: Any, max_doc_tokens: int, max_query_tokens: int) -> Prompt:
-        """This prompt with its examples' documents and queries cut, as `truncate` cuts.
+    def truncated(self, tokenizer: Any, max_doc_tokens: int) -> Prompt:
+        """Returns a copy of this prompt with truncated documents and queries in its examples.
 
-        ``examples`` and ``topics`` stay whole.
+        The attributes ``examples`` and ``topics`` keep the full texts.
+
+        Args:
+            tokenizer: Tokenizer with the interface of transformers. None counts words instead.
+            max_doc_tokens: Maximum number of tokens of an example's document.
         """
-        cut = copy.copy(self)
-        cut.before = self._before(
-            truncate(self.examples["query"], tokenizer, max_query_tokens),
+        prompt = copy.copy(self)
+        prompt.before = self._before(
+            truncate(self.examples["query"], tokenizer, self.max_query_tokens),
             truncate(self.examples["text"], tokenizer, max_doc_tokens),
         )
-        return cut
+        return prompt
 
     def _before(self, queries: Iterable[str], texts: Iterable[str]) -> str:
-        """The examples, each written as the template has it, and the beginning of one more."""
+        """Returns the examples in the form of the template, and the beginning of one more."""
         before, _, rest = self.template.partition(DOCUMENT)
         middle, _, end = rest.partition(QUERY)
         end = end if end.endswith("\n") else end + "\n"
-        one = Prompt(before, middle)
+        example = Prompt(before, middle)
         shown = [
-            one.build(text) + " ".join(query.split()) + end
+            example.build(text) + " ".join(query.split()) + end
             for query, text in zip(queries, texts, strict=True)
         ]
         return "".join(shown) + before
@@ -191,25 +210,26 @@ class FewShotPrompt(Prompt):
 
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
-    """Gives back a prompt, or loads the one of this name.
+    """Returns a prompt, loaded by `load_prompt` if a name is given.
 
     Raises:
-        TypeError: it is neither a prompt nor a name.
-        ValueError, DownloadError: see `load_prompt`.
+        TypeError: ``prompt`` is neither a prompt nor a name.
+        ValueError: See `load_prompt`.
+        DownloadError: See `load_prompt`.
     """
     if isinstance(prompt, str):
         return load_prompt(prompt)
     if not isinstance(prompt, Prompt):
-        raise TypeError(f"prompt must be a Prompt or the name of one, not {prompt!r:.200}")
+        raise TypeError(f"prompt must be a Prompt or the name of a prompt, not {prompt!r:.200}")
     return prompt
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file in UTF-8.
+    """Reads a UTF-8 text file.
 
     Raises:
-        ValueError: it is in another encoding.
-        FileNotFoundError: there is no such file.
+        ValueError: The file has another encoding.
+        FileNotFoundError: The file does not exist.
     """
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -218,23 +238,22 @@ def read_text(path: str | Path) -> str:
 
 
 def load_prompt(name: str, **options: Any) -> Prompt:
-    """Loads a prompt by name; `Prompt.load` loads one from a file.
+    """Loads a prompt by name. `Prompt.load` loads one from a file.
 
-    - ``three-shot``, ``zero-shot``, ``few-shot`` were written for this package.
-    - ``inpars`` and ``inpars-gbq`` are those of InPars (arXiv 2202.05144, section 3), fetched from
-      its authors; see `published.templates`. After the good question of the second, the model would
-      go on with a bad one on the next line, which is not generated, since a query ends at its line.
-    - ``promptagator-<collection>`` has Promptagator's field names (arXiv 2209.11755) for it.
-      Without ``examples`` it shows those that the InPars Toolkit publishes for the collection.
+    - ``three-shot``, ``zero-shot`` and ``few-shot`` were written for this package.
+    - ``inpars`` and ``inpars-gbq`` are the prompts of InPars (arXiv 2202.05144, section 3),
+      downloaded from its authors; see `published.templates`. The examples of ``inpars-gbq`` have a
+      good and a bad question. Only the good one is generated, since a query ends at its line.
+    - ``promptagator-<collection>`` has Promptagator's field names (arXiv 2209.11755) for the
+      collection. Without ``examples`` it uses those that the InPars Toolkit publishes.
 
     Args:
-        name: one of ``prompt_names()``.
-        options: for a prompt that shows examples, the arguments of ``FewShotPrompt``: ``examples``
-            and others.
+        name: One of `prompt_names`.
+        **options: For a prompt with examples, the parameters of `FewShotPrompt`.
 
     Raises:
-        ValueError: there is no such prompt, or the options are not those of the prompt.
-        DownloadError: what it needs could not be fetched; the error says what to do.
+        ValueError: There is no such prompt, or it does not take these options.
+        DownloadError: A required file cannot be downloaded; the error says what to do.
     """
     if name in _INPARS:
         return Prompt.load(published.templates(), name, **options)
@@ -248,96 +267,19 @@ def load_prompt(name: str, **options: Any) -> Prompt:
 
 
 def prompt_names() -> list[str]:
-    """Names of the prompts that `load_prompt` knows."""
+    """Returns the names of the prompts that `load_prompt` knows."""
     return [*_shipped(), *_INPARS]
 
 
-def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[str]:
-    """Cuts each document after ``max_tokens`` tokens, at a character of its own text.
-
-    The cut is made by character offsets, not by decoding, so that no special token and no other
-    spelling gets into the text. A character of several tokens is kept as a whole or not at all.
-    Without a tokenizer, words are counted instead.
-    """
-    documents = [" ".join(document.split()) for document in documents]
-    if tokenizer is None:
-        return [" ".join(document.split()[:max_tokens]) for document in documents]
-    offsets = tokenizer(
-        documents,
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_offsets_mapping=True,
-    )["offset_mapping"]
-    return [
-        document[: _end(*spans[max_tokens - 1 : max_tokens + 1])]
-        if len(spans) > max_tokens
-        else document
-        for document, spans in zip(documents, offsets, strict=True)
-    ]
-
-
-def cut_to_fit(
-    documents: list[str],
-    build: Callable[[int, str], str],
-    tokenizer: Any,
-    most: float,
-    limit: str,
-) -> list[str]:
-    """Cuts documents so that what is built of each has at most so many tokens.
-
-    Args:
-        documents: the documents, folded.
-        build: gives the whole text for the number of a document and what is left of it.
-        tokenizer: what tokens are counted with; None counts words.
-        most: most tokens of the whole text; infinity sets no limit.
-        limit: where the limit comes from, for the error.
-
-    Raises:
-        ValueError: a text is too long without a document already.
-    """
-    cut = list(documents)
-    waiting = list(range(len(cut))) if most < math.inf else []
-    while waiting:
-        lengths = _lengths([build(i, cut[i]) for i in waiting], tokenizer)
-        excess = {
-            i: int(length - most)
-            for i, length in zip(waiting, lengths, strict=True)
-            if length > most
-        }
-        for i, tokens in excess.items():
-            if not cut[i]:
-                raise ValueError(
-                    f"without a document already there are {tokens} tokens too many for {limit}: "
-                    f"give a shorter prompt, or fewer or shorter examples (max_doc_tokens, "
-                    f"max_query_tokens)"
-                )
-            room = _lengths([cut[i]], tokenizer, add_special_tokens=False)[0] - tokens
-            shorter = truncate(cut[i : i + 1], tokenizer, room)[0] if room > 0 else ""
-            # how many tokens a text has depends on all of it, and one character may be many
-            cut[i] = min(shorter, cut[i][:-1], key=len)
-        waiting = list(excess)
-    return cut
-
-
-def _lengths(texts: list[str], tokenizer: Any, **options: bool) -> list[int]:
-    """How many tokens the texts have; words, without a tokenizer."""
-    if tokenizer is None:
-        return [len(text.split()) for text in texts]
-    return [len(ids) for ids in tokenizer(texts, split_special_tokens=True, **options)["input_ids"]]
-
-
-def _end(last: tuple[int, int], cut: tuple[int, int]) -> int:
-    """Where the last token kept ends, or begins the character that the first one cut is part of."""
-    return cut[0] if last[0] <= cut[0] < last[1] else last[1]
-
-
 def _split(template: str) -> tuple[str, str]:
-    """What stands before the document, and between it and the query."""
+    """Returns the text before the document, and the text between document and query."""
     if not isinstance(template, str):
-        raise ValueError(f"a template must be text that holds {DOCUMENT}, not {template!r:.200}")
+        raise ValueError(
+            f"a template must be a string that contains {DOCUMENT}, not {template!r:.200}"
+        )
     if template.count(DOCUMENT) != 1:
         raise ValueError(
-            f"a template must hold {DOCUMENT} once, but this one holds it "
+            f"a template must contain {DOCUMENT} once, but this one contains it "
             f"{template.count(DOCUMENT)} times: {template!r}"
         )
     if surrogate := lone_surrogate(template):
@@ -351,7 +293,7 @@ def _split(template: str) -> tuple[str, str]:
 
 
 def _make(name: str, entry: Any, options: dict[str, Any]) -> Prompt:
-    """The prompt of an entry in a file."""
+    """Returns the prompt of an entry of a YAML file."""
     if (
         not isinstance(entry, dict)
         or entry.get("mode") not in ("static", "dynamic")
@@ -363,17 +305,18 @@ def _make(name: str, entry: Any, options: dict[str, Any]) -> Prompt:
         )
     if entry["mode"] == "static":
         if options:
-            raise ValueError(f"prompt {name!r} is static and takes no {', '.join(options)}")
+            raise ValueError(f"prompt {name!r} is static and has no option {', '.join(options)}")
         return StaticPrompt(entry["template"])
     if "examples" not in options:
         raise ValueError(
-            f"prompt {name!r} shows examples: give examples=, a frame of query and text"
+            f"prompt {name!r} needs examples: give examples=, a frame with the columns query and "
+            "text"
         )
     return FewShotPrompt(template=entry["template"], **options)
 
 
 def _shipped() -> dict[str, Any]:
-    """The prompts that come with this package."""
+    """Returns the entries of the YAML file of this package."""
     file = resources.files("pyterrier_inpars") / "prompts" / "prompts.yaml"
     return _read(file.read_text(encoding="utf-8"), str(file))
 
@@ -381,7 +324,7 @@ def _shipped() -> dict[str, Any]:
 def _read(text: str, path: str) -> dict[str, Any]:
     try:
         entries = yaml.safe_load(text)
-    except Exception as error:  # PyYAML lets through what int() and the like say to a bad value
+    except Exception as error:  # PyYAML passes on errors of int() and others on invalid values
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(entries, dict):
         raise ValueError(f"{path} must map names to prompts, but holds {type(entries).__name__}")

@@ -1,8 +1,7 @@
-"""QueryLikelihood: a language model scores a document by how likely it holds the query after it."""
+"""Query likelihood: a language model scores a document by the probability of the query after it."""
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,52 +11,53 @@ import pyterrier as pt
 
 from pyterrier_inpars._stage import Stage, check_strings, positive_int
 from pyterrier_inpars.backends.base import LikelihoodBackend
-from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
-from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, as_prompt, cut_to_fit, truncate
+from pyterrier_inpars.backends.huggingface import BackendOptions, as_backend
+from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
+from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, as_prompt
 
 if TYPE_CHECKING:
-    import torch
+    from typing_extensions import Unpack
 
 TOPIC = "Document: {document}\nThe topic of this document is: {query}"
+"""Template of the default prompt."""
 
 
 class QueryLikelihood(Stage):
     """Scores documents by the mean log-probability of the query's tokens after the document.
 
-    This is UPR (arXiv 2204.07496, section 2) with any causal language model, as it is: nothing is
-    trained. The scores serve to rerank, to filter synthetic queries, and to tell which of the
-    negatives mined for a query may answer it::
+    This is UPR (arXiv 2204.07496, section 2) with any causal language model, without training. The
+    scores can rerank results, filter synthetic queries, or detect mined negatives that are
+    relevant::
 
         bm25 % 30 >> text >> QueryLikelihood(model)
         queries >> QueryLikelihood(model) >> ScoreFilter(10_000)
         NegativeMiner(bm25, num_negatives=8) >> QueryLikelihood(model) >> FalseNegativeFilter()
 
-    Needs ``qid, query, docno, text``. Gives the columns of the input with ``score`` (float, natural
-    log, at most 0) and ``rank``, the rows in their order. An empty document is scored by the prompt
-    alone; an empty query has minus infinity, below any other.
+    Input: results ``qid, query, docno, text``. Output: the same rows in the same order, with
+    ``score`` (float, mean natural log-probability, at most 0) and ``rank``. An empty document is
+    scored by the prompt alone. An empty query has the score minus infinity.
 
     Args:
-        model: name on the Hugging Face hub, local folder, ``.gguf`` file, or a backend object with
-            ``log_likelihood``, such as the ``HuggingFaceBackend`` of a ``QueryGenerator``.
-        prompt: a ``Prompt``, the name of one for ``load_prompt``, or None for one that asks for the
-            document's topic. The query follows it after a space.
-        max_doc_tokens: longer documents are cut after as many of the model's tokens, those of a
-            few-shot prompt's examples too; and further where prompt and query would be longer than
-            the model has positions.
-        max_query_tokens: the same for queries, and those of a few-shot prompt's examples.
-        revision: branch, tag or commit of the model on the hub.
-        batch_size: pairs scored together; None is 64.
-        dtype: ``"auto"`` is bfloat16 where the processor has it, else float32; ``"int8"`` keeps the
-            weights in a byte each.
-        compile: compile the model with ``torch.compile`` first.
-        device: None is the best there is.
-        text_field: column that holds the document.
-        verbose: show progress.
+        model: Name on the Hugging Face hub, local folder, ``.gguf`` file, or a backend object with
+            the method ``log_likelihood``, for example a `HuggingFaceBackend` that a
+            `QueryGenerator` uses too.
+        prompt: A `Prompt`, or a name for `load_prompt`. None for a prompt that introduces the
+            document's topic. The query follows the prompt after a space.
+        max_doc_tokens: Maximum number of tokens of a document; longer documents are truncated, and
+            further if prompt and query would exceed the context. Documents in few-shot examples
+            have the same limit.
+        max_query_tokens: Maximum number of tokens of a query; longer queries are truncated.
+        text_field: Name of the column with the document text.
+        verbose: Whether to show a progress bar.
+        **backend_options: If ``model`` is a name or a path, parameters of `HuggingFaceBackend`:
+            ``revision``, ``trust_remote_code``, ``batch_size``, ``dtype``, ``compile``, ``device``
+            and ``context``.
 
     Raises:
-        ValueError: an argument is out of range, a query or text is no string, the model cannot be
-            loaded, or prompt and query leave no room for a document.
-        TypeError: a backend does not tell log-probabilities of a given text.
+        ValueError: An argument is out of range, a query or text is not a string, the model cannot
+            be loaded, or prompt and query leave no room for a document.
+        TypeError: An argument is unknown or has a wrong type, ``model`` is a backend object and
+            options for it are given, or the backend cannot score given texts.
     """
 
     schematic = {"label": "QueryLikelihood", "help_url": None}
@@ -69,42 +69,33 @@ class QueryLikelihood(Stage):
         prompt: str | Prompt | None = None,
         max_doc_tokens: int = 256,
         max_query_tokens: int = 200,
-        revision: str | None = None,
-        batch_size: int | None = None,
-        dtype: str | torch.dtype = "auto",
-        compile: bool = False,
-        device: str | torch.device | None = None,
         text_field: str = "text",
         verbose: bool = False,
+        **backend_options: Unpack[BackendOptions],
     ):
-        self.model = model
-        if prompt is None:
-            prompt = StaticPrompt(TOPIC)
-        self.prompt = as_prompt(prompt)
+        self._model = model
+        self.prompt = StaticPrompt(TOPIC) if prompt is None else as_prompt(prompt)
         self.max_doc_tokens = positive_int("max_doc_tokens", max_doc_tokens)
         self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
-        self.revision = revision
-        self.batch_size = batch_size
-        self.dtype = dtype
-        self._compile = compile  # compile() is a method of every transformer
-        self.device = device
         self.text_field = text_field
         self.verbose = verbose
-        self._backend: Any = model
-        if isinstance(model, str | Path):
-            self._backend = HuggingFaceBackend(
-                model,
-                revision=revision,
-                batch_size=batch_size,
-                dtype=dtype,
-                compile=compile,
-                device=device,
-            )
-        elif not hasattr(model, "log_likelihood"):
+        self._backend_options: dict[str, Any] = dict(backend_options)
+        self._backend = as_backend(model, self._backend_options, type(self))
+        if not hasattr(self._backend, "log_likelihood"):
             raise TypeError(
                 f"model must be a name, a path, or a backend with log_likelihood, not {model!r}: "
-                f"only a model that runs here tells how likely it holds a given text"
+                "only a backend that returns the log-probabilities of a given text can score it"
             )
+
+    @property
+    def model(self) -> str | Path | LikelihoodBackend:
+        """The model as given to the constructor."""
+        return self._model
+
+    @property
+    def batch_size(self) -> int | None:
+        """Number of pairs scored together, if given."""
+        return self._backend_options.get("batch_size")
 
     def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno", self.text_field]
@@ -119,31 +110,24 @@ class QueryLikelihood(Stage):
         return pt.model.add_ranks(out.assign(score=scores))
 
     def _score(self, queries: list[str], documents: list[str]) -> list[float]:
-        tokenizer = self._backend.tokenizer
+        tokenizer, context = self._backend.tokenizer, self._backend.context
         queries = truncate(queries, tokenizer, self.max_query_tokens)
         continuations = [query and f" {query}" for query in queries]
-        shown = self._shown
-        texts = cut_to_fit(
+        prompt = self.prompt.truncated(tokenizer, self.max_doc_tokens)
+        texts = truncate_to_fit(
             truncate(documents, tokenizer, self.max_doc_tokens),
-            lambda i, text: shown.build(text) + continuations[i],
+            lambda i, text: prompt.build(text) + continuations[i],
             tokenizer,
-            math.inf if self._backend.context is None else self._backend.context,
-            f"the model's {self._backend.context} positions",
+            math.inf if context is None else context,
+            f"the context of {context} tokens",
         )
         with pt.tqdm(
             total=len(texts), desc="likelihood", unit="pair", disable=not self.verbose
         ) as bar:
             log_probs = self._backend.log_likelihood(
-                [shown.build(text) for text in texts],
+                [prompt.build(text) for text in texts],
                 continuations,
-                prefix=shown.prefix,
+                prefix=prompt.prefix,
                 progress=bar.update,
             )
         return [sum(row) / len(row) if row else -math.inf for row in log_probs]
-
-    @functools.cached_property
-    def _shown(self) -> Prompt:
-        """The prompt with its examples cut."""
-        return self.prompt.shortened(
-            self._backend.tokenizer, self.max_doc_tokens, self.max_query_tokens
-        )

@@ -1,18 +1,19 @@
-"""QueryGenerator against the algorithm written out plainly."""
+"""QueryGenerator: compared with plain generation; truncation, sampling, options, resuming."""
+
+import json
 
 import pandas as pd
 import pyterrier as pt
 import pytest
-import torch
 from plain_generation import MOST, PROMPT, check, documents, generator, plainly
 from transformers import AutoTokenizer
 
 from pyterrier_inpars import FewShotPrompt, QueryGenerator, StaticPrompt, SyntheticQueries
 from pyterrier_inpars.backends.base import Completion
-from pyterrier_inpars.prompts.templates import truncate
+from pyterrier_inpars.prompts._truncation import truncate
 
 
-def test_every_kind_of_model_writes_what_it_writes_alone(any_model):
+def test_every_architecture_generates_what_it_generates_alone(any_model):
     frame = documents()
     found = generator(any_model, batch_size=4)(frame)
     check(found, plainly(any_model, frame))
@@ -40,7 +41,7 @@ def test_queries_end_for_both_reasons(model):
     assert not found["query"].str.contains("\n").any()
 
 
-def test_tokens_that_merge_across_the_seam(model):
+def test_tokens_may_merge_across_the_end_of_the_prefix(model):
     # "... of" and " a" are one token in some of these prompts, so the shared part ends earlier
     prompt = StaticPrompt("the spectrum o{document}\nQuery:")
     frame = pd.DataFrame({"docno": list("abc"), "text": ["f a plasma", "f the plasma", "ther"]})
@@ -54,48 +55,36 @@ def test_tokens_that_merge_across_the_seam(model):
 def test_special_tokens_in_a_document_are_text(model):
     frame = pd.DataFrame({"docno": ["d"], "text": ["a <eos> plasma"]})
     queries = generator(model)
-    ids = queries._completes._encode(PROMPT.build(frame["text"][0]), MOST)
+    ids = queries._backend._encode([PROMPT.build(frame["text"][0])], MOST)[0]
     assert 1 not in ids
-    assert "<eos>" in queries._completes.tokenizer.decode(ids)
+    assert "<eos>" in queries._backend.tokenizer.decode(ids)
 
 
 def test_samples_depend_on_seed_docno_and_number_alone(model):
     frame = documents(8)
-    sampled = {"temperature": 0.8, "num_queries": 3, "max_new_tokens": 6}
+    sampled = {"sampling": {"temperature": 0.8}, "num_queries": 3, "max_new_tokens": 6}
     first = generator(model, **sampled)(frame).set_index("qid")["query"]
     again = generator(model, **sampled, batch_size=2)(frame.iloc[::-1]).set_index("qid")["query"]
     alone = generator(model, **sampled)(frame.iloc[4:5]).set_index("qid")["query"]
-    other = generator(model, **sampled, seed=1)(frame).set_index("qid")["query"]
+    other = generator(model, **sampled | {"sampling": {"temperature": 0.8, "seed": 1}})(
+        frame
+    ).set_index("qid")["query"]
     assert first.to_dict() == again.to_dict()
     assert alone.to_dict() == {qid: q for qid, q in first.items() if qid.startswith("d4-")}
     assert first.to_dict() != other.to_dict()
     assert first.nunique() > len(frame)  # the queries of a document differ
 
 
-def test_sampling_follows_the_distribution(model):
-    from pyterrier_inpars.backends._kv_cache import choose
-    from pyterrier_inpars.backends.base import Sampling
-
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    sampling = Sampling(temperature=0.5, top_p=0.9)
-    generators = [torch.Generator().manual_seed(i) for i in range(4000)]
-    drawn = choose(logits.expand(4000, 4), sampling, generators)
-    share = torch.bincount(drawn, minlength=4) / 4000
-    expected = (logits[0, :2] / 0.5).softmax(0)  # the two likeliest hold 0.9 together
-    assert share[:2].tolist() == pytest.approx(expected.tolist(), abs=0.03)
-    assert share[2:].sum() == 0
-
-
-def test_the_likeliest_token_alone_is_greedy(model):
+def test_a_nucleus_of_one_token_is_greedy(model):
     frame = documents(6)
-    narrow = generator(model, temperature=1.0, top_p=1e-6)(frame)
+    narrow = generator(model, sampling={"temperature": 1.0, "top_p": 1e-6})(frame)
     assert list(narrow["query"]) == list(generator(model)(frame)["query"])
 
 
 @pytest.mark.parametrize(
     "text", ["{document} {query} {0} }{", "Query: x\nDocument: y\n\nQuery:", "naïve ☃ 漢字 שלום"]
 )
-def test_odd_documents_are_text(model, text):
+def test_unusual_documents_are_plain_text(model, text):
     frame = pd.DataFrame({"docno": ["odd"], "text": [text]})
     check(generator(model)(frame), plainly(model, frame))
     assert PROMPT.build(text).count(" ".join(text.split())) == 1
@@ -110,7 +99,7 @@ def test_documents_without_text_get_no_query(model):
     assert queries.empty == 4
 
 
-def test_a_long_document_is_cut(model):
+def test_a_long_document_is_truncated(model):
     text = "the spectrum of noise " * 25_000
     frame = pd.DataFrame({"docno": ["long", "short"], "text": [text, "the spectrum of noise"]})
     found = generator(model, max_doc_tokens=20)(frame)
@@ -123,11 +112,11 @@ def test_a_long_document_is_cut(model):
 
 @pytest.mark.parametrize("text", ["the spectrum of noise ", "😀", "the<eos>"])
 @pytest.mark.parametrize("limit", [None, 100, 60])
-def test_a_prompt_that_would_not_fit_is_cut(model, text, limit):
-    """One over-long document neither ends a run nor loses the prompt's last words."""
+def test_documents_are_truncated_to_the_context(model, text, limit):
+    """One long document neither ends a run nor cuts the end of the prompt."""
     short = {"docno": "short", "text": "the spectrum of noise"}
     frame = pd.DataFrame([{"docno": "long", "text": text * 1_000}, short])
-    stage = generator(model, max_doc_tokens=5_000, max_prompt_tokens=limit, keep_prompt=True)
+    stage = generator(model, max_doc_tokens=5_000, context=limit, keep_prompt=True)
     found = stage(frame)
     tokenizer = AutoTokenizer.from_pretrained(model)
     for prompt in found["prompt_text"]:
@@ -141,7 +130,7 @@ def test_a_prompt_that_would_not_fit_is_cut(model, text, limit):
     check(found, plainly(model, frame.assign(text=shown)))
 
 
-def test_words_are_counted_where_there_is_no_tokenizer():
+def test_words_are_counted_without_a_tokenizer():
     class Longest:
         tokenizer, context = None, 12
 
@@ -157,9 +146,9 @@ def test_words_are_counted_where_there_is_no_tokenizer():
     assert list(found["query"]) == ["About a b c d e one asks"]
 
 
-def test_a_prompt_that_leaves_no_room(model):
-    with pytest.raises(ValueError, match="too many for max_prompt_tokens=20 .*shorter prompt"):
-        generator(model, max_prompt_tokens=20)(documents(2))
+def test_a_prompt_without_room_for_a_document_is_refused(model):
+    with pytest.raises(ValueError, match="too many for the context of 20 tokens.*shorter prompt"):
+        generator(model, context=20)(documents(2))
 
 
 def test_keep_prompt(model):
@@ -172,7 +161,7 @@ def test_keep_prompt(model):
     assert list(generator(model, keep_prompt=True)(frame[:0]).columns) == list(found.columns)
 
 
-def test_examples_are_cut_and_their_topics_told(model, tmp_path):
+def test_examples_are_truncated_and_their_topics_stored(model, tmp_path):
     examples = pd.DataFrame(
         {
             "qid": ["07", "8"],
@@ -180,8 +169,8 @@ def test_examples_are_cut_and_their_topics_told(model, tmp_path):
             "text": ["signals " * 900, "the spectrum of a plasma"],
         }
     )
-    prompt = FewShotPrompt(examples, num_examples=2)
-    stage = generator(model, prompt=prompt, max_doc_tokens=9, max_query_tokens=5, keep_prompt=True)
+    prompt = FewShotPrompt(examples, num_examples=2, max_query_tokens=5)
+    stage = generator(model, prompt=prompt, max_doc_tokens=9, keep_prompt=True)
     frame = documents(4)
     found = stage(frame)
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -200,7 +189,7 @@ def test_examples_are_cut_and_their_topics_told(model, tmp_path):
     assert {topic["qid"] for topic in prompt.topics} == {"07", "8"}
 
 
-def test_further_columns_stay(model):
+def test_further_columns_are_kept(model):
     found = generator(model)(documents(3).assign(title="x"))
     assert {"title", "docno", "text"} <= set(found.columns)
 
@@ -219,37 +208,37 @@ def test_text_field(model):
     [
         ({"num_queries": 2}, "temperature above 0"),
         ({"num_queries": 0}, "num_queries .* not 0"),
-        ({"temperature": -1}, "temperature .* not -1"),
-        ({"top_p": 0}, "top_p .* not 0"),
+        ({"sampling": {"temperature": -1}}, "temperature .* not -1"),
+        ({"sampling": {"top_p": 0}}, "top_p .* not 0"),
         ({"max_doc_tokens": 1.5}, "max_doc_tokens .* not 1.5"),
         ({"max_new_tokens": True}, "max_new_tokens .* not True"),
         ({"prompt": "four-shot"}, "no prompt 'four-shot'.*three-shot"),
         ({"batch_size": -1}, "batch_size .* not -1"),
     ],
 )
-def test_bad_arguments(options, message):
+def test_arguments_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         QueryGenerator("anything", **options)
 
 
-def test_a_model_that_is_not_there(tmp_path):
+def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nowhere.*hub, a folder or a .gguf"):
         generator(str(tmp_path / "nowhere"))(documents(1))
 
 
-def test_a_dtype_that_is_none(model):
+def test_an_unknown_dtype_is_refused(model):
     with pytest.raises(ValueError, match="float7"):
         generator(model, dtype="float7")(documents(1))
 
 
 @pytest.mark.parametrize("value", [None, 7, float("nan"), b"bytes"])
-def test_text_that_is_no_string(model, value):
+def test_text_that_is_not_a_string_is_refused(model, value):
     frame = pd.DataFrame({"docno": ["d1", "d2"], "text": ["plasma", value]})
     with pytest.raises(ValueError, match="text must be a string.*'d2'"):
         generator(model)(frame)
 
 
-def test_no_documents(model):
+def test_an_empty_frame_keeps_the_columns(model):
     found = generator(model)(pd.DataFrame(columns=["docno", "text"]))
     assert len(found) == 0
     assert list(found.columns) == list(generator(model)(documents(2)).columns)
@@ -261,8 +250,9 @@ def test_inspection(model):
     assert pt.inspect.transformer_outputs(queries, ["docno", "text"]) == [
         *["qid", "query", "docno", "text", "score", "log_probs", "finish_reason"]
     ]
-    rebuilt = pt.inspect.transformer_apply_attributes(queries, seed=5)
-    assert rebuilt.seed == 5 and rebuilt.prompt == queries.prompt
+    rebuilt = pt.inspect.transformer_apply_attributes(queries, max_doc_tokens=5)
+    assert rebuilt.max_doc_tokens == 5 and rebuilt.prompt == queries.prompt
+    assert rebuilt._backend._dtype == "float32"
 
 
 class TestAsTransformer(pt.testing.transformer_test_class(lambda: generator("anything"))):
@@ -280,7 +270,7 @@ def corpus(frame, stop=None):
         yield record
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "num_queries": 2}])
+@pytest.mark.parametrize("options", [{}, {"sampling": {"temperature": 1.0}, "num_queries": 2}])
 def test_stopped_and_resumed_is_the_same_as_uninterrupted(model, tmp_path, options):
     frame = documents(24)
 
@@ -297,6 +287,84 @@ def test_stopped_and_resumed_is_the_same_as_uninterrupted(model, tmp_path, optio
     pd.testing.assert_frame_equal(resumed.get_results(), whole.get_results())
     assert resumed.metadata == whole.metadata
     assert len(whole) > 10
+
+
+def settings_of_version_0_1(model):
+    """Settings as version 0.1 stored them for the generator in the test, in their order."""
+    return {
+        "model": model,
+        "revision": None,
+        "dtype": "float32",
+        "prompt": (
+            "Document: the spectrum of a plasma\nQuery: a plasma\nDocument: {document}\nQuery:"
+        ),
+        "fewshot_topics": [{"qid": "7", "query": "a plasma"}],
+        "num_queries": 2,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_doc_tokens": 9,
+        "max_query_tokens": 100,
+        "max_prompt_tokens": 99,
+        "max_new_tokens": 5,
+        "seed": 3,
+    }
+
+
+def test_artifacts_of_version_0_1_are_resumed(model, tmp_path):
+    examples = pd.DataFrame(
+        {"qid": ["7"], "query": ["a plasma"], "text": ["the spectrum of a plasma"]}
+    )
+    stage = generator(
+        model,
+        prompt=FewShotPrompt(examples, num_examples=1, max_query_tokens=100),
+        num_queries=2,
+        sampling={"temperature": 0.5, "top_p": 0.9, "seed": 3},
+        max_doc_tokens=9,
+        max_new_tokens=5,
+        context=99,
+    )
+    frame = documents(6)
+    queries = SyntheticQueries(tmp_path / "queries", shard_size=2)
+    with pytest.raises(Stopped):
+        (stage >> queries).index(corpus(frame, 5), batch_size=2)
+    file = tmp_path / "queries" / "progress.json"
+    manifest = json.loads(file.read_text())
+    old = settings_of_version_0_1(model)
+    assert json.dumps(manifest["settings"]) == json.dumps(old)  # the same bytes
+    file.write_text(json.dumps(manifest | {"settings": old}))
+    assert len((stage >> queries).index(corpus(frame), batch_size=2)) > 0
+    assert queries.metadata["settings"] == old
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("temperature", 0.7, "temperature is a field of sampling: give sampling={'temperature'"),
+        ("top_p", 0.9, "top_p is a field of sampling: give sampling="),
+        ("seed", 1, "seed is a field of sampling: give sampling="),
+        ("max_query_tokens", 9, r"max_query_tokens is a parameter of FewShotPrompt: give prompt="),
+        ("max_prompt_tokens", 9, "max_prompt_tokens is now called context: give context=1024"),
+        ("backend", object(), "backend is no longer a parameter: give the backend object as model"),
+    ],
+)
+def test_parameters_of_version_0_1_are_refused_with_their_new_place(name, value, message):
+    with pytest.raises(TypeError, match=message):
+        QueryGenerator("anything", **{name: value})
+
+
+def test_changed_attributes_take_effect(model):
+    """As ``set_parameter`` and ``pt.GridScan`` change them, after the stage was used."""
+    frame = documents(3)
+    stage = generator(model, keep_prompt=True)
+    stage(frame)
+    new = StaticPrompt("About {document}\nQuery:")
+    changes = {"prompt": new, "max_doc_tokens": 4, "sampling": {"temperature": 2.0}}
+    for name, value in changes.items():
+        stage.set_parameter(name, value)
+    found, expected = stage(frame), generator(model, keep_prompt=True, **changes)(frame)
+    pd.testing.assert_frame_equal(found, expected)
+    assert found["prompt_text"].str.startswith("About ").all()
+    assert stage.settings()["temperature"] == 2.0 and stage.settings()["max_doc_tokens"] == 4
 
 
 def test_resuming_with_another_prompt_is_refused(model, tmp_path):

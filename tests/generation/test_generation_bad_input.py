@@ -225,7 +225,7 @@ def test_corpora(generator, tmp_path, corpus, stored):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda k: QueryGenerator("m", num_queries=k, temperature=1.0),
+        lambda k: QueryGenerator("m", num_queries=k, sampling={"temperature": 1.0}),
         lambda k: QueryGenerator("m", max_doc_tokens=k),
         lambda k: QueryGenerator("m", max_new_tokens=k),
     ],
@@ -238,7 +238,7 @@ def test_a_number_that_must_be_one_or_more(make, value):
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "3", NAN, []])
-@pytest.mark.parametrize("name", ["max_prompt_tokens", "batch_size"])
+@pytest.mark.parametrize("name", ["context", "batch_size"])
 def test_a_limit_that_may_be_none(name, value):
     error = Error(f"{name} must be a whole number of at least 1, not")
     gives(lambda: QueryGenerator("m", **{name: value}), error)
@@ -247,16 +247,19 @@ def test_a_limit_that_may_be_none(name, value):
 
 @pytest.mark.parametrize("value", NOT_ZERO_OR_MORE)
 def test_a_number_that_must_be_zero_or_more(value):
-    for make in (lambda: QueryGenerator("m", seed=value),):
+    for make in (lambda: QueryGenerator("m", sampling={"seed": value}),):
         gives(make, Error("must be a whole number of at least 0, not"))
 
 
 @pytest.mark.parametrize("value", NO_FRACTION)
 def test_numbers_with_a_fraction(value):
     gives(
-        lambda: QueryGenerator("m", temperature=value), Error("temperature must be a number, not")
+        lambda: QueryGenerator("m", sampling={"temperature": value}),
+        Error("temperature must be a number, not"),
     )
-    gives(lambda: QueryGenerator("m", top_p=value), Error("top_p must be a number, not"))
+    gives(
+        lambda: QueryGenerator("m", sampling={"top_p": value}), Error("top_p must be a number, not")
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,14 +271,14 @@ def test_numbers_with_a_fraction(value):
         ),
         (
             lambda: QueryGenerator("m", prompt=None),
-            Error("or the name of one, not None", TypeError),
+            Error("or the name of a prompt, not None", TypeError),
         ),
-        (lambda: QueryGenerator("m", prompt=7), Error("or the name of one, not 7", TypeError)),
+        (lambda: QueryGenerator("m", prompt=7), Error("or the name of a prompt, not 7", TypeError)),
         (
             lambda: QueryGenerator("m", prompt=b"x"),
-            Error("or the name of one, not b'x'", TypeError),
+            Error("or the name of a prompt, not b'x'", TypeError),
         ),
-        (lambda: QueryGenerator(), Error("either a model or a backend")),
+        (lambda: QueryGenerator(None), Error("a path, or a backend .*not None", TypeError)),
     ],
 )
 def test_what_is_no_prompt_or_model(call, error):
@@ -289,9 +292,7 @@ def models(tmp_path_factory, llm):
 
 @pytest.mark.parametrize("name", [*BROKEN, "no tokenizer", "garbage.gguf", "nowhere.gguf", "T5"])
 def test_no_language_model(models, name):
-    error = Error(
-        "no causal language model can be loaded from .*give a name on the Hugging Face hub"
-    )
+    error = Error("cannot load a causal language model from .*give a name on the Hugging Face hub")
     gives(lambda: QueryGenerator(models[name])(TWO), error)
 
 

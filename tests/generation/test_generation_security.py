@@ -78,9 +78,9 @@ def test_a_document_stays_in_its_place(chat_model, monkeypatch, prompt, max_doc_
         chat_model, prompt=prompt, max_doc_tokens=max_doc_tokens, max_new_tokens=1, **ON_CPU
     )
     reranker = QueryLikelihood(chat_model, prompt=prompt, **ON_CPU)
-    special = set(generator._completes.tokenizer.all_special_ids)
+    special = set(generator._backend.tokenizer.all_special_ids)
     assert len(special) == 6
-    for stage, backend in ((generator, generator._completes), (reranker, reranker._backend)):
+    for stage, backend in ((generator, generator._backend), (reranker, reranker._backend)):
         stage(PAIRS)  # tries out, once, how the model takes padding
         counts = []
         for text in ("the noise", EVIL):

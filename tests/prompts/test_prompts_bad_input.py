@@ -29,17 +29,17 @@ from pyterrier_inpars import (
 @pytest.mark.parametrize(
     "template, error",
     rows(
-        ("", "{document} once, but this one holds it 0 times"),
-        ("no field", "holds it 0 times: 'no field'"),
-        ("{Document}", "holds it 0 times"),
-        ("{ document }", "holds it 0 times"),
-        ("{query}", "holds it 0 times"),
-        ("{document} {document}", "holds it 2 times"),
+        ("", "{document} once, but this one contains it 0 times"),
+        ("no field", "contains it 0 times: 'no field'"),
+        ("{Document}", "contains it 0 times"),
+        ("{ document }", "contains it 0 times"),
+        ("{query}", "contains it 0 times"),
+        ("{document} {document}", "contains it 2 times"),
         ("{query}: {document}", "{query} must come after {document}"),
         ("\ud800{document}", r"must not contain the lone surrogate '\\ud800'"),
-        (None, "must be text that holds {document}, not None"),
-        (7, "must be text that holds {document}, not 7"),
-        (b"{document}", "must be text that holds {document}, not b'"),
+        (None, "must be a string that contains {document}, not None"),
+        (7, "must be a string that contains {document}, not 7"),
+        (b"{document}", "must be a string that contains {document}, not b'"),
     ),
 )
 def test_templates(template, error):
@@ -82,7 +82,7 @@ def test_templates(template, error):
         ("p: {mode: static}", "must have a mode"),
         ("p: {mode: static, template: 3}", "must have a mode"),
         ("p: {mode: static, template: [x]}", "must have a mode"),
-        ("p: {mode: static, template: x}", "holds it 0 times"),
+        ("p: {mode: static, template: x}", "contains it 0 times"),
         ('p: {mode: static, template: "\\udc00{document}"}', "lone surrogate"),
         ("p: {mode: dynamic, template: '{document}{query}'}", "give examples="),
         ("p: &p [*p]", "must have a mode"),
@@ -118,14 +118,23 @@ def test_yaml_makes_no_objects(tmp_path):
     "call, error",
     [
         (lambda: load_prompt("other"), Error("there is no prompt 'other'; there are: three-shot")),
-        (lambda: load_prompt("three-shot", examples=TWO), Error("static and takes no examples")),
-        (lambda: load_prompt("few-shot"), Error("shows examples: give examples=")),
+        (
+            lambda: load_prompt("three-shot", examples=TWO),
+            Error("static and has no option examples"),
+        ),
+        (lambda: load_prompt("few-shot"), Error("needs examples: give examples=")),
         (lambda: Prompt.load("nowhere.yaml", "p"), Error("nowhere.yaml", FileNotFoundError)),
         (lambda: FewShotPrompt(None), Error("a DataFrame is needed, not None", TypeError)),
         (lambda: FewShotPrompt([PLAIN]), Error(r"a DataFrame is needed, not \[", TypeError)),
         (lambda: FewShotPrompt(TWO), Error("missing_columns=.'query'.", MISSING)),
-        (lambda: FewShotPrompt(queries()), Error("num_examples is 3, but there are 2 examples")),
-        (lambda: FewShotPrompt(queries().iloc[:0], num_examples=1), Error("there are 0 examples")),
+        (
+            lambda: FewShotPrompt(queries()),
+            Error("num_examples is 3, but there are only 2"),
+        ),
+        (
+            lambda: FewShotPrompt(queries().iloc[:0], num_examples=1),
+            Error("there are only 0"),
+        ),
         (lambda: FewShotPrompt(queries(query=None)), Error(f"query {NO_STRING} None.*'q2'")),
         (lambda: FewShotPrompt(queries(text=7)), Error(f"text {NO_STRING} 7.*'q2'")),
         (lambda: FewShotPrompt(queries(qid=7)), Error(f"qid {NO_STRING} 7")),
@@ -136,11 +145,11 @@ def test_yaml_makes_no_objects(tmp_path):
         ),
         (
             lambda: FewShotPrompt(queries(), num_examples=1, template="{document}"),
-            Error(r"must hold \{query\} once"),
+            Error(r"must contain \{query\} once"),
         ),
         (
             lambda: FewShotPrompt(queries(), num_examples=1, template="{document}{query}{query}"),
-            Error(r"must hold \{query\} once"),
+            Error(r"must contain \{query\} once"),
         ),
     ],
 )

@@ -22,7 +22,7 @@ from pyterrier_inpars import (
 from pyterrier_inpars.backends import huggingface
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.filtering import FalseNegativeFilter
-from pyterrier_inpars.prompts.templates import truncate
+from pyterrier_inpars.prompts._truncation import truncate
 from pyterrier_inpars.rerankers.query_likelihood import QueryLikelihood
 
 PROMPT = StaticPrompt("A document and its topic.\nDocument: {document}\nTopic: {query}")
@@ -103,7 +103,7 @@ def test_logits_that_would_fill_the_memory_are_made_in_parts(model, monkeypatch)
     scorer = likelihood(model)
     scorer(frame)
     calls = []
-    monkeypatch.setattr(huggingface, "MOST_LOGITS", 400 * 40)
+    monkeypatch.setattr(huggingface, "MAX_LOGITS", 400 * 40)
     forward = scorer._backend.model.forward
     monkeypatch.setattr(
         scorer._backend.model,
@@ -189,7 +189,7 @@ def test_odd_text_is_text(model, text):
     frame = frame.assign(text=[text, "noise", text, "the gain"], query=[text, text, "noise", text])
     frame["qid"] = list("abca")
     check(likelihood(model)(frame), frame, plainly(model, frame))
-    ids = likelihood(model)._backend._encode(PROMPT.build(text), 0)
+    (ids,) = likelihood(model)._backend._encode([PROMPT.build(text)], 0)
     assert 1 not in ids
 
 
@@ -242,7 +242,7 @@ def test_a_document_is_cut_further_where_the_model_ends(model, text):
 
 def test_a_prompt_that_leaves_no_room(model):
     prompt = StaticPrompt("noise " * 600 + "{document}")
-    with pytest.raises(ValueError, match="too many for the model's 512 positions: .*shorter"):
+    with pytest.raises(ValueError, match="too many for the context of 512 tokens: .*shorter"):
         likelihood(model, prompt=prompt)(results(2))
 
 
@@ -253,11 +253,11 @@ def test_few_shot_examples_are_cut(model):
             "text": ["signals " * 900, "the spectrum of a plasma"],
         }
     )
-    prompt = FewShotPrompt(examples, num_examples=2)
+    prompt = FewShotPrompt(examples, num_examples=2, max_query_tokens=8)
     frame = results(6)
     found = likelihood(model, prompt=prompt, max_doc_tokens=30, max_query_tokens=8)(frame)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    shown = prompt.shortened(tokenizer, 30, 8)
+    shown = prompt.truncated(tokenizer, 30)
     cut = frame.assign(
         text=truncate(frame["text"], tokenizer, 30), query=truncate(frame["query"], tokenizer, 8)
     )
@@ -283,7 +283,7 @@ def test_one_model_writes_and_scores(model):
     pairs = zip(written["query"], written["text"], strict=True)
     texts = [prompt.build(text) + " " + query for query, text in pairs]
     exact = [
-        backend._encode(text, 0)[-len(log_probs) :] == tokens
+        backend._encode([text], 0)[0][-len(log_probs) :] == tokens
         for text, log_probs, tokens in zip(
             texts,
             written["log_probs"],

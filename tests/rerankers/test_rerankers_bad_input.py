@@ -44,7 +44,7 @@ def models(tmp_path_factory, llm):
 @pytest.mark.parametrize("name", [*BROKEN, "no tokenizer", "garbage.gguf", "nowhere.gguf", "T5"])
 def test_no_language_model(models, name):
     error = Error(
-        "no causal language model can be loaded from .*give a name on the Hugging Face hub"
+        "cannot load a causal language model from .*give a name on the Hugging Face hub"
     )
     gives(lambda: QueryLikelihood(models[name])(queries()), error)
 

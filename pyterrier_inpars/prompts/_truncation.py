@@ -1,0 +1,94 @@
+"""Truncation of documents to a number of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[str]:
+    """Truncates each document after ``max_tokens`` tokens and normalizes its white space.
+
+    The cut is made at character offsets instead of by decoding tokens, so the result is always the
+    beginning of the document. A character that consists of several tokens is kept as a whole or
+    dropped.
+
+    Args:
+        documents: Texts to truncate.
+        tokenizer: Tokenizer with the interface of transformers. None counts words instead.
+        max_tokens: Maximum number of tokens, special tokens not included.
+    """
+    documents = [" ".join(document.split()) for document in documents]
+    if tokenizer is None:
+        return [" ".join(document.split()[:max_tokens]) for document in documents]
+    offsets = tokenizer(
+        documents,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+    )["offset_mapping"]
+    return [
+        document[: _cut_position(*spans[max_tokens - 1 : max_tokens + 1])]
+        if len(spans) > max_tokens
+        else document
+        for document, spans in zip(documents, offsets, strict=True)
+    ]
+
+
+def truncate_to_fit(
+    documents: list[str],
+    build: Callable[[int, str], str],
+    tokenizer: Any,
+    max_tokens: float,
+    limit: str,
+) -> list[str]:
+    """Truncates documents until the text built from each has at most ``max_tokens`` tokens.
+
+    Args:
+        documents: Texts with normalized white space.
+        build: Function from the index of a document and its truncated text to the whole text.
+        tokenizer: Tokenizer with the interface of transformers. None counts words instead.
+        max_tokens: Maximum number of tokens of the whole text; infinity for no limit.
+        limit: Origin of the limit, for the error message.
+
+    Raises:
+        ValueError: A text is too long even without its document.
+    """
+    truncated = list(documents)
+    pending = list(range(len(truncated))) if max_tokens < math.inf else []
+    while pending:
+        lengths = _lengths([build(i, truncated[i]) for i in pending], tokenizer)
+        excess = {
+            i: int(length - max_tokens)
+            for i, length in zip(pending, lengths, strict=True)
+            if length > max_tokens
+        }
+        for i, tokens in excess.items():
+            if not truncated[i]:
+                raise ValueError(
+                    f"even without a document, the prompt has {tokens} tokens too many for {limit}:"
+                    " give a shorter prompt, or fewer or shorter examples (max_doc_tokens, "
+                    "max_query_tokens)"
+                )
+            room = _lengths([truncated[i]], tokenizer, add_special_tokens=False)[0] - tokens
+            shorter = truncate(truncated[i : i + 1], tokenizer, room)[0] if room > 0 else ""
+            # Tokens depend on the whole text, and one character may be several tokens.
+            truncated[i] = min(shorter, truncated[i][:-1], key=len)
+        pending = list(excess)
+    return truncated
+
+
+def _lengths(texts: list[str], tokenizer: Any, **options: bool) -> list[int]:
+    """Returns the number of tokens of each text, or of words without a tokenizer."""
+    if tokenizer is None:
+        return [len(text.split()) for text in texts]
+    return [len(ids) for ids in tokenizer(texts, split_special_tokens=True, **options)["input_ids"]]
+
+
+def _cut_position(last: tuple[int, int], cut: tuple[int, int]) -> int:
+    """Returns where to cut a text between two tokens, given their character spans.
+
+    This is the end of the last token kept, or the beginning of a character that both belong to.
+    """
+    return cut[0] if last[0] <= cut[0] < last[1] else last[1]

@@ -1,0 +1,100 @@
+"""Backends of pyterrier_rag: their queries, and checks of what they return."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from plain_generation import check, documents, generator, plainly
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+@dataclass
+class Output:
+    text: str | None
+    logprobs: list | None = None
+
+
+class Completions:
+    """A tiny language model behind the interface of a completion API: top candidates by text."""
+
+    model_id = "tiny"
+
+    def __init__(self, llama):
+        self.llm = AutoModelForCausalLM.from_pretrained(llama).eval()
+        self.tokenizer_ = AutoTokenizer.from_pretrained(llama)
+
+    def generate(self, inps, *, return_logprobs, max_new_tokens, stop_sequences):
+        ends = {self.tokenizer_.eos_token_id, *self.llm.generation_config.eos_token_id}
+        outputs = []
+        for prompt in inps:
+            ids, text, candidates = self.tokenizer_(prompt)["input_ids"], "", []
+            for _ in range(max_new_tokens):
+                with torch.no_grad():
+                    scores = self.llm(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+                best = scores.topk(5)
+                token = int(best.indices[0])
+                if token in ends:
+                    break
+                pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                candidates.append({self.tokenizer_.decode([t]): value for t, value in pairs})
+                ids = [*ids, token]
+                text += self.tokenizer_.decode([token])
+                if any(stop in text for stop in stop_sequences):
+                    break
+            outputs.append(Output(text, candidates if return_logprobs else None))
+        return outputs
+
+
+def ascii_rows(rows):
+    return [row for row in rows if row[1].isascii()]  # a part of a character has no text
+
+
+def test_a_pyterrier_rag_backend_generates_the_same_queries(llama):
+    frame = documents(40)
+    found = generator(Completions(llama))(frame)
+    kept = found[found["query"].map(str.isascii)].reset_index(drop=True)
+    expected = ascii_rows(plainly(llama, frame))
+    assert len(expected) > 3
+    check(kept, expected)
+
+
+class Fixed:
+    """A backend with fixed outputs, such as those of a failing service."""
+
+    def __init__(self, *outputs):
+        self.outputs = list(outputs)
+
+    def generate(self, inps, *, return_logprobs, max_new_tokens, stop_sequences):
+        return self.outputs
+
+    def __repr__(self):
+        return "Fixed()"
+
+
+@pytest.mark.parametrize(
+    "outputs, error, message",
+    [
+        ([Output("ERROR::other")], RuntimeError, "Fixed.* failed .*ERROR::other"),
+        ([Output(None)], RuntimeError, "failed"),
+        ([], RuntimeError, "returned 0 outputs for 1 prompts"),
+        ([Output("a b")], ValueError, "no log-probabilities"),
+        ([Output("a b", [{"x": -1.0}])], ValueError, "no candidate token matches 'a b'"),
+        ([Output("a b", [{"a": -1.0}])], ValueError, "no log-probabilities for ' b'"),
+    ],
+)
+def test_invalid_outputs_raise_errors(outputs, error, message):
+    with pytest.raises(error, match=message):
+        generator(Fixed(*outputs))(documents(1))
+
+
+def test_generated_tokens_are_found_among_the_candidates():
+    candidates = [{"th": -2.0, "the": -1.0, "x": -0.5}, {" cat": -0.2}, {"\n": -0.1}]
+    found = generator(Fixed(Output("the cat\n", candidates)))(documents(1))
+    assert found["query"][0] == "the cat"
+    assert found["log_probs"][0] == [-1.0, -0.2]
+    assert found["finish_reason"][0] == "stop"
+
+
+def test_sampling_is_refused():
+    with pytest.raises(ValueError, match="not passed on to Fixed"):
+        generator(Fixed(), sampling={"temperature": 0.7})(documents(1))

@@ -1,0 +1,181 @@
+"""Prompt templates, few-shot prompts, and YAML files of prompts."""
+
+import pandas as pd
+import pyterrier as pt
+import pytest
+import tiny_llm
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyterrier_inpars import FewShotPrompt, Prompt, StaticPrompt, load_prompt, prompt_names
+from pyterrier_inpars.prompts._truncation import truncate
+
+EXAMPLES = pd.DataFrame(
+    {
+        "qid": ["1", "2", "3", "4"],
+        "query": ["tall trees", "deep  sea", "wide\nriver", "{document}"],
+        "text": ["Redwoods grow\ntall.", "The trench.", "The Amazon {query}.", "Braces."],
+    }
+)
+
+
+def test_a_static_prompt_is_the_template_with_the_document_in_it():
+    prompt = StaticPrompt("Example {1}\nDocument: {document}\nQuery: {query}\nignored")
+    assert prompt.build("a  b\n{query}") == "Example {1}\nDocument: a b {query}\nQuery:"
+    assert prompt.prefix == "Example {1}\nDocument:"
+
+
+def test_the_query_may_have_a_beginning():
+    assert StaticPrompt("{document}\nHow do I {query}?").build("x") == "x\nHow do I"
+
+
+@pytest.mark.parametrize("template", ["no field", "{document} {document}", "{doc}", ""])
+def test_a_template_without_one_document_is_an_error(template):
+    with pytest.raises(ValueError, match="must contain {document} once"):
+        StaticPrompt(template)
+
+
+@given(st.text())
+def test_a_document_is_inserted_unchanged(document):
+    prompt = StaticPrompt("before {document} after {query}")
+    assert prompt.build(document) == f"before {' '.join(document.split())} after"
+    assert prompt.build(document).startswith(prompt.prefix)
+
+
+def test_few_shot_examples_are_written_like_the_document():
+    prompt = FewShotPrompt(EXAMPLES, template="D: {document}\nQ: {query}\n\n", num_examples=4)
+    shown = [
+        f"D: {' '.join(text.split())}\nQ: {' '.join(query.split())}\n\n"
+        for query, text in zip(prompt.examples["query"], prompt.examples["text"], strict=True)
+    ]
+    assert prompt.build("new {query}") == "".join(shown) + "D: new {query}\nQ:"
+    assert set(prompt.examples["qid"]) == {"1", "2", "3", "4"}
+
+
+def test_drawn_examples_depend_on_the_seed_and_not_on_the_order():
+    first = FewShotPrompt(EXAMPLES, num_examples=2, seed=1)
+    again = FewShotPrompt(EXAMPLES.iloc[::-1], num_examples=2, seed=1)
+    assert first == again
+    assert len({FewShotPrompt(EXAMPLES, num_examples=2, seed=s).build("") for s in range(20)}) > 5
+
+
+def test_invalid_few_shot_prompts_are_refused():
+    with pytest.raises(ValueError, match="num_examples is 5, but there are only 4"):
+        FewShotPrompt(EXAMPLES, num_examples=5)
+    with pytest.raises(ValueError, match="num_examples .* not 0"):
+        FewShotPrompt(EXAMPLES, num_examples=0)
+    with pytest.raises(pt.validate.InputValidationError, match="text"):
+        FewShotPrompt(EXAMPLES[["query"]])
+    with pytest.raises(ValueError, match="must contain {query}"):
+        FewShotPrompt(EXAMPLES, template="{document}")
+    with pytest.raises(ValueError, match="query must be a string.*qid '1'"):
+        FewShotPrompt(EXAMPLES.assign(query=None))
+
+
+def test_examples_end_with_their_line():
+    """The last template of the toolkit has no line end, so its examples would run together."""
+    prompt = FewShotPrompt(EXAMPLES[:1], template="{document}\nQ {query}", num_examples=1)
+    assert prompt.build("x") == "Redwoods grow tall.\nQ tall trees\nx\nQ"
+
+
+def test_topics_are_those_of_the_drawn_examples():
+    shown = FewShotPrompt(EXAMPLES, num_examples=2, seed=3)
+    assert shown.topics == shown.examples[["qid", "query"]].to_dict("records")
+    assert len(shown.topics) == 2
+    twice = pd.concat([EXAMPLES, EXAMPLES.assign(text="other")])
+    assert len(FewShotPrompt(twice, num_examples=8).topics) == 4
+    unnamed = FewShotPrompt(EXAMPLES.drop(columns="qid"), num_examples=4)
+    assert sorted(topic["query"] for topic in unnamed.topics) == sorted(EXAMPLES["query"])
+    assert all(list(topic) == ["query"] for topic in unnamed.topics)
+    assert StaticPrompt("{document}").topics == []
+    with pytest.raises(ValueError, match="qid must be a string, but is 1"):
+        FewShotPrompt(EXAMPLES.assign(qid=1))
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_a_truncated_prompt_has_the_same_examples_truncated(max_doc_tokens, max_query_tokens):
+    words = " ".join(tiny_llm.WORDS)
+    examples = EXAMPLES.assign(
+        text=[words * (n + 1) for n in range(4)], query=words + EXAMPLES["qid"]
+    )
+    prompt = FewShotPrompt(
+        examples,
+        template="D {document}\nQ {query}\n",
+        num_examples=3,
+        seed=5,
+        max_query_tokens=max_query_tokens,
+    )
+    whole = prompt.build("x")
+    cut = prompt.truncated(TOKENIZER, max_doc_tokens)
+    lines = []
+    for query, text in zip(prompt.examples["query"], prompt.examples["text"], strict=True):
+        lines += ["D " + truncate([text], TOKENIZER, max_doc_tokens)[0].rstrip()]
+        lines += ["Q " + truncate([query], TOKENIZER, max_query_tokens)[0].rstrip()]
+    assert cut.build("x") == "\n".join([*lines, "D x", "Q"])
+    assert cut.topics == prompt.topics
+    assert prompt.build("x") == whole
+
+
+def test_prompts_that_need_no_truncation_are_equal():
+    static = StaticPrompt("a b c d e {document}")
+    assert static.truncated(TOKENIZER, 1) is static
+    few = FewShotPrompt(EXAMPLES)
+    short = FewShotPrompt(EXAMPLES, max_query_tokens=1)
+    assert few.truncated(TOKENIZER, 1) != few != short.truncated(TOKENIZER, 99)
+    assert few.truncated(TOKENIZER, 99) == few
+    assert hash(few.truncated(None, 99)) == hash(few)
+
+
+SHIPPED = [name for name in prompt_names() if name not in ("inpars", "inpars-gbq")]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_prompt_that_ships_loads(name):
+    options = {} if name in ("three-shot", "zero-shot") else {"examples": EXAMPLES}
+    prompt = load_prompt(name, **options)
+    assert "the document here" in prompt.build("the document here")
+    assert prompt.build("x").startswith(prompt.prefix)
+
+
+def test_files_of_the_toolkit_are_read(tmp_path):
+    path = tmp_path / "templates.yaml"
+    path.write_text(
+        "one:\n  mode: static\n  template: |\n    A {document}\n    B {query}\n"
+        "two:\n  mode: dynamic\n  template: |\n    C {document}\n    D {query}\n"
+    )
+    assert Prompt.load(path, "one").build("x") == "A x\nB"
+    few = Prompt.load(str(path), "two", examples=EXAMPLES, num_examples=1, seed=0)
+    assert few.build("x").endswith("C x\nD")
+    assert few.build("x").count("C ") == 2
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("- a\n- b\n", "map names to prompts"),
+        ("a: [", "not YAML"),
+        ("", "map names to prompts"),
+        ("p: text", "must have a mode"),
+        ("p: {mode: other, template: x}", "must have a mode"),
+        ("p: {mode: static, template: 3}", "must have a mode"),
+        ("p: {mode: static, template: x}", "{document} once"),
+        ("q: {mode: static, template: x}", "no prompt 'p' in .*; there are: q"),
+        ("p: {mode: dynamic, template: '{document} {query}'}", "examples="),
+        ("p: !!python/object/apply:os.getcwd []", "not YAML"),
+    ],
+)
+def test_files_in_another_format_are_refused(tmp_path, text, message):
+    path = tmp_path / "prompts.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Prompt.load(path, "p")
+
+
+def test_missing_files_and_unknown_options_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Prompt.load(tmp_path / "nowhere.yaml", "p")
+    with pytest.raises(ValueError, match="static and has no option seed"):
+        load_prompt("three-shot", seed=3)
+
+
+TOKENIZER = tiny_llm.tokenizer()
