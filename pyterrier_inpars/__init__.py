@@ -8,6 +8,7 @@ stages are imported with the package, its submodules when they are first used.
 import importlib
 from types import ModuleType
 
+from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.datasets.lucene import LuceneIndex
 from pyterrier_inpars.filtering import (
     CopyFilter,
@@ -63,6 +64,7 @@ __all__ = [
     "QueryLikelihood",
     "RerankTop",
     "RoundTripFilter",
+    "Sampling",
     "ScoreFilter",
     "ScoreFusion",
     "StaticPrompt",
