@@ -1,4 +1,4 @@
-"""Reranking the top of a ranking, whatever made it."""
+"""Reranking of the top of each ranking."""
 
 from __future__ import annotations
 
@@ -6,47 +6,41 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars._stage import Stage, as_numbers, positive_int, with_columns
+from pyterrier_inpars._stage import as_numbers, positive_int
+from pyterrier_inpars.rerankers._wrapper import RerankerWrapper
 
 
-class RerankTop(Stage):
-    """Reranks the first ``k`` documents of each query; the others stay below, in their order.
+class RerankTop(RerankerWrapper):
+    """Reranks the top ``k`` documents of each query and appends the rest in their original order.
 
-    For rankings of any origin, such as TREC runs::
+    It works for rankings from any source, such as TREC runs, whose ranks may start at 0 or 1::
 
         run = pt.Transformer.from_df(pt.io.read_results("run.res"))
         run >> RerankTop(text >> reranker, 100)
 
-    Ranks may count from 0 or 1. The documents below get whole numbers for scores, one less each,
-    from below the lowest that the reranker gave: whoever sorts by score, in 32 bits too, finds
-    their order. ``(run % k >> reranker) ^ run`` would sort those of equal scores by docno, and
-    rerank one document less where ranks count from 1.
+    The appended documents get whole-number scores that start below the lowest reranker score of
+    their query and decrease by one, so the order survives float32 and sorting by score. In
+    contrast, ``(run % k >> reranker) ^ run`` sorts appended documents with equal scores by docno,
+    and reranks only ``k - 1`` documents if ranks start at 1.
 
-    Needs ``qid``, ``docno``, ``rank`` and what the reranker needs. Gives the columns of the
-    reranker's frame, by query and rank; those it adds, such as ``text``, are missing values below
-    the cutoff.
+    Requires the columns ``qid``, ``docno``, ``rank`` and those of the reranker. Returns the columns
+    of the reranker, sorted by query and rank. Columns that the reranker adds, such as ``text``, are
+    missing values for the appended documents.
 
     Args:
-        reranker: transformer that scores results, or a pipeline that ends with one.
-        k: documents of each query to rerank.
+        reranker: Transformer that scores results, or a pipeline that ends with one.
+        k: Number of documents to rerank per query.
 
     Raises:
-        ValueError: ``k`` is no whole number above 0.
+        ValueError: ``k`` is not a positive whole number, or a rank is not a number.
     """
 
     schematic = {"label": "RerankTop", "help_url": None}
+    _own_columns = ("qid", "docno", "rank")
 
     def __init__(self, reranker: pt.Transformer, k: int = 1000):
         self.reranker = reranker
         self.k = positive_int("k", k)
-
-    def _required_columns(self) -> list[str]:
-        modes = pt.inspect.transformer_inputs(self.reranker, strict=False) or [[]]
-        return with_columns(["qid", "docno", "rank"], *modes[0])
-
-    def _output_columns(self, columns: list[str]) -> list[str]:
-        given = pt.inspect.transformer_outputs(self.reranker, columns, strict=False) or columns
-        return with_columns([c for c in given if c not in ("score", "rank")], "score", "rank")
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         order = pd.Index(inp["qid"].unique())
@@ -58,6 +52,5 @@ class RerankTop(Stage):
         under = below["qid"].map(lowest).astype("float64").fillna(0.0)
         below = below.assign(score=under - 1 - deep).reindex(columns=top.columns)
         out = pt.model.add_ranks(pd.concat([top, below] if len(below) else [top]))
-        return out.iloc[np.lexsort((out["rank"], order.get_indexer(out["qid"])))].reset_index(
-            drop=True
-        )
+        out = out.iloc[np.lexsort((out["rank"], order.get_indexer(out["qid"])))]
+        return out.reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""ScoreFusion against the sum of z-scores written out."""
+"""ScoreFusion: against a plain weighted sum of z-scores."""
 
 import math
 
@@ -21,7 +21,7 @@ ROWS = st.lists(
 
 
 class Scores(pt.Transformer):
-    """A reranker that knows its scores, and gives its rows in another order."""
+    """A reranker with fixed scores that returns its rows in another order."""
 
     schematic = {"label": "Scores", "help_url": None}
 
@@ -43,7 +43,7 @@ def z(scores):
 @settings(max_examples=200, deadline=None)
 @given(ROWS, st.sampled_from([(1.0, 1.0), (0.2, 0.8), (0, 1), (2, -1)]))
 @example([("a", "1", 0.1, 1.0), ("a", "2", 0.1, 1.0), ("a", "3", 0.1, 1.0)], (1, 1))
-def test_sum(rows, weights):
+def test_weighted_sum_of_z_scores(rows, weights):
     inp = frame(rows)
     inp.index = [5] * len(inp)
     out = ScoreFusion(Scores(), weights)(inp)
@@ -77,9 +77,9 @@ def test_documents_that_the_reranker_drops_are_dropped():
     assert list(out["score"]) == pytest.approx([first[d] for d in out["docno"]])
 
 
-def test_wrong_input():
+def test_invalid_input():
     inp = frame([("a", "1", 1.0, 1.0), ("a", "2", 2.0, 1.0)])
-    with pytest.raises(ValueError, match="document '1' stands twice for qid 'a'"):
+    with pytest.raises(ValueError, match="duplicate docno '1' for qid 'a': drop"):
         ScoreFusion(Scores())(inp.assign(docno="1"))
     for column, value in (("score", np.nan), ("given", -np.inf)):
         broken = inp.copy()
@@ -94,9 +94,9 @@ def test_wrong_input():
             ScoreFusion(Scores(), weights)
 
 
-def test_empty():
+def test_empty_frame():
     out = ScoreFusion(Scores())(frame([]))
     assert list(out.columns) == ["qid", "docno", "given", "text", "score", "rank"]
 
 
-TestScoreSum = pt.testing.transformer_test_class(lambda: ScoreFusion(Scores()))
+TestScoreFusion = pt.testing.transformer_test_class(lambda: ScoreFusion(Scores()))

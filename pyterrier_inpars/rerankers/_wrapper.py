@@ -1,0 +1,26 @@
+"""Base class of the stages that apply another reranker."""
+
+from __future__ import annotations
+
+import pyterrier as pt
+
+from pyterrier_inpars._stage import Stage, with_columns
+
+
+class RerankerWrapper(Stage):
+    """Declares the columns of a stage that applies ``self.reranker``.
+
+    Attributes:
+        reranker: Transformer that scores results, or a pipeline that ends with one.
+    """
+
+    reranker: pt.Transformer
+    _own_columns: tuple[str, ...] = ()
+
+    def _required_columns(self) -> list[str]:
+        modes = pt.inspect.transformer_inputs(self.reranker, strict=False) or [[]]
+        return with_columns(self._own_columns, *modes[0])
+
+    def _output_columns(self, columns: list[str]) -> list[str]:
+        given = pt.inspect.transformer_outputs(self.reranker, columns, strict=False) or columns
+        return with_columns([c for c in given if c not in ("score", "rank")], "score", "rank")
