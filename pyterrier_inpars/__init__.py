@@ -37,6 +37,7 @@ from pyterrier_inpars.rerankers import (
     ScoreFusion,
     load_reranker,
 )
+from pyterrier_inpars.training.options import TrainingOptions
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,7 @@ __all__ = [
     "ScoreFusion",
     "StaticPrompt",
     "SyntheticQueries",
+    "TrainingOptions",
     "load_prompt",
     "load_reranker",
     "prompt_names",

@@ -1,8 +1,8 @@
-"""What a TPU, or any other device of torch_xla, asks for.
+"""Support for TPUs and other torch_xla devices.
 
-XLA notes what is to be computed, compiles a program for it when a result is wanted, and keeps the
-programs. A program is for one set of shapes and takes seconds to minutes to compile, so batches
-come in few shapes, and what is compiled together ends with the batch.
+XLA traces operations, compiles the trace into a program when a result is needed, and caches the
+program. Each combination of shapes needs a program of its own, which takes seconds to minutes to
+compile. Batches are therefore padded to few shapes, and the trace ends after each batch.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+Mixin: Any = object
+"""Base of a trainer mixin, for type checkers: a ``transformers.Trainer`` has the other methods."""
+
 SHORTEST = 32
-"""The fewest tokens that a batch is padded to."""
+"""Minimum number of tokens to which a batch is padded."""
 
 
 def on_xla(device: torch.device) -> bool:
-    """Whether the device is one of torch_xla."""
+    """Whether ``device`` is a torch_xla device."""
     return device.type == "xla"
 
 
 def padded_length(tokens: int, limit: float, device: torch.device) -> int:
-    """How many tokens wide a batch is made whose longest row has ``tokens``.
+    """Returns the length to which a batch is padded.
 
-    As many, but on XLA the next power of two from ``SHORTEST`` on, or the limit if that is less:
-    one of 32, 64, 128, 256 and 512 where the limit is 512.
+    On XLA this is the next power of two, at least ``SHORTEST`` and at most ``limit``: for a limit
+    of 512, one of 32, 64, 128, 256 and 512. On other devices it is ``tokens``.
 
     Args:
-        tokens: of the longest row, at most ``limit``.
-        limit: most tokens of the network's input.
-        device: where the batch goes.
+        tokens: Length of the longest sequence in tokens, at most ``limit``.
+        limit: Maximum input length of the network in tokens.
+        device: Device of the batch.
     """
     if not on_xla(device):
         return tokens
@@ -43,13 +46,13 @@ def padded_length(tokens: int, limit: float, device: torch.device) -> int:
 
 
 def full_batch(rows: Sequence[Item], size: int, device: torch.device) -> list[Item]:
-    """The rows, and on XLA the last of them again until there are ``size``."""
+    """Returns the rows; on XLA, repeats the last row until there are ``size``."""
     missing = size - len(rows) if on_xla(device) else 0
     return [*rows, *[rows[-1]] * missing]
 
 
 def tie_weights(network: torch.nn.Module) -> None:
-    """Has a network's layers share weights again: moved to XLA, each of them gets its own."""
+    """Ties shared weights again, since moving a network to XLA gives each layer its own copy."""
     from transformers import PreTrainedModel
 
     for part in network.modules():
@@ -59,10 +62,10 @@ def tie_weights(network: torch.nn.Module) -> None:
 
 @contextmanager
 def weights_on_cpu(network: torch.nn.Module) -> Iterator[None]:
-    """Has the weights of a network on the CPU for a while: safetensors saves no others.
+    """Replaces XLA weights by CPU copies until the block ends, since safetensors saves no others.
 
-    Then it has its own again, the very tensors that an optimiser may know. What is shared is shared
-    on the CPU too. A network that is not on XLA stays as it is.
+    Afterwards the network has its original tensors again, which an optimizer may refer to. Shared
+    weights stay shared. A network that is not on XLA stays unchanged.
     """
     import torch
 
@@ -88,40 +91,47 @@ def weights_on_cpu(network: torch.nn.Module) -> Iterator[None]:
             tensors.update(own)
 
 
-def xla_trainer(trainer_class: Any, dtype: torch.dtype) -> type:
-    """The subclass of a ``transformers.Trainer`` that trains on XLA.
+class XlaTrainerMixin(Mixin):
+    """Trains on XLA, as a mixin of a ``transformers.Trainer``.
 
-    Args:
-        trainer_class: the class.
-        dtype: of the matrix products; accelerate has no autocast for a TPU.
+    Attributes:
+        autocast_dtype: ``torch.dtype`` of the matrix products; accelerate has no autocast for a
+            TPU.
     """
-    import torch
-    import torch_xla
-    from accelerate.utils import convert_outputs_to_fp32
 
-    class Trainer(trainer_class):
-        def train(self, *args: Any, **options: Any) -> Any:
-            for name in ("activation_checkpointing", "gradient_checkpointing"):
-                if getattr(self.args, name, False):
-                    raise ValueError(f"{name} does not run on XLA: leave it out of training")
-            if dtype != torch.float32:
-                forward = torch.autocast("xla", dtype)(self.model.forward)
-                self.model.forward = convert_outputs_to_fp32(forward)
-            return super().train(*args, **options)
+    autocast_dtype: Any = None
 
-        def training_step(self, *args: Any, **options: Any) -> Any:
-            # The dropout's seed comes from the CPU's generator, whose state a checkpoint holds:
-            # XLA's own counts how often it was run.
-            torch_xla.manual_seed(int(torch.randint(2**31, ())))
-            loss = super().training_step(*args, **options)
-            # Or the accumulated batches of a step are one program, for any sequence of lengths.
-            torch_xla.sync()
-            return loss
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Trains under autocast.
 
-        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-            # transformers would write a file that sentence-transformers does not read.
-            if self.args.should_save:
-                with weights_on_cpu(self.model):
-                    self._save(output_dir)
+        Raises:
+            ValueError: Activation checkpointing is set, which does not run on XLA.
+        """
+        import torch
+        from accelerate.utils import convert_outputs_to_fp32
 
-    return Trainer
+        for name in ("activation_checkpointing", "gradient_checkpointing"):
+            if getattr(self.args, name, False):
+                raise ValueError(f"{name} does not run on XLA: leave it out of training")
+        if self.autocast_dtype not in (None, torch.float32):
+            forward = torch.autocast("xla", self.autocast_dtype)(self.model.forward)
+            self.model.forward = convert_outputs_to_fp32(forward)
+        return super().train(*args, **options)
+
+    def training_step(self, *args: Any, **options: Any) -> Any:
+        """Runs a step whose dropout follows the CPU's generator, which checkpoints contain."""
+        import torch
+        import torch_xla
+
+        # XLA's own generator counts how often it ran, so it cannot resume.
+        torch_xla.manual_seed(int(torch.randint(2**31, ())))
+        loss = super().training_step(*args, **options)
+        # Without it, the accumulated batches of a step form one program per sequence of lengths.
+        torch_xla.sync()
+        return loss
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the weights from the CPU, in a file that sentence-transformers reads."""
+        if self.args.should_save:
+            with weights_on_cpu(self.model):
+                self._save(output_dir)

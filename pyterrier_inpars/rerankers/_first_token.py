@@ -1,4 +1,4 @@
-"""Scoring with a T5 asks for the first word it says: what of the network need not be computed."""
+"""Scoring with a T5 needs its first output token only: skips what that does not need."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 @contextmanager
 def first_token(network: Any, words: Sequence[int]) -> Iterator[list[int]]:
-    """Has a T5 or mT5 compute less for a while, for inputs of one position in the decoder.
+    """Makes a T5 or mT5 compute less in this context, for decoder inputs of one token.
 
-    Logits are those of some words alone. And the cross-attention makes no keys and values of the
-    encoder's states: as one position asks, each head's key matrix can be multiplied with what it
-    asks, and its value matrix with the mean of what it reads, in place of all tokens. That spares a
-    seventh of the network's products. Scores stay the same up to rounding. Layers of another kind,
-    such as int8, stay as they are, and so do other networks.
+    The logits are those of the given tokens only. The cross-attention computes no keys and values
+    of the encoder's states: as there is one decoder position, each head's key matrix is multiplied
+    with the query vector, and its value matrix with the attention-weighted mean of the states,
+    in place of every state. This saves a seventh of the network's multiplications. Scores are equal
+    up to rounding. Layers of other kinds, such as int8, and other networks are not changed.
 
     Args:
-        network: an encoder-decoder of transformers.
-        words: token ids.
+        network: Encoder-decoder of transformers.
+        words: Token ids.
 
     Yields:
-        Where in the last dimension of the logits those words are.
+        The positions of those tokens in the last dimension of the logits.
     """
     import torch
     from transformers.models.mt5.modeling_mt5 import (
@@ -63,23 +63,30 @@ def _attend(
     position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """The cross-attention of one position, which in a T5 has no bias and is not scaled.
+    """Computes cross-attention for one position; a T5 has no biases and does not scale it.
 
-    ``hidden_states`` is (rows, 1, width), ``key_value_states`` (rows, tokens, width), ``mask``
-    (rows, 1, 1, tokens), true or 0 where a token may be read.
+    Args:
+        attention: Attention layer of the T5.
+        hidden_states: States of the decoder, (rows, 1, width).
+        key_value_states: States of the encoder, (rows, tokens, width).
+        mask: True or 0 at tokens that are attended to, (rows, 1, 1, tokens).
+        position_bias: Position bias, returned unchanged.
+
+    Returns:
+        The output, (rows, 1, width), the position bias, and the attention weights.
     """
     import torch
 
     rows, states = len(hidden_states), key_value_states
     keys = attention.k.weight.view(attention.n_heads, -1, attention.d_model)
     values = attention.v.weight.view(attention.n_heads, -1, attention.d_model)
-    asked = attention.q(hidden_states).view(rows, attention.n_heads, -1)
-    asked = torch.einsum("rhk,hkd->rhd", asked, keys)
-    logits = asked @ states.transpose(1, 2)  # (rows, heads, tokens)
+    queries = attention.q(hidden_states).view(rows, attention.n_heads, -1)
+    queries = torch.einsum("rhk,hkd->rhd", queries, keys)
+    logits = queries @ states.transpose(1, 2)  # (rows, heads, tokens)
     if mask is not None and mask.dtype == torch.bool:
         logits = logits.masked_fill(~mask[:, 0], torch.finfo(logits.dtype).min)
     elif mask is not None:
         logits = logits + mask[:, 0]
     weights = logits.softmax(dim=2)
-    read = torch.einsum("rhd,hkd->rhk", weights @ states, values)
-    return attention.o(read.reshape(rows, 1, -1)), position_bias, weights
+    heads = torch.einsum("rhd,hkd->rhk", weights @ states, values)
+    return attention.o(heads.reshape(rows, 1, -1)), position_bias, weights

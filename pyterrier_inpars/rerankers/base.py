@@ -143,7 +143,7 @@ class Reranker(Stage, pt.Estimator):
         self.batch_size = positive_int("batch_size", batch_size)
         self.text_field = text_field
         self.verbose = verbose
-        options = LOADING_DEFAULTS | loading
+        options: dict[str, Any] = LOADING_DEFAULTS | dict(loading)
         self.revision: str | None = options["revision"]
         self.trust_remote_code: bool = options["trust_remote_code"]
         self.dtype: str | torch.dtype = options["dtype"]
@@ -349,7 +349,10 @@ class Reranker(Stage, pt.Estimator):
         check_examples(examples, self.text_field, labelled)
         if holds_out:
             examples, validation = hold_out(examples, options.held_out or HELD_OUT, options.seed)
-        settings = {"reranker": self._settings(), "examples": fingerprint(examples, self.text_field)}
+        settings = {
+            "reranker": self._settings(),
+            "examples": fingerprint(examples, self.text_field),
+        }
         measure = None
         if validation is not None:
             measure, validation_settings = self._validation(validation, validation_qrels)

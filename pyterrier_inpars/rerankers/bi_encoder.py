@@ -1,69 +1,74 @@
-"""BiEncoder: query and document encoded apart, scored by their cosine."""
+"""BiEncoder: encodes query and document separately, and scores them by their cosine."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pyterrier_inpars.rerankers.base import Reranker
-from pyterrier_inpars.training.examples import groups
-from pyterrier_inpars.training.losses import (
-    FROM_TEACHER,
-    as_module,
-    checked_loss,
-    checked_temperature,
-    listings,
-    objective,
-    padded,
-)
-from pyterrier_inpars.training.trainer import Training
-
-IN_BATCH = "in_batch"
+from pyterrier_inpars.rerankers._sentence_transformers import SentenceTransformersReranker
+from pyterrier_inpars.training.examples import groups, listings
+from pyterrier_inpars.training.losses import FROM_TEACHER, list_loss, padded
+from pyterrier_inpars.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from typing_extensions import Unpack
+
+    from pyterrier_inpars.rerankers.base import LoadingOptions
+    from pyterrier_inpars.training.trainer import TrainingRun
+
+IN_BATCH = "in_batch"
 
 
-class BiEncoder(Reranker):
-    """Promptagator's dual encoder: the score of a document is its cosine with the query, -1 to 1.
+class BiEncoder(SentenceTransformersReranker):
+    """Bi-encoder: the score of a document is its cosine with the query, from -1 to 1.
 
-    By default it is trained by a softmax over the documents of the batch: its own document against
-    those of the other queries and all mined negatives (Dai et al. 2022, "Promptagator", arXiv
-    2209.11755, section 3; the loss is sentence-transformers' ``MultipleNegativesRankingLoss``).
-    Positives alone do. The batch is that of all processes together, and no text occurs twice in it,
-    so that no query has its own document among its negatives. Where queries have different numbers
-    of negatives, those with fewer repeat their own up to the largest number, and those with none
-    take other queries', which the batch compares them with in any case.
+    Query and document are encoded separately, as in Promptagator (Dai et al. 2022, arXiv
+    2209.11755, section 3). Each distinct text of a frame is encoded once. If the model defines
+    prompts for queries and documents, they are used in training and in scoring.
 
-    On a TPU a program is compiled for each way in which the lengths of the queries, the positives
-    and the negatives of a batch come together: few where they are of like length.
+    The losses of ``training``:
 
-    A model with prompts for queries and documents gets them, in training as in scoring.
+    - ``"in_batch"`` (the default) is the softmax cross-entropy of a query's positive against the
+      other documents of the batch: its own negatives, and the positives and negatives of the other
+      queries (sentence-transformers' ``MultipleNegativesRankingLoss``). It needs positives only;
+      larger batches give more negatives. A batch spans all processes, and contains no text twice,
+      so that no query has its own document among its negatives. If queries have different numbers
+      of negatives, those with fewer repeat their own up to the largest number; those without take
+      negatives of other queries, which are compared in any case.
+    - ``"margin_mse"`` and ``"distillation"`` learn from the scores of a teacher in the column
+      ``score``: the margin between a positive and a negative of its qid, or the distribution over
+      all documents of a qid. See :mod:`pyterrier_inpars.training.losses`. A list stays in one
+      batch, ``per_device_train_batch_size`` counts lists, and lists of one document are dropped.
+
+    On a TPU, one program is compiled per combination of the padded lengths of queries, positives
+    and negatives in a batch, so texts of similar length are faster.
 
     Args:
-        model: what ``SentenceTransformer`` loads: its own models, or any encoder (mean pooling).
-        max_length: most tokens of a query or a document; ``None`` for the model's own.
-        scale: the cosines are multiplied by it in the loss.
-        loss: ``"in_batch"``, as above; or with a teacher's scores in a column ``score``,
-            ``"margin_mse"``, the squared error of the difference between a positive and a negative
-            of its qid to the teacher's (Hofstätter et al. 2020, arXiv 2010.02666), or
-            ``"distillation"``, the Kullback-Leibler divergence of the softmax over the documents of
-            a qid from the teacher's. With these two a list stays in one batch,
-            ``per_device_train_batch_size`` counts lists, and those of one document, which teach
-            nothing, are left out.
-        temperature: of both softmaxes in ``"distillation"``; the others do not read it.
-
-    The other parameters are those of :class:`Reranker`.
+        model: What ``SentenceTransformer`` loads: its own models, or any encoder (mean pooling).
+        max_length: Most tokens of a query or a document; ``None`` for the model's own limit.
+        scale: Factor of the cosines in the loss, the inverse of a softmax temperature.
+        training: See :class:`Reranker`.
+        batch_size: Most texts that are encoded at once.
+        text_field: Column with the text of the document.
+        verbose: Whether to show progress bars and the libraries' own notices.
+        **loading: See :class:`LoadingOptions`.
 
     Raises:
-        ValueError: there is no such loss, or the temperature is not above 0.
+        TypeError: An option is unknown.
+        ValueError: A value is out of range.
     """
 
     schematic = {"label": "BiEncoder", "help_url": None}
+
+    _method = "bi_encoder"
+    _losses = (IN_BATCH, *FROM_TEACHER)
+    _default_loss = IN_BATCH
 
     def __init__(
         self,
@@ -71,42 +76,27 @@ class BiEncoder(Reranker):
         *,
         max_length: int | None = None,
         scale: float = 20.0,
-        loss: str = IN_BATCH,
-        temperature: float = 1.0,
-        training: dict[str, Any] | None = None,
-        output_dir: str | os.PathLike[str] | None = None,
-        seed: int = 0,
+        training: TrainingOptions | Mapping[str, Any] | str | None = None,
         batch_size: int = 64,
         text_field: str = "text",
-        dtype: str | torch.dtype = "auto",
-        compile: bool = False,
-        device: str | None = None,
         verbose: bool = False,
+        **loading: Unpack[LoadingOptions],
     ):
         super().__init__(
             model,
             max_length=max_length,
             training=training,
-            output_dir=output_dir,
-            seed=seed,
             batch_size=batch_size,
             text_field=text_field,
-            dtype=dtype,
-            compile=compile,
-            device=device,
             verbose=verbose,
+            **loading,
         )
         self.scale = scale
-        self.loss = checked_loss(loss, (IN_BATCH, *FROM_TEACHER))
-        self.temperature = checked_temperature(temperature)
 
     def _load(self, device: torch.device) -> Any:
-        import torch
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(
-            os.fspath(self.model), device=str(device), model_kwargs={"dtype": torch.float32}
-        )
+        return self._load_as(SentenceTransformer, device)
 
     def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
         query_prompt, document_prompt = self._prompts()
@@ -115,9 +105,9 @@ class BiEncoder(Reranker):
         return (query_vectors * text_vectors).sum(axis=1)
 
     def _encode(self, task: str, texts: list[str], prompt: str | None) -> np.ndarray:
-        """Unit vectors of the texts, of which each distinct one is encoded once.
+        """Returns unit vectors of the texts, (texts, dimensions), encoding each distinct one once.
 
-        The same as of ``encode_query`` and ``encode_document``, which do not run on XLA.
+        They equal those of ``encode_query`` and ``encode_document``, which do not run on XLA.
         """
         from sentence_transformers.util import batch_to_device
         from torch.nn.functional import normalize
@@ -130,10 +120,10 @@ class BiEncoder(Reranker):
             vectors = network(batch_to_device(batch, network.device), task=task)
             return normalize(vectors["sentence_embedding"])
 
-        return self._in_batches(self._tokens(distinct), forward)[codes]
+        return self._in_batches(self._estimated_tokens(distinct), forward)[codes]
 
     def _prompts(self) -> tuple[str | None, str | None]:
-        """The model's prompts for queries and for documents.
+        """Returns the model's prompts for queries and for documents.
 
         ``encode_document`` looks for the same names, but stops at "document", which
         sentence-transformers adds to every model as an empty prompt.
@@ -142,7 +132,7 @@ class BiEncoder(Reranker):
         names = (known.get(name) for name in ("document", "passage", "corpus"))
         return known.get("query") or None, next(filter(None, names), None)
 
-    def _train(self, examples: pd.DataFrame, training: Training) -> None:
+    def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:
         from datasets import Dataset
         from sentence_transformers import (
             SentenceTransformerTrainer,
@@ -151,24 +141,25 @@ class BiEncoder(Reranker):
         from sentence_transformers.base.training_args import BatchSamplers
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-        if self.loss == IN_BATCH:
-            columns = self._in_batch(examples)
+        from pyterrier_inpars.rerankers._list_training import ListLoss
+
+        name = str(run.options.loss)
+        if name == IN_BATCH:
+            columns = self._in_batch_columns(examples)
             loss: Any = MultipleNegativesRankingLoss(
                 self.network, scale=self.scale, gather_across_devices=True
             )
         else:
-            columns = self._lists(examples)
-            loss = as_module(
-                self.network, self._list_scores, objective(self.loss, self.temperature)
-            )
+            columns = self._list_columns(examples, name)
+            objective = list_loss(name, run.options.temperature)
+            loss = ListLoss(self.network, self._list_scores, objective)
         query_prompt, document_prompt = self._prompts()
         prompts = {c: query_prompt if c == "query" else document_prompt for c in columns}
-        sampler = "NO_DUPLICATES" if self.loss == IN_BATCH else "BATCH_SAMPLER"
-        training.run(
+        sampler = "NO_DUPLICATES" if name == IN_BATCH else "BATCH_SAMPLER"
+        run.run(
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
             self.network,
-            "bi_encoder",
             arguments={
                 "batch_sampler": BatchSamplers[sampler],
                 "prompts": {column: prompt for column, prompt in prompts.items() if prompt},
@@ -177,8 +168,8 @@ class BiEncoder(Reranker):
             loss=loss,
         )
 
-    def _in_batch(self, examples: pd.DataFrame) -> dict[str, list]:
-        """Columns: the query, its positive, and as many negatives as the query with most has."""
+    def _in_batch_columns(self, examples: pd.DataFrame) -> dict[str, list]:
+        """Returns query, positive, and as many negatives per query as the largest number."""
         rows = groups(examples, self.text_field)
         width = max(len(row.negatives) for row in rows)
         others = cycle(chain.from_iterable(row.negatives for row in rows))
@@ -190,12 +181,12 @@ class BiEncoder(Reranker):
             columns[f"negative_{i + 1}"] = [row[i] for row in negatives]
         return columns
 
-    def _lists(self, examples: pd.DataFrame) -> dict[str, list]:
-        """Columns: the query, the documents of its list, and their targets, NaN for an absent one.
+    def _list_columns(self, examples: pd.DataFrame, loss: str) -> dict[str, list]:
+        """Returns query, documents and targets of each list.
 
-        An absent document is an empty text.
+        Shorter lists are padded with empty texts, whose targets are NaN.
         """
-        rows = listings(examples, self.text_field, self.loss)
+        rows = listings(examples, self.text_field, loss)
         targets = padded([row.targets for row in rows])
         columns: dict[str, list] = {"query": [row.query for row in rows]}
         for i in range(targets.shape[1]):
@@ -203,7 +194,7 @@ class BiEncoder(Reranker):
         return columns | {"label": targets.tolist()}
 
     def _list_scores(self, network: Any, inputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        """The scaled cosines of the batch's lists, (lists, longest list)."""
+        """Returns the scaled cosines of a batch of lists, (lists, longest list)."""
         import torch
 
         query, *documents = (network(column)["sentence_embedding"] for column in inputs)

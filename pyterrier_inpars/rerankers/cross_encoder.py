@@ -1,128 +1,88 @@
-"""CrossEncoder: query and document read together by a BERT-like encoder."""
+"""CrossEncoder: a BERT-like encoder that reads query and document together."""
 
 from __future__ import annotations
 
-import os
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pyterrier_inpars.rerankers.base import Reranker
-from pyterrier_inpars.training.examples import check_negatives
-from pyterrier_inpars.training.losses import (
-    FROM_TEACHER,
-    POINTWISE,
-    as_module,
-    by_length,
-    checked_loss,
-    checked_temperature,
-    listings,
-    objective,
-    spread,
-)
-from pyterrier_inpars.training.trainer import Training
+from pyterrier_inpars.rerankers._sentence_transformers import SentenceTransformersReranker
+from pyterrier_inpars.training.examples import check_negatives, listings
+from pyterrier_inpars.training.losses import FROM_TEACHER, POINTWISE, list_loss, spread
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from pyterrier_inpars.training.trainer import TrainingRun
+
 SCORING = ("ForSequenceClassification", "ForCausalLM")
-"""Endings of the architectures that sentence-transformers takes scores from as they are."""
-
-CERTAIN = 100.0
-"""ListNet takes the softmax of the labels for its target: 1 against 0 would leave a positive with
-four negatives only 40 % of it. 100 against 0 leaves it all, to the last bit of a float32."""
+"""Suffixes of the architectures whose scores sentence-transformers uses unchanged."""
 
 
-class CrossEncoder(Reranker):
-    """Reranks by the logit of an encoder that reads the query and the document as one input.
+class CrossEncoder(SentenceTransformersReranker):
+    """Reranks by the logit of an encoder that reads query and document as one input.
 
-    The document is cut to fit, in training as in scoring, and the query is not; only a query that
-    alone fills the input is cut too, until a token of the document fits. The checkpoint tells this
-    to ``sentence_transformers.CrossEncoder``, which gives the same scores (but raises an error at
-    such a query).
+    A document that is too long is truncated, in training and in scoring; the query is not. Only a
+    query that fills the input by itself is truncated, until one token of the document fits. The
+    checkpoint stores these settings, so ``sentence_transformers.CrossEncoder`` gives the same
+    scores (but raises an error for such a query).
 
-    A checkpoint with two outputs, as monoBERT's (Nogueira and Cho 2019, arXiv 1901.04085), is made
-    one with one output when it is loaded: the second less the first, which is the log-odds that the
-    document is relevant. They rank alike, and the binary cross-entropy of the one is the two-way
-    cross-entropy of the other.
+    A checkpoint with two outputs, such as monoBERT (Nogueira and Cho 2019, arXiv 1901.04085), is
+    converted on loading to one output: the second minus the first, the log-odds of relevance. The
+    ranking is the same, and the binary cross-entropy of the one output is the two-way cross-entropy
+    of the two.
+
+    The losses of ``training``, see :mod:`pyterrier_inpars.training.losses`:
+
+    - ``"listwise"`` (the default): softmax cross-entropy of a positive among all negatives of its
+      qid (ListNet, Cao et al. 2007).
+    - ``"pairwise"``: logistic loss of the margin between a positive and a negative of its qid
+      (RankNet, Burges et al. 2005).
+    - ``"pointwise"``, also called ``"binary"``: binary cross-entropy of each pair by itself.
+    - ``"margin_mse"`` and ``"distillation"`` learn from the scores of a teacher in the column
+      ``score``: the margin between a positive and a negative of its qid, or the distribution over
+      all documents of a qid.
+
+    With all losses except ``"pointwise"``, a list stays in one batch,
+    ``per_device_train_batch_size`` counts lists, and lists of one document are dropped. On a TPU,
+    give every query the same number of negatives: each number of rows compiles another program.
 
     Args:
-        model: a cross-encoder with one output or two (not relevant, relevant), or any encoder that
-            ``AutoModelForSequenceClassification`` loads; one without a head for scores gets a
+        model: Cross-encoder with one output or two (not relevant, relevant), or any encoder that
+            ``AutoModelForSequenceClassification`` loads. An encoder without a scoring head gets a
             random one, and needs ``fit``.
-        max_length: most tokens of query and document together; ``None`` for the model's own (512
-            for the BERT family), which a checkpoint carries.
-        loss: ``"listwise"``, the cross-entropy of the softmax over a positive and all negatives of
-            its qid (ListNet, Cao et al. 2007); ``"pairwise"``, the logistic loss of the difference
-            between a positive and a negative (RankNet, Burges et al. 2005); ``"pointwise"``, also
-            called ``"binary"``, the cross-entropy of each pair by itself; and with a teacher's
-            scores in a column ``score``, ``"margin_mse"``, the squared error of that difference to
-            the teacher's (Hofstätter et al. 2020, arXiv 2010.02666), or ``"distillation"``, the
-            Kullback-Leibler divergence of the softmax over the documents of a qid from the
-            teacher's. But for ``"pointwise"``, a list stays in one batch,
-            ``per_device_train_batch_size`` counts lists, and those of one document, which teach
-            nothing, are left out. On a TPU give each query as many negatives as the others: every
-            other number of rows is another program to compile.
-        temperature: of both softmaxes in ``"distillation"``; the others do not read it.
-
-    The other parameters are those of :class:`Reranker`.
+        max_length: Most tokens of query and document together; ``None`` for the model's own limit
+            (512 for the BERT family), which a checkpoint stores.
+        training: See :class:`Reranker`.
+        batch_size: Most pairs that are scored at once.
+        text_field: Column with the text of the document.
+        verbose: Whether to show progress bars and the libraries' own notices.
+        **loading: See :class:`LoadingOptions`.
 
     Raises:
-        ValueError: there is no such loss, the temperature is not above 0, or (on use) the model has
-            more than two outputs.
+        TypeError: An option is unknown.
+        ValueError: A value is out of range, or (on use) the model has more than two outputs.
     """
 
     schematic = {"label": "CrossEncoder", "help_url": None}
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str],
-        *,
-        max_length: int | None = None,
-        loss: str = "listwise",
-        temperature: float = 1.0,
-        training: dict[str, Any] | None = None,
-        output_dir: str | os.PathLike[str] | None = None,
-        seed: int = 0,
-        batch_size: int = 32,
-        text_field: str = "text",
-        dtype: str | torch.dtype = "auto",
-        compile: bool = False,
-        device: str | None = None,
-        verbose: bool = False,
-    ):
-        super().__init__(
-            model,
-            max_length=max_length,
-            training=training,
-            output_dir=output_dir,
-            seed=seed,
-            batch_size=batch_size,
-            text_field=text_field,
-            dtype=dtype,
-            compile=compile,
-            device=device,
-            verbose=verbose,
-        )
-        checked_loss(loss)
-        self.loss = loss
-        self.temperature = checked_temperature(temperature)
+    _method = "cross_encoder"
+    _default_loss = "listwise"
 
     def _load(self, device: torch.device) -> Any:
         import torch
         from sentence_transformers import CrossEncoder
         from transformers import AutoConfig
 
-        name = os.fspath(self.model)
-        config = AutoConfig.from_pretrained(name)
-        return CrossEncoder(
-            name,
-            device=str(device),
+        config = AutoConfig.from_pretrained(self._name, **self._source)
+        return self._load_as(
+            CrossEncoder,
+            device,
             num_labels=None if _architecture(config).endswith(SCORING) else 1,
             activation_fn=torch.nn.Identity(),
-            model_kwargs={"dtype": torch.float32},
         )
 
     def _adapt(self, network: Any) -> None:
@@ -134,7 +94,7 @@ class CrossEncoder(Reranker):
                 f"(not relevant, relevant)"
             )
         if network.num_labels == 2:
-            _fold(network.transformers_model, *self._heads(network))
+            _merge_outputs(network.transformers_model, *self._heads(network))
 
     def _heads(self, network: Any) -> list[torch.nn.Module]:
         outputs = network.num_labels
@@ -144,8 +104,8 @@ class CrossEncoder(Reranker):
         trained_as = _architecture(self.network.config)
         if self.train_loss is None and not trained_as.endswith(SCORING):
             warnings.warn(
-                f"{str(self.model)!r} is a {trained_as or 'model'} without a head for scores: "
-                f"these come from a random one until fit() trains it",
+                f"{str(self.model)!r} is a {trained_as or 'model'} without a scoring head: its "
+                f"scores come from a random head until fit() trains it",
                 stacklevel=2,
             )
         network, pairs = self.network, list(zip(self._cut(queries), texts, strict=True))
@@ -153,9 +113,10 @@ class CrossEncoder(Reranker):
         def forward(rows: list[int]) -> torch.Tensor:
             return network(self._batch([pairs[r] for r in rows]))["scores"].view(-1)
 
-        return self._in_batches(self._tokens(query + text for query, text in pairs), forward)
+        lengths = self._estimated_tokens(query + text for query, text in pairs)
+        return self._in_batches(lengths, forward)
 
-    def _train(self, examples: pd.DataFrame, training: Training) -> None:
+    def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:
         from datasets import Dataset
         from sentence_transformers.cross_encoder import (
             CrossEncoderTrainer,
@@ -163,7 +124,9 @@ class CrossEncoder(Reranker):
             losses,
         )
 
-        name = checked_loss(self.loss)
+        from pyterrier_inpars.rerankers._list_training import ListLoss, by_length
+
+        name = str(run.options.loss)
         if name not in FROM_TEACHER:
             check_negatives(examples)
         examples = examples.assign(query=self._cut(examples["query"].tolist()))
@@ -181,36 +144,41 @@ class CrossEncoder(Reranker):
                 "texts": [row.texts for row in rows],
                 "labels": [row.targets for row in rows],
             }
-            if name == "listwise":
-                columns["labels"] = [[CERTAIN * target for target in row.targets] for row in rows]
-                loss = losses.ListNetLoss(self.network)
-            elif name == "pairwise":
-                loss = losses.RankNetLoss(self.network, reduction_log="natural")
-            else:
-                loss = as_module(self.network, self._list_scores, objective(name, self.temperature))
-        training.run(
+            score = partial(self._list_scores, at_once=name in FROM_TEACHER)
+            loss = ListLoss(self.network, score, list_loss(name, run.options.temperature))
+        run.run(
             CrossEncoderTrainer,
             CrossEncoderTrainingArguments,
             self.network,
-            "cross_encoder",
             arguments={"batch_sampler": by_length},
             train_dataset=Dataset.from_dict(columns),
             loss=loss,
         )
 
-    def _list_scores(self, network: Any, inputs: list[list], targets: torch.Tensor) -> torch.Tensor:
-        """The logits of the batch's lists, in the shape of the targets."""
+    def _list_scores(
+        self, network: Any, inputs: list[list], targets: torch.Tensor, at_once: bool
+    ) -> torch.Tensor:
+        """Returns the logits of a batch of lists, in the shape of the targets.
+
+        Without ``at_once``, the network reads as many pairs together as there are lists, as in
+        the listwise losses of sentence-transformers: the same dropout, and less padding.
+        """
+        import torch
+
         pairs = [(query, text) for query, texts in zip(*inputs, strict=True) for text in texts]
-        return spread(network(self._batch(pairs))["scores"].view(-1), targets)
+        size = len(pairs) if at_once else len(targets)
+        parts = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+        scores = [network(self._batch(part))["scores"].view(-1) for part in parts]
+        return spread(torch.cat(scores), targets)
 
     def _batch(self, pairs: list[tuple[str, str]]) -> dict[str, Any]:
-        """The network's input for the pairs, on its device."""
+        """Returns the network's input for the pairs, on its device."""
         from sentence_transformers.util import batch_to_device
 
         return batch_to_device(self.network.preprocess(pairs), self.network.device)
 
     def _cut(self, queries: list[str]) -> list[str]:
-        """The queries, cut where one alone leaves no room for a token of the document."""
+        """Truncates queries that leave no room for a token of the document."""
         tokenizer = self.network.tokenizer
         room = self.network.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
         distinct = list(dict.fromkeys(queries))
@@ -229,12 +197,12 @@ class CrossEncoder(Reranker):
 
 
 def _architecture(config: Any) -> str:
-    """The class that a checkpoint was saved from; empty if it does not tell."""
+    """Returns the class that a checkpoint was saved from; empty if it is not recorded."""
     return (config.architectures or [""])[0]
 
 
-def _fold(model: Any, head: Any) -> None:
-    """Makes one output of two: the second less the first."""
+def _merge_outputs(model: Any, head: Any) -> None:
+    """Makes one output of two: the second minus the first."""
     import torch
 
     for weight in ("weight", "bias"):
@@ -242,4 +210,4 @@ def _fold(model: Any, head: Any) -> None:
         if two is not None:
             setattr(head, weight, torch.nn.Parameter(two.detach().diff(dim=0)))
     head.out_features = model.num_labels = model.config.num_labels = 1
-    model.config.problem_type = None  # of a classifier with several classes
+    model.config.problem_type = None  # that of a classifier with several classes

@@ -1,1 +1,1 @@
-"""Training of rerankers: options, losses, the trainer and its provenance."""
+"""Training of rerankers: options, recipes, losses, the trainer and its provenance."""

@@ -1,13 +1,14 @@
-"""Training examples: checked, grouped by query, and parted for a validation."""
+"""Training examples: checks, groups by query, lists for a loss, and a validation split."""
 
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from pyterrier_inpars._stage import check_columns, check_strings
+from pyterrier_inpars.training.losses import DISTILLATION, FROM_TEACHER
 
 
 class Group(NamedTuple):
@@ -19,7 +20,7 @@ class Group(NamedTuple):
 
 
 def groups(examples: pd.DataFrame, text_field: str) -> list[Group]:
-    """The training examples by positive: each with all the negatives of its qid, in frame order."""
+    """Returns one group per positive: its text, and all negatives of its qid in frame order."""
     relevant = examples["label"] == 1
     negatives: dict[str, list[str]] = {}
     for qid, text in zip(examples["qid"][~relevant], examples[text_field][~relevant], strict=True):
@@ -33,20 +34,74 @@ def groups(examples: pd.DataFrame, text_field: str) -> list[Group]:
     ]
 
 
-def check_examples(examples: pd.DataFrame, text_field: str, labelled: bool = True) -> None:
-    """Checks that the examples have texts, labels 0 and 1 only, and at least one positive.
+class Listing(NamedTuple):
+    """A query, some of its documents, and a target per document: a label or a teacher's score."""
+
+    query: str
+    texts: list[str]
+    targets: list[float]
+
+    @property
+    def length(self) -> int:
+        """Length of the longest pair, in characters."""
+        return len(self.query) + max(map(len, self.texts))
+
+
+def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing]:
+    """Returns the lists that a loss learns from.
+
+    For ``"distillation"`` a list is all rows of a qid; for the other losses it is one positive,
+    followed by all negatives of its qid. Lists of one document are dropped, as they have no order
+    to learn.
 
     Args:
-        examples: frame ``query, label`` and the texts, maybe with ids, which must be strings then.
-        text_field: column of the texts.
-        labelled: whether the labels are read.
+        examples: Frame ``qid, query`` and the texts, with ``score`` for a loss that learns from a
+            teacher, and ``label`` for all but ``"distillation"``.
+        text_field: Column with the texts.
+        loss: One of ``losses.LOSSES``.
 
     Raises:
-        ValueError: they do not; the error says what is wrong.
+        ValueError: No list has two documents, or a score of the teacher is missing.
+    """
+    target = "score" if loss in FROM_TEACHER else "label"
+    if target == "score":
+        check_teacher(examples, loss)
+    examples = examples.assign(**{target: examples[target].astype(float)})
+    if loss == DISTILLATION:
+        found = [
+            Listing(rows["query"].iloc[0], rows[text_field].tolist(), rows["score"].tolist())
+            for _, rows in examples.groupby("qid", sort=False)
+        ]
+    else:
+        texts: list[Any] = groups(examples, text_field)
+        targets: list[Any] = groups(examples, target)
+        found = [
+            Listing(row.query, [row.positive, *row.negatives], [of.positive, *of.negatives])
+            for row, of in zip(texts, targets, strict=True)
+        ]
+    found = [row for row in found if len(row.texts) > 1]
+    if not found:
+        needed = "two documents" if loss == DISTILLATION else "a positive and a negative"
+        raise ValueError(f"no qid has {needed}, which loss={loss!r} needs: mine negatives first")
+    return found
+
+
+def check_examples(examples: pd.DataFrame, text_field: str, labelled: bool = True) -> None:
+    """Checks texts, ids and labels of training examples.
+
+    Args:
+        examples: Frame ``query, label`` and the texts; ``qid`` and ``docno`` are checked if
+            present.
+        text_field: Column with the texts.
+        labelled: Whether the labels are used, and are checked.
+
+    Raises:
+        ValueError: The frame is empty, a text or id is not a string, a label is not 0 or 1, or no
+            example is a positive.
     """
     if len(examples) == 0:
         raise ValueError(
-            "no examples to train on: the frame is empty; a filter may have dropped all"
+            "no examples to train on: the frame is empty; a filter may have dropped all rows"
         )
     check_columns(examples)
     check_strings(examples, *examples.columns.intersection(["qid", "docno"]), "query", text_field)
@@ -56,33 +111,54 @@ def check_examples(examples: pd.DataFrame, text_field: str, labelled: bool = Tru
     if len(other):
         raise ValueError(f"label must be 1 (relevant) or 0 (negative), not {other.iloc[0]!r}")
     if not (examples["label"] == 1).any():
-        raise ValueError("no example has label 1: there is no relevant document to learn from")
+        raise ValueError("no example has label 1: training needs a relevant document")
 
 
 def check_negatives(examples: pd.DataFrame) -> None:
     """Checks that at least one example is a negative.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is none.
     """
     if not (examples["label"] == 0).any():
         raise ValueError("no example has label 0: mine negatives first, as with NegativeMiner")
 
 
-def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Parts the examples in those to train on and those to validate on, by whole qids.
-
-    Args:
-        examples: frame ``qid, ..., label``.
-        share: of the qids to validate on, at least one; between 0 and 1.
-        seed: decides which.
+def check_teacher(examples: pd.DataFrame, loss: str) -> None:
+    """Checks that each example has a finite score of a teacher.
 
     Raises:
-        ValueError: the share is not between 0 and 1, there is one qid only, or those held out
-            have nothing to rank: no negative, or no positive.
+        ValueError: A score is missing or not finite; the error names qid and docno.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"held_out must be a share between 0 and 1, not {share!r}")
+    if "score" not in examples:
+        raise ValueError(
+            f"loss={loss!r} learns from the scores of a teacher, and the examples have no column "
+            f"'score': let another reranker score them, as in student.fit(teacher(examples))"
+        )
+    scores = pd.to_numeric(examples["score"], errors="coerce")
+    bad = examples[~scores.abs().lt(float("inf"))]
+    if len(bad):
+        qid, docno, score = bad.iloc[0][["qid", "docno", "score"]]
+        raise ValueError(
+            f"loss={loss!r} learns from the scores of a teacher, and the score of qid {qid!r}, "
+            f"docno {docno!r} is {score}: score all examples with one teacher, or drop such rows"
+        )
+
+
+def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Splits the examples by qid into those to train on and those to validate on.
+
+    Args:
+        examples: Frame ``qid, ..., label``.
+        share: Share of the qids to validate on, between 0 and 1; at least one qid is held out.
+        seed: Seed of the selection.
+
+    Returns:
+        The examples to train on, and those to validate on, both in frame order.
+
+    Raises:
+        ValueError: There is only one qid, or the held-out queries have no negative or no positive.
+    """
     qids = list(dict.fromkeys(examples["qid"]))
     if len(qids) < 2:
         raise ValueError("held_out needs two queries or more: one to train and one to validate on")
@@ -91,7 +167,7 @@ def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFr
     held = examples[chosen]
     if held["label"].nunique() < 2:
         raise ValueError(
-            "the queries held out for validation have no negatives, or nothing but negatives, so "
-            "that any order is right: mine negatives, or give fit(validation=) results to rerank"
+            "the queries held out for validation have no negatives, or only negatives, so every "
+            "order is equally good: mine negatives, or give fit(validation=) results to rerank"
         )
     return examples[~chosen], held

@@ -1,4 +1,4 @@
-"""LoRA: small matrices are trained beside the large ones of a network, and then added to them."""
+"""LoRA: trains low-rank matrices beside the linear layers, and merges them into the weights."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_inpars.training.recipes import check_names
+from pyterrier_inpars._compute.xla import Mixin
+from pyterrier_inpars.training._names import check_names
 
 if TYPE_CHECKING:
     import torch
 
 WEIGHTS_FILE = "model.safetensors"
-"""Of a checkpoint, with the name that transformers looks for."""
+"""Weights of a checkpoint, under the name that transformers looks for."""
 
 
 def lora_config(lora: bool | dict[str, Any] | None) -> Any:
-    """The ``peft.LoraConfig`` that ``training={"lora": ...}`` asks for, or ``None`` for no LoRA.
+    """Returns the ``peft.LoraConfig`` of ``training={"lora": ...}``, or ``None`` without LoRA.
 
     Args:
-        lora: its fields over the defaults, which are those of peft but for the layers that get
-            adapters: all linear ones (Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, section 4),
-            whatever the architecture calls them. ``True`` for the defaults.
+        lora: Fields that override the defaults, or ``True`` for the defaults: those of peft, with
+            matrices beside all linear layers (Dettmers et al. 2023, "QLoRA", arXiv 2305.14314,
+            section 4), whatever the architecture calls them.
 
     Raises:
         ModuleNotFoundError: peft is not installed.
-        TypeError: it is none of these, or has a field that there is not.
-        ValueError: of peft, at a value that it cannot use.
+        TypeError: ``lora`` is not a bool or a dict, or has an unknown field.
+        ValueError: peft rejects a value.
     """
     if lora is None or lora is False:
         return None
@@ -40,36 +41,35 @@ def lora_config(lora: bool | dict[str, Any] | None) -> Any:
         raise ModuleNotFoundError(
             "training={'lora': ...} needs peft: pip install 'pyterrier_inpars[lora]'"
         ) from error
-    fields = {} if lora is True else lora
-    names = [field.name for field in dataclasses.fields(LoraConfig)]
-    check_names("lora", fields, names, "peft.LoraConfig")
-    return LoraConfig(**{"target_modules": "all-linear", **fields})
+    given = {} if lora is True else lora
+    check_names("lora", given, [f.name for f in dataclasses.fields(LoraConfig)], "peft.LoraConfig")
+    return LoraConfig(**{"target_modules": "all-linear", **given})
 
 
-def account(config: Any, lora: bool | dict[str, Any]) -> dict[str, Any]:
-    """The fields of a ``peft.LoraConfig`` that were asked for, and those that matter in any case.
+def lora_settings(config: Any, lora: bool | dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a ``peft.LoraConfig`` for the provenance: given and essential ones.
 
     Args:
-        config: before it is used: peft then writes the names of the layers into it.
-        lora: what was asked for.
+        config: Unused configuration; peft writes layer names into one that it applies.
+        lora: The option that it was made from.
     """
-    asked = lora if isinstance(lora, dict) else {}
-    names = asked.keys() | {"r", "lora_alpha", "lora_dropout", "target_modules"}
+    given = lora if isinstance(lora, dict) else {}
+    names = given.keys() | {"r", "lora_alpha", "lora_dropout", "target_modules"}
     return {name: getattr(config, name) for name in sorted(names)}
 
 
 def add_lora(network: torch.nn.Module, config: Any) -> Any:
-    """Puts adapters into a network, in place, and freezes its other weights.
+    """Adds LoRA matrices to a network, in place, and freezes its other weights.
 
-    A head for scores, new or not, is trained as without adapters, and so are the layers that
-    sentence-transformers has after its transformer.
+    A scoring head stays trainable, new or not, and so do the layers that sentence-transformers puts
+    after its transformer.
 
     Args:
-        network: of transformers or sentence-transformers.
-        config: a ``peft.LoraConfig``.
+        network: Network of transformers or sentence-transformers.
+        config: ``peft.LoraConfig``.
 
     Returns:
-        The ``peft.LoraModel`` that can take the adapters out again.
+        The ``peft.LoraModel``, which can merge or remove the matrices.
     """
     from peft import LoraModel
 
@@ -78,15 +78,15 @@ def add_lora(network: torch.nn.Module, config: Any) -> Any:
 
 
 @contextmanager
-def adapted(network: torch.nn.Module, config: Any, seed: int) -> Iterator[None]:
-    """Adapters for the time of a training (Hu et al. 2021, "LoRA", arXiv 2106.09685).
+def lora_matrices(network: torch.nn.Module, config: Any, seed: int) -> Iterator[None]:
+    """Adds LoRA matrices for the time of a training (Hu et al. 2021, arXiv 2106.09685).
 
-    At the end they are merged into the weights, so that the network has the layers that it had.
+    At the end they are merged into the weights, so that the network has its own layers again.
 
     Args:
-        network: see ``add_lora``.
-        config: a ``peft.LoraConfig``, or ``None`` for no adapters.
-        seed: decides their first weights.
+        network: See ``add_lora``.
+        config: ``peft.LoraConfig``, or ``None`` for no LoRA.
+        seed: Seed of the initial matrices.
     """
     if config is None:
         yield
@@ -96,34 +96,34 @@ def adapted(network: torch.nn.Module, config: Any, seed: int) -> Iterator[None]:
     frozen = [weight for weight in network.parameters() if not weight.requires_grad]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapters = add_lora(network, config)
+        model = add_lora(network, config)
     try:
         yield
     finally:
-        adapters.merge_and_unload()
+        model.merge_and_unload()
         network.requires_grad_(True)
         for weight in frozen:
             weight.requires_grad_(False)
 
 
-def lora_trainer(trainer_class: type) -> type:
-    """The subclass of a ``transformers.Trainer`` whose checkpoints hold no frozen weights."""
-    from safetensors.torch import load_file, save_file
+class LoraTrainerMixin(Mixin):
+    """Keeps frozen weights out of the checkpoints of a ``transformers.Trainer``."""
 
-    class Trainer(trainer_class):
-        def _save(self, output_dir: str, state_dict: Any = None) -> None:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            trained = {
-                name: weight.detach().contiguous()
-                for name, weight in self.model.named_parameters()
-                if weight.requires_grad
-            }
-            save_file(trained, Path(output_dir) / WEIGHTS_FILE)
+    def _save(self, output_dir: str, state_dict: Any = None) -> None:
+        from safetensors.torch import save_file
 
-        def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
-            self.model.load_state_dict(load_file(Path(checkpoint) / WEIGHTS_FILE), strict=False)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        trained = {
+            name: weight.detach().contiguous()
+            for name, weight in self.model.named_parameters()
+            if weight.requires_grad
+        }
+        save_file(trained, Path(output_dir) / WEIGHTS_FILE)
 
-        def _load_best_model(self) -> None:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        from safetensors.torch import load_file
 
-    return Trainer
+        self.model.load_state_dict(load_file(Path(checkpoint) / WEIGHTS_FILE), strict=False)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)

@@ -20,7 +20,7 @@ from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.*without a head for scores", "ignore:The inplace keyword"),
+    pytest.mark.filterwarnings("ignore:.*without a scoring head", "ignore:The inplace keyword"),
 ]
 
 XLA, OTHERS = torch.device("xla:0"), [torch.device(name) for name in ("cpu", "cuda:0", "mps")]
@@ -192,8 +192,7 @@ class TestTraining:
             as_on_xla(on)
             reranker = cls(
                 models[cls],
-                loss=loss,
-                training=training,
+                training=training | {"loss": loss},
                 max_length=LIMIT,
                 dtype="float32",
                 device="cpu",

@@ -202,8 +202,11 @@ def test_only_the_given_paths_are_written_and_no_secret_of_the_environment(
     queries = stored(own_home / "queries", llm)
     reranker = MonoT5(
         model,
-        training={"max_steps": 2, "per_device_train_batch_size": 2},
-        output_dir=own_home / "training",
+        training={
+            "max_steps": 2,
+            "per_device_train_batch_size": 2,
+            "output_dir": own_home / "training",
+        },
         **ON_CPU,
     )
     reranker.fit(PAIRS)
@@ -234,17 +237,14 @@ def secrets_in(folder):
 def test_a_token_for_the_hub_is_not_in_the_account_of_a_training(tmp_path):
     reranker = MonoT5(
         tiny.tiny_t5(tmp_path / "t5"),
-        training={"max_steps": 1, "hub_token": "hf_s3cret", "push_to_hub_token": "hf_s3cret"},
-        output_dir=tmp_path / "training",
+        training={
+            "max_steps": 1,
+            "hub_token": "hf_s3cret",
+            "output_dir": tmp_path / "training",
+        },
         **ON_CPU,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            reranker.fit(PAIRS)
-        except TypeError:  # transformers 5 has but one of the names
-            reranker.training.pop("push_to_hub_token")
-            reranker.fit(PAIRS)
+    reranker.fit(PAIRS)
     reranker.save(tmp_path / "saved")
     assert "s3cret" not in json.dumps(reranker.provenance)
     assert secrets_in(tmp_path / "saved") == []

@@ -43,9 +43,7 @@ def models(tmp_path_factory, llm):
 
 @pytest.mark.parametrize("name", [*BROKEN, "no tokenizer", "garbage.gguf", "nowhere.gguf", "T5"])
 def test_no_language_model(models, name):
-    error = Error(
-        "cannot load a causal language model from .*give a name on the Hugging Face hub"
-    )
+    error = Error("cannot load a causal language model from .*give a name on the Hugging Face hub")
     gives(lambda: QueryLikelihood(models[name])(queries()), error)
 
 
@@ -55,7 +53,7 @@ def test_no_reranker(models, name):
     gives(lambda: MonoT5(models[name])(queries()), error)
     gives(lambda: CrossEncoder(models[name])(queries()), error)
     if name == "LLM":
-        error = Error("is a LlamaForCausalLM, which is no reranker")
+        error = Error("is a LlamaForCausalLM, which is not a reranker")
     if name != "no weights":  # which are not looked at yet
         gives(lambda: load_reranker(models[name]), error)
 

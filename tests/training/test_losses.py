@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from ir_measures import nDCG
 
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
-from pyterrier_inpars.training.losses import by_length, listings, objective, padded, spread
+from pyterrier_inpars.rerankers._list_training import by_length
+from pyterrier_inpars.training.examples import listings
+from pyterrier_inpars.training.losses import list_loss, padded, spread
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.*without a head for scores", "ignore:The inplace keyword"),
+    pytest.mark.filterwarnings("ignore:.*without a scoring head", "ignore:The inplace keyword"),
 ]
 
 ON_LISTS = ["pairwise", "listwise", "margin_mse", "distillation"]
@@ -161,7 +163,7 @@ class TestWrittenOut:
     """One step of training, of each reranker with each of its losses."""
 
     @pytest.mark.parametrize(("cls", "loss"), CASES, ids=lambda x: getattr(x, "__name__", x))
-    def test_value_and_gradient(self, models, examples, cls, loss):
+    def test_value_and_gradient_of_one_step(self, models, examples, cls, loss):
         if loss == "pointwise":
             network, scores = score_plainly(cls, models[cls], examples)
             expected = pointwise(cls, network, models[cls], examples, scores)
@@ -172,7 +174,7 @@ class TestWrittenOut:
         self.check(cls, models, examples, loss, expected, network, ONE_STEP)
 
     @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder, BiEncoder])
-    def test_accumulated(self, models, examples, cls):
+    def test_accumulated_gradient_is_that_of_one_batch(self, models, examples, cls):
         """Lists of like size, a few a step or all at once: the same gradient."""
         even = examples[examples["qid"].isin(["q1", "q3"])].drop(index=[5, 7]).copy()
         even["qid"] = ["a"] * 3 + ["b"] * 3
@@ -183,7 +185,11 @@ class TestWrittenOut:
         self.check(cls, models, even, "distillation", expected, network, ONE_STEP | a_few)
 
     def check(self, cls, models, examples, loss, expected, network, training) -> None:
-        reranker = cls(models[cls], loss=loss, temperature=2.0, dtype="float32", training=training)
+        reranker = cls(
+            models[cls],
+            dtype="float32",
+            training=training | {"loss": loss, "temperature": 2.0},
+        )
         before = parameters(reranker)
         reranker.fit(examples)
         assert reranker.train_loss == pytest.approx(expected.item(), abs=1e-5, rel=1e-5)
@@ -196,11 +202,11 @@ class TestWrittenOut:
             checked += bool(gradient.abs().max() > 1e-3)
         assert checked > 10, "hardly a weight has a gradient to compare"
 
-    def test_binary_is_pointwise(self, models, examples):
+    def test_binary_is_another_name_of_pointwise(self, models, examples):
         after = [
             parameters(
                 CrossEncoder(
-                    models[CrossEncoder], loss=loss, training=ONE_STEP, dtype="float32"
+                    models[CrossEncoder], training=ONE_STEP | {"loss": loss}, dtype="float32"
                 ).fit(examples)
             )
             for loss in ("binary", "pointwise")
@@ -222,7 +228,7 @@ class TestObjectives:
         temperature=st.sampled_from([0.5, 1.0, 3.0]),
         loss=st.sampled_from(ON_LISTS),
     )
-    def test_against_the_formula(self, lists, temperature, loss):
+    def test_value_and_gradient_are_those_of_the_formula(self, lists, temperature, loss):
         rows = pd.DataFrame(
             [(i, int(j == 0), *pair) for i, own in enumerate(lists) for j, pair in enumerate(own)],
             columns=["qid", "label", "given", "score"],
@@ -232,39 +238,40 @@ class TestObjectives:
         expected.backward()
         flat = torch.tensor(rows["given"].to_numpy(), requires_grad=True)
         targets = padded([[teacher for _, teacher in own] for own in lists]).double()
-        value = objective(loss, temperature)(spread(flat, targets), targets)
+        value = list_loss(loss, temperature)(spread(flat, targets), targets)
         value.backward()
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(flat.grad, plain.grad, atol=1e-5, rtol=1e-5)
 
-    def test_spread(self):
+    def test_spread_places_scores_by_list(self):
         targets = padded([[1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0]])
         matrix = spread(torch.arange(7.0), targets)
         assert matrix[targets.isfinite()].tolist() == list(range(7))
         assert matrix.shape == targets.shape == (3, 3)
 
     @pytest.mark.parametrize("loss", ON_LISTS)
-    def test_far_apart(self, loss):
+    def test_scores_far_apart_do_not_overflow(self, loss):
         """Neither value nor gradient overflows where a network is very sure and wrong."""
         scores = torch.tensor([[-500.0, 500.0, 0.0]], requires_grad=True)
         targets = torch.tensor([[400.0, -400.0, float("nan")]])
-        value = objective(loss)(scores, targets)
+        value = list_loss(loss)(scores, targets)
         value.backward()
         assert value.isfinite() and value > 100
         assert scores.grad.isfinite().all() and scores.grad[0, 2] == 0
 
-    def test_perfect_student(self):
+    def test_loss_of_a_perfect_student_is_zero(self):
         scores = torch.tensor([[2.0, -1.0, 0.5]])
         for loss in ("margin_mse", "distillation"):
-            assert objective(loss)(scores + 7, scores).item() == pytest.approx(0, abs=1e-6)
+            assert list_loss(loss)(scores + 7, scores).item() == pytest.approx(0, abs=1e-6)
 
 
 class TestTeacher:
     @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder, BiEncoder])
     @pytest.mark.parametrize("loss", ["margin_mse", "distillation"])
-    def test_no_scores(self, models, examples, cls, loss):
-        reranker = cls(models[cls], loss=loss, training=ONE_STEP)
-        with pytest.raises(ValueError, match=f"loss='{loss}' learns .* no column 'score'"):
+    def test_missing_scores_of_a_teacher(self, models, examples, cls, loss):
+        reranker = cls(models[cls], training=ONE_STEP | {"loss": loss})
+        error = f"loss='{loss}' learns from the scores of a teacher.* no column 'score'"
+        with pytest.raises(ValueError, match=error):
             reranker.fit(examples.drop(columns="score"))
         for bad in (np.nan, -np.inf):
             scores = examples["score"].copy()
@@ -273,18 +280,16 @@ class TestTeacher:
                 reranker.fit(examples.assign(score=scores))
 
     @pytest.mark.parametrize("bad", [None, "high", pd.NA])
-    def test_not_a_number(self, examples, bad):
+    def test_score_of_a_teacher_that_is_not_a_number(self, examples, bad):
         scores = examples["score"].astype(object)
         scores[4] = bad
         with pytest.raises(ValueError, match=f"qid 'q1', docno 'd1.1' is {bad}"):
             listings(examples.assign(score=scores), "text", "margin_mse")
 
     @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder, BiEncoder])
-    def test_labels_are_not_read_without_need(self, models, examples, cls):
-        """By distillation, but where labels measure what is held out."""
-
+    def test_distillation_reads_labels_only_to_validate(self, models, examples, cls):
         def make(loss, more):
-            return cls(models[cls], loss=loss, training=ONE_STEP | more, dtype="float32")
+            return cls(models[cls], training=ONE_STEP | {"loss": loss} | more, dtype="float32")
 
         unlabelled = examples.drop(columns="label")
         frames = (examples, unlabelled, examples.assign(label="no"))
@@ -296,12 +301,12 @@ class TestTeacher:
         with pytest.raises(ValueError, match="label must be 1 .* or 0"):
             make("distillation", {"held_out": 0.5}).fit(frames[2])
 
-    def test_another_reranker(self, models, examples):
-        """In a pipeline a teacher of these classes would be trained: there it is wrapped."""
+    def test_another_reranker_is_the_teacher(self, models, examples):
+        """A pipeline would train a teacher of these classes, so it is wrapped there."""
         unscored = examples.drop(columns="score")
         teacher = CrossEncoder(models[CrossEncoder], dtype="float32")
         direct, last = (
-            MonoT5(models[MonoT5], loss="margin_mse", training=ONE_STEP, dtype="float32")
+            MonoT5(models[MonoT5], training=ONE_STEP | {"loss": "margin_mse"}, dtype="float32")
             for _ in range(2)
         )
         direct.fit(teacher(unscored))
@@ -311,11 +316,13 @@ class TestTeacher:
         (pt.apply.generic(teacher.transform) >> last).fit(unscored, None)
         assert last.train_loss == direct.train_loss
 
-    def test_scores_are_not_read_without_need(self, models, examples):
+    def test_listwise_does_not_read_scores(self, models, examples):
         for cls in (MonoT5, CrossEncoder):
             one, other = (
                 parameters(
-                    cls(models[cls], loss="listwise", training=ONE_STEP, dtype="float32").fit(frame)
+                    cls(models[cls], training=ONE_STEP | {"loss": "listwise"}, dtype="float32").fit(
+                        frame
+                    )
                 )
                 for frame in (examples, examples.assign(score=np.nan))
             )
@@ -324,14 +331,14 @@ class TestTeacher:
 
 class TestLists:
     @pytest.mark.parametrize(("cls", "loss"), [case for case in CASES if case[1] != "pointwise"])
-    def test_no_list(self, models, examples, cls, loss):
+    def test_no_list_to_learn_from(self, models, examples, cls, loss):
         apart = examples.assign(qid=examples["docno"])
         needed = "two documents" if loss == "distillation" else "a positive and a negative"
-        with pytest.raises(ValueError, match=f"no qid has {needed}, as loss='{loss}' needs"):
-            cls(models[cls], loss=loss).fit(apart)
+        with pytest.raises(ValueError, match=f"no qid has {needed}, which loss='{loss}' needs"):
+            cls(models[cls], training={"loss": loss}).fit(apart)
 
     @pytest.mark.parametrize(("cls", "loss"), [case for case in CASES if case[1] != "pointwise"])
-    def test_batch_counts_lists(self, models, examples, cls, loss):
+    def test_batch_size_counts_lists(self, models, examples, cls, loss):
         """q3 has two positives: two lists of their own, but one of all its rows."""
         training = {
             "per_device_train_batch_size": 2,
@@ -340,11 +347,11 @@ class TestLists:
             "logging_steps": 1,
         }
         alone = pd.DataFrame([("q9", "what", "d9", "a river", 1, 1.0)], columns=examples.columns)
-        reranker = cls(models[cls], loss=loss, training=ONE_STEP | training)
+        reranker = cls(models[cls], training=ONE_STEP | {"loss": loss} | training)
         reranker.fit(pd.concat([examples, alone], ignore_index=True))
         assert reranker.history[-1]["step"] == (2 if loss == "distillation" else 3)
 
-    def test_by_length(self):
+    def test_batches_are_of_similar_length(self):
         """Every list once an epoch, the longest first, and neighbours of like length together."""
         from datasets import Dataset
 
@@ -441,7 +448,7 @@ def small_bert(path, seed: int) -> str:
 
 @pytest.mark.slow
 class TestLearning:
-    """A network that knows nothing learns to look in the document for the query's word."""
+    """An untrained network learns to look for the query's word in the document."""
 
     def learn(self, reranker, num_negatives: int) -> tuple[pd.DataFrame, float]:
         """Results for queries held out, and their nDCG@10 after training."""
@@ -456,6 +463,7 @@ class TestLearning:
         return unseen, ndcg()
 
     TRAINING = {
+        "loss": "listwise",
         "lr_scheduler_type": "linear",
         "learning_rate": 1e-3,
         "per_device_train_batch_size": 8,
@@ -468,10 +476,8 @@ class TestLearning:
 
         reranker = MonoT5(
             small_t5(tmp_path / "t5", seed),
-            loss="listwise",
             dtype="float32",
-            seed=seed,
-            training=self.TRAINING,
+            training=self.TRAINING | {"seed": seed},
         )
         unseen, ndcg = self.learn(reranker, num_negatives=7)
         assert ndcg > 0.95
@@ -485,9 +491,7 @@ class TestLearning:
     def test_cross_encoder(self, tmp_path, seed=0):
         reranker = CrossEncoder(
             small_bert(tmp_path / "bert", seed),
-            loss="listwise",
             dtype="float32",
-            seed=seed,
-            training=self.TRAINING | {"learning_rate": 2e-3, "num_train_epochs": 6},
+            training=self.TRAINING | {"seed": seed, "learning_rate": 2e-3, "num_train_epochs": 6},
         )
         assert self.learn(reranker, num_negatives=3)[1] > 0.95

@@ -1,0 +1,298 @@
+"""Training options: what to minimize, how long, where to write, and how to validate."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import ir_measures
+
+from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars.training._names import check_names
+from pyterrier_inpars.training.lora import lora_config
+from pyterrier_inpars.training.losses import ALIASES, LOSSES
+from pyterrier_inpars.training.recipes import RECIPES, recipe_arguments
+
+RENAMED = {"overwrite_output_dir": "overwrite"}
+"""Options of other versions, and their present names."""
+
+SENTENCE_TRANSFORMERS = ("batch_sampler", "learning_rate_mapping", "prompts", "router_mapping")
+"""Arguments that the trainers of sentence-transformers take beside ``TrainingArguments``."""
+
+_DEVICE = "the reranker decides the device: give the reranker device='cpu'"
+_VALIDATION = "a validation reranks results in batches of the reranker's batch_size"
+_COLUMNS = "the columns of the data set are internal: leave it out"
+_WHOLE_WEIGHTS = "each device keeps all weights: train on several GPUs with torchrun"
+REFUSED = {
+    "auto_find_batch_size": "it would change the effective batch: give per_device_train_batch_size",
+    "batch_eval_metrics": _VALIDATION,
+    "data_seed": "seed decides the order of the examples: give seed",
+    "dataloader_drop_last": "every epoch uses every example: leave it out",
+    "deepspeed": _WHOLE_WEIGHTS,
+    "do_eval": "a validation needs fit(validation=), held_out or patience",
+    "do_predict": "fit() trains only: score results with the trained reranker",
+    "do_train": "fit() always trains: leave it out",
+    "eval_accumulation_steps": _VALIDATION,
+    "fsdp": _WHOLE_WEIGHTS,
+    "include_for_metrics": _VALIDATION,
+    "label_names": _COLUMNS,
+    "label_smoothing_factor": "the losses use the labels unchanged: leave it out",
+    "length_column_name": _COLUMNS,
+    "multi_dataset_batch_sampler": "there is one data set: leave it out",
+    "per_device_eval_batch_size": _VALIDATION,
+    "prediction_loss_only": _VALIDATION,
+    "remove_unused_columns": _COLUMNS,
+    "resume_from_checkpoint": "a run resumes from the last checkpoint in output_dir: give that",
+    "use_cpu": _DEVICE,
+}
+"""Fields of ``TrainingArguments`` that a reranker cannot honor, and what to do instead."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _above_0(name: str, value: Any) -> None:
+    if not _is_number(value) or value <= 0:
+        raise ValueError(f"{name} must be a finite number above 0, not {value!r:.200}")
+
+
+def _at_least_0(name: str, value: Any) -> None:
+    if not _is_number(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number of at least 0, not {value!r:.200}")
+
+
+def _max_steps(name: str, value: Any) -> None:
+    if value != -1:  # transformers' default: num_train_epochs decides
+        positive_int(name, value)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "adam_beta1": _at_least_0,
+    "adam_beta2": _at_least_0,
+    "adam_epsilon": _at_least_0,
+    "eval_steps": _above_0,
+    "gradient_accumulation_steps": positive_int,
+    "learning_rate": _at_least_0,
+    "logging_steps": _above_0,
+    "max_grad_norm": _at_least_0,
+    "max_steps": _max_steps,
+    "metric_for_best_model": lambda name, value: ir_measures.parse_measure(value),
+    "num_train_epochs": _above_0,
+    "per_device_train_batch_size": positive_int,
+    "save_steps": _above_0,
+    "warmup_steps": _at_least_0,
+    "weight_decay": _at_least_0,
+}
+"""Checks of the usual arguments, which need no import of transformers."""
+
+CHOICES = {
+    "eval_strategy": "IntervalStrategy",
+    "logging_strategy": "IntervalStrategy",
+    "lr_scheduler_type": "SchedulerType",
+    "save_strategy": "SaveStrategy",
+}
+"""Arguments with named choices, and the enumerations of ``transformers.trainer_utils``."""
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class TrainingOptions:
+    """Options of a training run: those of this package, and any ``TrainingArguments`` field.
+
+    A reranker takes them as ``training=``, in any of three forms::
+
+        MonoT5(model, training=TrainingOptions(loss="listwise", learning_rate=1e-4))
+        MonoT5(model, training={"loss": "listwise", "learning_rate": 1e-4})
+        MonoT5(model, training="inpars")  # a published recipe
+
+    Options that are not given have the defaults of the reranker's class
+    (``training.recipes.DEFAULTS``). Names and values are checked when the options are made; a
+    field that a reranker cannot honor is refused with the reason.
+
+    Args:
+        loss: Training loss; ``None`` for the default of the class. ``MonoT5`` and ``CrossEncoder``
+            take ``"pointwise"`` (also called ``"binary"``), ``"pairwise"``, ``"listwise"``,
+            ``"margin_mse"`` and ``"distillation"``; ``BiEncoder`` takes ``"in_batch"``,
+            ``"margin_mse"`` and ``"distillation"``. See the class.
+        temperature: Temperature of both softmax distributions in ``"distillation"``, above 0. The
+            other losses ignore it.
+        recipe: Published settings: ``"inpars"`` (MonoT5) or ``"inpars-light"`` (CrossEncoder), see
+            ``training.recipes.RECIPES``. Options given beside it take precedence.
+        output_dir: Folder for checkpoints, ten per run unless ``save_strategy`` or ``save_steps``
+            say otherwise. An interrupted run that is started again with the same data and settings
+            resumes from the last checkpoint, and on a CPU in float32 ends with the same weights.
+            ``None``: a temporary folder, removed after training.
+        seed: Seed of the weights of a new head, of the order of the examples and of dropout.
+        effective_batch: Examples per optimizer step on all devices together; sets the gradient
+            accumulation.
+        patience: Number of validations in a row without improvement after which training stops.
+            Without ``fit(validation=)`` it holds out queries, see ``held_out``.
+        held_out: Share of the queries to validate on, between 0 and 1, if ``fit`` gets no
+            ``validation``. ``None`` is 0.1 with ``patience``, and no validation without it.
+        lora: ``True`` or a dict of fields of ``peft.LoraConfig``, such as ``{"r": 16}``: trains
+            low-rank matrices beside the linear layers (LoRA, Hu et al. 2021, arXiv 2106.09685), and
+            merges them at the end. Needs the extra ``lora``. A scoring head is trained in full.
+            LoRA needs a higher ``learning_rate``, often ten times as high, which is not set for
+            you.
+        overwrite: Whether checkpoints of an earlier training in ``output_dir`` are removed.
+        **arguments: Further fields of ``transformers.TrainingArguments``, such as
+            ``learning_rate``, ``num_train_epochs`` or ``weight_decay``. Two save memory:
+            ``activation_checkpointing=True`` (``gradient_checkpointing`` before transformers 5.23)
+            computes layers twice, with the same weights, but not on XLA; ``optim="adamw_bnb_8bit"``
+            stores the optimizer state in a quarter of the memory, on a CUDA GPU with the package
+            ``bitsandbytes``.
+
+    Attributes:
+        arguments: Dict of the given fields of ``TrainingArguments``.
+
+    Raises:
+        TypeError: An option is unknown.
+        ValueError: A value is out of range, or the field cannot be honored; the error names both.
+        ModuleNotFoundError: ``lora`` is a dict, and peft is not installed.
+    """
+
+    loss: str | None
+    temperature: float
+    recipe: str | None
+    output_dir: str | os.PathLike[str] | None
+    seed: int
+    effective_batch: int | None
+    patience: int | None
+    held_out: float | None
+    lora: bool | dict[str, Any] | None
+    overwrite: bool
+    arguments: dict[str, Any]
+
+    def __init__(
+        self,
+        *,
+        loss: str | None = None,
+        temperature: float = 1.0,
+        recipe: str | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        effective_batch: int | None = None,
+        patience: int | None = None,
+        held_out: float | None = None,
+        lora: bool | dict[str, Any] | None = None,
+        overwrite: bool = False,
+        **arguments: Any,
+    ):
+        values = {name: value for name, value in locals().items() if name in OWN_OPTIONS}
+        values["loss"] = ALIASES.get(loss, loss) if isinstance(loss, str) else loss
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # frozen
+        object.__setattr__(self, "arguments", arguments)
+        self._check()
+
+    @classmethod
+    def of(cls, training: str | Mapping[str, Any] | TrainingOptions | None) -> TrainingOptions:
+        """Returns the options that a ``training=`` parameter stands for.
+
+        Args:
+            training: Options, a dict of them, the name of a recipe, or ``None`` for the defaults.
+
+        Raises:
+            TypeError: It is none of these, or see the class.
+            ValueError: See the class.
+        """
+        if isinstance(training, TrainingOptions):
+            return training
+        if isinstance(training, str):
+            return cls(recipe=training)
+        if not isinstance(training, Mapping | None):
+            raise TypeError(
+                f"training must be TrainingOptions, a dict of them or the name of a recipe, "
+                f"not {training!r:.200}"
+            )
+        return cls(**(training or {}))
+
+    def given(self) -> dict[str, Any]:
+        """Returns the options that differ from their defaults, ``arguments`` among them."""
+        own = {name: getattr(self, name) for name in OWN_OPTIONS}
+        return {n: v for n, v in own.items() if v != OWN_OPTIONS[n]} | self.arguments
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self.given().items())})"
+
+    def for_reranker(
+        self, method: str, losses: Collection[str], default_loss: str
+    ) -> TrainingOptions:
+        """Returns the options of a reranker class, with its default loss if none is given.
+
+        Args:
+            method: Key of ``recipes.DEFAULTS``.
+            losses: Losses that the class can minimize.
+            default_loss: One of them.
+
+        Raises:
+            TypeError: An argument belongs to the trainers of other classes.
+            ValueError: The loss or the recipe is for other classes.
+        """
+        loss = default_loss if self.loss is None else self.loss
+        if loss not in losses:
+            raise ValueError(f"loss must be one of {', '.join(losses)}, not {loss!r}")
+        recipe_arguments(self.recipe, method)
+        for name in self.arguments:
+            if method == "monot5" and name in SENTENCE_TRANSFORMERS:
+                raise TypeError(f"{name} is for BiEncoder and CrossEncoder only: leave it out")
+        return TrainingOptions(**(self.given() | {"loss": loss}))
+
+    def _check(self) -> None:
+        if self.loss is not None and not isinstance(self.loss, str):
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
+        _above_0("temperature", self.temperature)
+        if self.recipe is not None and self.recipe not in [*RECIPES]:
+            known = ", ".join(RECIPES)
+            raise ValueError(f"there is no recipe {self.recipe!r}: it must be one of {known}")
+        if not isinstance(self.output_dir, str | os.PathLike | None):
+            raise TypeError(f"output_dir must be a path or None, not {self.output_dir!r}")
+        positive_int("seed", self.seed, 0)
+        for name in ("effective_batch", "patience"):
+            if getattr(self, name) is not None:
+                positive_int(name, getattr(self, name))
+        share = self.held_out
+        if share is not None and not (_is_number(share) and 0 < share < 1):
+            raise ValueError(f"held_out must be a share between 0 and 1, not {share!r}")
+        if self.lora is not True:  # whose fields need no check
+            lora_config(self.lora)
+        if not isinstance(self.overwrite, bool):
+            raise TypeError(f"overwrite must be True or False, not {self.overwrite!r}")
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        for name, value in self.arguments.items():
+            if name in RENAMED:
+                new = RENAMED[name]
+                raise TypeError(f"{name} is now called {new}: give training={{{new!r}: {value!r}}}")
+            if name in REFUSED and value:
+                raise ValueError(f"training cannot honor {name}={value!r}: {REFUSED[name]}")
+            if name in CHECKS:
+                CHECKS[name](name, value)
+        other = self.arguments.keys() - CHECKS.keys() - REFUSED.keys() - {*SENTENCE_TRANSFORMERS}
+        if not other:
+            return
+        from transformers import TrainingArguments, trainer_utils
+
+        fields = [field.name for field in dataclasses.fields(TrainingArguments)]
+        whose = "pyterrier_inpars.TrainingOptions and transformers.TrainingArguments"
+        check_names("training", sorted(other), [*OWN_OPTIONS, *fields], whose)
+        for name in other & CHOICES.keys():
+            try:
+                getattr(trainer_utils, CHOICES[name])(self.arguments[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+
+OWN_OPTIONS: dict[str, Any] = {
+    parameter.name: parameter.default
+    for parameter in inspect.signature(TrainingOptions.__init__).parameters.values()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+}
+"""Defaults of the options that are this package's own."""

@@ -1,0 +1,306 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_training import CLASSES, scores, shapes_of
+
+from pyterrier_inpars._compute import cpu_linear
+from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5, base
+from pyterrier_inpars.rerankers.base import batches_of_similar_length
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*without a scoring head", "ignore:The inplace keyword"),
+]
+
+
+def linear_layers(reranker) -> list[torch.nn.Module]:
+    return [m for m in reranker.network.modules() if isinstance(m, torch.nn.Linear)]
+
+
+def cut_layers(reranker) -> list[torch.nn.Module]:
+    """Layers that compute fewer rows while scoring: the last one of a T5."""
+    return reranker._heads(reranker.network) if type(reranker) is MonoT5 else []
+
+
+def test_import_is_light():
+    """Torch and transformers are imported when a network is first needed."""
+    code = "import pyterrier_inpars.rerankers, sys; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
+    assert not {"torch", "transformers", "sentence_transformers"} & set(modules.stdout.split())
+
+
+class TestEveryReranker:
+    def test_output_has_scores_ranks_and_the_other_columns(self, make, frame):
+        before = frame.copy()
+        out = make()(frame.set_index(frame.index + 7))
+        kept = ["qid", "query", "docno", "text", "extra"]
+        assert list(out.columns) == [*kept, "score", "rank"]
+        pd.testing.assert_frame_equal(out[kept], frame[kept])
+        pd.testing.assert_frame_equal(frame, before)
+        assert out["score"].dtype == np.float64 and out["score"].nunique() == len(frame)
+        for _, group in out.groupby("qid"):
+            assert sorted(group["rank"]) == list(range(len(group)))
+            assert group.sort_values("rank")["score"].is_monotonic_decreasing
+
+    def test_scores_do_not_depend_on_the_batch_size(self, make, frame):
+        expected = scores(make(batch_size=1), frame)
+        for batch_size in (3, 8, 64):
+            np.testing.assert_allclose(
+                scores(make(batch_size=batch_size), frame), expected, atol=1e-5
+            )
+
+    def test_batches_on_a_cpu_have_few_tokens(self, cls, make, frame, monkeypatch):
+        """For any number of rows; the scores are those of larger batches."""
+        expected = scores(make(), frame)
+        monkeypatch.setattr(base, "CPU_TOKENS", 60)
+        reranker = make()
+        shapes = shapes_of(reranker)
+        np.testing.assert_allclose(scores(reranker, frame), expected, atol=1e-5)
+        estimated = 1 if cls is MonoT5 else 2  # of letters, a token is less than 4 characters
+        assert len(shapes) > 3 and max(rows for rows, _ in shapes) > 1
+        assert all(rows == 1 or rows * tokens <= 60 * estimated for rows, tokens in shapes)
+
+    def test_onednn_computes_float32_while_scoring(self, make, frame):
+        """All layers except the heads, and only while scoring."""
+        reranker = make()
+        cut = cut_layers(reranker)
+        layers = [layer for layer in linear_layers(reranker) if layer not in cut]
+        expected = [layer(torch.ones(1, layer.in_features)).detach() for layer in layers]
+        seen = []
+
+        def note(*_):
+            with torch.no_grad():
+                seen.append([layer.forward(torch.ones(1, layer.in_features)) for layer in layers])
+            for layer in layers:
+                plain = layer in reranker._heads(reranker.network)
+                assert ("forward" in vars(layer)) != plain
+                assert plain or vars(layer)["forward"].func is cpu_linear._linear
+            for layer in cut:
+                assert vars(layer)["forward"].func is torch.nn.functional.linear
+
+        hook = reranker.network.register_forward_pre_hook(note)
+        reranker(frame)
+        for found, wanted in zip(seen[0], expected, strict=True):
+            torch.testing.assert_close(found, wanted)
+        hook.remove()
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        hook = reranker.network.register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            reranker(frame)
+        assert not any("forward" in vars(layer) for layer in reranker.network.modules())
+
+    @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"dtype": "int8"}])
+    def test_no_onednn_in_other_dtypes(self, make, frame, options):
+        pytest.importorskip("torchao")
+        reranker = make(**options)
+        cut = cut_layers(reranker)
+        layers = [layer for layer in linear_layers(reranker) if layer not in cut]
+
+        def note(*_):
+            assert not any("forward" in vars(layer) for layer in layers)
+            assert all(vars(layer)["forward"].func is torch.nn.functional.linear for layer in cut)
+
+        reranker.network.register_forward_pre_hook(note)
+        reranker(frame)
+
+    def test_scores_do_not_depend_on_the_order(self, make, frame):
+        reranker = make(batch_size=4)
+        shuffled = frame.sample(frac=1, random_state=1)
+        expected = reranker(frame).set_index("docno")["score"]
+        found = reranker(shuffled).set_index("docno")["score"][expected.index]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    def test_text_field(self, make, frame):
+        renamed = frame.rename(columns={"text": "body"})
+        np.testing.assert_array_equal(
+            scores(make(text_field="body"), renamed), scores(make(), frame)
+        )
+
+    def test_braces_in_texts_are_not_placeholders(self, make, frame):
+        texts = ["{", "}", "{}", "{query}", "{text} {query} {0}", "a {b} c"]
+        braces = frame.head(6).assign(text=texts, query="what {is} {text} {query}")
+        assert np.isfinite(scores(make(), braces)).all()
+
+    def test_pyterrier_inspects_it_without_loading(self, make):
+        reranker = make(training={"seed": 3}, compile=True, revision="v1")
+        inputs = pt.inspect.transformer_inputs(reranker)
+        assert inputs == [["qid", "query", "docno", "text"]]
+        outputs = pt.inspect.transformer_outputs(reranker, [*inputs[0], "score", "rank", "extra"])
+        assert outputs == ["qid", "query", "docno", "text", "extra", "score", "rank"]
+        attributes = {a.name: a.value for a in pt.inspect.transformer_attributes(reranker)}
+        assert attributes["training"] == {"seed": 3}
+        loading = {"revision": "v1", "dtype": "float32", "compile": True, "device": "cpu"}
+        assert attributes["loading"] == loading
+        assert (pt.Transformer.identity() >> reranker).compile() is not None
+        again = pt.inspect.transformer_apply_attributes(reranker, batch_size=5)
+        assert (again.model, again.training, again.batch_size) == (reranker.model, {"seed": 3}, 5)
+        assert again.loading == loading
+        assert reranker._network is None, "inspecting it has loaded the network"
+
+    def test_empty_frame(self, make, frame):
+        assert list(make()(frame.head(0)).columns) == list(make()(frame).columns)
+        assert list(make().transform_iter([])) == []
+
+    @pytest.mark.parametrize("column", ["qid", "query", "docno", "text"])
+    def test_missing_column(self, make, frame, column):
+        with pytest.raises(pt.validate.InputValidationError, match=column):
+            make()(frame.drop(columns=column))
+
+    @pytest.mark.parametrize("column", ["query", "text"])
+    def test_not_a_string(self, make, frame, column):
+        broken = frame.astype({column: object})
+        broken.loc[2, column] = None
+        with pytest.raises(ValueError, match=f"{column} must be a string.*'d2'"):
+            make()(broken)
+
+    @pytest.mark.parametrize("model", ["/no/such/folder", "no/such-model"])
+    def test_no_such_model(self, cls, frame, model):
+        with pytest.raises(OSError, match=f"{cls.__name__} cannot load the model '{model}': give"):
+            cls(model)(frame)
+
+    def test_folder_without_a_model(self, cls, frame, tmp_path):
+        with pytest.raises(OSError, match="cannot load the model .*config.json"):
+            cls(tmp_path)(frame)
+
+    @pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("max_length", 7)])
+    def test_not_a_size(self, make, option, value):
+        with pytest.raises(ValueError, match=option):
+            make(**{option: value})
+
+    def test_no_such_loss(self, make, cls):
+        own = "in_batch" if cls is BiEncoder else "pointwise"
+        for loss in ("hinge", "in_batch" if cls is not BiEncoder else "pairwise"):
+            with pytest.raises(ValueError, match=f"one of {own}.* distillation, not '{loss}'"):
+                make(training={"loss": loss})
+
+    @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan")])
+    def test_no_such_temperature(self, make, value):
+        with pytest.raises(ValueError, match=f"temperature must be .* above 0, not {value}"):
+            make(training={"temperature": value})
+
+    def test_save_and_load(self, cls, make, frame, tmp_path):
+        saved = make(max_length=20)
+        path = saved.save(tmp_path / "deep" / "checkpoint")
+        assert path == tmp_path / "deep" / "checkpoint"
+        loaded = cls(path, dtype="float32", device="cpu")
+        np.testing.assert_array_equal(scores(loaded, frame), scores(saved, frame))
+        assert not np.allclose(scores(loaded, frame), scores(make(), frame)), "max_length is lost"
+
+    def test_save_does_not_overwrite(self, make, tmp_path):
+        (tmp_path / "precious").write_text("")
+        with pytest.raises(FileExistsError, match=str(tmp_path)):
+            make().save(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+        assert (make().save(tmp_path, overwrite=True) / "model.safetensors").exists()
+
+    def test_repr(self, cls, models):
+        reranker = cls(models[cls], training={"seed": 2}, dtype="float32", revision="v1")
+        assert repr(reranker) == (
+            f"{cls.__name__}({models[cls]!r}, training={{'seed': 2}}, revision='v1', "
+            f"dtype='float32')"
+        )
+
+    def test_autocast_ranks_alike(self, make, frame):
+        exact, rounded = scores(make(), frame), scores(make(dtype="bfloat16"), frame)
+        assert not np.array_equal(exact, rounded)
+        assert np.corrcoef(exact, rounded)[0, 1] > 0.99
+        assert len(set(rounded)) == len(rounded), "scores tie where bfloat16 rounds them"
+
+    def test_int8(self, make, frame):
+        pytest.importorskip("torchao")
+        reranker = make(dtype="int8")
+        exact, rounded = scores(make(), frame), scores(reranker, frame)
+        assert 0 < np.abs(rounded - exact).max() < 0.1 * np.ptp(exact)
+        assert np.corrcoef(exact, rounded)[0, 1] > 0.99
+        assert len(set(rounded)) == len(rounded)
+        layers = [m for m in reranker.network.modules() if isinstance(m, torch.nn.Linear)]
+        heads = reranker._heads(reranker.network)
+        assert len(layers) > 10 and len(heads) == (not isinstance(reranker, BiEncoder))
+        for layer in layers:
+            if layer in heads:
+                assert type(layer.weight) is torch.nn.Parameter
+                assert layer.weight.dtype == torch.float32
+            else:
+                assert layer.weight.qdata.dtype == torch.int8
+
+    def test_int8_is_for_scoring(self, make, frame, tmp_path):
+        reranker = make(dtype="int8")
+        with pytest.raises(ValueError, match="cannot be trained, .* another dtype"):
+            reranker.fit(frame.assign(label=[1, 0, 1] * 5))
+        with pytest.raises(ValueError, match="cannot be saved, .* another dtype"):
+            reranker.save(tmp_path / "checkpoint")
+        assert not (tmp_path / "checkpoint").exists()
+        assert reranker._network is None, "it was loaded for an error"
+
+    def test_no_such_dtype(self, make, frame):
+        with pytest.raises(ValueError, match="float16 or int8, not 'int4'"):
+            make(dtype="int4")(frame)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder])
+    def test_compiled_network_gives_the_same_scores(self, cls, frame, tmp_path):
+        """It scores, trains and saves the same."""
+        model = tmp_path / "model"
+        if cls is MonoT5:
+            tiny.tiny_t5(model, dropout=0.0)
+            file = model / "config.json"  # one layer compiles in half the time
+            one = {"num_layers": 1, "num_decoder_layers": 1}
+            file.write_text(json.dumps(json.loads(file.read_text()) | one))
+        else:
+            tiny.tiny_classifier(model, "bert", 1, dropout=0.0)
+        frame = frame.assign(label=[1, 0, 1] * 5)
+        training = {"max_steps": 1, "learning_rate": 1e-3, "gradient_accumulation_steps": 1}
+        options = {"dtype": "float32", "device": "cpu", "training": training}
+        plain, compiled = cls(model, **options), cls(model, compile=True, **options)
+        torch._dynamo.utils.counters.clear()
+        np.testing.assert_allclose(scores(compiled, frame), scores(plain, frame), atol=1e-5)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"], "nothing was compiled"
+        assert list(compiled.network.state_dict()) == list(plain.network.state_dict())
+        expected = scores(plain.fit(frame), frame)
+        np.testing.assert_allclose(scores(compiled.fit(frame), frame), expected, atol=1e-4)
+        loaded = cls(compiled.save(tmp_path / "saved"), dtype="float32", device="cpu")
+        np.testing.assert_allclose(scores(loaded, frame), expected, atol=1e-4)
+
+
+class TestBatchesOfSimilarLength:
+    @given(
+        st.lists(st.integers(0, 50), min_size=1, max_size=40),
+        st.integers(1, 8),
+        st.sampled_from([1.0, 20.0, 64.0, np.inf]),
+    )
+    def test_longest_first_and_as_full_as_the_limits_allow(self, lengths, rows, tokens):
+        found = batches_of_similar_length(lengths, rows, tokens)
+        order = [i for batch in found for i in batch]
+        assert order == sorted(range(len(lengths)), key=lambda i: -lengths[i])
+
+        def fits(batch: list[int]) -> bool:
+            longest = max(1, *(lengths[i] for i in batch))
+            return len(batch) <= rows and len(batch) * longest <= tokens
+
+        for i, batch in enumerate(found):
+            assert len(batch) == 1 or fits(batch)
+            if i + 1 < len(found):
+                assert not fits([*batch, found[i + 1][0]]), "there was room for another"
+
+
+def _schematics(folder: Path) -> None:
+    """PyTerrier's own tests of each reranker: inspection and schematic, without a network."""
+    for reranker in CLASSES:
+        globals()[f"Test{reranker.__name__}Schematic"] = pt.testing.transformer_test_class(
+            lambda reranker=reranker: reranker(folder)
+        )

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+import torch
+from tiny_training import QUICK
+
+from pyterrier_inpars.training.provenance import TRAINING_FILE, fingerprint
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*without a scoring head", "ignore:The inplace keyword"),
+]
+
+
+class TestProvenance:
+    def test_save_writes_provenance_and_model_card(self, make, cls, examples, tmp_path):
+        from huggingface_hub import ModelCard
+
+        secret = {name: f"secret {name}" for name in ("hub_token", "hub_model_id", "run_name")}
+        reranker = make({"logging_steps": 1, "output_dir": tmp_path / "secret-output"} | secret)
+        path = reranker.fit(examples).save(tmp_path / "saved")
+        provenance = json.loads((path / TRAINING_FILE).read_text())
+        settings, torch_version = provenance["settings"], provenance["versions"]["torch"]
+        assert provenance == reranker.provenance
+        assert provenance["history"] == reranker.history
+        assert provenance["loss"] == reranker.train_loss
+        assert settings["examples"] == fingerprint(examples) and provenance["finished"]
+        assert settings["reranker"]["seed"] == 0
+        assert settings["arguments"]["learning_rate"] == 1e-3
+        assert torch_version.partition("+")[0] == torch.__version__.partition("+")[0]
+        card = ModelCard.load(path / "README.md")
+        assert card.data.library_name and cls.__name__ in card.text
+        for file in ("README.md", TRAINING_FILE):
+            text = (path / file).read_text()
+            assert "secret" not in text and str(tmp_path) not in text
+
+        loaded = cls(path, dtype="float32", device="cpu", training=QUICK)
+        copy = loaded.save(tmp_path / "copy")
+        assert json.loads((copy / TRAINING_FILE).read_text()) == provenance
+        assert loaded.fit(examples).provenance["before"] == provenance
+        assert loaded.provenance["settings"]["reranker"]["model"] == "saved"
+
+    def test_untrained_reranker_has_none(self, make, tmp_path):
+        path = make().save(tmp_path / "saved")
+        assert not (path / TRAINING_FILE).exists()
+
+    def test_fingerprint_follows_the_examples(self, examples):
+        known = fingerprint(examples)
+        assert known["rows"] == 36
+        assert fingerprint(examples.assign(extra=1).set_index(examples.index[::-1])) == known
+        assert fingerprint(examples.astype({"label": bool})) == known
+        for column in ("qid", "query", "docno", "text"):
+            other = examples.copy()
+            other.loc[35, column] += "x"
+            assert fingerprint(other)["sha256"] != known["sha256"]
+        flipped = examples.assign(label=1 - examples["label"])
+        for other in (flipped, examples.assign(score=0.5), examples[::-1], examples.head(35)):
+            assert fingerprint(other)["sha256"] != known["sha256"]
+        renamed = examples.rename(columns={"text": "body"})
+        assert fingerprint(renamed, "body") == known
