@@ -242,17 +242,23 @@ def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Worker:
-    """Ray actor that applies a function to a pipeline and a part."""
+    """Ray actor that applies a function to a pipeline and a part.
 
-    def __init__(self, pickled: bytes, function: Callable[..., Any]):
+    Args:
+        pickled: Reference to the pickled pipeline, in a list so that the first part resolves it.
+            Ray would resolve a plain reference before the constructor, and warn about restarts.
+        function: Function of a pipeline and the work of a part.
+    """
+
+    def __init__(self, pickled: list[Any], function: Callable[..., Any]):
         self._pickled = pickled
         self._function = function
 
     @cached_property
     def _pipeline(self) -> pt.Transformer:
-        from ray import cloudpickle
+        import ray
 
-        pipeline = cloudpickle.loads(self._pickled)
+        pipeline = ray.cloudpickle.loads(ray.get(self._pickled[0]))
         return pipeline if isinstance(pipeline, pt.Transformer) else pipeline()
 
     def run(self, *work: Any) -> Any:
@@ -337,7 +343,7 @@ def _run(
     if workers is None:
         workers = _capacity(ray.cluster_resources(), num_cpus, num_gpus)
     limit = positive_int("workers", workers) * _AHEAD
-    pickled = ray.put(ray.cloudpickle.dumps(pipeline))
+    pickled = [ray.put(ray.cloudpickle.dumps(pipeline))]
     resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
     actor = ray.remote(_Worker).options(**resources, max_restarts=_MAX_RESTARTS)
     window: deque[tuple[_Part, Future[Any]]] = deque()
