@@ -1,4 +1,10 @@
-"""Collections: documents, topics and judgements, from files, ir_datasets and Pyserini."""
+"""Collections: documents, topics and judgements, from files, ir_datasets and Pyserini.
+
+Submodules: ``readers`` (files of documents, topics and judgements), ``collections`` (their
+classes), ``loading`` (by name), ``sampling``, ``toolkit_files`` (the InPars Toolkit's formats),
+``lucene`` (Pyserini's indexes), ``beir`` (names of the BEIR collections) and ``published`` (what
+the InPars authors published).
+"""
 
 from pyterrier_inpars.datasets.collections import (
     BeirFolder,
@@ -6,13 +12,10 @@ from pyterrier_inpars.datasets.collections import (
     Files,
     IrDatasets,
     TextLoader,
-    collection,
-    judged_pairs,
-    read_corpus,
-    read_qrels,
-    read_topics,
-    sample,
 )
+from pyterrier_inpars.datasets.loading import collection
+from pyterrier_inpars.datasets.readers import read_corpus, read_qrels, read_topics
+from pyterrier_inpars.datasets.sampling import judged_pairs, sample
 
 __all__ = [
     "BeirFolder",

@@ -1,17 +1,20 @@
-"""The BEIR collections (Thakur et al., arXiv 2104.08663) and MS MARCO, by the names sources use."""
+"""Names of the BEIR collections (Thakur et al., arXiv 2104.08663) and MS MARCO in each source."""
 
-# = the collection's own name; - the source does not have it; * each of CQADupStack's forums.
+# "=" is the collection's own name, "-" marks a collection that the source lacks, and "*" stands for
+# each of CQADupStack's forums.
 #
-# split      what BEIR evaluates on
-# irds       the id in ir_datasets with documents, and topics and judgements of that split. BEIR may
-#            not pass on bioasq, signal1m, trec-news and robust04. The last is TREC's own data set:
-#            the documents must be asked for, and the topics have a title and a description.
-# pyserini   the prebuilt index, = for beir-v1.0.0-NAME.flat; topics and judgements have the same
-#            name with -split in place of .flat
+# split      the split that BEIR evaluates on
+# irds       the id in ir_datasets with the documents, and the topics and judgements of that split.
+#            BEIR may not distribute bioasq, signal1m, trec-news and robust04. Robust04 is TREC's
+#            own data set: NIST provides the documents on request, and its topics have a title and
+#            a description.
+# pyserini   the prebuilt index, "=" for beir-v1.0.0-NAME.flat; topics and judgements have the same
+#            name with "-split" in place of ".flat"
 # inpars-v1  the file NAME_synthetic_queries_100k.jsonl of the InPars authors
 # inpars-v2  the folder in their data set inpars/generated-data
-# Their few-shot examples and BM25 runs have the collection's own name: CQADupStack's examples as a
-# whole, its runs by forum.
+#
+# Their few-shot examples and BM25 runs have the collection's own name. CQADupStack has examples for
+# the whole collection and runs for each forum.
 _TABLE = """
 collection        split  irds                           pyserini            inpars-v1      inpars-v2
 trec-covid        test   beir/trec-covid                =                   trec_covid     =
@@ -65,24 +68,29 @@ COLLECTIONS = tuple(_NAMES)
 
 
 def names(collection: str, source: str) -> str:
-    """The name that a source has for a BEIR collection.
+    """Returns the name of a BEIR collection in a source.
 
     Args:
-        collection: BEIR's name, one of ``COLLECTIONS``: ``"nfcorpus"``, ``"cqadupstack-android"``.
-        source: one of ``SOURCES``. ``"irds"``: an id of ir_datasets, with documents and the topics
-            and judgements that BEIR evaluates on; ``"pyserini"``: a prebuilt flat index;
-            ``"pyserini-topics"``: its topics and judgements; ``"inpars-v1"``, ``"inpars-v2"``,
-            ``"fewshot"``, ``"run"``: what the InPars authors published, see the table.
+        collection: BEIR's name, one of ``COLLECTIONS``, such as ``"nfcorpus"`` or
+            ``"cqadupstack-android"``.
+        source: One of ``SOURCES``. ``"irds"`` is an id of ir_datasets with the documents, topics
+            and judgements that BEIR evaluates on, ``"pyserini"`` a prebuilt flat index, and
+            ``"pyserini-topics"`` its topics and judgements. ``"inpars-v1"``, ``"inpars-v2"``,
+            ``"fewshot"`` and ``"run"`` are files of the InPars authors.
 
     Raises:
-        ValueError: there is no such collection or source, or the source does not have it; the error
-            lists what there is.
+        ValueError: There is no such collection or source, or the source lacks the collection; the
+            error lists the valid names.
     """
     if source not in SOURCES:
-        raise ValueError(f"{source!r} is no source of BEIR collections: {', '.join(SOURCES)} are")
+        raise ValueError(
+            f"{source!r} is not a source of BEIR collections; choose one of {', '.join(SOURCES)}"
+        )
     if collection not in _NAMES:
-        raise ValueError(f"{collection!r} is no BEIR collection: {', '.join(COLLECTIONS)} are")
+        raise ValueError(
+            f"{collection!r} is not a BEIR collection; choose one of {', '.join(COLLECTIONS)}"
+        )
     if (name := _NAMES[collection][source]) == "-":
-        there = [other for other, cells in _NAMES.items() if cells[source] != "-"]
-        raise ValueError(f"{source} does not have {collection!r}; it has {', '.join(there)}")
+        available = [other for other, cells in _NAMES.items() if cells[source] != "-"]
+        raise ValueError(f"{source} does not have {collection!r}; it has {', '.join(available)}")
     return name

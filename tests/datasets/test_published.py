@@ -92,13 +92,15 @@ def test_every_file_of_version_1_has_a_collection(name):
 def test_unknown_versions_and_collections_are_errors_at_once(web):
     with pytest.raises(ValueError, match="one of inpars-v1, inpars-v2, not 'v1'"):
         published.read_queries("v1", "nfcorpus")
-    with pytest.raises(ValueError, match="'trec_covid' is no BEIR collection: trec-covid"):
+    with pytest.raises(
+        ValueError, match="'trec_covid' is not a BEIR collection; choose one of trec-covid"
+    ):
         published.read_queries("inpars-v1", "trec_covid")
-    with pytest.raises(ValueError, match="'nf' is no BEIR collection"):
+    with pytest.raises(ValueError, match="'nf' is not a BEIR collection"):
         published.fewshot_examples("nf")
-    with pytest.raises(ValueError, match="'nf' is no BEIR collection"):
+    with pytest.raises(ValueError, match="'nf' is not a BEIR collection"):
         published.bm25_run("nf")
-    with pytest.raises(ValueError, match="'nf' is no BEIR collection"):
+    with pytest.raises(ValueError, match="'nf' is not a BEIR collection"):
         published.model("nf")
     with pytest.raises(DownloadError, match="404"):
         published.read_queries("inpars-v1", "nfcorpus")

@@ -90,7 +90,7 @@ def test_qids_of_the_file_are_kept_and_unique(tmp_path):
     record = {"doc_id": "d", "query": "q", "qid": "mine"}
     path = lines(tmp_path / "q.jsonl", record, {"doc_id": "d", "query": "q"})
     assert [row["qid"] for row in read_queries(path)] == ["mine", "d-2"]
-    with pytest.raises(ValueError, match="q.jsonl, line 3: qid 'mine' came before"):
+    with pytest.raises(ValueError, match="q.jsonl, line 3: duplicate qid 'mine'"):
         list(read_queries(lines(path, record, {"doc_id": "d", "query": "q"}, record)))
 
 
