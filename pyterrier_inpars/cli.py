@@ -259,7 +259,7 @@ def commands(debug: bool) -> None:
 @click.option("--top_p", default=1.0, help="Nucleus threshold of the sampling.")
 @click.option("--seed", default=1, help="Random seed of documents, few-shot examples and sampling.")
 @PRECISION
-@click.option("--batch_size", type=COUNT, help="Number of queries per batch.  [default: 64]")
+@click.option("--batch_size", type=COUNT, show_default="64", help="Number of queries per batch.")
 @click.option(
     "--shard_size", type=COUNT, default=1000, help="Number of documents per stored shard."
 )

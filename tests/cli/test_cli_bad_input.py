@@ -73,7 +73,7 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (
             f"{GENERATE} --dataset {{nowhere}}",
             1,
-            "is not a file or folder, not known to ir_datasets",
+            "is not a file or folder, not known",
         ),
         (f"{GENERATE} --dataset {{bad.jsonl}}", 1, "bad.jsonl, line 1: no column docno"),
         (f"{GENERATE} --prompt other", 1, "there is no prompt 'other'"),
