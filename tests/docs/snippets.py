@@ -2,9 +2,9 @@
 
 A page's snippets run in order, in one namespace. Three conventions:
 
-- The snippets of ``README.md``, ``index.rst`` and ``tour.rst`` start from nothing. Those of other
-  pages start from the names that the tour defines: ``dataset``, ``bm25``, ``text``, ``topics``,
-  ``qrels``, ``queries``.
+- The snippets of ``README.md``, ``CONTRIBUTING.md``, ``index.rst`` and ``tour.rst`` start from
+  nothing. Those of other pages start from the names that the tour defines: ``dataset``, ``bm25``,
+  ``text``, ``topics``, ``qrels``, ``queries``.
 - A comment ``.. setup:`` holds code that runs at its place and is not shown.
 - ``:class: compile-only`` marks a snippet that needs a network, a cluster or a GPU. It is compiled
   and not run.
@@ -22,7 +22,7 @@ import tiny_llm
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "pyterrier_inpars" / "pt_docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.rst"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.rst"))]
 
 ROLES = {
     "language": ["google/gemma-3-270m", "EleutherAI/gpt-j-6B", "Qwen/Qwen2.5-7B"],

@@ -73,7 +73,11 @@ def test_pipelines_are_drawn(html):
 
 def test_every_exported_name_is_documented(documented):
     exported = {f"pyterrier_inpars.{name}" for name in pyterrier_inpars.__all__}
-    modules = {name for name in exported if inspect.ismodule(getattr(pyterrier_inpars, name.rpartition(".")[2]))}
+    modules = {
+        name
+        for name in exported
+        if inspect.ismodule(getattr(pyterrier_inpars, name.rpartition(".")[2]))
+    }
     assert exported - modules <= documented
 
 
@@ -108,7 +112,15 @@ def test_every_name_of_a_module_is_documented(module, documented):
 def test_public_methods_of_the_stages_are_documented(documented):
     """What a class defines itself, and what of its base classes users call."""
     expected = {
-        "SyntheticQueries": ["index", "verify", "get_results", "get_topics", "get_qrels", "metadata", "fewshot_topics"],
+        "SyntheticQueries": [
+            "index",
+            "verify",
+            "get_results",
+            "get_topics",
+            "get_qrels",
+            "metadata",
+            "fewshot_topics",
+        ],
         "Prompt": ["load", "build"],
         "MonoT5": ["fit", "save"],
         "CrossEncoder": ["fit", "save"],
@@ -138,5 +150,3 @@ def test_a_broken_page_fails_the_build(text, message, tmp_path):
     done = build(tmp_path / "source", tmp_path / "out")
     assert done.returncode != 0
     assert message in done.stderr
-
-
