@@ -102,7 +102,7 @@ def _read(name: str, separator: str, columns: list[str], variant: str | None) ->
 
 
 class _Name(NamedTuple):
-    """Name of a documented object. The smallest of its names is the most natural one."""
+    """Name of a documented objectect. The smallest of its names is the most natural one."""
 
     inherited: bool
     dots: int
@@ -125,23 +125,23 @@ def _documents() -> dict[str, str]:
     names: dict[str, _Name] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, thing in _walk():
-            body = _body(thing)
+        for name, obj in _walk():
+            body = _body(obj)
             if body:
                 names[body] = min(name, names.get(body, name))
     bodies = sorted((name.dotted, body) for body, name in names.items())
     return {docno: f"{docno}: {body}" for docno, body in bodies}
 
 
-def _body(thing: Any) -> str | None:
+def _body(obj: Any) -> str | None:
     """Returns the docstring on one line, or None if it is missing, inherited or generated."""
-    if isinstance(thing, (classmethod, staticmethod)):
-        thing = thing.__func__
-    doc = getattr(thing, "__doc__", None)
-    home = getattr(thing, "__module__", None) or "builtins"
+    if isinstance(obj, (classmethod, staticmethod)):
+        obj = obj.__func__
+    doc = getattr(obj, "__doc__", None)
+    home = getattr(obj, "__module__", None) or "builtins"
     if home.partition(".")[0] not in sys.stdlib_module_names:  # added by another package
         return None
-    if not isinstance(doc, str) or doc == type(thing).__doc__ or _BOILERPLATE.fullmatch(doc):
+    if not isinstance(doc, str) or doc == type(obj).__doc__ or _BOILERPLATE.fullmatch(doc):
         return None
     words = doc.split()
     return " ".join(words) if len(words) >= 4 else None
@@ -154,11 +154,11 @@ def _walk() -> Iterator[tuple[_Name, Any]]:
         path = "os.path" if module is sys.modules["os.path"] else module.__name__
         yield _Name.of(path), module
         prefix = "" if path == "builtins" else f"{path}."
-        for key, thing in _contents(module):
+        for key, obj in _contents(module):
             dotted = prefix + key
-            yield _Name.of(dotted, _alias(key, thing)), thing
-            if inspect.isclass(thing):
-                yield from _members(key, thing, dotted)
+            yield _Name.of(dotted, _alias(key, obj)), obj
+            if inspect.isclass(obj):
+                yield from _members(key, obj, dotted)
 
 
 def _modules(names: list[str]) -> Iterator[ModuleType]:
@@ -180,23 +180,23 @@ def _modules(names: list[str]) -> Iterator[ModuleType]:
 def _contents(module: ModuleType) -> Iterator[tuple[str, Any]]:
     """Yields the names in ``__all__``, or else those that the module or its C half defines."""
     for key in getattr(module, "__all__", None) or list(vars(module)):
-        thing = getattr(module, key, None)
-        home = (getattr(thing, "__module__", None) or "").lstrip("_")
+        obj = getattr(module, key, None)
+        home = (getattr(obj, "__module__", None) or "").lstrip("_")
         listed = hasattr(module, "__all__") or home == module.__name__
-        if listed and not key.startswith("_") and not inspect.ismodule(thing):
-            yield key, thing
+        if listed and not key.startswith("_") and not inspect.ismodule(obj):
+            yield key, obj
 
 
 def _members(name: str, cls: type, dotted: str) -> Iterator[tuple[_Name, Any]]:
     """Yields the public methods and properties of a class, including inherited ones."""
     for base in cls.__mro__:
-        for key, thing in vars(base).items():
-            if not key.startswith("_") and not inspect.isclass(thing):
+        for key, obj in vars(base).items():
+            if not key.startswith("_") and not inspect.isclass(obj):
                 path = f"{dotted}.{key}"
-                alias = _alias(name, cls) or _alias(key, thing)
-                yield _Name.of(path, alias, base is not cls, len(cls.__mro__)), thing
+                alias = _alias(name, cls) or _alias(key, obj)
+                yield _Name.of(path, alias, base is not cls, len(cls.__mro__)), obj
 
 
-def _alias(key: str, thing: Any) -> bool:
+def _alias(key: str, obj: Any) -> bool:
     """Returns whether the object's ``__name__`` is another one."""
-    return getattr(thing, "__name__", key) != key
+    return getattr(obj, "__name__", key) != key

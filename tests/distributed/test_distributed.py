@@ -234,8 +234,8 @@ def test_pipeline_errors_are_raised_in_order_and_earlier_results_kept(tmp_path, 
         path = tmp_path / str(number)
         with pytest.raises(LookupError, match="no word for it") as error:
             index(path, corpus(30), pipeline)
-        told = str(error.value.__cause__)
-        assert "documents 13 to 15 ('12' to '14')" in told and "in run" in told
+        output = str(error.value.__cause__)
+        assert "documents 13 to 15 ('12' to '14')" in output and "in run" in output
         assert manifest(path)["documents"] == 6 and manifest(path)["open"]["documents"] == 3
         assert files(index(path, corpus(30)).path) == files(local(tmp_path / "w", corpus(30)).path)
 
@@ -341,7 +341,7 @@ def test_ctrl_c_keeps_finished_documents_and_the_run_resumes(tmp_path, ray, caps
         log = tmp_path / "log"
         log.touch()
         wait_until(
-            lambda: (told := manifest(path)) and told["documents"] and "12" in log.read_text()
+            lambda: (output := manifest(path)) and output["documents"] and "12" in log.read_text()
         )
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -354,10 +354,10 @@ def test_ctrl_c_keeps_finished_documents_and_the_run_resumes(tmp_path, ray, caps
     finally:
         thread.join()
         signal.signal(signal.SIGINT, before)
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     kept = stored_documents(manifest(path))
     assert 5 <= kept <= 12
-    assert f"keeps the queries of {kept} documents: run the same again to resume" in told
+    assert f"keeps the queries of {kept} documents: run the same again to resume" in output
     (tmp_path / "go").touch()
     index(path, corpus(40), Waits(12, tmp_path) >> Writer())
     assert files(path) == files(local(tmp_path / "whole", corpus(40)).path)
