@@ -1,4 +1,4 @@
-"""Small random language models, built in the session, with real tokenizers trained on the spot."""
+"""Small random language models with byte-level BPE tokenizers, built by the tests."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ SHAPE = {
     "max_position_embeddings": 512,
 }
 CONFIGS = {
-    # full and sliding layers, windows shorter than the prompts
+    # full and sliding-window layers, with windows shorter than the prompts
     "gemma3": lambda: transformers.Gemma3TextConfig(
         **SHAPE,
         sliding_window=12,
         layer_types=["sliding_attention", "full_attention"] * 1 + ["sliding_attention"],
     ),
-    # the same inside a model that sees images
+    # the same as the text part of a multimodal model
     "gemma3-images": lambda: transformers.Gemma3Config(
         text_config=CONFIGS["gemma3"]().to_dict(),
         vision_config={
@@ -47,7 +47,7 @@ CONFIGS = {
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=512
     ),
-    # ALiBi: takes no explicit masks
+    # ALiBi: accepts no explicit masks
     "bloom": lambda: transformers.BloomConfig(vocab_size=400, hidden_size=32, n_layer=2, n_head=4),
     # recurrent: no attention at all
     "mamba": lambda: transformers.MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2),
@@ -55,7 +55,7 @@ CONFIGS = {
 
 
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Byte-level BPE in which several tokens hold a newline, as in vocabularies of real LLMs."""
+    """Returns a tokenizer in which several tokens contain a newline, as in those of real LLMs."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()
@@ -75,14 +75,14 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def save(folder: Path, kind: str = "gemma3") -> str:
-    """Saves a random model of this kind with the tokenizer and gives back the folder's path."""
+    """Saves a random model of an architecture with the tokenizer, and returns the folder."""
     torch.manual_seed(1)
     config = CONFIGS[kind]()
     config.bos_token_id, config.pad_token_id = 2, 0
     config.eos_token_id = [1, *range(280, 310)]  # several, as instruction-tuned models have
-    config.tie_word_embeddings = False  # tied random weights only repeat the last token
+    config.tie_word_embeddings = False  # with tied random weights the model repeats the last token
     model = transformers.AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():  # far from ties, unlike the usual small initial weights
+    with torch.no_grad():  # larger weights than the usual initialization, to avoid ties
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(8 if kind != "mamba" else 3)

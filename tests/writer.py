@@ -15,7 +15,7 @@ SETTINGS = {"model": "none", "generation": {"max_new_tokens": 64}, "versions": {
 
 
 class Writer(Stage):
-    """Writes ``queries[i % len(queries)]`` queries for the document whose docno is ``i``."""
+    """Generates ``queries[i % len(queries)]`` queries for the document with docno ``i``."""
 
     schematic = {"label": "Writer", "help_url": None}
 

@@ -97,17 +97,17 @@ def _token_log_probs(text: str, candidates: Sequence[Mapping[str, float]]) -> li
     """
     log_probs = []
     rest = text
-    for likeliest in candidates:
+    for top_tokens in candidates:
         if not rest:
             break
-        fitting = [token for token in likeliest if token and rest.startswith(token)]
-        fitting += [token for token in likeliest if token.startswith(rest) and NEWLINE in token]
+        fitting = [token for token in top_tokens if token and rest.startswith(token)]
+        fitting += [token for token in top_tokens if token.startswith(rest) and NEWLINE in token]
         if not fitting:
             raise ValueError(
-                f"no candidate token matches {rest!r}; the candidates are {list(likeliest)}"
+                f"no candidate token matches {rest!r}; the candidates are {list(top_tokens)}"
             )
         token = max(fitting, key=len)
-        log_probs.append(likeliest[token])
+        log_probs.append(top_tokens[token])
         rest = rest[len(token) :]
     if rest:
         raise ValueError(f"there are no log-probabilities for {rest!r}, the end of {text!r}")

@@ -199,8 +199,8 @@ class Writer:
                 self.store(finished, state)
         if not self.qids.add(row["qid"]):
             raise ValueError(
-                f"duplicate qid {row['qid']!r}: does the corpus hold document {row['docno']!r} "
-                "twice? Remove the duplicate document and run again; stored queries are kept."
+                f"duplicate qid {row['qid']!r}: the corpus contains document {row['docno']!r} more "
+                "than once. Remove the duplicate and run again; stored queries are kept."
             )
         try:
             line = json.dumps(row, ensure_ascii=False, default=plain).encode() + b"\n"

@@ -14,7 +14,7 @@ def test_sampling_follows_the_distribution():
     generators = [torch.Generator().manual_seed(i) for i in range(4000)]
     drawn = _sampling.choose(logits.expand(4000, 4), sampling, generators)
     share = torch.bincount(drawn, minlength=4) / 4000
-    expected = (logits[0, :2] / 0.5).softmax(0)  # the two likeliest hold 0.9 together
+    expected = (logits[0, :2] / 0.5).softmax(0)  # the two most probable tokens sum up to 0.9
     assert share[:2].tolist() == pytest.approx(expected.tolist(), abs=0.03)
     assert share[2:].sum() == 0
 

@@ -50,7 +50,7 @@ def generator(llm):
 
 
 TEXTS = rows(
-    # a text, and what the model is shown of it: None is no query
+    # a text, and its part in the prompt: None if there is no query
     (None, Error(f"text {NO_STRING}.*docno 'd2': convert it with str")),
     (NAN, Error(f"text {NO_STRING} nan .float.")),
     (pd.NA, Error(f"text {NO_STRING}.*docno 'd2'")),
@@ -91,7 +91,7 @@ def test_text_of_a_document(generator, text, shown):
 
 @pytest.mark.parametrize("text, shown", TEXTS[:-3])
 def test_text_of_a_document_in_a_stream(generator, tmp_path, text, shown):
-    """What is stored is the text as it came, and what was stored before an error stays."""
+    """Texts are stored unchanged, and queries stored before an error are kept."""
     queries = SyntheticQueries(tmp_path / "queries", shard_size=1)
     documents = [{**PLAIN, "docno": f"p{i}"} for i in range(100)] + [{"docno": "d2", "text": text}]
     if isinstance(shown, Error):
@@ -106,7 +106,7 @@ def test_text_of_a_document_in_a_stream(generator, tmp_path, text, shown):
 @pytest.mark.parametrize(
     "docno, qid",
     rows(
-        # a docno, and the qid of the query written for it
+        # a docno, and the qid of its query
         (None, Error(f"docno {NO_STRING}.*at row 1: convert it")),
         (NAN, Error(f"docno {NO_STRING} nan")),
         (7, Error(f"docno {NO_STRING} 7 .int.")),
@@ -190,7 +190,7 @@ def test_frames_of_documents(generator, documents, columns):
         assert written[["qid", "query"]].equals(generator(TWO)[["qid", "query"]])
 
 
-SAME = "duplicate qid 'd1-1': does the corpus hold document 'd1' twice"
+SAME = "duplicate qid 'd1-1': the corpus contains document 'd1' more than once"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_corpora(generator, tmp_path, corpus, stored):
         lambda k: QueryGenerator("m", max_new_tokens=k),
     ],
 )
-def test_a_number_that_must_be_one_or_more(make, value):
+def test_numbers_below_one_are_refused(make, value):
     gives(
         lambda: make(value),
         Error(f"whole number of at least 1, not {re.escape(repr(value))}"),
@@ -239,20 +239,20 @@ def test_a_number_that_must_be_one_or_more(make, value):
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "3", NAN, []])
 @pytest.mark.parametrize("name", ["context", "batch_size"])
-def test_a_limit_that_may_be_none(name, value):
+def test_limits_below_one_are_refused(name, value):
     error = Error(f"{name} must be a whole number of at least 1, not")
     gives(lambda: QueryGenerator("m", **{name: value}), error)
     assert QueryGenerator("m", **{name: None})
 
 
 @pytest.mark.parametrize("value", NOT_ZERO_OR_MORE)
-def test_a_number_that_must_be_zero_or_more(value):
+def test_negative_seeds_are_refused(value):
     for make in (lambda: QueryGenerator("m", sampling={"seed": value}),):
         gives(make, Error("must be a whole number of at least 0, not"))
 
 
 @pytest.mark.parametrize("value", NO_FRACTION)
-def test_numbers_with_a_fraction(value):
+def test_values_that_are_not_numbers_are_refused(value):
     gives(
         lambda: QueryGenerator("m", sampling={"temperature": value}),
         Error("temperature must be a number, not"),
@@ -281,7 +281,7 @@ def test_numbers_with_a_fraction(value):
         (lambda: QueryGenerator(None), Error("a path, or a backend .*not None", TypeError)),
     ],
 )
-def test_what_is_no_prompt_or_model(call, error):
+def test_other_objects_than_prompts_and_models_are_refused(call, error):
     gives(call, error)
 
 
@@ -291,13 +291,13 @@ def models(tmp_path_factory, llm):
 
 
 @pytest.mark.parametrize("name", [*BROKEN, "no tokenizer", "garbage.gguf", "nowhere.gguf", "T5"])
-def test_no_language_model(models, name):
+def test_models_that_cannot_be_loaded_are_refused(models, name):
     error = Error("cannot load a causal language model from .*give a name on the Hugging Face hub")
     gives(lambda: QueryGenerator(models[name])(TWO), error)
 
 
 def test_a_tokenizer_without_newline_or_chat_template(tmp_path, generator):
-    """Words alone: a query ends at the limit, and a prompt's lines are read as its words."""
+    """Such a tokenizer has words only: each query ends at the token limit."""
     from transformers import AutoModelForCausalLM, GPT2Config
 
     words = tiny.bert_tokenizer()

@@ -42,10 +42,10 @@ from pyterrier_inpars import (
         (b"{document}", "must be a string that contains {document}, not b'"),
     ),
 )
-def test_templates(template, error):
+def test_invalid_templates_are_refused(template, error):
     error = Error(error.replace("{", r"\{"))
     gives(lambda: StaticPrompt(template), error)
-    if template is not None:  # which stands for the one that ships
+    if template is not None:  # None is the default template
         gives(lambda: FewShotPrompt(queries(), num_examples=1, template=template), error)
 
 
@@ -88,14 +88,14 @@ def test_templates(template, error):
         ("p: &p [*p]", "must have a mode"),
     ),
 )
-def test_yaml(tmp_path, content, error):
+def test_invalid_files_are_refused(tmp_path, content, error):
     path = tmp_path / "p.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     gives(lambda: Prompt.load(path, "p"), Error(error))
 
 
-def test_yaml_that_grows_is_not_written_out(tmp_path):
-    """Nine levels of nine aliases each are short in memory and endless in an error."""
+def test_errors_do_not_expand_yaml_aliases(tmp_path):
+    """Nine levels of nine aliases each are small in memory but would be huge in an error."""
     levels = ["l0: &l0 [x]"] + [
         f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 10)
     ]
@@ -105,7 +105,7 @@ def test_yaml_that_grows_is_not_written_out(tmp_path):
     assert len(str(caught.value)) < 2_000_000
 
 
-def test_yaml_makes_no_objects(tmp_path):
+def test_yaml_creates_no_objects(tmp_path):
     harm = tmp_path / "harm"
     for tag in ("python/object/apply:os.mkdir", "python/object/new:os.mkdir"):
         (tmp_path / "p.yaml").write_text(f"p: !!{tag} ['{harm}']\n")
@@ -153,7 +153,7 @@ def test_yaml_makes_no_objects(tmp_path):
         ),
     ],
 )
-def test_prompts(call, error):
+def test_invalid_prompts_are_refused(call, error):
     gives(call, error)
 
 
@@ -162,9 +162,10 @@ def test_prompts(call, error):
     "make",
     [
         lambda k: FewShotPrompt(queries(), num_examples=k),
+        lambda k: FewShotPrompt(queries(), num_examples=1, max_query_tokens=k),
     ],
 )
-def test_a_number_that_must_be_one_or_more(make, value):
+def test_numbers_below_one_are_refused(make, value):
     gives(
         lambda: make(value),
         Error(f"whole number of at least 1, not {re.escape(repr(value))}"),
@@ -172,6 +173,6 @@ def test_a_number_that_must_be_one_or_more(make, value):
 
 
 @pytest.mark.parametrize("value", NOT_ZERO_OR_MORE)
-def test_a_number_that_must_be_zero_or_more(value):
+def test_negative_seeds_are_refused(value):
     for make in (lambda: FewShotPrompt(queries(), num_examples=1, seed=value),):
         gives(make, Error("must be a whole number of at least 0, not"))

@@ -150,12 +150,12 @@ def test_arrays_are_stored_as_lists(tmp_path):
 def test_a_duplicate_document_is_refused(tmp_path):
     documents = [*corpus(20)]
     path = tmp_path / "queries"
-    for twice, error in [
-        (13, "duplicate qid '13-0'.* document '13' twice"),
-        (2, "duplicate qid '2-0'.* '2' twice"),
+    for number, error in [
+        (13, "duplicate qid '13-0': .* document '13' more than once"),
+        (2, "duplicate qid '2-0': .* '2' more than once"),
     ]:
         with pytest.raises(ValueError, match=error):
-            index(path, [*documents[:15], documents[twice], *documents[15:]])
+            index(path, [*documents[:15], documents[number], *documents[15:]])
     with pytest.raises(
         RuntimeError, match="holds 15 of the corpus's documents; run the same index"
     ):

@@ -38,7 +38,7 @@ def test_damaged_shard(tmp_path, how):
     stop=st.none() | st.integers(0, 29),
 )
 def test_only_damaged_shards_are_regenerated(queries, batch, shard_size, damaged, stop):
-    """Whole or unfinished artifacts; the second try is stopped as well, and the third gets all."""
+    """In complete and unfinished artifacts; the first repair is interrupted as well."""
     how = {"batch": batch, "shard_size": shard_size}
     with TemporaryDirectory() as folder:
         whole = index(f"{folder}/whole", corpus(30), Writer(queries), **how)
@@ -69,7 +69,7 @@ def test_only_damaged_shards_are_regenerated(queries, batch, shard_size, damaged
 
 
 def test_shards_are_regenerated_in_other_batches(tmp_path):
-    """A batch then holds documents of several damaged shards and of sound ones."""
+    """A batch then holds documents of several damaged shards and of undamaged ones."""
     queries = index(tmp_path / "queries", corpus(40), Writer([1, 2, 0]), batch=3, shard_size=5)
     before = queries.get_results()
     for n in (0, 2, 3, 6):
@@ -82,13 +82,13 @@ def test_shards_are_regenerated_in_other_batches(tmp_path):
 
 
 def test_shards_regenerated_with_other_packages_are_recorded(tmp_path):
-    """The rows that differ take the place of those lost, and the manifest says what made them."""
+    """Rows that differ replace the lost ones, and the manifest records the package versions."""
     queries = index(tmp_path / "queries", corpus(20))
     (queries.path / "queries-00001.jsonl.gz").unlink()
     other = Writer([2], settings=SETTINGS | {"versions": {"torch": "2"}})
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as caught:
         index(queries.path, corpus(20), other)
-    assert any("queries-00001.jsonl.gz was damaged" in str(w.message) for w in told)
+    assert any("queries-00001.jsonl.gz was damaged" in str(w.message) for w in caught)
     assert queries.verify() == {} and set(other.written) == {str(n) for n in range(6, 12)}
     assert len(queries) == len(queries.get_results()) == 26
     packages = [entry.get("packages") for entry in queries.metadata["shards"]]
@@ -96,7 +96,7 @@ def test_shards_regenerated_with_other_packages_are_recorded(tmp_path):
 
 
 def test_shards_are_regenerated_without_a_generator(tmp_path):
-    """Here one document comes in several shards."""
+    """Here one document occurs in several shards."""
     written = [row | {"docno": str(n % 3)} for n, row in enumerate(rows(20))]
     queries = SyntheticQueries(tmp_path / "queries", shard_size=4).index(written)
     before = files(queries.path)

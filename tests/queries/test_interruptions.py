@@ -23,7 +23,7 @@ def test_ctrl_c_keeps_finished_batches(tmp_path, capsys):
     whole = files(index(tmp_path / "whole", corpus(20), shard_size=15).path)
     for stop in range(20):
         path = tmp_path / str(stop)
-        for _ in range(2):  # the second time nothing new is done
+        for _ in range(2):  # the second run does nothing new
             with pytest.raises(KeyboardInterrupt):
                 index(path, corpus(20), Writer(fail_at=str(stop)), shard_size=15)
         done = stop // 3 * 3
@@ -32,7 +32,7 @@ def test_ctrl_c_keeps_finished_batches(tmp_path, capsys):
             in capsys.readouterr().err
         )
         assert path.exists() == (done > 0)
-        if done < 15:  # stopped with one batch more, of which it cannot tell that it is whole
+        if done < 15:  # stopped one batch later, which may be incomplete
             with pytest.raises(OSError, match="disk"):
                 index(path, corpus(20, stop=done + 4), shard_size=15)
         again = Writer()
@@ -64,7 +64,7 @@ def test_partial_shards_are_checked(tmp_path):
 
 
 def test_a_bad_document_loses_no_finished_batch(tmp_path):
-    """But the batch before, of which it is not known that all rows have come."""
+    """Except the previous batch, of which some rows might be missing."""
     documents = [*corpus(20)]
     bad = [*documents[:13], {"docno": "13", "text": 13}, *documents[14:]]
     with pytest.raises(ValueError, match="text must be a string, but is 13"):
@@ -85,7 +85,7 @@ WRITER = ("_files.py", "_manifest.py", "_shards.py", "artifact.py", "_resume.py"
 
 
 def test_ctrl_c_between_any_two_steps(tmp_path):
-    """KeyboardInterrupt at lines that the writer runs; whatever it hits, the files come right."""
+    """KeyboardInterrupt at any line of the writer: a further run gives the same files."""
     whole = files(
         index(tmp_path / "whole", corpus(9), Writer([2, 0, 1]), batch=2, shard_size=3).path
     )
@@ -122,7 +122,7 @@ def test_ctrl_c_between_any_two_steps(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="no limit on the size of a file")
 def test_a_full_disk_loses_no_stored_query(tmp_path):
-    """The system's limit on the size of a file stands for the disk's; see faults/full_disk.py."""
+    """A limit on the file size stands in for the full disk; see faults/full_disk.py."""
     import resource
 
     noise = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def test_a_full_disk_loses_no_stored_query(tmp_path):
     whole, path = files(index(tmp_path / "whole", documents).path), tmp_path / "queries"
     assert max(map(len, whole.values())) > 3_000
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    told = []
+    errors = []
     for limit in (0, 500, 2_000, 3_000, 3_000):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
@@ -140,19 +140,19 @@ def test_a_full_disk_loses_no_stored_query(tmp_path):
                 index(path, documents)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        told.append(str(error.value))
+        errors.append(str(error.value))
         if path.exists():
             assert not any(name.endswith((".part", ".lock")) for name in files(path))
             assert not (path / "progress.json").exists() or SyntheticQueries(path).verify() == {}
-    assert "cannot write SyntheticQueries" in told[0]
-    assert "cannot store queries-00000.jsonl.gz" in told[1]
+    assert "cannot write SyntheticQueries" in errors[0]
+    assert "cannot store queries-00000.jsonl.gz" in errors[1]
     index(path, documents)
     assert files(path) == whole
 
 
 @contextlib.contextmanager
 def without_rights():
-    """As somebody whom the permissions of files hold for."""
+    """Drops the rights of root, to whom file permissions do not apply."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -189,25 +189,25 @@ def test_a_read_only_folder_is_refused_or_read():
 
 
 def test_a_second_writer_is_refused(tmp_path):
-    """The second is refused, in the same process or another; readers are not."""
+    """In the same process or another one; readers are allowed."""
     path = tmp_path / "queries"
     script = OTHER.format(tests=str(Path(__file__).parents[1]), path=str(path))
-    told = []
+    errors = []
 
     def second():
         yield from corpus(10)
         with pytest.raises(RuntimeError, match="being written by process") as error:
             index(path, corpus(20))
-        told.append(str(error.value))
+        errors.append(str(error.value))
         child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-        told.append(child.stderr)
+        errors.append(child.stderr)
         assert child.returncode == 1
         with pytest.raises(RuntimeError, match="not complete: it holds 6"):
             SyntheticQueries(path).get_results()
         yield from [*corpus(20)][10:]
 
     index(path, second())
-    assert all(f"by process {os.getpid()} on " in text for text in told) and len(told) == 2
+    assert all(f"by process {os.getpid()} on " in text for text in errors) and len(errors) == 2
     assert files(path) == files(index(tmp_path / "whole", corpus(20)).path)
 
 
@@ -257,9 +257,9 @@ def test_ctrl_c_in_a_process_keeps_finished_batches(tmp_path):
         assert child.stdout.readline() == "waiting\n"
         child.send_signal(signal.SIGINT)
         try:
-            _, told = child.communicate(timeout=120)
+            _, stderr = child.communicate(timeout=120)
         finally:
             child.kill()
-    assert "keeps the queries of 9 documents: run the same again to resume" in told
+    assert "keeps the queries of 9 documents: run the same again to resume" in stderr
     assert not (path / shards.LOCK).exists()
     assert files(index(path, corpus(20)).path) == files(index(tmp_path / "whole", corpus(20)).path)

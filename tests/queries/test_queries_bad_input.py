@@ -1,4 +1,4 @@
-"""Bad options of the artifact."""
+"""Bad options of `SyntheticQueries`."""
 
 import re
 
@@ -15,7 +15,7 @@ from pyterrier_inpars import SyntheticQueries
         lambda k: SyntheticQueries("q", shard_size=k),
     ],
 )
-def test_a_number_that_must_be_one_or_more(make, value):
+def test_shard_sizes_below_one_are_refused(make, value):
     gives(
         lambda: make(value),
         Error(f"whole number of at least 1, not {re.escape(repr(value))}"),

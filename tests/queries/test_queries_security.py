@@ -1,4 +1,4 @@
-"""Packages and manifests that others made must not harm."""
+"""Packages and manifests from others do no harm."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def stored(path, llm):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tarfile's, in PyTerrier
 def test_a_package_writes_nothing_outside_its_folder(web, tmp_path, llm):
-    """Members that climb, are absolute, are links, or go through links."""
+    """Its members have paths with ``..``, absolute paths, are links, or go through links."""
     queries = stored(tmp_path / "queries", llm)
     goal = tmp_path / "home" / "goal"
     data = io.BytesIO()
@@ -93,8 +93,8 @@ def test_a_package_with_another_hash_is_refused(web, tmp_path, llm):
 @pytest.mark.parametrize(
     "climbs", ["../outside.jsonl.gz", "{}/outside.jsonl.gz", "x/../../outside.jsonl.gz"]
 )
-def test_a_manifest_names_files_of_its_folder_alone(tmp_path, llm, climbs):
-    """An artifact that somebody sent must not have a file of ours read as its own."""
+def test_a_manifest_can_only_name_files_of_its_folder(tmp_path, llm, climbs):
+    """An artifact from others cannot make us read another file as a shard."""
     queries = stored(tmp_path / "queries", llm)
     outside = tmp_path / "outside.jsonl.gz"
     (queries.path / "x").mkdir()

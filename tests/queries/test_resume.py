@@ -131,7 +131,7 @@ index({path!r}, corpus(20))
 
 @pytest.mark.skipif(os.name != "posix", reason="no SIGKILL")
 def test_killed_processes_are_resumed(tmp_path):
-    """Before and after a shard or a manifest takes its place, the first and the last included."""
+    """Killed before and after a shard or a manifest is renamed, the first and last one included."""
     whole = files(index(tmp_path / "whole", corpus(20)).path)
     moments = [(1, False), (1, True), (2, False), (4, True), (5, True), (9, False)]
     children = []
@@ -171,10 +171,10 @@ def test_changed_settings_are_refused(tmp_path):
         index(path, corpus(20, stop=14), Writer(settings=old))
     with pytest.raises(ValueError, match="started with other settings") as error:
         index(path, corpus(20), Writer(settings=new))
-    told = str(error.value)
-    assert "generation.n: was 1, is 2" in told and "model: was None, is 'm'" in told
-    assert "Example: A'" in told and "Example: B'" in told and "seed" not in told
-    assert "top_p" not in told and len(told) < 800
+    message = str(error.value)
+    assert "generation.n: was 1, is 2" in message and "model: was None, is 'm'" in message
+    assert "Example: A'" in message and "Example: B'" in message and "seed" not in message
+    assert "top_p" not in message and len(message) < 800
     with pytest.raises(ValueError, match="seed: was 0, is None"):
         SyntheticQueries(path).index(rows(20))
     assert len(index(path, corpus(20), Writer(settings=dict(reversed(old.items()))))) == 20
@@ -193,7 +193,7 @@ def test_changed_package_versions_give_a_warning(tmp_path):
 
 
 def test_artifacts_of_version_0_1_are_read(tmp_path):
-    """Written out as version 0.1 of the format, whose shards need not have our compressed bytes."""
+    """In the format of version 0.1; shards may be compressed to other bytes."""
     text = "".join(json.dumps(row) + "\n" for row in rows(3)).encode()
     data = gzip.compress(text, 1, mtime=7)
     mark = StreamFingerprint()
@@ -275,7 +275,7 @@ class Dropper(Stage):
 
 
 def test_generator_in_small_batches_and_lazy_stages(tmp_path):
-    """Documents may be admitted a few at a time, their rows given out at once or one by one."""
+    """Documents may be added a few at a time, and their rows yielded at once or one by one."""
 
     class Lazy(Writer):
         def transform_iter(self, inp):

@@ -1,4 +1,4 @@
-"""QueryLikelihood against the definition written out: one pair at a time, plain transformers."""
+"""QueryLikelihood, compared with its definition: one pair at a time, without batches or caches."""
 
 import inspect
 import random
@@ -29,7 +29,7 @@ PROMPT = StaticPrompt("A document and its topic.\nDocument: {document}\nTopic: {
 
 
 def results(count=10, seed=3, queries=3):
-    """Some documents for each of some queries, of lengths from one word to forty."""
+    """Documents of one to forty words for several queries."""
     rng = random.Random(seed)
     words = tiny_llm.WORDS
 
@@ -48,7 +48,7 @@ def likelihood(path, **options):
 
 
 def plainly(path, frame, prompt=PROMPT):
-    """Full text, one pair at a time, the whole sequence, mean over the query's tokens."""
+    """Scores one pair at a time: the mean over the query's tokens of the whole sequence."""
     llm = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     scores = []
@@ -59,7 +59,7 @@ def plainly(path, frame, prompt=PROMPT):
         start = 0
         while start < min(len(before), len(ids)) and before[start] == ids[start]:
             start += 1
-        start = max(start, 1)  # the first token follows nothing
+        start = max(start, 1)  # the first token has no probability
         with torch.no_grad():
             log_probs = llm(torch.tensor([ids])).logits[0].log_softmax(-1)
         chosen = [float(log_probs[i - 1, ids[i]]) for i in range(start, len(ids))]
@@ -74,14 +74,14 @@ def check(found, frame, scores):
     assert list(found["rank"]) == list(expected["rank"])
 
 
-def test_every_kind_of_model_scores_as_it_does_alone(any_model):
+def test_every_architecture_scores_as_it_does_alone(any_model):
     frame = results()
     scores = plainly(any_model, frame)
     check(likelihood(any_model, batch_size=4)(frame), frame, scores)
     assert np.std(scores) > 0.1 and max(scores) < 0
 
 
-def test_masks_are_not_left_out_where_they_can_be_given(any_model):
+def test_masks_are_used_by_every_architecture_that_accepts_them(any_model):
     scorer = likelihood(any_model)
     scorer(results(4))
     assert scorer._backend._supports_masks == (
@@ -98,7 +98,7 @@ def test_batch_size_and_order_change_nothing(model, batch_size):
     check(found, shuffled, expected[shuffled["docno"]].tolist())
 
 
-def test_logits_that_would_fill_the_memory_are_made_in_parts(model, monkeypatch):
+def test_batches_are_limited_by_the_memory_of_their_logits(model, monkeypatch):
     frame = results(12)
     scorer = likelihood(model)
     scorer(frame)
@@ -115,8 +115,8 @@ def test_logits_that_would_fill_the_memory_are_made_in_parts(model, monkeypatch)
     assert all(call.logits.shape[:2].numel() <= 40 for call in calls)
 
 
-def test_only_what_is_scored_has_logits(any_model, monkeypatch):
-    """Documents are longer than queries, and their positions cost no product with a vocabulary."""
+def test_only_scored_tokens_have_logits(any_model, monkeypatch):
+    """The tokens of the documents, which are longer, cost no product with the vocabulary."""
     frame = results(6, queries=1).assign(query="the gain", text="noise " * 50)
     scorer = likelihood(any_model)
     scorer(frame[:2])
@@ -134,7 +134,7 @@ def test_only_what_is_scored_has_logits(any_model, monkeypatch):
     assert shapes and max(shape[1] for shape in shapes) < 10
 
 
-def test_the_prefix_is_read_once(model, monkeypatch):
+def test_the_prefix_is_computed_once(model, monkeypatch):
     prompt = StaticPrompt("the spectrum of a plasma " * 20 + "\nDocument: {document}\nTopic:")
     frame = results(9)
     scorer = likelihood(model, prompt=prompt, batch_size=2)
@@ -158,20 +158,19 @@ def test_the_prefix_is_read_once(model, monkeypatch):
 @pytest.mark.parametrize(
     "template",
     [
-        "{document}",  # nothing shared, no special token: the first token of all follows nothing
+        "{document}",  # no shared prefix, no special token: the first token has no probability
         "the spectrum o{document}\nTopic:",  # tokens merge where the document begins
         "Document: {document} the spectru",  # and where the query may
         "Document: {document}\n\n",
     ],
 )
-def test_seams(model, template):
+def test_tokens_may_merge_where_document_or_query_begin(model, template):
     frame = results(6).assign(text=["f a plasma", "f the plasma", "ther", "a", "f", "the noise"])
     prompt = StaticPrompt(template)
     check(likelihood(model, prompt=prompt)(frame), frame, plainly(model, frame, prompt))
 
 
-def test_a_query_that_merges_with_the_prompt(model):
-    """The token that holds the end of one and the beginning of the other is the query's."""
+def test_a_token_of_prompt_and_query_belongs_to_the_query(model):
     backend = HuggingFaceBackend(model, dtype="float32")
     prompt, rest = "the spect", "rum of a plasma"
     alone, whole = (backend.tokenizer(text)["input_ids"] for text in (prompt, prompt + rest))
@@ -184,7 +183,7 @@ def test_a_query_that_merges_with_the_prompt(model):
 @pytest.mark.parametrize(
     "text", ["{document} {query} {0} }{", "a <eos> plasma", "Topic: x\n\nDocument:", "naïve ☃ שלום"]
 )
-def test_odd_text_is_text(model, text):
+def test_unusual_text_is_plain_text(model, text):
     frame = results(4, queries=1)
     frame = frame.assign(text=[text, "noise", text, "the gain"], query=[text, text, "noise", text])
     frame["qid"] = list("abca")
@@ -204,7 +203,7 @@ def test_empty_queries_and_documents(model):
     assert list(likelihood(model)(frame[3:])["score"]) == [-np.inf] * 2
 
 
-def test_long_documents_and_queries_are_cut(model):
+def test_long_documents_and_queries_are_truncated(model):
     frame = results(4, queries=2)
     frame.loc[0, "text"] = "the spectrum of noise " * 20_000
     frame.loc[frame["qid"] == "q1", "query"] = "a plasma in a field " * 400
@@ -218,8 +217,8 @@ def test_long_documents_and_queries_are_cut(model):
 
 
 @pytest.mark.parametrize("text", ["the spectrum of noise ", "😀", "the<eos>"])
-def test_a_document_is_cut_further_where_the_model_ends(model, text):
-    """By what its own query leaves, whatever else is scored with it."""
+def test_documents_are_truncated_to_the_context(model, text):
+    """Each by the room that its own query leaves, independent of the other pairs."""
     frame = results(3, queries=3)
     frame["text"] = [text * 1_000, text * 1_000, "noise"]
     frame["query"] = ["gain", "a plasma " * 60, "gain"]
@@ -240,13 +239,13 @@ def test_a_document_is_cut_further_where_the_model_ends(model, text):
     check(found, frame, plainly(model, frame.assign(text=shown)))
 
 
-def test_a_prompt_that_leaves_no_room(model):
+def test_a_prompt_without_room_for_a_document_is_refused(model):
     prompt = StaticPrompt("noise " * 600 + "{document}")
     with pytest.raises(ValueError, match="too many for the context of 512 tokens: .*shorter"):
         likelihood(model, prompt=prompt)(results(2))
 
 
-def test_few_shot_examples_are_cut(model):
+def test_few_shot_examples_are_truncated(model):
     examples = pd.DataFrame(
         {
             "query": ["the noise of receivers " * 90, "a plasma"],
@@ -273,8 +272,8 @@ def test_prompts(model):
     check(named, frame, plainly(model, frame, load_prompt("zero-shot")))
 
 
-def test_one_model_writes_and_scores(model):
-    """What a generator says of its own queries, where no token was cut from their ends."""
+def test_a_generator_and_a_scorer_share_a_backend(model):
+    """The scores are those of the generated queries, if no token was stripped from them."""
     backend = HuggingFaceBackend(model, dtype="float32")
     prompt = StaticPrompt("Document: {document}\nQuery:")
     documents = results(30).drop(columns=["qid", "query", "score"])
@@ -305,7 +304,7 @@ def test_as_a_filter(model):
 
 
 def test_as_a_teacher(model):
-    """Examples keep their rows, their order and their columns, ``label`` among them."""
+    """Examples keep their rows, order and columns, including ``label``."""
     frame = results(40, seed=8, queries=40)
     ranking = frame.drop(columns=["qid", "query"])
     every = pd.DataFrame({"qid": frame["qid"]}).merge(ranking, how="cross")
@@ -350,12 +349,12 @@ def test_progress(model, capfd):
         ({"prompt": "four-shot"}, "no prompt 'four-shot'"),
     ],
 )
-def test_bad_arguments(options, message):
+def test_arguments_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         QueryLikelihood("anything", **options)
 
 
-def test_a_backend_that_only_writes():
+def test_a_backend_that_cannot_score_is_refused():
     class Writes:
         def generate(self, prompts):
             return prompts
@@ -367,20 +366,20 @@ def test_a_backend_that_only_writes():
         QueryLikelihood(Writes())
 
 
-def test_a_model_that_is_not_there(tmp_path):
+def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nowhere.*hub, a folder or a .gguf"):
         likelihood(tmp_path / "nowhere")(results(1))
 
 
 @pytest.mark.parametrize("column", ["query", "text"])
-def test_what_is_no_string(model, column):
+def test_values_that_are_not_strings_are_refused(model, column):
     frame = results(2)
     frame[column] = pd.Series(["plasma", None], dtype=object)
     with pytest.raises(ValueError, match=f"{column} must be a string.*'d1'"):
         likelihood(model)(frame)
 
 
-def test_nothing_to_score(model):
+def test_an_empty_frame_loads_no_model(model):
     found = likelihood("no model is loaded")(results(2)[:0])
     assert list(found.columns) == [*results(2).columns, "rank"]
     assert HuggingFaceBackend(model).log_likelihood([], []) == []
