@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from queue import SimpleQueue
 from typing import Any
 
@@ -244,24 +243,20 @@ def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:
 class _Worker:
     """Ray actor that applies a function to a pipeline and a part.
 
-    Args:
-        pickled: Reference to the pickled pipeline, in a list so that the first part resolves it.
-            Ray would resolve a plain reference before the constructor, and warn about restarts.
-        function: Function of a pipeline and the work of a part.
+    The pipeline comes with each call: a restart cannot rely on arguments in the object store.
     """
 
-    def __init__(self, pickled: list[Any], function: Callable[..., Any]):
-        self._pickled = pickled
+    def __init__(self, function: Callable[..., Any]):
         self._function = function
+        self._pipeline: pt.Transformer | None = None
 
-    @cached_property
-    def _pipeline(self) -> pt.Transformer:
-        import ray
+    def run(self, pickled: list[Any], *work: Any) -> Any:
+        """Returns the output of a part; ``pickled`` refers to the pipeline, loaded once."""
+        if self._pipeline is None:
+            import ray
 
-        pipeline = ray.cloudpickle.loads(ray.get(self._pickled[0]))
-        return pipeline if isinstance(pipeline, pt.Transformer) else pipeline()
-
-    def run(self, *work: Any) -> Any:
+            pipeline = ray.cloudpickle.loads(ray.get(pickled[0]))
+            self._pipeline = pipeline if isinstance(pipeline, pt.Transformer) else pipeline()
         return self._function(self._pipeline, *work)
 
 
@@ -272,8 +267,9 @@ class _Pool:
     to wait for a new machine. So the thread passes the part to the next idle worker.
     """
 
-    def __init__(self, ray: Any, start: Callable[[], Any], size: int):
+    def __init__(self, ray: Any, start: Callable[[], Any], pipeline: Pipeline, size: int):
         self._ray, self._start, self._size = ray, start, size
+        self._pickled = [ray.put(ray.cloudpickle.dumps(pipeline))]  # a list: resolved by the worker
         self._workers: list[Any] = []
         self._idle: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._threads = ThreadPoolExecutor(size)
@@ -301,7 +297,7 @@ class _Pool:
                 self._idle.put((worker, failure))  # the other threads must not wait
                 raise self._failed("do not start") from failure
             try:
-                output = self._ray.get(worker.run.remote(*part.work))
+                output = self._ray.get(worker.run.remote(self._pickled, *part.work))
             except self._ray.exceptions.RayTaskError as error:  # raised by the pipeline
                 self._idle.put((worker, None))
                 raise error.cause from RuntimeError(f"a worker failed at {part.name}:\n{error}")
@@ -343,11 +339,10 @@ def _run(
     if workers is None:
         workers = _capacity(ray.cluster_resources(), num_cpus, num_gpus)
     limit = positive_int("workers", workers) * _AHEAD
-    pickled = [ray.put(ray.cloudpickle.dumps(pipeline))]
     resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
     actor = ray.remote(_Worker).options(**resources, max_restarts=_MAX_RESTARTS)
     window: deque[tuple[_Part, Future[Any]]] = deque()
-    with closing(_Pool(ray, lambda: actor.remote(pickled, function), workers)) as pool:
+    with closing(_Pool(ray, lambda: actor.remote(function), pipeline, workers)) as pool:
         for part in _with_error(parts):
             window.append((part, pool.submit(part)))
             while window and (len(window) == limit or window[0][1].done()):
