@@ -33,7 +33,7 @@ _AHEAD = 4
 _MAX_LOSSES = 5
 """Number of workers lost at the same part after which the run fails."""
 _MAX_RESTARTS = 100
-"""Restarts of one worker after which the run fails; Ray does not limit them otherwise."""
+"""Restarts of one worker after which the run fails, so that a process that cannot start ends it."""
 
 
 def index(
@@ -243,7 +243,8 @@ def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:
 class _Worker:
     """Ray actor that applies a function to a pipeline and a part.
 
-    The pipeline comes with each call: a restart cannot rely on arguments in the object store.
+    Each call refers to the pipeline, since Ray cannot restart an actor whose constructor arguments
+    have left the object store.
     """
 
     def __init__(self, function: Callable[..., Any]):
