@@ -1,4 +1,4 @@
-"""Networks small enough to build in a test, saved as checkpoints that every library loads."""
+"""Networks small enough to build in a test, saved as checkpoints that the libraries load."""
 
 import json
 import string
@@ -15,7 +15,7 @@ FLAN_WORDS = "Is following passage relevant to query? Passage:".split()
 
 
 def t5_tokenizer(label_words: tuple[str, str], more: list[str], label_score: float = -1.0) -> Any:
-    """Pieces of words and letters; a word whose score is low enough is not used as a piece."""
+    """Unigram tokenizer of words and letters; a word with a low score is split into letters."""
     from transformers import T5Tokenizer
 
     words = ["Query:", "Document:", "Relevant:", *WORDS, *more]
@@ -35,7 +35,7 @@ def tiny_t5(
 ) -> str:
     """A T5 of two layers, with a unigram tokenizer of words and letters; reads 48 tokens.
 
-    Kinds "T5 1.1", "FLAN-T5" and "mT5" have what tells them apart in the published checkpoints.
+    Kinds "T5 1.1", "FLAN-T5" and "mT5" have the configurations of the published checkpoints.
     """
     import torch
     from transformers import AutoModelForSeq2SeqLM, MT5Config, T5Config
@@ -56,7 +56,7 @@ def tiny_t5(
     )
     torch.manual_seed(0)
     network = AutoModelForSeq2SeqLM.from_config(config)
-    network.shared.weight.data.mul_(3)  # scores far enough apart to tell one input from another
+    network.shared.weight.data.mul_(3)  # spreads the scores of different inputs
     if own_output:
         network.lm_head.weight = torch.nn.Parameter(torch.randn_like(network.lm_head.weight) / 3)
     network.save_pretrained(path)
@@ -70,7 +70,7 @@ def tiny_t5(
 
 
 def tiny_bart(path: Path) -> str:
-    """An encoder-decoder that is no T5."""
+    """An encoder-decoder that is not a T5."""
     import torch
     from transformers import BartConfig, BartForConditionalGeneration
 
@@ -99,7 +99,7 @@ def tiny_bart(path: Path) -> str:
 
 
 def bert_tokenizer() -> Any:
-    """WordPiece of words and letters; reads 32 tokens."""
+    """WordPiece tokenizer of words and letters; reads 32 tokens."""
     from transformers import BertTokenizer
 
     letters = string.ascii_lowercase + string.digits + string.punctuation
@@ -124,7 +124,7 @@ def tiny_bert(path: Path, dropout: float = 0.1) -> str:
         max_position_embeddings=32,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
-        initializer_range=0.1,  # scores far enough apart to tell one input from another
+        initializer_range=0.1,  # spreads the scores of different inputs
     )
     torch.manual_seed(0)
     BertModel(config).save_pretrained(path)
@@ -133,7 +133,7 @@ def tiny_bert(path: Path, dropout: float = 0.1) -> str:
 
 
 def tiny_classifier(path: Path, kind: str, outputs: int, dropout: float = 0.1) -> str:
-    """A BERT-like classifier of one layer: ``kind`` is a model type of transformers."""
+    """A BERT-like classifier of one layer; ``kind`` is a model type of transformers."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 

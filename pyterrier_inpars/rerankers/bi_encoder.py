@@ -156,7 +156,7 @@ class BiEncoder(SentenceTransformersReranker):
         query_prompt, document_prompt = self._prompts()
         prompts = {c: query_prompt if c == "query" else document_prompt for c in columns}
         sampler = "NO_DUPLICATES" if name == IN_BATCH else "BATCH_SAMPLER"
-        run.run(
+        run.train(
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
             self.network,

@@ -146,7 +146,7 @@ class CrossEncoder(SentenceTransformersReranker):
             }
             score = partial(self._list_scores, at_once=name in FROM_TEACHER)
             loss = ListLoss(self.network, score, list_loss(name, run.options.temperature))
-        run.run(
+        run.train(
             CrossEncoderTrainer,
             CrossEncoderTrainingArguments,
             self.network,

@@ -194,8 +194,8 @@ class MonoT5(Reranker):
         if len(self._tokenizer(template)["input_ids"]) >= self._limit:
             raise ValueError(f"max_length={self._limit} leaves no room for a query in {template!r}")
         self._label_ids = [self._label(word) for word in (settings.true, settings.false)]
-        # T5 accepts the trainer's number of targets but ignores it. Otherwise the trainer would sum
-        # the gradients of accumulated batches instead of averaging them.
+        # T5 accepts the trainer's number of targets but ignores it. If the trainer passed it, it
+        # would sum the gradients of accumulated batches instead of averaging them.
         network.accepts_loss_kwargs = False
 
     def _resolved_settings(self, config: Any) -> Settings:
@@ -318,7 +318,7 @@ class MonoT5(Reranker):
             "label": examples["label"].astype(int).tolist(),
             "length": [len(q) + len(t) for q, t in zip(queries, texts, strict=True)],
         }
-        run.run(
+        run.train(
             Seq2SeqTrainer,
             Seq2SeqTrainingArguments,
             self.network,
@@ -346,7 +346,7 @@ class MonoT5(Reranker):
             labels = torch.tensor([row["targets"] for row in rows])
             return {**batch, "labels": labels}
 
-        run.run(
+        run.train(
             ListTrainer,
             Seq2SeqTrainingArguments,
             self.network,

@@ -179,7 +179,7 @@ class TrainingRun:
     loss: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def run(
+    def train(
         self,
         trainer_class: type,
         arguments_class: type,

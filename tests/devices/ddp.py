@@ -1,4 +1,4 @@
-"""The two steps of ddp.sh: trains tiny rerankers and notes what happened; compares trainings."""
+"""The two steps of ddp.sh: trains tiny rerankers and records the training; compares trainings."""
 
 import json
 import os
@@ -10,39 +10,44 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 CASES = {
     "MonoT5 pointwise": (40, {"effective_batch": 16}),
     "MonoT5 distillation": (40, {"effective_batch": 8}),
-    # and with a last batch that is not full
+    # with an incomplete last batch
     "CrossEncoder listwise": (42, {"effective_batch": 8}),
     "CrossEncoder pointwise": (42, {"effective_batch": 16, "lora": True}),
     "BiEncoder in_batch": (42, {"effective_batch": 8}),
     "BiEncoder margin_mse": (42, {"effective_batch": 8, "activation_checkpointing": True}),
 }
-"""Class and loss, the number of queries, and the settings."""
+"""Class and loss, number of queries, and training options."""
 
 
 def train(folder: Path, name: str) -> None:
-    import test_training
+    import tiny_training
     import torch
 
     import pyterrier_inpars.rerankers
 
     torch.set_num_threads(1)
     rank = int(os.environ.get("RANK", 0))
-    # No dropout, whose numbers each process draws for itself.
-    models = test_training.build(folder / f"{name}.{rank}", dropout=0.0)
-    told = {}
+    # No dropout: each process would draw its own numbers.
+    models = tiny_training.build(folder / f"{name}.{rank}", dropout=0.0)
+    results = {}
     for case, (num_queries, training) in CASES.items():
         cls, loss = case.split()
         cls = getattr(pyterrier_inpars.rerankers, cls)
+        options = {
+            "loss": loss,
+            "learning_rate": 1e-3,
+            "num_train_epochs": 2,
+            "logging_steps": 1,
+            "output_dir": folder / f"{name}.{case}.output",
+        }
         reranker = cls(
             models[cls],
-            loss=loss,
-            training={"learning_rate": 1e-3, "num_train_epochs": 2, "logging_steps": 1} | training,
-            output_dir=folder / f"{name}.{case}.output",
+            training=options | training,
             dtype="float32",
             device="cpu",
             verbose=True,
         )
-        examples = test_training.make_examples(num_queries, 3, 0, "class")
+        examples = tiny_training.make_examples(num_queries, 3, 0, "class")
         numbers = examples.index.to_series()
         examples["text"] += numbers.map(lambda i: f" {i}" + " cloud" * (i % 7))
         examples["score"] = numbers.map(lambda i: i * 7 % 11 / 2)
@@ -59,20 +64,20 @@ def train(folder: Path, name: str) -> None:
         reranker.fit(examples)
         noting.remove()
         reranker.save(folder / f"{name}.{case}.saved")
-        told[case] = {
+        results[case] = {
             "losses": [entry["loss"] for entry in reranker.history if "loss" in entry],
             "batches": reranker.provenance["batches"],
             "seen": seen,
-            "weights": test_training.weights(reranker).tolist(),
+            "weights": tiny_training.weights(reranker).tolist(),
         }
-    (folder / f"{name}.{rank}.json").write_text(json.dumps(told))
+    (folder / f"{name}.{rank}.json").write_text(json.dumps(results))
 
 
 def compare(folder: Path, tolerance: float) -> bool:
-    told = [json.loads((folder / f"{n}.json").read_text()) for n in ("one.0", "two.0", "two.1")]
+    runs = [json.loads((folder / f"{n}.json").read_text()) for n in ("one.0", "two.0", "two.1")]
     worst, right = 0.0, True
     for case in CASES:
-        one, *two = (run[case] for run in told)
+        one, *two = (run[case] for run in runs)
         checks = {
             "the same examples": sorted(one["seen"])
             == sorted(two[0]["seen"] + two[1]["seen"])
@@ -90,7 +95,7 @@ def compare(folder: Path, tolerance: float) -> bool:
         print(f"{case}: losses differ by {largest:.3g}, weights by {moved:.3g}", end="")
         print(f"; NOT {', '.join(failed)}" if failed else "; all checks passed")
         worst, right = max(worst, largest), right and not failed
-    print(f"largest difference of the losses, of those above 1 their share: {worst:.3g}", end="")
+    print(f"largest difference of the losses, relative above 1: {worst:.3g}", end="")
     print(f" (tolerance {tolerance:.3g})")
     return right and worst <= tolerance
 

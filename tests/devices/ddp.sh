@@ -1,9 +1,10 @@
 #!/bin/sh
 # Trains each reranker in one process and in two (gloo, CPU) with the same effective batch.
-# Prints the largest difference between the loss curves last; fails if it is above the tolerance,
-# if the two do not see the examples that the one sees, or if their weights differ.
+# The last line has the largest difference between the loss curves. Fails if it is above the
+# tolerance, if the two processes together do not see the same examples as the single one, or if
+# the weights of the two differ.
 # Usage: [LAUNCH="accelerate launch --multi_gpu --num_processes 2"] tests/devices/ddp.sh [tolerance]
-# (Accelerate wants MPI for several processes with --cpu; the rerankers run on the CPU as they say.)
+# (With --cpu, Accelerate needs MPI for several processes; these rerankers set device="cpu" instead.)
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)

@@ -12,25 +12,23 @@ CASES = ["MonoT5 pointwise", "MonoT5 listwise", "CrossEncoder listwise", "BiEnco
 """Class and loss."""
 LIMITS = {"MonoT5": 128, "CrossEncoder": 32, "BiEncoder": 32}
 LENGTHS = {"MonoT5": 3, "CrossEncoder": 1, "BiEncoder": 1}
-"""How many lengths there are up to the limit: 32, 64 and 128, or 32 alone."""
-
+"""Number of padded lengths up to the limit: 32, 64 and 128, or 32 alone."""
 
 SCORING = 3
-"""Programs for a shape: whether all tokens are real, which transformers asks, and the network for
-both answers."""
+"""Programs per shape: the test of transformers for padding, and the network with and without it."""
 TRAINING = 5
-"""The same with the network forwards and backwards, once for the first batch of a step and once for
-the others, which add their gradients."""
+"""The same with forward and backward pass, once for the first batch of a step and once for the
+others, which add their gradients."""
 STEP = 8
-"""Programs for the optimiser, whose first step is another, and for the log."""
+"""Programs of the optimizer, whose first step differs, and of the log."""
 
 
 def allowed(case: str, action: str) -> int:
-    """The most programs that may be compiled, whatever the number of batches."""
+    """Most programs that may be compiled, for any number of batches."""
     lengths = LENGTHS[case.split()[0]]
     return {
-        "training": TRAINING * 2 * lengths + STEP,  # the last batch is not full
-        "training on others": TRAINING,  # a length that the last batch had not
+        "training": TRAINING * 2 * lengths + STEP,  # the last batch is incomplete
+        "training on others": TRAINING,  # a length that the last batch did not have
         "scoring": SCORING * lengths,
         "scoring unpadded": SCORING * lengths,
         "scoring others": 0,
@@ -41,8 +39,8 @@ def run(folder: Path, device: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    told = {case: trial(folder, device, *case.split()) for case in CASES}
-    (folder / f"{device}.json").write_text(json.dumps(told))
+    results = {case: trial(folder, device, *case.split()) for case in CASES}
+    (folder / f"{device}.json").write_text(json.dumps(results))
 
 
 def trial(folder: Path, device: str, name: str, loss: str) -> dict[str, Any]:
@@ -55,7 +53,7 @@ def trial(folder: Path, device: str, name: str, loss: str) -> dict[str, Any]:
     def examples(rows: int, seed: int) -> Any:
         rng = random.Random(seed)
         frame = make_examples([round(120 ** rng.random()) for _ in range(rows)], seed)
-        # sentence-transformers' losses do not fill up batches of lists of several lengths
+        # batches of lists of several lengths are not filled up for sentence-transformers
         return frame if name == "MonoT5" else frame.groupby("qid").head(2)
 
     def programs() -> int:
@@ -74,45 +72,50 @@ def trial(folder: Path, device: str, name: str, loss: str) -> dict[str, Any]:
         return result
 
     model = folder / name
-    if not model.exists():  # without dropout, whose numbers each device draws for itself
+    if not model.exists():  # without dropout: each device would draw its own numbers
         (tiny.tiny_t5 if name == "MonoT5" else tiny.tiny_bert)(model, dropout=0.0)
-    training = {"num_train_epochs": 2, "learning_rate": 1e-3, "logging_steps": 1}
+    training: dict[str, Any] = {
+        "loss": loss,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+    }
     if name == "MonoT5":
         training |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8}
     options = {"max_length": LIMITS[name], "batch_size": 8, "dtype": "float32", "device": device}
     cls = getattr(rerankers, name)
-    reranker = cls(model, loss=loss, training=training, **options)
+    reranker = cls(model, training=training, **options)
     counted("training", reranker, examples(160, 0))
     losses = [entry["loss"] for entry in reranker.history if "loss" in entry]
     saved = folder / f"{name} {loss}"
     reranker.save(f"{saved} {device}")
     results = examples(120, 1)
-    # The checkpoint that the CPU wrote, which xla.sh has train first.
+    # The checkpoint that the CPU wrote: xla.sh trains there first.
     loaded = cls(f"{saved} cpu", **options)
-    told = {
+    result = {
         "losses": losses,
         "scores": counted("scoring", loaded, results).tolist(),
         "own scores": reranker(results)["score"].tolist(),
     }
     counted("scoring others", loaded, examples(120, 2))
     if device == "cpu":
-        return told
+        return result
     mixed = training | {"train_sampling_strategy": "random"}  # lengths in any order in a step
-    others = cls(model, loss=loss, training=mixed, **options)
+    others = cls(model, training=mixed, **options)
     counted("training on others", others, examples(160, 3))
-    # What is saved on XLA is the same elsewhere.
+    # Weights saved on XLA are the same elsewhere.
     elsewhere = cls(f"{saved} xla", **options | {"device": "cpu"})(results)["score"]
-    told["saved"] = elsewhere.tolist()
+    result["saved"] = elsewhere.tolist()
     if name == "MonoT5" and loss == "pointwise":
         padded, xla.on_xla = xla.on_xla, lambda device: False
         counted("scoring unpadded", loaded, results)
         xla.on_xla = padded
-    told["resumed"] = resumed(folder / f"{saved} resumed", cls, examples(24, 4), options)
-    return told | {"programs": counts}
+    result["resumed"] = resumed(folder / f"{saved} resumed", cls, examples(24, 4), options)
+    return result | {"programs": counts}
 
 
 def resumed(folder: Path, cls: Any, examples: Any, options: dict[str, Any]) -> float:
-    """By how much the scores differ after a training with dropout that was stopped and went on."""
+    """Difference of the scores after an interrupted and resumed training with dropout."""
     import pytest
     import tiny
     from transformers import Trainer
@@ -132,7 +135,7 @@ def resumed(folder: Path, cls: Any, examples: Any, options: dict[str, Any]) -> f
     training = {"max_steps": 4, "save_steps": 1, "learning_rate": 1e-3}
     training |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     whole, stopped, again = (
-        cls(model, training=training, output_dir=folder / output, **options)
+        cls(model, training=training | {"output_dir": folder / output}, **options)
         for output in ("whole", "stopped", "stopped")
     )
     whole.fit(examples)
@@ -160,17 +163,17 @@ def compare(folder: Path, tolerance: float) -> bool:
         )
         print(f" {largest(one['losses'], other['losses']):.3g}, scores after training by", end="")
         print(f" {largest(one['own scores'], other['own scores']):.3g}")
-        print(f"  stopped and gone on with: scores differ by {other['resumed']:.3g} (at most 0)")
+        print(f"  interrupted and resumed: scores differ by {other['resumed']:.3g} (at most 0)")
         worst, right = max(worst, scores, saved), right and other["resumed"] == 0
         for action, (programs, batches, shapes) in other["programs"].items():
             most, padded = allowed(case, action), "unpadded" not in action
             print(f"  {action}: {programs} programs for {batches} batches", end="")
             print(f" of {shapes} shapes ({'at most' if padded else 'more than'} {most})")
             right = right and (programs <= most) == padded
-    for device, told in (("CPU", cpu), ("XLA", xla)):
-        losses = " ".join(f"{loss:.4f}" for loss in told[CASES[0]]["losses"])
+    for device, results in (("CPU", cpu), ("XLA", xla)):
+        losses = " ".join(f"{loss:.4f}" for loss in results[CASES[0]]["losses"])
         print(f"losses of {CASES[0]} on {device}: {losses}")
-    print(f"{'all within' if right else 'NOT ALL WITHIN'} what they may be;", end="")
+    print(f"{'all within' if right else 'NOT ALL WITHIN'} the limits;", end="")
     print(" largest difference of the scores of one checkpoint", end="")
     print(f" {worst:.3g} (tolerance {tolerance:.3g})")
     return right and worst <= tolerance

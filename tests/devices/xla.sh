@@ -1,9 +1,9 @@
 #!/bin/sh
 # Trains tiny rerankers and reranks with them on XLA, on its CPU backend, and on the CPU without it.
-# Prints the largest difference between the scores of one checkpoint last; fails if it is above the
-# tolerance, if XLA compiled programs for more than the few shapes that batches are padded to, or if
-# a training that was stopped does not go on as it would have.
-# The environment takes 7 GB, and is used again if the folder has it: torch_xla has no release for
+# The last line has the largest difference between the scores of one checkpoint. Fails if it is above
+# the tolerance, if XLA compiled programs for more than the few shapes that batches are padded to, or
+# if a resumed training differs from an uninterrupted one.
+# The environment takes 7 GB, and is reused if the folder holds it: torch_xla has no release for
 # the torch of examples/constraints.txt. About 5 minutes without making it.
 # Usage: tests/devices/xla.sh [folder of the environment [tolerance]]
 set -eu

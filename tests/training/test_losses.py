@@ -1,5 +1,6 @@
 """Losses against formulas written out, one document at a time, with their gradients."""
 
+import functools
 import gc
 import math
 import random
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from ir_measures import nDCG
 
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
-from pyterrier_inpars.rerankers._list_training import by_length
+from pyterrier_inpars.rerankers._list_training import ListLoss, by_length
 from pyterrier_inpars.training.examples import listings
 from pyterrier_inpars.training.losses import list_loss, padded, spread
 
@@ -263,6 +264,35 @@ class TestObjectives:
         scores = torch.tensor([[2.0, -1.0, 0.5]])
         for loss in ("margin_mse", "distillation"):
             assert list_loss(loss)(scores + 7, scores).item() == pytest.approx(0, abs=1e-6)
+
+
+class TestSentenceTransformers:
+    """The losses over lists against those of sentence-transformers, on one network."""
+
+    @pytest.mark.parametrize("loss", ["listwise", "pairwise"])
+    def test_same_value_and_gradient(self, models, examples, loss):
+        from sentence_transformers.cross_encoder import losses
+
+        reranker = CrossEncoder(models[CrossEncoder], dtype="float32")
+        network, lists = reranker.network, listings(examples, "text", loss)
+        inputs = [[row.query for row in lists], [row.texts for row in lists]]
+        if loss == "listwise":  # the softmax of labels 100 and 0 is 1 and 0
+            oracle, factor = losses.ListNetLoss(network), 100
+        else:
+            oracle, factor = losses.RankNetLoss(network, reduction_log="natural"), 1
+        score = functools.partial(reranker._list_scores, at_once=False)
+        own = ListLoss(network, score, list_loss(loss))
+        found = []
+        for module, scale in ((own, 1), (oracle, factor)):
+            network.zero_grad()
+            value = module(inputs, [scale * torch.tensor(row.targets) for row in lists])
+            value.backward()
+            gradients = [w.grad.clone() for w in network.parameters() if w.grad is not None]
+            found.append((value.item(), gradients))
+        assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+        assert len(found[0][1]) > 10
+        for gradient, expected in zip(found[0][1], found[1][1], strict=True):
+            torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
 
 
 class TestTeacher:

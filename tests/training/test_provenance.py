@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_training import QUICK
 
+from pyterrier_inpars.rerankers import MonoT5
 from pyterrier_inpars.training.provenance import TRAINING_FILE, fingerprint
 
 pytestmark = [
@@ -39,6 +40,48 @@ class TestProvenance:
         assert json.loads((copy / TRAINING_FILE).read_text()) == provenance
         assert loaded.fit(examples).provenance["before"] == provenance
         assert loaded.provenance["settings"]["reranker"]["model"] == "saved"
+
+    def test_names_of_settings_are_stable(self, models, examples):
+        """A training that an earlier version started resumes only with the same settings."""
+        training = QUICK | {"loss": "listwise", "temperature": 2.0, "seed": 3}
+        trained = MonoT5(models[MonoT5], dtype="float32", device="cpu", training=training)
+        settings = trained.fit(examples).provenance["settings"]
+        assert settings.pop("first_weights") and settings.pop("examples")
+        assert settings == {
+            "reranker": {
+                "class": "MonoT5",
+                "model": "t5",
+                "template": None,
+                "labels": None,
+                "max_length": None,
+                "loss": "listwise",
+                "temperature": 2.0,
+                "seed": 3,
+                "text_field": "text",
+                "dtype": "float32",
+            },
+            "recipe": None,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 1,
+            "devices": 1,
+            "effective_batch": 4,
+            "arguments": {
+                "seed": 3,
+                "bf16": False,
+                "fp16": False,
+                "use_cpu": True,
+                "restore_callback_states_from_checkpoint": True,
+                "num_train_epochs": 1,
+                "optim": "adamw_torch",
+                "learning_rate": 0.001,
+                "lr_scheduler_type": "constant",
+                "weight_decay": 5e-05,
+                "train_sampling_strategy": "group_by_length",
+                "remove_unused_columns": False,
+                "max_steps": 3,
+                "patience": None,
+            },
+        }
 
     def test_untrained_reranker_has_none(self, make, tmp_path):
         path = make().save(tmp_path / "saved")
