@@ -22,7 +22,7 @@ AVOID = {
     r"\bthousand million\b": "6B, GMAC/s",
     r"\b10\^1\d a second\b": "TFLOP/s",
     r"(?<!there )\b(is|are) no "
-    r"(string|number|frame|model|prompt|name|whole|list|transformer|file|language|array|dict|id)\b": (
+    r"(string|number|frame|model|prompt|name|whole|list|transformer|file|array|dict|id)\b": (
         "is not a"
     ),
     r"\brows? .{0,20}that begin alike\b": "shared prefix",
