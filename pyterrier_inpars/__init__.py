@@ -39,7 +39,7 @@ from pyterrier_inpars.rerankers import (
 )
 from pyterrier_inpars.training.options import TrainingOptions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 SUBMODULES = ("datasets", "demo", "distributed", "evaluation", "training")
 """Submodules that ``from pyterrier_inpars import *`` imports, beside the stages."""
