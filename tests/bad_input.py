@@ -1,7 +1,6 @@
-"""Helpers of the tests of bad input: each input, and the error or the result that it gives.
+"""Helpers of the tests of bad input, which are tables of inputs and expected errors or results.
 
-An error must be one that this package raises, with the offending value in it (see ``gives``);
-a result is compared whole.
+An expected error must be raised in this package and name the value, see ``gives``.
 """
 
 import shutil
@@ -21,9 +20,9 @@ from pyterrier_inpars import StaticPrompt
 
 OURS = (str(Path(pyterrier_inpars.__file__).parent), pt.validate.__file__)
 NAN = float("nan")
-HALF = "a \ud800 b"  # a lone surrogate, as JSON can hold
+HALF = "a \ud800 b"  # a lone surrogate, which JSON can encode
 MISSING = pt.validate.InputValidationError
-# Values that are refused where a whole number or a number is expected.
+# Invalid values for numbers.
 NOT_ONE_OR_MORE = [0, -1, 1.5, True, "3", None, NAN, [], 2.0]
 NOT_ZERO_OR_MORE = [-1, 1.5, True, "3", NAN, None, []]
 NO_FRACTION = ["3", None, [], NAN, True, float("inf"), 1j]
@@ -31,14 +30,14 @@ NO_FRACTION = ["3", None, [], NAN, True, float("inf"), 1j]
 
 @dataclass
 class Error:
-    """An error that is expected: part of its message, as a regular expression, and its type."""
+    """An expected error: a regular expression that occurs in its message, and its type."""
 
     message: str
     type: type = ValueError
 
 
 def gives(call, expected):
-    """Checks that a call gives a result, or an error that was raised in this package."""
+    """Checks that a call returns a result, or raises an error in this package."""
     if not isinstance(expected, Error):
         assert call() == expected
         return
@@ -49,7 +48,7 @@ def gives(call, expected):
 
 
 def rows(*cases):
-    """Parameters of a test, each with a short name."""
+    """Parameters of a test, with short ids."""
     return [
         case if hasattr(case, "values") else pytest.param(*case, id=ascii(case[0])[:40])
         for case in cases
@@ -82,7 +81,7 @@ def bm25_over_corpus(folder):
 
 
 def queries(**changes):
-    """Queries q1 and q2, the words of d1 and d2; of the columns named, q2 has these values."""
+    """Queries q1 and q2 with the texts of d1 and d2; ``changes`` are column values of q2."""
     two = frame(*({"qid": f"q{i}", "query": CORPUS[i]["text"], **CORPUS[i], "score": float(-i),
                    "log_probs": [-1.0] * 7, "label": 2 - i} for i in (1, 2)))  # fmt: skip
     for column, value in changes.items():
@@ -110,7 +109,7 @@ NO_NUMBER = rows(
 
 
 class Finds(pt.Transformer):
-    """A retriever or text loader that gives the same for any input."""
+    """A retriever or text loader with a fixed output."""
 
     schematic = {"label": "Finds", "help_url": None}
 
@@ -128,7 +127,7 @@ class Finds(pt.Transformer):
 
 
 def broken_models(home, llm):
-    """Paths by a word for what is wrong with each."""
+    """Paths of models by their defect."""
     (home / "empty folder").mkdir()
     (home / "a file").write_text("x")
     (home / "garbage.gguf").write_text("x")
@@ -171,7 +170,7 @@ quick = settings(
 
 
 def ours(call):
-    """The result of a call, or None if it gives an error of ours."""
+    """The result of a call, or None if it raises an error in this package."""
     try:
         return call()
     except (ValueError, TypeError) as error:

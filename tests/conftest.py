@@ -1,4 +1,4 @@
-"""Settings that must stand before anything is imported: no model hub, and quiet libraries."""
+"""Settings before any import (no model hub, quiet libraries), and shared fixtures."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PT_TEST_TRANSFORMER_REPORTS"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-if "PYTEST_XDIST_WORKER" in os.environ:  # two programs with two threads each are slower than one
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each are slower than one
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
@@ -16,7 +16,7 @@ pytest.register_assert_rewrite("bad_input")
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Networks this small only lose time to several threads."""
+    """Uses one thread, since tiny networks do not gain from more."""
     import torch
 
     before = torch.get_num_threads()
@@ -45,5 +45,5 @@ def model(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """Ray before Java: its handlers of signals would end a Java that runs."""
+    """Runs the Ray tests first, since Ray's signal handlers would crash a running JVM."""
     items.sort(key=lambda item: item.path.name != "test_distributed.py")

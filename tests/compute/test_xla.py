@@ -1,4 +1,4 @@
-"""What is done for XLA, on the CPU; `devices/xla.sh` runs it on XLA."""
+"""Padding and weights for XLA, tested on the CPU; `devices/xla.sh` runs them on XLA."""
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ LENGTHS = {32, 64, LIMIT}
 
 @pytest.fixture
 def as_on_xla(monkeypatch):
-    """Has batches padded on the CPU as they are on XLA."""
+    """Pads batches on the CPU as on XLA."""
 
     def switch(on: bool = True) -> None:
         monkeypatch.setattr(xla, "on_xla", lambda device: on)
@@ -41,7 +41,7 @@ def as_on_xla(monkeypatch):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[type, str]:
-    """Networks without dropout, which read ``LIMIT`` tokens and more."""
+    """Networks without dropout for at least ``LIMIT`` tokens."""
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("models")
@@ -75,7 +75,7 @@ def make(request, models):
 
 
 def make_examples(lengths: list[int], seed: int = 0) -> pd.DataFrame:
-    """Texts of so many words: for each query a relevant one, then one to three others."""
+    """Examples with texts of the given lengths: per query a positive and one to three negatives."""
     rng = np.random.default_rng(seed)
     rows = []
     for length in lengths:
@@ -93,7 +93,7 @@ EXAMPLES = make_examples([3, 120, 1, 0, 12, 40, 7, 25, 60, 5, 33, 2, 18, 90, 9, 
 
 
 def shapes_of(reranker) -> list[tuple[int, ...]]:
-    """The shapes of the inputs that the encoder is given from now on."""
+    """Shapes of the following inputs of the encoder."""
     found = []
 
     def note(module, args, options):
@@ -187,7 +187,7 @@ class TestTraining:
             "per_device_train_batch_size": 2,
             "gradient_accumulation_steps": 1,
         }
-        told = []
+        losses = []
         for on in (False, True):
             as_on_xla(on)
             reranker = cls(
@@ -199,9 +199,9 @@ class TestTraining:
             )
             shapes = shapes_of(reranker)
             reranker.fit(examples)
-            told.append([entry["loss"] for entry in reranker.history if "loss" in entry])
-        assert len(set(told[0])) == 3
-        np.testing.assert_allclose(told[1], told[0], rtol=1e-4)
+            losses.append([entry["loss"] for entry in reranker.history if "loss" in entry])
+        assert len(set(losses[0])) == 3
+        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
         assert {tokens for _, tokens in shapes} <= LENGTHS
         if cls is MonoT5:  # sentence-transformers counts the rows itself
             assert {rows for rows, _ in shapes} == {2 if loss == "pointwise" else 2 * 4}
@@ -213,7 +213,7 @@ class TestWeights:
         return MonoT5(models[MonoT5], device="cpu").network
 
     def test_on_cpu(self, network, as_on_xla):
-        """Copies in the same places, shared alike, and then the same tensors as before."""
+        """Copies with the same sharing, and afterwards the original tensors."""
         as_on_xla()
         network.register_buffer("steps", torch.arange(3))
         network.lm_head.weight.requires_grad_(False)
@@ -238,7 +238,7 @@ class TestWeights:
             assert all(a is b for a, b in zip(network.parameters(), own, strict=True))
 
     def test_tied_again(self, network):
-        """As `to` leaves a network on XLA, with new parameters in each layer."""
+        """After `to` on XLA, each layer has new parameters."""
         for part in list(network.modules()):
             for name, weight in list(part._parameters.items()):
                 if weight is not None:

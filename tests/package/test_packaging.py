@@ -1,4 +1,4 @@
-"""What a user gets: the wheel's contents, its prompts and data once installed, light imports."""
+"""Contents of the wheel, its prompts and data after installation, light imports."""
 
 import os
 import pkgutil
@@ -30,11 +30,11 @@ from pyterrier_inpars.prompts import load_prompt, prompt_names
 assert pyterrier_inpars.__path__ == [{home!r} + "/pyterrier_inpars"]
 examples = pd.DataFrame([{{"query": f"query {{n}}", "text": f"text {{n}}"}} for n in range(9)])
 for name in prompt_names():
-    if name.startswith("inpars"):  # these are fetched
+    if name.startswith("inpars"):  # downloaded
         continue
     try:
         prompt = load_prompt(name, examples=examples)
-    except ValueError:  # it shows none
+    except ValueError:  # it has no examples
         prompt = load_prompt(name)
     assert "a document" in prompt.build("a document")
 entry_points = {{
@@ -59,7 +59,7 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from a copy of the checkout, which stays clean."""
+    """The wheel, built from a copy of the checkout."""
     folder = tmp_path_factory.mktemp("build")
     skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, folder / "copy", ignore=skip)
@@ -81,15 +81,16 @@ def test_wheel_contents(wheel):
     }
     assert sources == {name for name in names if name.startswith("pyterrier_inpars/")}
     (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
-    told = zipfile.ZipFile(wheel).read(entry_points).decode()
+    listed = zipfile.ZipFile(wheel).read(entry_points).decode()
     assert all(
-        name in told for name in ("synthetic_queries.inpars", "pyserini = ", "pyterrier-inpars = ")
+        name in listed
+        for name in ("synthetic_queries.inpars", "pyserini = ", "pyterrier-inpars = ")
     )
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
 def test_wheel_installed(wheel, tmp_path):
-    """In an environment of its own it loads every prompt, its data and its artifact class."""
+    """In a new environment it loads all prompts, its data and its artifact class."""
     venv.create(tmp_path / "env", symlinks=os.name == "posix")
     python = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
     home = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
@@ -107,10 +108,17 @@ def test_import_is_light():
     assert run(sys.executable, "-c", script, cwd=ROOT).strip() == "[]"
 
 
-def test_the_documentation_has_every_public_name():
-    text = (PACKAGE / "pt_docs" / "index.rst").read_text()
-    named = re.findall(r"auto(?:class|function|module):: (.+)\n(?: +:members: (.+))?", text)
-    for name, members in named:
-        found = pkgutil.resolve_name(name)
+def test_the_documentation_names_every_public_object():
+    text = (PACKAGE / "pt_docs" / "api.rst").read_text()
+    directive = r"^\.\. (currentmodule|auto\w+):: (.+)\n(?: +:members: (.+))?"
+    module, named = "", []
+    for kind, name, members in re.findall(directive, text, re.MULTILINE):
+        if kind == "currentmodule":
+            module = name
+            continue
+        named.append(name if name.startswith("pyterrier_inpars.") else f"{module}.{name}")
+        found = pkgutil.resolve_name(named[-1])
         assert all(hasattr(found, member) for member in members.split(", ") if member), name
-    assert {name.rpartition(".")[2] for name, _ in named} >= set(pyterrier_inpars.__all__)
+    for name in pyterrier_inpars.__all__:
+        full = f"pyterrier_inpars.{name}"
+        assert any(n == full or n.startswith(f"{full}.") for n in named), name

@@ -79,26 +79,26 @@ def model_for(use, folder):
 
 
 @pytest.mark.parametrize("use", USES)
-def test_weights_that_are_a_pickle_run_no_code(tmp_path, use):
+def test_pickled_weights_run_no_code(tmp_path, use):
     model, harm = Path(model_for(use, tmp_path / "model")), tmp_path / "harm"
     pickle.loads(pickle.dumps(Touch(harm)))
-    assert harm.exists()  # so it would be noticed
+    assert harm.exists()  # the test would notice
     harm.unlink()
     (model / "model.safetensors").unlink()
     for name in ("pytorch_model.bin", "model.bin", "model.pt", "pytorch_model.pkl"):
         (model / name).write_bytes(pickle.dumps({"weight": Touch(harm)}))
-    with pytest.raises(Exception):  # noqa: B017 (whose message is not the point)
+    with pytest.raises(Exception):  # noqa: B017 (any error will do)
         USES[use](str(model))
     assert not harm.exists()
 
 
 @pytest.mark.parametrize("use", USES)
-def test_code_that_comes_with_a_model_is_not_run(tmp_path, use):
+def test_custom_code_of_a_model_is_not_executed(tmp_path, use):
     model, harm = Path(model_for(use, tmp_path / "model")), tmp_path / "harm"
     add_code(model, harm)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:  # transformers loads what it knows itself, or asks for trust_remote_code
+        try:  # transformers uses its own class or requires trust_remote_code
             USES[use](str(model))
         except (ValueError, OSError) as error:
             assert "trust_remote_code" in str(error)
@@ -106,7 +106,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, use):
 
 
 def add_code(model, harm, kind=None):
-    """Gives a model code of its own, which writes a file when it is loaded."""
+    """Adds custom code to a model, which writes a file when it is loaded."""
     (model / "own.py").write_text(
         f"open({str(harm)!r}, 'w').close()\n"
         "from transformers import PretrainedConfig, BertTokenizer\n"
@@ -117,23 +117,24 @@ def add_code(model, harm, kind=None):
     config |= {"auto_map": dict.fromkeys(AUTO, "own.Config") | {"AutoConfig": "own.Config"}}
     (model / "config.json").write_text(json.dumps(config | ({"model_type": kind} if kind else {})))
     file = model / "tokenizer_config.json"
-    told = json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": ["own.Tokenizer", None]}}
-    file.write_text(json.dumps(told))
+    tokenizer = json.loads(file.read_text())
+    tokenizer["auto_map"] = {"AutoTokenizer": ["own.Tokenizer", None]}
+    file.write_text(json.dumps(tokenizer))
 
 
 AUTO = ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 
 
-def test_code_that_comes_with_a_model_is_run_when_asked_for(tmp_path, monkeypatch, llm):
-    """So that the test before this one would notice."""
+def test_custom_code_is_executed_on_request(tmp_path, monkeypatch, llm):
+    """Shows that the previous test would notice an execution."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
     monkeypatch.syspath_prepend(str(tmp_path / "hf"))
     model, harm = Path(tiny_llm.save(tmp_path / "model", "llama")), tmp_path / "harm"
     add_code(model, harm, "own")
-    with pytest.raises(ValueError, match="no causal language model"):
+    with pytest.raises(ValueError, match="cannot load a causal language model .*trust_remote_code"):
         _ = HuggingFaceBackend(model).model
     assert not harm.exists()
-    with pytest.raises(Exception):  # noqa: B017 (it has a configuration of its own, but no model)
+    with pytest.raises(Exception):  # noqa: B017 (it has a custom configuration, but no model)
         _ = HuggingFaceBackend(model, trust_remote_code=True).model
     assert harm.exists()
 
@@ -143,12 +144,12 @@ def stored(path, llm):
     return (generator >> SyntheticQueries(path, shard_size=2)).index(iter(DOCUMENTS))
 
 
-# ---- what is written, and where
+# ---- written files
 
 
 @pytest.fixture
 def written(monkeypatch):
-    """The paths that are opened for writing, made, renamed or removed, as long as a test runs."""
+    """Paths that are opened for writing, created, renamed or removed during a test."""
     paths, live = [], [True]
     events = {"os.mkdir": 1, "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.truncate": 1}
 
@@ -162,7 +163,7 @@ def written(monkeypatch):
         else:
             named = arguments[: events.get(event, 0)]
             if event != "os.truncate" and arguments[-1] != -1:
-                return  # within a folder that is open, such as one that is removed as a whole
+                return  # relative to an open folder, as in a recursive removal
         paths.extend(os.path.abspath(os.fsdecode(p)) for p in named if not isinstance(p, int))
 
     sys.addaudithook(hook)
@@ -172,7 +173,7 @@ def written(monkeypatch):
 
 @pytest.fixture
 def own_home(tmp_path, monkeypatch):
-    """A home, a cache, a folder for temporary files and a working directory, each of its own."""
+    """Separate folders for home, cache, temporary files and working directory."""
     import tempfile
 
     for name in ("home", "work", "cache", "temporary", "shared"):
@@ -192,7 +193,7 @@ TOKENS = {
 }
 
 
-def test_only_the_given_paths_are_written_and_no_secret_of_the_environment(
+def test_only_the_given_paths_are_written_and_no_secret_from_the_environment(
     own_home, written, llm, monkeypatch
 ):
     for name, value in TOKENS.items():
@@ -218,13 +219,13 @@ def test_only_the_given_paths_are_written_and_no_secret_of_the_environment(
     allowed = tuple(str(own_home / name) for name in given)
     others = (*allowed, "/dev/", "/proc/")
     assert [p for p in written if not p.startswith(others) and ".pyc" not in p] == []
-    assert any(p.startswith(str(own_home / "queries")) for p in written)  # the hook does see
+    assert any(p.startswith(str(own_home / "queries")) for p in written)  # the audit hook works
     assert [*(own_home / "work").iterdir(), *(own_home / "temporary").iterdir()] == []
     assert secrets_in(own_home) == []
 
 
 def secrets_in(folder):
-    """Files that hold a secret, those packed in gzip unpacked."""
+    """Files with a secret, including compressed ones."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     contents = {file.name: file.read_bytes() for file in files}
     return [
@@ -234,7 +235,7 @@ def secrets_in(folder):
     ]
 
 
-def test_a_token_for_the_hub_is_not_in_the_account_of_a_training(tmp_path):
+def test_a_hub_token_is_not_in_the_provenance_of_a_training(tmp_path):
     reranker = MonoT5(
         tiny.tiny_t5(tmp_path / "t5"),
         training={
@@ -253,7 +254,7 @@ def test_a_token_for_the_hub_is_not_in_the_account_of_a_training(tmp_path):
 
 @dataclass
 class Service:
-    """A backend in the manner of pyterrier_rag, whose repr shows its key."""
+    """A backend with the interface of pyterrier_rag, whose repr shows its key."""
 
     model_id: str
     api_key: str
@@ -263,8 +264,8 @@ class Service:
         return [output for _ in prompts]
 
 
-def test_the_key_of_a_service_is_not_in_the_artifact(tmp_path):
-    generator = QueryGenerator(backend=Service("gpt", "sk-s3cret"), prompt=PROMPT)
+def test_an_api_key_is_not_in_the_artifact(tmp_path):
+    generator = QueryGenerator(Service("gpt", "sk-s3cret"), prompt=PROMPT)
     queries = (generator >> SyntheticQueries(tmp_path / "queries")).index(iter(DOCUMENTS))
     assert len(queries) == 4
     assert queries.metadata["settings"]["model"] == "gpt"

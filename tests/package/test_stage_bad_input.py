@@ -84,7 +84,7 @@ ANY_ROWS = st.lists(
 @given(ANY_ROWS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_any_values_through_any_stage(bm25, stage, records):
-    """A stage gives an error of ours, or rows that it was given, or examples made of them."""
+    """A stage raises an error of this package, or returns input rows or examples made of them."""
     stage = STAGES[stage](bm25)
     if isinstance(stage, LengthFilter):
         stage = LengthFilter(1)

@@ -1,6 +1,6 @@
-"""Each known defect of the InPars Toolkit (0.2.1), as a test that passes here.
+"""Known defects of the InPars Toolkit (0.2.1), which this package must not have.
 
-The name of a test is the defect. What belongs to one module only is tested there in more detail.
+Each test is named after the defect. The tests of the modules go into more detail.
 """
 
 import ast
@@ -37,8 +37,7 @@ from pyterrier_inpars import (
     load_reranker,
     prompt_names,
 )
-from pyterrier_inpars.datasets import BeirFolder, collection, published
-from pyterrier_inpars.datasets import toolkit_files as formats
+from pyterrier_inpars.datasets import BeirFolder, collection, published, toolkit_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 pisa = pytest.importorskip("pyterrier_pisa")
@@ -96,8 +95,8 @@ def test_topic_ids_by_file_line_while_empty_queries_are_skipped(tmp_path, bm25):
         query = "" if n % 3 == 0 else text
         lines.append(json.dumps({"doc_id": DOCUMENTS["docno"][n], "text": text, "query": query}))
     (tmp_path / "queries.jsonl").write_text("\n".join(lines))
-    written = pd.DataFrame(formats.read_queries(tmp_path / "queries.jsonl"))
-    formats.write_triples(miner(bm25, num_negatives=2)(written), tmp_path / "triples.tsv")
+    written = pd.DataFrame(toolkit_files.read_queries(tmp_path / "queries.jsonl"))
+    toolkit_files.write_triples(miner(bm25, num_negatives=2)(written), tmp_path / "triples.tsv")
     triples = [line.split("\t") for line in (tmp_path / "triples.tsv").read_text().splitlines()]
     assert len(triples) == 40
     for query, positive, negative in triples:
@@ -107,7 +106,7 @@ def test_topic_ids_by_file_line_while_empty_queries_are_skipped(tmp_path, bm25):
 
 @pytest.fixture
 def folder(tmp_path):
-    """The documents as a collection in BEIR's layout."""
+    """The documents as a collection in BEIR format."""
     path = tmp_path / "collection"
     (path / "qrels").mkdir(parents=True)
     rows = DOCUMENTS.rename(columns={"docno": "_id"}).to_dict("records")
@@ -142,11 +141,13 @@ def test_a_newline_id_that_belongs_to_gpt_j_only(llm):
 
 
 def test_scores_that_are_maxima_rather_than_the_emitted_tokens(llm):
-    """A sampled query scores less than the likeliest tokens would at each place."""
+    """A sampled query scores lower than the most probable tokens at each position."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    found = generator(llm, temperature=2.0, num_queries=8, keep_prompt=True)(DOCUMENTS.head(8))
+    found = generator(llm, sampling={"temperature": 2.0}, num_queries=8, keep_prompt=True)(
+        DOCUMENTS.head(8)
+    )
     tokenizer = AutoTokenizer.from_pretrained(llm)
     model = AutoModelForCausalLM.from_pretrained(llm).eval()
     below = 0
@@ -156,7 +157,7 @@ def test_scores_that_are_maxima_rather_than_the_emitted_tokens(llm):
         with torch.no_grad():
             scores = model(torch.tensor([start + new])).logits[0, len(start) - 1 :].log_softmax(-1)
         emitted = [float(scores[i, token]) for i, token in enumerate(new)]
-        if emitted == pytest.approx(log_probs, abs=1e-3):  # else it was spelt with other tokens
+        if emitted == pytest.approx(log_probs, abs=1e-3):  # otherwise tokenized differently
             below += sum(log_probs) < float(scores[: len(new)].max(-1).values.sum()) - 1
     assert below >= 3
 
@@ -187,7 +188,7 @@ def test_few_shot_topics_left_in_the_evaluation(tmp_path, llm):
     stored = (generator(llm, prompt=prompt) >> SyntheticQueries(tmp_path / "queries")).index(
         DOCUMENTS.head(3).to_dict("records")
     )
-    loaded = pt.Artifact.load(str(stored.path))  # the topics travel with the queries
+    loaded = pt.Artifact.load(str(stored.path))  # the artifact stores the few-shot topics
     assert list(evaluation.exclude_fewshot_topics(topics, loaded)["qid"]) == ["3"]
 
 
@@ -207,7 +208,7 @@ def test_special_tokens_decoded_into_the_prompt(llm):
     documents = DOCUMENTS.head(3).assign(text=lambda frame: frame["text"] + " <bos> end")
     found = generator(llm, keep_prompt=True, max_doc_tokens=200)(documents)
     for prompt, text in zip(found["prompt_text"], found["text"], strict=True):
-        assert prompt == f"Document: {text}\nQuery:"  # no <bos> but the document's own
+        assert prompt == f"Document: {text}\nQuery:"  # no <bos> except the document's
     cut = generator(llm, keep_prompt=True, max_doc_tokens=6)(DOCUMENTS)
     assert not cut["prompt_text"].str.contains("<").any()
 
@@ -231,7 +232,7 @@ def test_ids_parsed_as_numbers_and_custom_corpora_that_crash(tmp_path, llm, name
 
 
 def test_child_processes_unchecked(tmp_path, folder, capsys):
-    """There are none, and what fails in retrieval fails the command."""
+    """There are no child processes, and a retrieval error fails the command."""
     package = Path(pyterrier_inpars.__file__).parent
     for file in package.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -249,7 +250,7 @@ def test_child_processes_unchecked(tmp_path, folder, capsys):
 
 
 def test_templates_missing_from_the_wheel():
-    """test_packaging.py loads them all from an installed wheel; here are those it must name."""
+    """test_packaging.py loads all templates from an installed wheel."""
     collections = "arguana fiqa hotpotqa dbpedia-entity nfcorpus webis-touche2020 trec-covid "
     collections += "scifact scidocs fever"
     expected = {"inpars", "inpars-gbq", *(f"promptagator-{c}" for c in collections.split())}
@@ -257,9 +258,9 @@ def test_templates_missing_from_the_wheel():
 
 
 def test_filters_reading_fields_that_the_generator_does_not_write(llm):
-    """The toolkit's copy filter reads ``question`` and ``doc_text``; the generator writes neither.
+    """The toolkit's copy filter reads ``question`` and ``doc_text``; its generator writes neither.
 
-    Every filter takes what the generator gives, at once.
+    Here, every filter accepts the output of the generator.
     """
     written = generator(llm)(DOCUMENTS)
     assert len(written) > 10
@@ -291,7 +292,7 @@ def test_few_shot_files_fetched_for_static_prompts(tmp_path, monkeypatch):
 
 
 def test_whole_corpora_held_twice_in_memory(tmp_path, llm):
-    """No more documents are alive than a batch and a shard hold, however many there are."""
+    """At most a batch and a shard of documents are in memory, whatever the size of the corpus."""
 
     class Document(dict):
         pass
@@ -316,7 +317,7 @@ def test_whole_corpora_held_twice_in_memory(tmp_path, llm):
 
 
 def _large(folder):
-    """A collection whose second line is damaged: who reads on before it is asked to, fails."""
+    """A collection whose second line is invalid, so that reading ahead fails."""
     (folder / "large").mkdir()
     (folder / "large" / "corpus.jsonl").write_text('{"_id": 0, "text": "a"}\nno JSON\n')
     return folder / "large"
