@@ -1,6 +1,6 @@
-"""Rerankers: each scores an R frame with ``transform`` and learns from examples with ``fit``."""
+"""Rerankers: score results with ``transform``, and learn from training examples with ``fit``."""
 
-from pyterrier_inpars.rerankers.base import Reranker
+from pyterrier_inpars.rerankers.base import LoadingOptions, Reranker
 from pyterrier_inpars.rerankers.bi_encoder import BiEncoder
 from pyterrier_inpars.rerankers.cross_encoder import CrossEncoder
 from pyterrier_inpars.rerankers.fusion import ScoreFusion
@@ -12,6 +12,7 @@ from pyterrier_inpars.rerankers.rerank_top import RerankTop
 __all__ = [
     "BiEncoder",
     "CrossEncoder",
+    "LoadingOptions",
     "MonoT5",
     "QueryLikelihood",
     "RerankTop",

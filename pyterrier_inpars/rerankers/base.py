@@ -144,6 +144,7 @@ class Reranker(Stage, pt.Estimator):
         self.text_field = text_field
         self.verbose = verbose
         options: dict[str, Any] = LOADING_DEFAULTS | dict(loading)
+        check_source(options["revision"], options["trust_remote_code"])
         self.revision: str | None = options["revision"]
         self.trust_remote_code: bool = options["trust_remote_code"]
         self.dtype: str | torch.dtype = options["dtype"]
@@ -498,6 +499,18 @@ def batches_of_similar_length(
         found.append(order[start : start + size])
         start += size
     return found
+
+
+def check_source(revision: Any, trust_remote_code: Any) -> None:
+    """Checks the types of the options that decide what is loaded from the hub.
+
+    Raises:
+        TypeError: A type is wrong; ``"no"``, for example, would count as true.
+    """
+    if not isinstance(revision, str | None):
+        raise TypeError(f"revision must be a string or None, not {revision!r:.200}")
+    if not isinstance(trust_remote_code, bool):
+        raise TypeError(f"trust_remote_code must be True or False, not {trust_remote_code!r:.200}")
 
 
 def cannot_load(who: str, model: str | os.PathLike[str], error: Exception) -> OSError:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from pyterrier_inpars._hub import resolved
-from pyterrier_inpars.rerankers.base import Reranker, cannot_load, read_json
+from pyterrier_inpars.rerankers.base import Reranker, cannot_load, check_source, read_json
 from pyterrier_inpars.rerankers.bi_encoder import BiEncoder
 from pyterrier_inpars.rerankers.cross_encoder import CrossEncoder
 from pyterrier_inpars.rerankers.monot5 import MonoT5
@@ -35,6 +35,7 @@ def load_reranker(model: str | os.PathLike[str], **options: Any) -> Reranker:
     """
     revision = options.get("revision")
     trust_remote_code = options.get("trust_remote_code", False)
+    check_source(revision, trust_remote_code)
     reranker = _reranker_class(os.fspath(model), revision, trust_remote_code)
     try:
         return reranker(model, **options)

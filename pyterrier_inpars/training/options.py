@@ -37,7 +37,6 @@ REFUSED = {
     "deepspeed": _WHOLE_WEIGHTS,
     "do_eval": "a validation needs fit(validation=), held_out or patience",
     "do_predict": "fit() trains only: score results with the trained reranker",
-    "do_train": "fit() always trains: leave it out",
     "eval_accumulation_steps": _VALIDATION,
     "fsdp": _WHOLE_WEIGHTS,
     "include_for_metrics": _VALIDATION,

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "compute")]
 
 CASES = ["MonoT5 pointwise", "MonoT5 listwise", "CrossEncoder listwise", "BiEncoder in_batch"]
 """Class and loss."""

@@ -146,6 +146,14 @@ class TestSource:
         assert type(load_reranker("castorini/monot5")) is MonoT5
         assert load_reranker("castorini/monot5").model == "castorini/monot5"
 
+    @pytest.mark.parametrize("make", [MonoT5, CrossEncoder, BiEncoder, load_reranker])
+    def test_bad_options(self, make):
+        for name, value in (("revision", 3), ("trust_remote_code", "no")):
+            with pytest.raises(TypeError, match=f"{name} must be .*, not {value!r}"):
+                make("no/such-model", **{name: value})
+        with pytest.raises((TypeError, OSError), match="'dtipe': did you mean 'dtype'|cannot load"):
+            make("no/such-model", dtipe="float32")
+
     @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder, BiEncoder])
     def test_code_of_a_model_runs_only_if_trusted(self, cls, models, frame, tmp_path):
         model, mark = tmp_path / "model", tmp_path / "mark"
