@@ -1,4 +1,6 @@
-"""How stages put synthetic queries to a retriever: any retriever, any text an LLM writes."""
+"""Retrieval with synthetic queries: any retriever, and any text that an LLM writes."""
+
+from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -10,8 +12,8 @@ import pyterrier as pt
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
 
 
-class _Plain(dict[int, str]):
-    """For ``str.translate``: letters, marks and numbers of any script stay, all else is a space."""
+class _Words(dict[int, str]):
+    """Table for ``str.translate``: keeps letters, marks and numbers; the rest becomes spaces."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
@@ -19,29 +21,29 @@ class _Plain(dict[int, str]):
         return self[code]
 
 
-_PLAIN = _Plain()
+_WORDS = _Words()
 
 
 def clean(text: str) -> str:
-    """The words of a text, to which no engine's query language gives a meaning.
+    """Removes everything from a query that a search engine may read as an operator.
 
-    Letters, combining marks and numbers of every script stay, everything else becomes a space,
-    white space is folded. Letters are lower case, since Lucene reads ``AND``, ``OR`` and ``NOT`` as
-    operators. A text without a word gives ``""``.
+    Letters, combining marks and numbers of every script are kept; every other character becomes a
+    space, and white space is normalized. Letters become lowercase, because Lucene reads ``AND``,
+    ``OR`` and ``NOT`` as operators. A text without words becomes ``""``.
     """
-    return " ".join(text.lower().translate(_PLAIN).split())
+    return " ".join(text.lower().translate(_WORDS).split())
 
 
 def fold(text: str) -> str:
-    """The text with case and white space folded: two texts that fold alike are the same text."""
+    """Folds case and normalizes white space, to compare texts."""
     return " ".join(text.casefold().split())
 
 
 def check_retriever(retriever: object) -> pt.Transformer:
-    """Gives back ``retriever`` if it is a transformer.
+    """Returns ``retriever`` if it is a transformer.
 
     Raises:
-        TypeError: it is not.
+        TypeError: It is not.
     """
     if not isinstance(retriever, pt.Transformer):
         raise TypeError(f"retriever must be a PyTerrier transformer, not {retriever!r}")
@@ -49,15 +51,15 @@ def check_retriever(retriever: object) -> pt.Transformer:
 
 
 def applied(transformer: pt.Transformer, inp: pd.DataFrame) -> pd.DataFrame:
-    """What a transformer that others wrote makes of a frame.
+    """Applies a user's transformer to a frame and checks its output.
 
     Raises:
-        TypeError: that is no frame.
-        ValueError: it has two columns of one name.
+        TypeError: The output is not a frame.
+        ValueError: The output has duplicate column names.
     """
     out = transformer(inp)
     if not isinstance(out, pd.DataFrame):
-        raise TypeError(f"{transformer!r} must give a DataFrame, not {out!r:.200}")
+        raise TypeError(f"{transformer!r} must return a DataFrame, not {out!r:.200}")
     check_columns(out)
     return out
 
@@ -71,53 +73,55 @@ def retrieve(
     batch_size: int = 100,
     verbose: bool = False,
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """What a retriever finds for each query, best first, each document once, at most ``depth``.
+    """Retrieves the top documents of each query, in rank order and without duplicates.
 
-    The retriever sees a frame of ``qid, query`` alone (with ``docno``, Terrier would rerank), its
-    queries cleaned; queries that clean alike are retrieved once, those that clean to nothing not at
-    all.
+    The retriever gets a frame with only ``qid`` and ``query``, since Terrier reranks a frame that
+    has a ``docno``. Queries are cleaned by `clean`. Queries that are equal after cleaning are
+    retrieved once, and empty ones are skipped.
 
     Args:
-        retriever: Any transformer from queries to results with ``qid``, ``docno`` and ``rank`` or
-            ``score``; its rows may come in any order.
-        queries: ``qid`` (str, each once) and ``query`` (str); other columns are not looked at.
-        depth: Documents a query. The cutoff is fused into the retriever where that can be done.
-        columns: Columns of the results wanted besides ``docno``.
-        batch_size: Queries sent to the retriever in one call, which bounds the memory taken.
-        verbose: Show progress.
+        retriever: Transformer from queries to results with ``qid``, ``docno`` and ``rank`` or
+            ``score``, in any order of rows.
+        queries: Frame with ``qid`` (str, unique) and ``query`` (str); other columns are ignored.
+        depth: Largest number of documents for each query. The cutoff is fused into the retriever
+            where possible.
+        columns: Columns of the results to return besides ``docno``.
+        batch_size: Number of queries in one call of the retriever, which bounds the memory use.
+        verbose: Whether to show progress.
 
     Yields:
-        A qid and its ``docno`` array, with an array for each of ``columns`` that the retriever
-        gives. Queries without results are left out; qids come in no particular order.
+        The qid and a dict of arrays: ``docno``, and those of ``columns`` that the results have.
+        Queries without results are left out. The order of the qids is undefined.
 
     Raises:
-        TypeError: the results are no frame.
-        ValueError: a qid or query is no string, a qid stands twice, or the results lack a column,
-            hold a qid that was not asked, a docno that is no string or a rank that is no number.
+        TypeError: The results are not a frame.
+        ValueError: A qid or query is not a string, or a qid is a duplicate. Or the results lack a
+            column, or have an unknown qid, a docno that is not a string or a rank that is not a
+            number.
     """
     check_strings(queries, "qid", "query")
-    if (twice := queries["qid"].duplicated()).any():
+    if (duplicate := queries["qid"].duplicated()).any():
         raise ValueError(
-            f"qid {queries['qid'][twice].iloc[0]!r} stands twice: each query needs its own"
+            f"duplicate qid {queries['qid'][duplicate].iloc[0]!r}: each query needs its own qid"
         )
-    asked: dict[str, list[str]] = {}
+    qids_of: dict[str, list[str]] = {}
     for qid, query in zip(queries["qid"], queries["query"], strict=True):
-        asked.setdefault(clean(query), []).append(qid)
-    asked.pop("", None)
-    alike = {qids[0]: qids for qids in asked.values()}
-    topics = pd.DataFrame({"qid": list(alike), "query": list(asked)})
-    retriever = _cut(retriever, depth)
+        qids_of.setdefault(clean(query), []).append(qid)
+    qids_of.pop("", None)
+    equal = {qids[0]: qids for qids in qids_of.values()}
+    topics = pd.DataFrame({"qid": list(equal), "query": list(qids_of)})
+    retriever = _with_cutoff(retriever, depth)
     starts = range(0, len(topics), batch_size)
     for start in pt.tqdm(starts, disable=not verbose, desc="retrieving", unit="batch"):
         batch = topics[start : start + batch_size].reset_index(drop=True)
         results = applied(retriever, batch)
         for qid, hits in _best_first(results, batch["qid"], depth, columns):
-            for same in alike[qid]:
-                yield same, hits
+            for other in equal[qid]:
+                yield other, hits
 
 
-def _cut(retriever: pt.Transformer, depth: int) -> pt.Transformer:
-    """The retriever with the cutoff fused; what cannot be fused is dropped, as it needs a rank."""
+def _with_cutoff(retriever: pt.Transformer, depth: int) -> pt.Transformer:
+    """Fuses a rank cutoff into the retriever, or drops it, since a separate one needs ranks."""
     fused = (retriever % depth).compile()
     if isinstance(fused, pt.Compose) and fused[-1] == pt.RankCutoff(depth):
         return pt.Compose(*list(fused)[:-1])
@@ -127,23 +131,24 @@ def _cut(retriever: pt.Transformer, depth: int) -> pt.Transformer:
 def _best_first(
     results: pd.DataFrame, qids: pd.Series, depth: int, columns: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yields each qid with its top documents, as `retrieve` does, from the results of a batch."""
     if len(results) == 0:
         return
     order_by = "rank" if "rank" in results else "score"
-    if lacking := [c for c in ("qid", "docno", order_by) if c not in results]:
+    if missing := [c for c in ("qid", "docno", order_by) if c not in results]:
         raise ValueError(
-            f"the retriever's results have no {', '.join(lacking)}, only "
-            f"{', '.join(map(str, results))}: qid, docno and rank or score are needed"
+            f"the retriever's results have no {', '.join(missing)}, only "
+            f"{', '.join(map(str, results))}: qid, docno and rank or score are required"
         )
     codes, given = pd.factorize(results["qid"], use_na_sentinel=False)
     row_query = pd.Index(qids).get_indexer(pd.Index(given))[codes]
-    if (strange := row_query < 0).any():
+    if (unknown := row_query < 0).any():
         raise ValueError(
-            f"the retriever gave a qid not asked: {results['qid'].iloc[strange.argmax()]!r}"
+            f"the retriever returned an unknown qid: {results['qid'].iloc[unknown.argmax()]!r}"
         )
     docnos = results["docno"].to_numpy(object)
     if (kind := pd.api.types.infer_dtype(docnos, skipna=False)) != "string":
-        raise ValueError(f"the docnos that the retriever gives must be strings, not {kind}")
+        raise ValueError(f"the docnos of the retriever must be strings, not {kind}")
 
     key = as_numbers(results, order_by)
     order = np.lexsort((key if order_by == "rank" else -key, row_query))

@@ -1,4 +1,4 @@
-"""What ``pt.Experiment`` lacks: the toolkit's measures, and what must not count in them."""
+"""Evaluation for ``pt.Experiment``: the toolkit's measures, judged documents, few-shot topics."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 
 def measures(relevance_threshold: int = 1) -> list[Measure]:
-    """The measures of the InPars Toolkit (arXiv 2307.04601): nDCG@10, nDCG@20, RR and others.
+    """Returns the measures of the InPars Toolkit (arXiv 2307.04601).
 
-    They are means over all topics of the qrels, as ``trec_eval -c`` gives them: a topic without
-    results counts 0. Judged@10 is such a mean too, where the toolkit's is a share of all the
-    documents that the run has in its top 10.
+    These are nDCG@10, nDCG@20, RR, R@1000, P@10, AP and Judged@10. Each is a mean over all topics
+    of the qrels, as in ``trec_eval -c``: a topic without results scores 0. The toolkit computes
+    Judged@10 differently, over all documents in the top 10 of the run at once.
 
     Args:
-        relevance_threshold: lowest label that the binary measures (RR, R@1000, P@10, AP) take for
-            relevant, as ``trec_eval -l``. The gains of nDCG are the labels themselves.
+        relevance_threshold: Lowest label that the binary measures (RR, R@1000, P@10, AP) count as
+            relevant, as ``trec_eval -l``. The gains of nDCG are the labels.
 
     Raises:
-        ValueError: the threshold is no whole number above 0.
+        ValueError: The threshold is not a positive integer.
     """
     rel = positive_int("relevance_threshold", relevance_threshold)
     return [
@@ -46,19 +46,20 @@ def measures(relevance_threshold: int = 1) -> list[Measure]:
 
 
 class JudgedOnly(Stage):
-    """Removes the documents that nobody has judged for their topic, and ranks the others anew.
+    """Removes unjudged documents from results, and recomputes the ranks.
 
-    ``bm25 >> JudgedOnly(qrels)`` is what an Experiment compares where many documents found were
-    never judged. Any label is a judgement, 0 too. Rows keep their order; ranks count from 0.
+    In an Experiment, ``bm25 >> JudgedOnly(qrels)`` compares systems when many retrieved documents
+    are unjudged (condensed lists: Sakai, "Alternatives to Bpref", SIGIR 2007). A document with any
+    label is judged, including 0. Rows keep their order; ranks start at 0.
 
-    Needs ``qid``, ``docno`` and ``rank``, or ``score`` where there is no rank.
+    The input has ``qid``, ``docno`` and ``rank``, or ``score`` if there is no rank.
 
     Args:
-        qrels: frame ``qid, docno``, with a label or without.
+        qrels: Frame ``qid, docno``; a label is not required.
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        ValueError: an id is no string, or a rank or score no number.
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: An id is not a string, or a rank or score is not a number.
     """
 
     schematic = {"label": "JudgedOnly", "help_url": None}
@@ -75,7 +76,7 @@ class JudgedOnly(Stage):
         return with_columns(columns, "rank")
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Removes rows; see the class."""
+        """Removes unjudged documents; see the class."""
         with pt.validate.any(inp, context=self) as v:
             for order in ("rank", "score"):
                 v.columns(includes=[*self._required_columns(), order], mode=order)
@@ -94,50 +95,53 @@ class JudgedOnly(Stage):
 def exclude_fewshot_topics(
     topics: pd.DataFrame, queries: SyntheticQueries | Prompt | pd.DataFrame
 ) -> pd.DataFrame:
-    """The topics that the generator was not shown, so that nothing is evaluated on what it saw.
+    """Excludes the topics that were few-shot examples in the generator's prompt.
 
-    ``pt.Experiment`` leaves out the qrels of the others by itself.
+    A generator has seen these topics, so they must not be evaluated on. ``pt.Experiment`` ignores
+    the qrels of excluded topics.
 
-    A topic is left out if its qid was shown or its query, case and white space aside. Either is
-    enough. One collection goes by different ids in different sources, and one topic is spelt
-    differently where its text was repaired: wanting both would keep topics that were shown. An id
-    that means another topic there costs the evaluation no more than that topic.
+    A topic is excluded if its qid or its query matches a few-shot topic, ignoring case and white
+    space in the query. One match is enough, because sources of a collection differ in ids, and
+    text repair changes queries. A qid that belongs to another topic in another source excludes at
+    most that topic.
 
     Args:
-        topics: frame ``qid``, and ``query`` where there is one.
-        queries: what was generated, the prompt that shows the topics, or a frame of them with
-            ``qid``, ``query`` or both. A static prompt shows none.
+        topics: Frame ``qid``, optionally with ``query``.
+        queries: Synthetic queries, the prompt of their generator, or a frame of the few-shot topics
+            with ``qid``, ``query`` or both. A static prompt has no few-shot topics.
 
     Returns:
-        The rows of ``topics`` that are left, in their order.
+        The remaining rows of ``topics``, in their order.
 
     Raises:
-        pt.validate.InputValidationError: a column is missing.
-        TypeError: ``queries`` are none of these.
-        ValueError: no topic is left, or a qid or query is no string.
+        pt.validate.InputValidationError: A column is missing.
+        TypeError: ``queries`` has another type.
+        ValueError: No topic remains, or a qid or query is not a string.
     """
     check_columns(topics, "qid")
-    shown = _shown(queries)
+    fewshot = _fewshot_topics(queries)
     keep = pd.Series(True, topics.index)
-    for column, same in (("qid", str), ("query", fold)):
-        if column in topics and column in shown:
+    for column, normalize in (("qid", str), ("query", fold)):
+        if column in topics and column in fewshot:
             check_strings(topics, column)
-            check_strings(shown, column)
-            keep &= ~topics[column].map(same).isin(set(shown[column].map(same)))
+            check_strings(fewshot, column)
+            keep &= ~topics[column].map(normalize).isin(set(fewshot[column].map(normalize)))
     if len(topics) and not keep.any():
         raise ValueError(
-            f"the generator was shown each of the {len(topics)} topics: none is left to evaluate on"
+            f"all {len(topics)} topics are few-shot examples of the generator, so none remains to "
+            "evaluate on: give other topics, or use fewer examples"
         )
     return topics[keep].reset_index(drop=True)
 
 
-def _shown(queries: SyntheticQueries | Prompt | pd.DataFrame) -> pd.DataFrame:
+def _fewshot_topics(queries: SyntheticQueries | Prompt | pd.DataFrame) -> pd.DataFrame:
     if isinstance(queries, SyntheticQueries):
         return queries.fewshot_topics
     if isinstance(queries, Prompt):
         return pd.DataFrame(queries.topics)
     if not isinstance(queries, pd.DataFrame) or not {"qid", "query"} & set(queries):
         raise TypeError(
-            f"give SyntheticQueries, a Prompt or a frame of qid or query, not {queries!r:.200}"
+            "queries must be SyntheticQueries, a Prompt, or a frame with qid or query, not "
+            f"{queries!r:.200}"
         )
     return queries

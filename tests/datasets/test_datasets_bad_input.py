@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyterrier_inpars import datasets
-from pyterrier_inpars.datasets import toolkit_files as formats
+from pyterrier_inpars.datasets import toolkit_files
 
 QUERY = '{"doc_id": "1", "query": "q"%s}\n'
 
@@ -47,7 +47,7 @@ def of(reader):
 
 
 FILES = {
-    formats.read_queries: [
+    toolkit_files.read_queries: [
         ("", "q.jsonl: is empty"),
         ("\n\n", "is empty"),
         ("[1]\n", "line 1: must be a JSON object, not .1."),
@@ -85,7 +85,7 @@ FILES = {
         (b'{"doc_id": "1", "query": "q", "x": "\xed\xa0\x80"}', [{**ROW, "x": "?"}]),
         (QUERY % ', "x": "\u2028\\u0000"', [{**ROW, "x": "\u2028\0"}]),
     ],
-    formats.read_fewshot: [
+    toolkit_files.read_fewshot: [
         ("", "is empty"),
         ("{}\n", "line 1: lacks query_id, query, doc_id, document"),
         ('{"query_id": 1, "query": null, "doc_id": 2, "document": "d"}', "query must be a string"),
@@ -95,7 +95,7 @@ FILES = {
             [("1", "?", "2", "d")],
         ),
     ],
-    formats.read_triples: [
+    toolkit_files.read_triples: [
         ("", "t.tsv: is empty"),
         ("q\tp\n", "line 1: must have 3 columns.*but has 2"),
         ("q\tp\tn\n\nq\tp\tn\tx\n", "line 3: must have 3 columns.*but has 4"),
@@ -107,14 +107,14 @@ FILES = {
         ("\ufeffq\tp\tn\r\n", [("1", "q", "d1", "p", 1), ("1", "q", "d2", "n", 0)]),
         ('q\tp"x\tn\0', [("1", "q", "d1", 'p"x', 1), ("1", "q", "d2", "n\0", 0)]),
     ],
-    formats.read_pairs: [
+    toolkit_files.read_pairs: [
         ("q\tp\t2\n", "line 1: label must be 0 or 1, not '2'"),
         ("q\tp\t1.0\n", "label must be 0 or 1, not '1.0'"),
         ("q\tp\t\n", "label must be 0 or 1, not ''"),
         ("q\tp\t 1 \n", [("1", "q", "d1", "p", 1)]),
         ("q\tp\t\x1c1\n", [("1", "q", "d1", "p", 1)]),
     ],
-    formats.read_run: [
+    toolkit_files.read_run: [
         ("", "is empty"),
         ("1 Q0 d 1 2\n", "line 1: must be `qid Q0 docno rank score tag`, not"),
         ("1 Q0 d 1 2 x y\n", "line 1: must be"),
@@ -170,7 +170,7 @@ FILES = {
 }
 
 
-SUFFIX = {formats.read_triples: "t.tsv", formats.read_pairs: "t.tsv"}
+SUFFIX = {toolkit_files.read_triples: "t.tsv", toolkit_files.read_pairs: "t.tsv"}
 
 
 @pytest.mark.parametrize(
@@ -232,45 +232,54 @@ def test_tables(tmp_path, content, expected):
 @pytest.mark.parametrize(
     "write, error",
     [
-        (lambda p: formats.write_queries([{"query": "a"}], p), Error("row 1 .*lacks docno")),
+        (lambda p: toolkit_files.write_queries([{"query": "a"}], p), Error("row 1 .*lacks docno")),
         (
-            lambda p: formats.write_queries([{"docno": 1, "query": "a"}], p),
+            lambda p: toolkit_files.write_queries([{"docno": 1, "query": "a"}], p),
             Error("docno must be a s"),
         ),
         (
-            lambda p: formats.write_queries([{"docno": "1", "query": HALF}], p),
+            lambda p: toolkit_files.write_queries([{"docno": "1", "query": HALF}], p),
             Error("cannot write row 1"),
         ),
         (
-            lambda p: formats.write_queries([{"docno": "1", "query": "a", "x": object()}], p),
+            lambda p: toolkit_files.write_queries([{"docno": "1", "query": "a", "x": object()}], p),
             Error("cannot write row 1.*cannot be written as JSON"),
         ),
-        (lambda p: formats.write_run(queries(), p), Error("missing_columns=.'rank'", MISSING)),
         (
-            lambda p: formats.write_run(queries(score=None).assign(rank=0), p),
+            lambda p: toolkit_files.write_run(queries(), p),
+            Error("missing_columns=.'rank'", MISSING),
+        ),
+        (
+            lambda p: toolkit_files.write_run(queries(score=None).assign(rank=0), p),
             Error("score is not a number at qid 'q2'"),
         ),
         (
-            lambda p: formats.write_run(queries(docno="a b").assign(rank=0), p),
+            lambda p: toolkit_files.write_run(queries(docno="a b").assign(rank=0), p),
             Error("cannot hold the ids 'q2' and 'a b'"),
         ),
         (
-            lambda p: formats.write_run(queries(qid="").assign(rank=0), p),
+            lambda p: toolkit_files.write_run(queries(qid="").assign(rank=0), p),
             Error("cannot hold the ids ''"),
         ),
         (
-            lambda p: formats.write_run(queries(qid=7).assign(rank=0), p),
+            lambda p: toolkit_files.write_run(queries(qid=7).assign(rank=0), p),
             Error(f"qid {NO_STRING} 7"),
         ),
         (
-            lambda p: formats.write_run(queries(docno=HALF).assign(rank=0), p),
+            lambda p: toolkit_files.write_run(queries(docno=HALF).assign(rank=0), p),
             Error("docno contains"),
         ),
-        (lambda p: formats.write_triples(TWO, p), Error("missing_columns", MISSING)),
-        (lambda p: formats.write_triples(queries(label=2), p), Error("label must be 1 .* not 2")),
-        (lambda p: formats.write_triples(queries(label=1), p), Error("no example has label 0")),
-        (lambda p: formats.write_triples(queries().iloc[:0], p), Error("no examples")),
-        (lambda p: formats.write_triples(queries(text=HALF), p), Error("text contains")),
+        (lambda p: toolkit_files.write_triples(TWO, p), Error("missing_columns", MISSING)),
+        (
+            lambda p: toolkit_files.write_triples(queries(label=2), p),
+            Error("label must be 1 .* not 2"),
+        ),
+        (
+            lambda p: toolkit_files.write_triples(queries(label=1), p),
+            Error("no example has label 0"),
+        ),
+        (lambda p: toolkit_files.write_triples(queries().iloc[:0], p), Error("no examples")),
+        (lambda p: toolkit_files.write_triples(queries(text=HALF), p), Error("text contains")),
     ],
 )
 def test_what_cannot_be_written_leaves_no_file(tmp_path, write, error):
@@ -353,10 +362,10 @@ def test_any_run_comes_back_or_is_refused(tmp_path, records):
     results = frame(*records, columns=None) if records else FOUND.iloc[:0]
     path = tmp_path / "run"
     path.unlink(missing_ok=True)
-    written = ours(lambda: formats.write_run(results.assign(rank=0), path) or True)
+    written = ours(lambda: toolkit_files.write_run(results.assign(rank=0), path) or True)
     assert path.exists() == bool(written)
     if written and records:
-        run = ours(lambda: formats.read_run(path))
+        run = ours(lambda: toolkit_files.read_run(path))
         wanted = sorted((r["qid"], r["docno"], float(r["score"])) for r in records)
         if run is None:
             assert len({row[:2] for row in wanted}) < len(wanted)

@@ -242,7 +242,7 @@ ALL = pd.DataFrame(
         ({"qid": [], "query": []}, ["1", "007", "x", "y"]),
     ],
 )
-def test_without(shown, left):
+def test_topics_are_excluded_by_qid_or_query(shown, left):
     topics = ALL.set_index(pd.Index([5, 5, 1, 0]))
     before = topics.copy()
     out = exclude_fewshot_topics(topics, pd.DataFrame(shown))
@@ -251,11 +251,11 @@ def test_without(shown, left):
     pd.testing.assert_frame_equal(topics, before)
 
 
-def test_without_texts_of_topics():
+def test_topics_without_queries_are_excluded_by_qid():
     assert list(exclude_fewshot_topics(ALL[["qid"]], ALL[:2])["qid"]) == ["x", "y"]
 
 
-def test_without_what_a_prompt_shows():
+def test_topics_in_a_prompt_are_excluded():
     examples = ALL.assign(text="a document")
     prompt = FewShotPrompt(examples, num_examples=2, seed=3)
     shown = [qid for qid, query in ALL.itertuples(index=False) if query in prompt.build("")]
@@ -263,13 +263,13 @@ def test_without_what_a_prompt_shows():
     pd.testing.assert_frame_equal(exclude_fewshot_topics(ALL, StaticPrompt("{document}")), ALL)
 
 
-def test_without_every_topic():
-    with pytest.raises(ValueError, match="shown each of the 4 topics"):
+def test_excluding_every_topic_is_an_error():
+    with pytest.raises(ValueError, match="all 4 topics are few-shot examples"):
         exclude_fewshot_topics(ALL, ALL)
     assert len(exclude_fewshot_topics(ALL[:0], ALL)) == 0
 
 
-def test_without_names_what_is_wrong():
+def test_topics_that_cannot_be_compared_are_errors():
     with pytest.raises(pt.validate.InputValidationError, match="qid"):
         exclude_fewshot_topics(ALL[["query"]], ALL)
     with pytest.raises(ValueError, match="qid must be a string, but is 1"):
@@ -278,7 +278,7 @@ def test_without_names_what_is_wrong():
         exclude_fewshot_topics(ALL, pd.DataFrame({"query": [None]}))
 
 
-def test_without_leaves_the_shown_out_of_an_experiment():
+def test_excluded_topics_do_not_count_in_an_experiment():
     qrels = frame({("1", "a"): 1, ("x", "a"): 1}, "label")
     run = frame({("1", "a"): 2.0, ("x", "b"): 2.0, ("x", "a"): 1.0}, "score")
     values = [

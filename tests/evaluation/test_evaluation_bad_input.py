@@ -26,19 +26,19 @@ FOUND = pd.DataFrame({"qid": ["1", "1"], "docno": ["d1", "d2"], "score": [2.0, 1
     [
         (
             lambda: evaluation.exclude_fewshot_topics(TOPICS, "queries.jsonl"),
-            Error("give SyntheticQueries, a Prompt or a frame", TypeError),
+            Error("queries must be SyntheticQueries, a Prompt, or a frame", TypeError),
         ),
         (
             lambda: evaluation.exclude_fewshot_topics(TOPICS, [{"qid": "1"}]),
-            Error("give SyntheticQueries", TypeError),
+            Error("queries must be SyntheticQueries", TypeError),
         ),
         (
             lambda: evaluation.exclude_fewshot_topics(TOPICS, None),
-            Error("give SyntheticQueries.*not None", TypeError),
+            Error("queries must be SyntheticQueries.*not None", TypeError),
         ),
         (
             lambda: evaluation.exclude_fewshot_topics(TOPICS, TWO),
-            Error("a frame of qid or query", TypeError),
+            Error("a frame with qid or query", TypeError),
         ),
         (
             lambda: evaluation.exclude_fewshot_topics([], PROMPT),
@@ -58,7 +58,7 @@ FOUND = pd.DataFrame({"qid": ["1", "1"], "docno": ["d1", "d2"], "score": [2.0, 1
         ),
         (
             lambda: evaluation.exclude_fewshot_topics(TOPICS, TOPICS),
-            Error("shown each of the 2 topics"),
+            Error("all 2 topics are few-shot examples"),
         ),
         (lambda: list(evaluation.exclude_fewshot_topics(TOPICS, TOPICS[:1])["qid"]), ["2"]),
         (

@@ -124,7 +124,7 @@ def test_duplicate_filter(changes, kept):
         *is_no_string("qid"),
         *is_no_string("query"),
         *is_no_string("docno"),
-        ({"qid": "q1"}, Error("qid 'q1' stands twice")),
+        ({"qid": "q1"}, Error("duplicate qid 'q1'")),
         ({"query": ""}, ["q1"]),
         ({"query": "\x00 \u202e ?"}, ["q1"]),
         ({"query": "x"}, ["q1"]),

@@ -1,11 +1,11 @@
-"""Feeds the readers of files with bytes that atheris makes up: an error that is not ours is a find.
+"""Fuzzes the file readers with atheris: an unexpected exception is a finding.
 
     pip install atheris
     python tests/fuzz/readers.py            # every reader for 20 seconds
     python tests/fuzz/readers.py qrels -max_total_time=300
 
-The options are libFuzzer's. An error is ours if it is a ValueError or OSError whose message names
-the file. A find ends the run with a traceback and a file ``crash-...`` of the bytes.
+The options are those of libFuzzer. Expected are a ValueError or OSError whose message names
+the file. A finding ends the run with a traceback and a file ``crash-...`` with the input.
 """
 
 import json
@@ -20,25 +20,25 @@ with atheris.instrument_imports(include=["pyterrier_inpars", "json", "csv", "yam
     import pandas as pd
 
     from pyterrier_inpars import Prompt, SyntheticQueries, datasets
-    from pyterrier_inpars.datasets import toolkit_files as formats
+    from pyterrier_inpars.datasets import toolkit_files
 
 # A reader, the name of its file, and a file that it can read.
 JSON_LINES = "queries.jsonl"
 READERS = {
     "queries": (
-        formats.read_queries,
+        toolkit_files.read_queries,
         JSON_LINES,
         '{"doc_id": "1", "query": "q", "text": "t", "log_probs": [-1.5], "score": -1, "qid": "a"}\n'
         '{"docno": 2, "question": "q", "doc_text": "\\ud83d\\ude00", "fewshot_examples": ["3"]}\n',
     ),
     "fewshot": (
-        formats.read_fewshot,
+        toolkit_files.read_fewshot,
         JSON_LINES,
         '{"query_id": "1", "doc_id": 2, "query": "q", "document": "d"}\n',
     ),
-    "triples": (formats.read_triples, "t.tsv", 'q\tp\tn\r\n"q ""x"""\tp\tn\n'),
-    "pairs": (formats.read_pairs, "t.tsv", "q\tp\t1\nq\tn\t0\n"),
-    "run": (formats.read_run, "r.trec", "1 Q0 d1 0 1.5 x\n1 Q0 d2 1 -1e3 x\n"),
+    "triples": (toolkit_files.read_triples, "t.tsv", 'q\tp\tn\r\n"q ""x"""\tp\tn\n'),
+    "pairs": (toolkit_files.read_pairs, "t.tsv", "q\tp\t1\nq\tn\t0\n"),
+    "run": (toolkit_files.read_run, "r.trec", "1 Q0 d1 0 1.5 x\n1 Q0 d2 1 -1e3 x\n"),
     "qrels": (datasets.read_qrels, "q.tsv", "query-id\tcorpus-id\tscore\n1\td1\t1\n2 0 d2 -1\n"),
     "corpus": (datasets.read_corpus, JSON_LINES, '{"_id": "1", "title": "t", "text": "d"}\n'),
     "table": (datasets.read_corpus, "c.csv", '\ufeffdocno,text\n1,"a ""b"""\n'),

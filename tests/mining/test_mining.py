@@ -381,7 +381,7 @@ def test_invalid_frames():
         broken = pd.Series([queries[column].iloc[0], None], dtype=object).values
         with pytest.raises(ValueError, match=f"{column} must be a string"):
             miner(queries.assign(**{column: broken}))
-    with pytest.raises(ValueError, match="qid 'q0' stands twice"):
+    with pytest.raises(ValueError, match="duplicate qid 'q0'"):
         miner(queries.assign(qid="q0"))
 
 

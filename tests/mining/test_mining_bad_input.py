@@ -36,7 +36,7 @@ def bm25(tmp_path_factory):
         *is_no_string("docno"),
         *is_no_string("text"),
         *is_no_string("query"),
-        ({"qid": "q1"}, Error("qid 'q1' stands twice")),
+        ({"qid": "q1"}, Error("duplicate qid 'q1'")),
         ({"query": ""}, [1, 0]),
         ({"query": LONG}, [1, 0, 1, 0]),
         ({"text": ""}, [1, 0, 1, 0]),
@@ -80,7 +80,7 @@ def test_mining(bm25, changes, labels):
             Finds(("x",), columns=["text"]), Error("no column 'docno', only text"), id="loader 2"
         ),
         pytest.param(
-            Finds(None), Error("must give a DataFrame, not None", TypeError), id="loader of None"
+            Finds(None), Error("must return a DataFrame, not None", TypeError), id="loader of None"
         ),
         pytest.param(CORPUS, Error("texts must be a text loader", TypeError), id="a list"),
         pytest.param(

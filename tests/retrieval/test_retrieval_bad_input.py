@@ -100,7 +100,12 @@ SCORED = ("qid", "docno", "score")
                 ),
                 ([("q1", "d1", NAN)], Finds().columns, "rank is not a number.*q1.*d1", ValueError),
                 ([("q1", "d1", None)], SCORED, "score is not a number", ValueError),
-                ([("q1", 7, 0)], Finds().columns, "docnos .* must be strings, not int", ValueError),
+                (
+                    [("q1", 7, 0)],
+                    Finds().columns,
+                    "docnos of the ret.* strings, not int",
+                    ValueError,
+                ),
                 ([("q1", None, 0)], Finds().columns, "docnos .* strings, not mixed", ValueError),
                 (
                     [("q1", 7, 0), ("q1", "d1", 1)],
@@ -108,8 +113,8 @@ SCORED = ("qid", "docno", "score")
                     "strings, not mixed-i",
                     ValueError,
                 ),
-                ([(1, "d1", 0)], Finds().columns, "gave a qid not asked: .*1", ValueError),
-                ([("q9", "d1", 0)], Finds().columns, "gave a qid not asked: 'q9'", ValueError),
+                ([(1, "d1", 0)], Finds().columns, "returned an unknown qid: .*1", ValueError),
+                ([("q9", "d1", 0)], Finds().columns, "returned an unknown qid: 'q9'", ValueError),
                 ([("q1", "d1")], ("qid", "docno"), "have no score, only qid, docno", ValueError),
                 ([("q1", 0)], ("qid", "rank"), "have no docno, only qid, rank", ValueError),
                 (
@@ -118,9 +123,9 @@ SCORED = ("qid", "docno", "score")
                     "two columns",
                     ValueError,
                 ),
-                ([None], (), "must give a DataFrame, not None", TypeError),
-                ([[]], (), r"must give a DataFrame, not \[\]", TypeError),
-                (["d1"], (), "must give a DataFrame, not 'd1'", TypeError),
+                ([None], (), "must return a DataFrame, not None", TypeError),
+                ([[]], (), r"must return a DataFrame, not \[\]", TypeError),
+                (["d1"], (), "must return a DataFrame, not 'd1'", TypeError),
             ]
         ),
     ],

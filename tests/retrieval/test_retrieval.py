@@ -190,11 +190,17 @@ def test_nothing_found():
     [
         ({"docno": ["d1"], "score": [1.0]}, "no qid, only docno, score"),
         ({"qid": ["q0"], "score": [1.0]}, "no docno, only qid, score"),
-        ({"qid": ["q0"], "docno": ["d1"]}, "qid, docno and rank or score are needed"),
-        ({"qid": ["q9"], "docno": ["d1"], "score": [1.0]}, "not asked: 'q9'"),
-        ({"qid": [0], "docno": ["d1"], "score": [1.0]}, "not asked: .*0"),
-        ({"qid": ["q0"], "docno": [7], "score": [1.0]}, "docnos .* must be strings, not integer"),
-        ({"qid": ["q0"], "docno": [None], "score": [1.0]}, "docnos .* must be strings"),
+        ({"qid": ["q0"], "docno": ["d1"]}, "qid, docno and rank or score are required"),
+        ({"qid": ["q9"], "docno": ["d1"], "score": [1.0]}, "unknown qid: 'q9'"),
+        ({"qid": [0], "docno": ["d1"], "score": [1.0]}, "unknown qid: .*0"),
+        (
+            {"qid": ["q0"], "docno": [7], "score": [1.0]},
+            "docnos of the retriever .* not integer",
+        ),
+        (
+            {"qid": ["q0"], "docno": [None], "score": [1.0]},
+            "docnos of the retriever must be",
+        ),
     ],
 )
 def test_results_that_cannot_be_used(columns, message):
@@ -205,7 +211,7 @@ def test_results_that_cannot_be_used(columns, message):
 
 def test_queries_that_cannot_be_sent():
     retriever = Overlap({})
-    with pytest.raises(ValueError, match="qid 'q0' stands twice"):
+    with pytest.raises(ValueError, match="duplicate qid 'q0'"):
         found(retriever, frame("a", "b").assign(qid="q0"))
     with pytest.raises(ValueError, match="query must be a string.*q1"):
         found(retriever, frame("a", None))
