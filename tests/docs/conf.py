@@ -6,6 +6,7 @@ treats warnings as errors.
 """
 
 import ast
+import inspect
 import os
 import re
 
@@ -14,6 +15,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.inspect import stringify_signature
 
 import pyterrier_inpars
 
@@ -126,11 +128,20 @@ def check_related(app, env):
             logger.warning("related: %s is not documented", name, location=docname)
 
 
+def signature_of_init(app, what, name, obj, options, signature, annotation):
+    """Shows the parameters of ``__init__`` where a base class has ``__new__(*args, **kwargs)``."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        parameters = list(inspect.signature(obj.__init__).parameters.values())[1:]
+        signature = stringify_signature(inspect.Signature(parameters), show_annotation=False)
+    return signature, annotation
+
+
 def setup(app):
     """Registers the directives."""
     app.add_directive("schematic", Schematic)
     app.add_directive("related", Related)
     app.add_directive("cite", Cite)
     app.add_directive("how-to", HowTo)
+    app.connect("autodoc-process-signature", signature_of_init)
     app.connect("env-check-consistency", check_related)
     return {"parallel_read_safe": False}

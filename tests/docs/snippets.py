@@ -94,13 +94,21 @@ def _directives(lines: list[str]):
 def local_models(folder: Path) -> dict[str, str]:
     """Saves the tiny models, and returns the folder of each hub name."""
     paths = {
-        "language": tiny_llm.save(folder / "language"),
+        "language": _language_model(folder / "language"),
         "t5": tiny.tiny_t5(folder / "t5"),
         "flan": tiny.tiny_t5(folder / "flan", ("yes", "no"), kind="FLAN-T5"),
         "encoder": _encoder(folder / "encoder"),
         "cross-encoder": _cross_encoder(folder / "cross-encoder"),
     }
     return {name: str(paths[role]) for role, names in ROLES.items() for name in names}
+
+
+def _language_model(path: Path) -> str:
+    tiny_llm.save(path)
+    config = json.loads((path / "config.json").read_text())
+    config["max_position_embeddings"] = 4096  # the prompt alone has 800 tokens
+    (path / "config.json").write_text(json.dumps(config))
+    return str(path)
 
 
 def _bert(path: Path, kind: Any) -> str:
