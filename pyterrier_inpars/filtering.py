@@ -11,7 +11,14 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve
-from pyterrier_inpars._stage import Stage, as_numbers, check_strings, finite, positive_int
+from pyterrier_inpars._stage import (
+    Stage,
+    as_numbers,
+    check_strings,
+    finite,
+    positive_int,
+    with_columns,
+)
 
 
 class Filter(Stage):
@@ -22,9 +29,23 @@ class Filter(Stage):
         dropped: Number of rows dropped so far.
     """
 
+    text_field = "text"
+    _optional: tuple[str, ...] = ("score", "log_probs")
+
     def __init__(self):
         self.seen = 0
         self.dropped = 0
+
+    def transform_inputs(self) -> list[list[str]]:
+        """Returns the accepted sets of columns, the whole frame first.
+
+        PyTerrier takes the first set as the input of a pipeline, and later stages may need columns
+        that this filter ignores.
+        """
+        required = self._required_columns()
+        whole = with_columns(("qid", "query", "docno", self.text_field), *required)
+        modes = [with_columns(whole, *self._optional), whole, required]
+        return [mode for i, mode in enumerate(modes) if mode not in modes[:i]]
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         """Returns a bool array with one value per row of a validated frame: whether to keep it."""
@@ -277,6 +298,7 @@ class FalseNegativeFilter(Filter):
     """
 
     schematic = {"label": "FalseNegativeFilter", "help_url": None}
+    _optional = ()
 
     def __init__(self, margin: float = 0.0):
         super().__init__()

@@ -18,8 +18,19 @@ class RerankerWrapper(Stage):
     _own_columns: tuple[str, ...] = ()
 
     def _required_columns(self) -> list[str]:
-        modes = pt.inspect.transformer_inputs(self.reranker, strict=False) or [[]]
-        return with_columns(self._own_columns, *modes[0])
+        first, *others = pt.inspect.transformer_inputs(self.reranker, strict=False) or [[]]
+        # A filter in the pipeline declares columns that it does not need as its first mode.
+        least = min(
+            (
+                mode
+                for mode in others
+                if set(mode) < set(first)
+                and pt.inspect.transformer_outputs(self.reranker, mode, strict=False) is not None
+            ),
+            key=len,
+            default=first,
+        )
+        return with_columns(self._own_columns, *least)
 
     def _output_columns(self, columns: list[str]) -> list[str]:
         given = pt.inspect.transformer_outputs(self.reranker, columns, strict=False) or columns

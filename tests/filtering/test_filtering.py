@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from pyterrier_inpars.filtering import (
     CopyFilter,
     DuplicateFilter,
+    FalseNegativeFilter,
     LengthFilter,
     RoundTripFilter,
     ScoreFilter,
 )
+from pyterrier_inpars.mining import NegativeMiner
 
 quick = settings(max_examples=40, deadline=None)
 TEXTS = st.text(alphabet="aAbBsSß1 \t\n-'.é\u0301ि日", max_size=9) | st.text(max_size=20)
@@ -302,9 +304,49 @@ def test_reprs():
     assert repr(DuplicateFilter()) == "DuplicateFilter()"
 
 
+def test_the_first_mode_is_the_whole_frame_of_synthetic_queries():
+    """PyTerrier takes it as the input of a pipeline; later stages need what one filter ignores."""
+    text = ["qid", "query", "docno", "text"]
+    for make in MAKERS:
+        first, *others, least = pt.inspect.transformer_inputs(make())
+        assert first == [*text, "score", "log_probs"]
+        assert sorted(least) == sorted(make()._required_columns())
+        assert all(set(least) < set(mode) < set(first) for mode in others)
+    body = pt.inspect.transformer_inputs(CopyFilter(text_field="body"))
+    assert body[-1] == ["query", "body"] and body[-2] == ["qid", "query", "docno", "body"]
+    labelled = pt.inspect.transformer_inputs(FalseNegativeFilter())
+    assert labelled == [[*text, "label", "score"], ["qid", "label", "score"]]
+
+
+TEACHER = pt.apply.doc_score(lambda row: 1.0)
+TEACHER.schematic = {"label": "Teacher", "help_url": None}
+MINER = NegativeMiner(RANKINGS, texts=lambda: iter([]))
+
+
+@pytest.mark.parametrize("make", [*MAKERS, lambda: LengthFilter(min_tokens=2)])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        LengthFilter() >> CopyFilter() >> ScoreFilter(3) >> RoundTripFilter(RANKINGS),
+        LengthFilter(min_tokens=1) >> DuplicateFilter(),
+        MINER >> TEACHER >> FalseNegativeFilter(),
+        TEACHER >> ScoreFilter(3) >> MINER,
+    ],
+    ids=["filters", "tokens", "training", "teacher"],
+)
+def test_no_stage_of_a_pipeline_is_drawn_as_broken(make, rest):
+    def drawn(schematic):
+        for stage in schematic["transformers"]:
+            assert stage["input_columns"] and stage["output_columns"], stage["label"]
+            assert "input_validation_error" not in stage
+
+    pipeline = make() >> rest
+    drawn(pt.schematic.transformer_schematic(pipeline))
+    drawn(pt.schematic.transformer_schematic(FalseNegativeFilter() >> TEACHER >> MINER))
+    assert "pts-input-validation-error" not in pt.schematic.draw(pipeline).split("</style>")[1]
+
+
 def test_inspection():
-    assert pt.inspect.transformer_inputs(ScoreFilter(1)) == [["qid", "score"]]
-    assert pt.inspect.transformer_inputs(RoundTripFilter(RANKINGS)) == [["qid", "query", "docno"]]
     assert pt.inspect.transformer_outputs(CopyFilter(), COLUMNS) == COLUMNS
     attributes = pt.inspect.transformer_attributes(RoundTripFilter(RANKINGS, 2))
     assert [(a.name, a.value) for a in attributes] == [("retriever", RANKINGS), ("k", 2)]
