@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,14 +29,16 @@ def clean(text: str) -> str:
 
     Letters, combining marks and numbers of every script are kept; every other character becomes a
     space, and white space is normalized. Letters become lowercase, because Lucene reads ``AND``,
-    ``OR`` and ``NOT`` as operators. A text without words becomes ``""``.
+    ``OR`` and ``NOT`` as operators. The result is in Unicode's form NFC. A text without words
+    becomes ``""``.
     """
-    return " ".join(text.lower().translate(_WORDS).split())
+    return " ".join(unicodedata.normalize("NFC", text.lower()).translate(_WORDS).split())
 
 
 def fold(text: str) -> str:
-    """Folds case and normalizes white space, to compare texts."""
-    return " ".join(text.casefold().split())
+    """Folds case, normalizes Unicode to NFC and white space to single spaces, to compare texts."""
+    folded = unicodedata.normalize("NFD", text).casefold()
+    return " ".join(unicodedata.normalize("NFC", folded).split())
 
 
 def check_retriever(retriever: object) -> pt.Transformer:
@@ -82,7 +84,9 @@ def retrieve(
     Args:
         retriever: Transformer from queries to results with ``qid``, ``docno`` and ``rank`` or
             ``score``, in any order of rows.
-        queries: Frame with ``qid`` (str, unique) and ``query`` (str); other columns are ignored.
+        queries: Frame with ``qid`` (str, unique) and ``query`` (str). A column ``docno``, the
+            source documents, is used only to detect an engine that cuts ids at white space; other
+            columns are ignored.
         depth: Largest number of documents for each query. The cutoff is fused into the retriever
             where possible.
         columns: Columns of the results to return besides ``docno``.
@@ -96,8 +100,8 @@ def retrieve(
     Raises:
         TypeError: The results are not a frame.
         ValueError: A qid or query is not a string, or a qid is a duplicate. Or the results lack a
-            column, or have an unknown qid, a docno that is not a string or a rank that is not a
-            number.
+            column, or have an unknown qid, a docno that is not a string or is cut at white space,
+            or a rank that is not a number.
     """
     check_strings(queries, "qid", "query")
     if (duplicate := queries["qid"].duplicated()).any():
@@ -110,14 +114,39 @@ def retrieve(
     qids_of.pop("", None)
     equal = {qids[0]: qids for qids in qids_of.values()}
     topics = pd.DataFrame({"qid": list(equal), "query": list(qids_of)})
+    sources = [d for d in queries.get("docno", ()) if isinstance(d, str) and len(d.split()) > 1]
+    with_space = {docno.split()[0]: docno for docno in sources}
     retriever = _with_cutoff(retriever, depth)
     starts = range(0, len(topics), batch_size)
     for start in pt.tqdm(starts, disable=not verbose, desc="retrieving", unit="batch"):
         batch = topics[start : start + batch_size].reset_index(drop=True)
         results = applied(retriever, batch)
+        _check_ids_uncut(results, with_space)
         for qid, hits in _best_first(results, batch["qid"], depth, columns):
             for other in equal[qid]:
                 yield other, hits
+
+
+def _check_ids_uncut(results: pd.DataFrame, with_space: Mapping[str, str]) -> None:
+    """Checks that an engine returns docnos with white space whole.
+
+    Args:
+        results: Results of the engine.
+        with_space: Source documents whose docno contains white space, by its first word.
+
+    Raises:
+        ValueError: The results hold the first word of such a docno, and no docno with white space.
+    """
+    if not with_space or "docno" not in results:
+        return
+    found = {docno for docno in results["docno"] if isinstance(docno, str)}
+    if (cut := with_space.keys() & found) and all(docno.split() == [docno] for docno in found):
+        first = min(cut)
+        raise ValueError(
+            f"the retriever returns the docno {first!r}, but the document is {with_space[first]!r}:"
+            " it cuts ids at white space, as PISA does. Index the collection under ids without "
+            "white space, or use another engine, such as LuceneIndex"
+        )
 
 
 def _with_cutoff(retriever: pt.Transformer, depth: int) -> pt.Transformer:

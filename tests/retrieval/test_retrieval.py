@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyterrier_inpars import NegativeMiner, RoundTripFilter
 from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve
 
 quick = settings(max_examples=40, deadline=None)
@@ -68,7 +69,7 @@ def bm25(tmp_path_factory):
 @given(st.text())
 def test_clean_keeps_the_words_of_every_script(text):
     words, word = [], ""
-    for char in text.lower() + " ":
+    for char in unicodedata.normalize("NFC", text.lower()) + " ":
         if unicodedata.category(char)[0] in ("L", "M", "N"):
             word += char
         elif word:
@@ -88,13 +89,22 @@ def test_clean_keeps_the_words_of_every_script(text):
         ),
         ("this AND that OR NOT x_y", "this and that or not x y"),
         ("हिन्दी में खोज", "हिन्दी में खोज"),
-        ("cafe\u0301, naïve 日本語", "cafe\u0301 naïve 日本語"),
+        ("cafe\u0301, naïve 日本語", "café naïve 日本語"),
         ("nul\x00 surrogate\ud800 \u200b\u00a0tab\t", "nul surrogate tab"),
         ("?!* \n…", ""),
     ],
 )
 def test_clean_examples(text, cleaned):
     assert clean(text) == cleaned
+
+
+@quick
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@pytest.mark.parametrize("function", [clean, fold])
+def test_unicode_forms_of_one_text_are_equal(function, text):
+    text += "Ö \u1e9b\u0323 한"
+    forms = {function(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
+    assert forms == {function(text)}
 
 
 def test_fold_keeps_punctuation():
@@ -245,3 +255,26 @@ def test_pisa_beyond_what_it_retrieves(bm25):
     seven = (bm25 % 7).compile()
     assert found(seven, queries, 1000) == {"q0": list(seven(queries)["docno"])}
     assert found(bm25, queries, 5000)["q0"] == list(bm25(queries)["docno"])
+
+
+class TestIdsWithWhiteSpace:
+    """PISA keeps the first word of an id, so that no query would find its document."""
+
+    @pytest.fixture
+    def queries(self):
+        rows = [(f"q{i}", WORDS[i], f"doc {i}", WORDS[i]) for i in range(5)]
+        return pd.DataFrame(rows, columns=["qid", "query", "docno", "text"])
+
+    def test_an_engine_that_cuts_them_is_an_error(self, queries, tmp_path):
+        pisa = pytest.importorskip("pyterrier_pisa")
+        index = pisa.PisaIndex(str(tmp_path / "pisa"), text_field="text")
+        index.index(queries[["docno", "text"]].to_dict("records"))
+        message = "returns the docno 'doc', but the document is 'doc .': .* as PISA does"
+        bm25, corpus = index.bm25(), queries[["docno", "text"]].to_dict("records")
+        for stage in (RoundTripFilter(bm25), NegativeMiner(bm25, texts=lambda: iter(corpus))):
+            with pytest.raises(ValueError, match=message):
+                stage(queries)
+
+    def test_an_engine_that_keeps_them_is_none(self, queries):
+        docs = dict(zip(queries["docno"], queries["text"], strict=True)) | {"doc": WORDS[0]}
+        assert len(RoundTripFilter(Overlap(docs), k=2)(queries)) == 5
