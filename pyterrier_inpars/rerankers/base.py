@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
+import shutil
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -42,6 +45,17 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pyterrier_inpars.training.trainer import TrainingRun
+
+CHECKPOINT_FILES = (
+    r"(model|pytorch_model|adapter_model)\b.*\.(safetensors|bin|index\.json)"
+    r"|((generation|tokenizer|adapter|(pre)?processor|sentence_[a-z]+)_)?config\.json"
+    r"|config_sentence_transformers\.json"
+    r"|(modules|special_tokens_map|added_tokens|tokenizer|vocab|inpars|inpars_training)\.json"
+    r"|(vocab|merges)\.txt|(spiece|tokenizer|sentencepiece\.bpe)\.model|chat_template\..*|README\.md"
+)
+"""Names of the files of checkpoints, as a regular expression."""
+CHECKPOINT_FOLDERS = r"\d+_[A-Z]\w*"
+"""Names of the folders of sentence-transformers modules, such as ``1_Pooling``."""
 
 
 class LoadingOptions(TypedDict, total=False):
@@ -447,7 +461,8 @@ class Reranker(Stage, pt.Estimator):
 
         Args:
             path: Folder. It and its parents are created if missing.
-            overwrite: Whether to write into a folder that is not empty.
+            overwrite: Whether to write into a folder that is not empty. A checkpoint in it, of
+                whatever class, is replaced once the new one is complete; other files stay.
 
         Returns:
             The folder.
@@ -462,13 +477,13 @@ class Reranker(Stage, pt.Estimator):
             return path
         if path.exists() and any(path.iterdir()) and not overwrite:
             raise FileExistsError(f"{path} is not empty: give another path, or overwrite=True")
-        path.mkdir(parents=True, exist_ok=True)
-        with quiet(self.verbose), weights_on_cpu(self.network):
-            self._write(str(path))
-        provenance = self._last_provenance()
-        if provenance is not None:
-            write_json(path / TRAINING_FILE, provenance)
-            write_text(path / "README.md", model_card(provenance, type(self).__name__))
+        network, provenance = self.network, self._last_provenance()
+        with replaced_checkpoint(path) as folder:
+            with quiet(self.verbose), weights_on_cpu(network):
+                self._write(str(folder))
+            if provenance is not None:
+                write_json(folder / TRAINING_FILE, provenance)
+                write_text(folder / "README.md", model_card(provenance, type(self).__name__))
         return path
 
     def _check_not_int8(self, done: str) -> None:
@@ -499,6 +514,38 @@ def batches_of_similar_length(
         found.append(order[start : start + size])
         start += size
     return found
+
+
+@contextmanager
+def replaced_checkpoint(path: Path) -> Iterator[Path]:
+    """Replaces the checkpoint in a folder by what the block writes, if the block succeeds.
+
+    Args:
+        path: Folder, created if missing. Files that belong to no checkpoint stay in it.
+
+    Yields:
+        A temporary folder to write to.
+    """
+    created = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    # A folder inside is on the same file system, so that its files can be renamed.
+    folder = Path(tempfile.mkdtemp(prefix=".save-", dir=path))
+    try:
+        yield folder
+        for old in path.iterdir():
+            if old.is_dir() and re.fullmatch(CHECKPOINT_FOLDERS, old.name):
+                shutil.rmtree(old)
+            elif old.is_file() and re.fullmatch(CHECKPOINT_FILES, old.name):
+                old.unlink()
+        for new in folder.iterdir():
+            new.replace(path / new.name)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if created:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+    folder.rmdir()
 
 
 def check_source(revision: Any, trust_remote_code: Any) -> None:

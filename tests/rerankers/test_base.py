@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_training import CLASSES, scores, shapes_of
 
 from pyterrier_inpars._compute import cpu_linear
-from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5, base
+from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5, base, load_reranker
 from pyterrier_inpars.rerankers.base import batches_of_similar_length
 
 pytestmark = [
@@ -207,6 +207,38 @@ class TestEveryReranker:
             make().save(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["precious"]
         assert (make().save(tmp_path, overwrite=True) / "model.safetensors").exists()
+
+    @pytest.mark.parametrize("earlier", CLASSES, ids=lambda other: other.__name__)
+    def test_save_over_another_class(self, cls, earlier, make, models, frame, tmp_path):
+        """Nothing of the earlier checkpoint stays; files of others do."""
+        earlier(models[earlier], device="cpu").save(tmp_path)
+        (tmp_path / "notes.md").write_text("mine")
+        (tmp_path / "checkpoint-3").mkdir()
+        saved, clean = make(), make()
+        saved.save(tmp_path, overwrite=True)
+        loaded = load_reranker(tmp_path, dtype="float32", device="cpu")
+        assert type(loaded) is cls
+        np.testing.assert_array_equal(scores(loaded, frame), scores(saved, frame))
+        alone = clean.save(tmp_path / "alone")
+        written = {path.name for path in alone.iterdir()}
+        kept = {"notes.md", "checkpoint-3", "alone"}
+        assert {path.name for path in tmp_path.iterdir()} == written | kept
+
+    def test_save_that_fails_leaves_the_earlier_checkpoint(self, make, frame, tmp_path):
+        saved = make()
+        saved.save(tmp_path / "old")
+        before = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*.*")}
+        other = make(max_length=20)
+
+        def stop(*_, **__):
+            raise KeyboardInterrupt
+
+        other.network.save_pretrained = stop
+        for folder in ("old", "new"):
+            with pytest.raises(KeyboardInterrupt):
+                other.save(tmp_path / folder, overwrite=True)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+        assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
     def test_repr(self, cls, models):
         reranker = cls(models[cls], training={"seed": 2}, dtype="float32", revision="v1")
