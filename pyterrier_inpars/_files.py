@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -26,18 +27,20 @@ def atomic_file(
     process may leave the temporary file behind.
 
     Args:
-        path: File to write. Missing parent folders are created.
-        compress: Whether a name that ends in ``.gz``, ``.bz2`` or ``.lz4`` selects compression.
+        path: File to write; a leading ``~`` is the user's home folder. Missing parent folders are
+            created.
+        compress: Whether a name that ends in ``.gz``, ``.bz2`` or ``.lz4`` selects compression,
+            in upper case too.
         durable: Whether file and folder are flushed to disk (``fsync``), so that the file survives
             a power failure once the block has ended.
 
     Yields:
         The temporary file, open for writing.
     """
-    path = Path(path).absolute()
+    path = Path(path).expanduser().absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     # pt.io.finalized_open makes files writable for everyone, and autoopen needs the suffix last.
-    suffix = path.suffix if compress else ""
+    suffix = path.suffix.lower() if compress else ""
     part = path.with_name(f"{path.name}.{threading.get_native_id()}.part{suffix}")
     try:
         with (pt.io.autoopen if compress else open)(str(part), "wb") as out:
@@ -51,6 +54,23 @@ def atomic_file(
         with suppress(OSError):
             part.unlink()
         raise
+
+
+def open_binary(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a file for reading, decompressed by its suffix, in upper case too.
+
+    A leading ``~`` is the user's home folder.
+    """
+    path = Path(path).expanduser()
+    if (suffix := path.suffix.lower()) == path.suffix:
+        return pt.io.autoopen(str(path), "rb")
+    # pt.io.autoopen knows suffixes in lower case only.
+    modules = {".gz": "gzip", ".bz2": "bz2", ".lz4": "lz4.frame"}
+    return (
+        importlib.import_module(modules[suffix]).open(path)
+        if suffix in modules
+        else open(path, "rb")
+    )
 
 
 @contextmanager

@@ -10,7 +10,14 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._stage import Stage, check_strings, with_columns
-from pyterrier_inpars.datasets.readers import file_kind, read_corpus, read_qrels, read_topics
+from pyterrier_inpars.datasets.readers import (
+    file_kind,
+    read_corpus,
+    read_qrels,
+    read_topics,
+    unique_docnos,
+    unique_judgements,
+)
 
 
 class Collection(pt.datasets.Dataset):
@@ -35,8 +42,11 @@ class Collection(pt.datasets.Dataset):
         """Returns the texts of documents by docno; missing documents are left out.
 
         This implementation reads the whole collection.
+
+        Raises:
+            ValueError: A docno of these is a duplicate.
         """
-        return {docno: text for docno, text in self.documents() if docno in docnos}
+        return dict(unique_docnos((d for d in self.documents() if d[0] in docnos), repr(self)))
 
     def texts(self, docnos: set[str]) -> dict[str, str]:
         """Returns the texts of documents by docno, repaired if ``fix_text`` is set."""
@@ -143,7 +153,7 @@ class Files(Collection):
         topics: Topics file; see :func:`read_topics`.
         qrels: Judgements file; see :func:`read_qrels`.
         docno: Column of the document id in the corpus file.
-        text: Column of the text in the corpus file.
+        text: Column of the text in the corpus file, or a list of columns to join.
         fix_text: Whether to repair texts and queries with ftfy.
 
     Raises:
@@ -157,8 +167,8 @@ class Files(Collection):
         topics: str | Path | None = None,
         qrels: str | Path | None = None,
         *,
-        docno: str | None = None,
-        text: str | None = None,
+        docno: str | int | None = None,
+        text: str | int | Sequence[str | int] | None = None,
         fix_text: bool = False,
     ):
         super().__init__(fix_text=fix_text)
@@ -209,7 +219,7 @@ class BeirFolder(Collection):
 
     def __init__(self, path: str | Path, *, fix_text: bool = False):
         super().__init__(fix_text=fix_text)
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self._file("corpus")
 
     def documents(self) -> Iterator[tuple[str, str]]:
@@ -245,24 +255,34 @@ class IrDatasets(Collection):
 
     Args:
         name: Id in ir_datasets, such as ``"beir/nfcorpus/test"``.
+        text: Field of the documents with the text, or a list of fields to join. By default the
+            text that ir_datasets declares, title first.
         fix_text: Whether to repair texts and queries with ftfy.
 
     Raises:
         KeyError: ir_datasets does not know the id.
+        ValueError: The documents have no field ``text``; raised when they are read, with the
+            fields that there are.
     """
 
-    def __init__(self, name: str, *, fix_text: bool = False):
+    def __init__(
+        self, name: str, *, text: str | Sequence[str] | None = None, fix_text: bool = False
+    ):
         super().__init__(fix_text=fix_text)
         self.name = name
+        self.text = text
         self.dataset: Any = pt.get_dataset(f"irds:{name}")
 
     def documents(self) -> Iterator[tuple[str, str]]:
-        for record in self.dataset.irds_ref().docs_iter():
-            yield record.doc_id, _default_text(record)
+        records = self.dataset.irds_ref().docs_iter()
+        return unique_docnos(((r.doc_id, self._text(r)) for r in records), repr(self))
 
     def find(self, docnos: set[str]) -> dict[str, str]:
         records = self.dataset.irds_ref().docs_store().get_many_iter(docnos)
-        return {record.doc_id: _default_text(record) for record in records}
+        return {record.doc_id: self._text(record) for record in records}
+
+    def _text(self, record: Any) -> str:
+        return _record_text(record, self.text, f"the documents of {self!r}", "text=['title', ...]")
 
     def get_topics(self, variant: str | None = None) -> pd.DataFrame:
         """Returns the topics as a frame ``qid, query``.
@@ -275,10 +295,11 @@ class IrDatasets(Collection):
             topics = self.dataset.get_topics(variant)
             return self._topics(zip(topics["qid"], topics["query"], strict=True))
         records = self.dataset.irds_ref().queries_iter()
-        return self._topics((record.query_id, _default_text(record)) for record in records)
+        where, remedy = f"the topics of {self!r}", "get_topics('title')"
+        return self._topics((r.query_id, _record_text(r, None, where, remedy)) for r in records)
 
     def get_qrels(self, variant: str | None = None) -> pd.DataFrame:
-        return self.dataset.get_qrels(variant)
+        return unique_judgements(self.dataset.get_qrels(variant), f"the qrels of {self!r}")
 
     def get_corpus_lang(self) -> str | None:
         return self.dataset.get_corpus_lang()
@@ -293,12 +314,32 @@ class IrDatasets(Collection):
         return self.name
 
 
-def _default_text(record: Any) -> str:
-    """Returns the text of a document or query of ir_datasets, title first."""
-    return (record.default_text() if hasattr(record, "default_text") else record.text).strip()
+def _record_text(record: Any, fields: str | Sequence[str] | None, where: str, remedy: str) -> str:
+    """Returns the text of a document or query of ir_datasets: its fields, or its default text.
+
+    Args:
+        record: The document or query, a named tuple.
+        fields: Name of a field, or a list of names whose texts are joined.
+        where: Place of the record, for the error.
+        remedy: How to name fields, for the error.
+
+    Raises:
+        ValueError: The record lacks a field, or a field is not a string.
+    """
+    if fields is None and hasattr(record, "default_text"):
+        return record.default_text().strip()
+    names = [fields or "text"] if fields is None or isinstance(fields, str) else fields
+    values = [getattr(record, name, None) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if not isinstance(value, str):
+            raise ValueError(
+                f"{where} have no text in {name!r}; their fields are {', '.join(record._fields)}: "
+                f"name those with text, as in {remedy}"
+            )
+    return " ".join(filter(None, values)).strip()
 
 
 def _existing(path: str | Path) -> Path:
-    if not (path := Path(path)).is_file():
+    if not (path := Path(path).expanduser()).is_file():
         raise FileNotFoundError(f"the file {path} does not exist")
     return path

@@ -28,7 +28,7 @@ def collection(
     """
     if source not in ("ir_datasets", "pyserini"):
         raise ValueError(f"source must be 'ir_datasets' or 'pyserini', not {source!r}")
-    path, name = Path(name), str(name)
+    path, name = Path(name).expanduser(), str(name)
     if path.is_file():
         return Files(path, fix_text=fix_text)
     if path.is_dir() and not any(path.glob("segments_*")):
@@ -38,7 +38,7 @@ def collection(
         name = beir.names(name, "pyserini" if lucene else "irds")
     try:
         if lucene:
-            found: Collection = PyseriniProvider().get_dataset(name)
+            found: Collection = PyseriniProvider().get_dataset(str(path) if path.is_dir() else name)
         else:
             found = IrDatasets(name.removeprefix("irds:"))
     except KeyError:

@@ -7,12 +7,13 @@ import csv
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyterrier as pt
+
+from pyterrier_inpars._files import open_binary
 
 _DOCNO = ("docno", "doc_id", "_id", "id")
 _TEXT = ("text", "contents", "document", "doc_text")
@@ -25,55 +26,73 @@ _AFTER_RETURN = re.compile(r"(?<=\r)(?!\n)")
 
 
 def read_corpus(
-    path: str | Path, *, docno: str | None = None, text: str | None = None
+    path: str | Path,
+    *,
+    docno: str | int | None = None,
+    text: str | int | Sequence[str | int] | None = None,
 ) -> Iterator[dict[str, str]]:
     """Reads documents from a file, one at a time.
 
-    The suffix selects the format: CSV or TSV with a header (``.csv``, ``.tsv``) or JSON Lines
-    (``.jsonl``, ``.json``), each in UTF-8 and also with ``.gz``. Ids are kept as written: ``007``
-    and ``NA`` are strings. A ``title`` is put before the text, separated by a space, except before
-    ``contents``, which includes it by Anserini's convention.
+    The suffix selects the format: CSV or TSV (``.csv``, ``.tsv``) or JSON Lines (``.jsonl``,
+    ``.json``), each in UTF-8 and also with ``.gz``. Ids are kept as written: ``007`` and ``NA`` are
+    strings. White space around the column names and ids of a table is removed. A ``title`` is put
+    before the text, separated by a space, except before ``contents``, which includes it by
+    Anserini's convention.
+
+    A TSV file with two columns may lack the header, as MS MARCO's ``collection.tsv`` does; the
+    columns are then the docno and the text. A quotation mark in such a file is part of the text.
+
+    Every docno is kept in memory to detect duplicates, about 100 bytes for each document.
 
     Args:
         path: File to read.
-        docno: Column of the document id. By default the first that exists of ``docno``,
-            ``doc_id``, ``_id``, ``id``.
-        text: Column of the text. By default the first that exists of ``text``, ``contents``,
-            ``document``, ``doc_text``.
+        docno: Column of the document id: its name, or its position from 0 in a table without a
+            header. By default the first that exists of ``docno``, ``doc_id``, ``_id``, ``id``.
+        text: Column of the text, likewise, or a list of columns, whose texts are joined by spaces.
+            By default the first that exists of ``text``, ``contents``, ``document``, ``doc_text``.
 
     Yields:
         Dicts of ``docno`` and ``text`` (both str); none for an empty file.
 
     Raises:
-        ValueError: A column is missing or a row is invalid; the error names the file and the line.
+        ValueError: A column is missing, a row is invalid, or a docno is a duplicate; the error
+            names the file and the line.
         FileNotFoundError: The file does not exist.
     """
-    names = None
-    for where, record in _records(Path(path)):
-        if names is None:
-            names = (
-                _column(where, record, docno, _DOCNO, "docno"),
-                _column(where, record, text, _TEXT, "text"),
-            )
-        body = _string(where, record, names[1])
-        if names[1] not in ("contents", "title") and record.get("title"):
-            body = join_title(_string(where, record, "title"), body)
-        yield {"docno": as_id(record.get(names[0]), names[0], where), "text": body.strip()}
+    key: str | int | None = None
+    fields: list[str | int] = []
+    asked = [text] if text is None or isinstance(text, str | int) else list(text)
+    seen: set[str] = set()
+    for where, record in _records(Path(path), {"docno": _DOCNO, "text": _TEXT}, docno, *asked):
+        if key is None:
+            key = _column(where, record, docno, _DOCNO, "docno")
+            fields = [_column(where, record, name, _TEXT, "text") for name in asked]
+            titled = len(fields) == 1 and fields[0] not in ("contents", "title")
+        document = _id(path, record, key, where)
+        if document in seen:
+            raise ValueError(f"{where}: duplicate docno {document!r}")
+        seen.add(document)
+        optional = ["title"] if titled else fields if len(fields) > 1 else []
+        parts = [_string(where, record, name) for name in optional if record.get(name)]
+        if len(fields) == 1:
+            parts.append(_string(where, record, fields[0]))
+        yield {"docno": document, "text": " ".join(filter(None, parts)).strip()}
 
 
 def read_topics(
-    path: str | Path, *, qid: str | None = None, query: str | None = None
+    path: str | Path, *, qid: str | int | None = None, query: str | int | None = None
 ) -> pd.DataFrame:
     """Reads topics from a file in a format of :func:`read_corpus`.
 
-    A TSV file with two columns may lack the header; the columns are then the qid and the query.
+    A TSV file with two columns may lack the header; the columns are then the qid and the query. A
+    quotation mark in such a file is part of the query.
 
     Args:
         path: File to read.
-        qid: Column of the topic id. By default the first that exists of ``qid``, ``query_id``,
-            ``_id``, ``id``.
-        query: Column of the query. By default the first that exists of ``query``, ``text``,
-            ``question``.
+        qid: Column of the topic id: its name, or its position from 0 in a table without a header.
+            By default the first that exists of ``qid``, ``query_id``, ``_id``, ``id``.
+        query: Column of the query, likewise. By default the first that exists of ``query``,
+            ``text``, ``question``.
 
     Returns:
         Frame ``qid, query`` (both str), in the order of the file.
@@ -85,14 +104,13 @@ def read_topics(
     """
     names = None
     topics: dict[str, str] = {}
-    headerless = {"qid": _QID, "query": _QUERY} if qid is None and query is None else {}
-    for where, record in _records(Path(path), headerless):
+    for where, record in _records(Path(path), {"qid": _QID, "query": _QUERY}, qid, query):
         if names is None:
             names = (
                 _column(where, record, qid, _QID, "qid"),
                 _column(where, record, query, _QUERY, "query"),
             )
-        topic = as_id(record.get(names[0]), names[0], where)
+        topic = _id(path, record, names[0], where)
         if topic in topics:
             raise ValueError(f"{where}: duplicate qid {topic!r}")
         topics[topic] = _string(where, record, names[1])
@@ -103,7 +121,8 @@ def read_qrels(path: str | Path) -> pd.DataFrame:
     """Reads relevance judgements in TREC's format or in BEIR's.
 
     TREC's format has four columns, ``qid 0 docno label``, separated by white space. BEIR's has
-    three, ``query-id corpus-id score``, separated by tabs, with or without a header.
+    three, ``query-id corpus-id score``, separated by tabs, with or without a header. A judgement
+    that is repeated with the same label is returned once.
 
     Args:
         path: File to read.
@@ -112,7 +131,8 @@ def read_qrels(path: str | Path) -> pd.DataFrame:
         Frame ``qid, docno`` (str) and ``label`` (int64), in the order of the file.
 
     Raises:
-        ValueError: A line has neither format; the error names the file and the line.
+        ValueError: A line has neither format, or a document has two labels for one query; the error
+            names the file, and the line or the ids.
         FileNotFoundError: The file does not exist.
     """
     rows = []
@@ -128,11 +148,52 @@ def read_qrels(path: str | Path) -> pd.DataFrame:
                     "`qid 0 docno label`, or qid, docno and label separated by tabs, with an "
                     "integer label"
                 ) from None
-    return pd.DataFrame(rows, columns=["qid", "docno", "label"]).astype({"label": "int64"})
+    qrels = pd.DataFrame(rows, columns=["qid", "docno", "label"]).astype({"label": "int64"})
+    return unique_judgements(qrels, path)
+
+
+def unique_judgements(qrels: pd.DataFrame, where: object) -> pd.DataFrame:
+    """Drops repeated judgements from a frame ``qid, docno, label``.
+
+    Other columns, such as TREC's iteration, distinguish judgements.
+
+    Args:
+        qrels: Frame of judgements.
+        where: Their source, for the error.
+
+    Raises:
+        ValueError: Two rows differ only in their label; the error names the qid and the docno.
+    """
+    qrels = qrels.drop_duplicates(ignore_index=True)
+    others = [column for column in qrels if column != "label"]
+    if (twice := qrels.duplicated(others)).any():
+        qid, docno = qrels.loc[twice, ["qid", "docno"]].iloc[0]
+        raise ValueError(f"{where}: docno {docno!r} has two different labels for qid {qid!r}")
+    return qrels
+
+
+def unique_docnos(documents: Iterable[tuple[str, str]], where: object) -> Iterator[tuple[str, str]]:
+    """Yields pairs of docno and text as they come.
+
+    Every docno is kept in memory, about 100 bytes for each.
+
+    Args:
+        documents: The pairs.
+        where: Their source, for the error.
+
+    Raises:
+        ValueError: A docno is a duplicate.
+    """
+    seen: set[str] = set()
+    for docno, text in documents:
+        if docno in seen:
+            raise ValueError(f"{where}: duplicate docno {docno!r}")
+        seen.add(docno)
+        yield docno, text
 
 
 def _judgement(line: str) -> tuple[str, str, int]:
-    cells = line.rstrip("\r\n").split("\t")
+    cells = [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
     if len(cells) == 3:
         qid, docno, label = cells
     else:
@@ -162,14 +223,16 @@ def file_kind(path: Path) -> str:
 
 
 def _records(
-    path: Path, headerless: Mapping[str, Sequence[str]] | None = None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    path: Path, columns: Mapping[str, Sequence[str]], *asked: str | int | None
+) -> Iterator[tuple[str, dict[Any, Any]]]:
     """Reads the records of a CSV, TSV or JSON Lines file.
 
     Args:
         path: File to read.
-        headerless: For TSV: the columns of a file without a header, each with the names by which a
-            header would be recognized.
+        columns: The columns of a TSV file without a header, each with the names by which a header
+            is recognized.
+        asked: Names or positions of columns that the caller gave. Positions mean that a table has
+            no header, and its columns are numbered.
 
     Yields:
         The place, for errors, and the record.
@@ -178,35 +241,63 @@ def _records(
     if kind not in _DELIMITERS:
         yield from json_lines(path, may_be_empty=True)
         return
-    header: list[str] = []
-    for where, row in table_rows(path, _DELIMITERS[kind], may_be_empty=True):
-        if not header:
+    header: list[Any] = []
+    numbered = any(isinstance(name, int) for name in asked)
+    if numbered or (kind == ".tsv" and set(asked) == {None} and not _has_header(path, columns)):
+        header = [] if numbered else list(columns)
+        rows = plain_rows(path) if kind == ".tsv" else table_rows(path, ",", may_be_empty=True)
+    else:
+        rows = table_rows(path, _DELIMITERS[kind], may_be_empty=True)
+    for where, row in rows:
+        if not header and numbered:
+            header = list(range(len(row)))
+        elif not header:
             header = [name.strip() for name in row]
             if len(set(header)) < len(header):
                 raise ValueError(f"{where}: duplicate column name: {', '.join(header)}")
-            known = {name for names in (headerless or {}).values() for name in names}
-            if not headerless or kind != ".tsv" or len(row) != len(headerless) or known & {*header}:
-                continue
-            header = list(headerless)
+            continue
         if len(row) != len(header):
-            raise ValueError(f"{where}: {len(row)} cells, but the columns are {', '.join(header)}")
+            raise ValueError(
+                f"{where}: {len(row)} cells, but the columns are {', '.join(map(str, header))}"
+            )
         yield where, dict(zip(header, row, strict=True))
 
 
+def _has_header(path: Path, columns: Mapping[str, Sequence[str]]) -> bool:
+    """Returns whether a TSV file starts with a header: known names, or another number of cells."""
+    known = {name for names in columns.values() for name in names}
+    for _, row in plain_rows(path):
+        return len(row) != len(columns) or not known.isdisjoint(c.strip(' "') for c in row)
+    return False
+
+
 def _column(
-    where: str, record: Mapping[str, Any], name: str | None, known: Sequence[str], parameter: str
-) -> str:
+    where: str,
+    record: Mapping[Any, Any],
+    name: str | int | None,
+    known: Sequence[str],
+    parameter: str,
+) -> str | int:
     """Returns the given column name, or else the first known one that the record has."""
     for candidate in known if name is None else [name]:
         if candidate in record:
             return candidate
+    wanted = " or ".join(known) if name is None else name
     raise ValueError(
-        f"{where}: no column {name or ' or '.join(known)}, only {', '.join(record)}: name the "
+        f"{where}: no column {wanted}, only {', '.join(map(str, record))}: name the "
         f"column with {parameter}=..."
     )
 
 
-def _string(where: str, record: Mapping[str, Any], column: str) -> str:
+def _id(path: str | Path, record: Mapping[Any, Any], column: str | int, where: str) -> str:
+    """Returns an id; that of a table without the white space around it, like the header."""
+    value = record.get(column)
+    if isinstance(value, str) and file_kind(Path(path)) in _DELIMITERS:
+        value = value.strip()
+    return as_id(value, str(column), where)
+
+
+def _string(where: str, record: Mapping[Any, Any], column: str | int) -> str:
     value = record.get(column)
     if not isinstance(value, str):
         raise ValueError(f"{where}: {column} must be a string, not {value!r}")
@@ -222,11 +313,11 @@ def as_id(value: object, name: str, where: str) -> str:
         where: Place of the field, for the error.
 
     Raises:
-        ValueError: ``value`` is of another type or empty.
+        ValueError: ``value`` is of another type or blank.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where}: {name} must be a string or a whole number, not {value!r}")
     return value
 
@@ -264,55 +355,142 @@ def json_lines(
         yield where, record
 
 
+def plain_rows(path: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Reads the rows of a TSV file without quoting, one at a time; blank rows are skipped.
+
+    Yields:
+        The place of the row, for errors, and the cells; a quotation mark is a character as any.
+
+    Raises:
+        ValueError: The file is damaged or not in UTF-8; the error names the line.
+        FileNotFoundError: The file does not exist.
+    """
+    for where, line in _text_lines(path, "TSV"):
+        if line.strip("\r\n"):
+            yield where, line.rstrip("\r\n").split("\t")
+
+
+def quoted_rows(path: str | Path, width: int) -> Iterator[tuple[str, list[str]]]:
+    """Reads the rows of a TSV file without a header, whose writer may have quoted cells or not.
+
+    A line with ``width`` cells is a row. Its cells lose their quotes only where Python's
+    ``csv.writer`` sets them, around a cell that contains a quotation mark or a carriage return.
+    Other lines are parts of rows with quoted cells (RFC 4180). A carriage return in a cell becomes
+    a space.
+
+    Args:
+        path: File to read.
+        width: Number of cells in a row.
+
+    Yields:
+        The place of the row's last line, for errors, and the cells, which may be another number.
+
+    Raises:
+        ValueError: The file is empty, damaged or not in UTF-8, or a quoted cell is not closed
+            before the next row; the error names the line.
+        FileNotFoundError: The file does not exist.
+    """
+    start, pending = "", ""
+    for where, line in _text_lines(path, "TSV", split_returns=False, may_be_empty=False):
+        cells = line.rstrip("\r\n").split("\t")
+        if pending and len(cells) == width:
+            break
+        if len(cells) == width:
+            yield where, [_unquoted(cell).replace("\r", " ") for cell in cells]
+        elif pending or line.strip("\r\n"):
+            start = start if pending else where
+            pending += line.replace("\r\n", "\n").replace("\r", " ")
+            if pending.count('"') % 2 == 0:
+                try:
+                    row = _next_row(csv.reader([pending], delimiter="\t", strict=True))
+                except csv.Error as error:
+                    raise ValueError(f"{start}: is not TSV: {error}") from error
+                pending = ""
+                yield where, row or []
+    if pending:
+        raise ValueError(
+            f"{start}: is not TSV: not {width} cells, and a quotation mark that is not closed "
+            "before the next row"
+        )
+
+
+def _unquoted(cell: str) -> str:
+    inner = cell[1:-1]
+    quoted = cell[:1] == cell[-1:] == '"' and ('"' in inner or "\r" in inner)
+    if quoted and '"' not in inner.replace('""', ""):
+        return inner.replace('""', '"')
+    return cell
+
+
 def table_rows(
-    path: str | Path,
-    delimiter: str,
-    *,
-    returns_are_spaces: bool = False,
-    may_be_empty: bool = False,
+    path: str | Path, delimiter: str, *, may_be_empty: bool = False
 ) -> Iterator[tuple[str, list[str]]]:
     """Reads the rows of a CSV or TSV file, one at a time; blank rows are skipped.
 
-    Fields may be quoted, with quotes doubled inside (RFC 4180), and of any length.
+    Fields may be quoted, with quotes doubled inside (RFC 4180), and of any length. A carriage
+    return ends a row, or belongs to a quoted field.
 
     Args:
         path: File to read.
         delimiter: Character between fields.
-        returns_are_spaces: Whether a carriage return that does not end a line becomes a space. By
-            default it ends a row, or belongs to a quoted field.
         may_be_empty: Whether an empty file is valid.
 
     Yields:
         The place of the row's last line, for errors, and the fields.
 
     Raises:
-        ValueError: The file is empty or damaged, or a row is invalid; the error names the line.
+        ValueError: The file is empty or damaged, or a row is invalid; the error names the line. Or
+            a row has several lines of which each looks like a row, so that the quotation marks are
+            probably part of the text.
         FileNotFoundError: The file does not exist.
     """
-    where = str(path)
+    kind = "TSV" if delimiter == "\t" else "CSV"
+    where, width = str(path), 0
+    lines: list[str] = []
 
-    def lines() -> Iterator[str]:
+    def read() -> Iterator[str]:
         nonlocal where
-        for place, line in read_lines(path, may_be_empty):
-            where = place
-            text = line.decode()
-            if "\r" not in text:
-                yield text
-            elif returns_are_spaces:
-                yield text.replace("\r\n", "\n").replace("\r", " ")
-            else:
-                yield from filter(None, _AFTER_RETURN.split(text))
+        for where, line in _text_lines(path, kind, may_be_empty=may_be_empty):  # noqa: B007
+            lines.append(line)
+            yield line
 
-    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
+    rows = csv.reader(read(), delimiter=delimiter, strict=True)
     try:
         while (row := _next_row(rows)) is not None:
+            width = width or len(row)
+            if len(lines) > 1 and all(_looks_like_row(line, delimiter, width) for line in lines):
+                raise ValueError(
+                    f"{where}: a quotation mark joins {len(lines)} lines that look like rows: "
+                    "double the quotation marks of the text and put its field between two more"
+                )
+            lines.clear()
             if row:
                 yield where, row
-    except (csv.Error, UnicodeDecodeError) as error:
-        kind = "TSV" if delimiter == "\t" else "CSV"
+    except csv.Error as error:
         raise ValueError(
             f"{where}: is not {kind} in UTF-8 with quotes doubled inside quoted fields: {error}"
         ) from error
+
+
+def _looks_like_row(line: str, delimiter: str, width: int) -> bool:
+    """Returns whether a line has all cells by itself; a comma of a sentence has a space after."""
+    cells = line.rstrip("\r\n").split(delimiter)
+    return len(cells) == width > 1 and all(cell.strip(' "') and cell[0] != " " for cell in cells)
+
+
+def _text_lines(
+    path: str | Path, kind: str, *, split_returns: bool = True, may_be_empty: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Reads the lines of a text file, as `read_lines` does; a carriage return may end a line."""
+    for where, line in read_lines(path, may_be_empty):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{where}: is not {kind} in UTF-8 with quotes doubled inside quoted fields: {error}"
+            ) from error
+        for part in filter(None, _AFTER_RETURN.split(text)) if split_returns else [text]:
+            yield where, part
 
 
 def _next_row(rows: Iterator[list[str]]) -> list[str] | None:
@@ -326,6 +504,8 @@ def _next_row(rows: Iterator[list[str]]) -> list[str] | None:
 def read_lines(path: str | Path, may_be_empty: bool = False) -> Iterator[tuple[str, bytes]]:
     """Reads the lines of a file, which is decompressed by its suffix, without a byte order mark.
 
+    A suffix may be in upper case, and a leading ``~`` is the user's home folder.
+
     Yields:
         The place, for errors (``corpus.tsv, line 3``), and the line with its line end.
 
@@ -334,7 +514,7 @@ def read_lines(path: str | Path, may_be_empty: bool = False) -> Iterator[tuple[s
         FileNotFoundError: The file does not exist.
     """
     number, empty = 0, True
-    with pt.io.autoopen(str(path), "rb") as lines:
+    with open_binary(path) as lines:
         try:
             for number, line in enumerate(lines, start=1):
                 line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line

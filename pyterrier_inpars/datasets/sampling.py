@@ -11,6 +11,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._stage import as_numbers, check_strings, positive_int
+from pyterrier_inpars.datasets.readers import unique_judgements
 
 T = TypeVar("T")
 
@@ -72,12 +73,18 @@ def judged_pairs(
         Frame ``qid, query, docno, text`` (all str), in the order of the judgements.
 
     Raises:
-        ValueError: There is no such pair, a column is missing, or an id is not a string.
+        ValueError: There is no such pair, a column is missing, an id is not a string, a document
+            has two labels for one query, or two relevant documents have one docno.
     """
     topics = dataset.get_topics() if topics is None else topics
     qrels = dataset.get_qrels() if qrels is None else qrels
     _check(dataset, "topics", topics, ["qid", "query"])
     _check(dataset, "qrels", qrels, ["qid", "docno", "label"])
+    if (twice := topics["qid"].duplicated()).any():
+        raise ValueError(
+            f"the topics of {dataset!r} have a duplicate qid {topics['qid'][twice].iloc[0]!r}"
+        )
+    qrels = unique_judgements(qrels, f"the qrels of {dataset!r}")
     queries = dict(zip(topics["qid"], topics["query"], strict=True))
     relevant = qrels[(as_numbers(qrels, "label") >= min_label) & qrels["qid"].isin(list(queries))]
     pairs = list(relevant[["qid", "docno"]].drop_duplicates().itertuples(index=False, name=None))
@@ -110,5 +117,7 @@ def _texts(dataset: pt.datasets.Dataset, wanted: set[str]) -> dict[str, str]:
                 raise ValueError(
                     f"the documents of {dataset!r} have no text, only {', '.join(document)}"
                 )
+            if document["docno"] in texts:
+                raise ValueError(f"{dataset!r}: duplicate docno {document['docno']!r}")
             texts[document["docno"]] = document["text"]
     return texts

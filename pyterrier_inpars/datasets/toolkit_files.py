@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pyterrier as pt
 
 from pyterrier_inpars._files import atomic_text, plain
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
-from pyterrier_inpars.datasets.readers import as_id, json_lines, read_lines, table_rows
+from pyterrier_inpars.datasets.readers import as_id, json_lines, quoted_rows, read_lines
 from pyterrier_inpars.training.examples import check_examples, check_negatives
 
 # The toolkit's names of our columns; InPars-v1 has `question` and `doc_text`.
@@ -59,37 +60,43 @@ def read_queries(path: str | Path) -> Iterator[dict[str, Any]]:
     numbers: Counter[str] = Counter()
     qids = set()
     for where, record in json_lines(path):
-        record = {name: value for name, value in record.items() if value is not None}
-        used = {column: _name(column, record) for column in _NAMES}
-        for column in ("docno", "query"):
-            if used[column] is None:
-                raise ValueError(
-                    f"{where}: lacks {' and '.join(_NAMES[column])}; it has only {list(record)}"
-                )
-        row = {column: record.pop(name) for column, name in used.items() if name is not None}
-        docno = row["docno"] = as_id(row["docno"], "doc_id", where)
-        for column in ("text", "query"):
-            if not isinstance(row.get(column, ""), str):
-                raise ValueError(f"{where}: {column} must be a string, not {row[column]!r}")
-        numbers[docno] += 1
-        qid = as_id(record.pop("qid", f"{docno}-{numbers[docno]}"), "qid", where)
+        row = _query(where, record, numbers)
         if not row["query"].strip():
             continue
-        if qid in qids:
-            raise ValueError(f"{where}: duplicate qid {qid!r}")
-        qids.add(qid)
-        row = {"qid": qid, "query": row.pop("query"), **row}
-        if "log_probs" in record:
-            row["log_probs"] = _numbers(record.pop("log_probs"), where)
-        if "score" in record:
-            (row["score"],) = _numbers([record.pop("score")], where, "score")
-        elif row.get("log_probs"):
-            row["score"] = sum(row["log_probs"]) / len(row["log_probs"])
-        if (topics := record.get("fewshot_examples")) is not None:
-            if not isinstance(topics, list):
-                raise ValueError(f"{where}: fewshot_examples must be a list, not {topics!r:.200}")
-            record["fewshot_examples"] = [as_id(t, "fewshot_examples", where) for t in topics]
-        yield row | record
+        if row["qid"] in qids:
+            raise ValueError(f"{where}: duplicate qid {row['qid']!r}")
+        qids.add(row["qid"])
+        yield row
+
+
+def _query(where: str, record: dict[str, Any], numbers: Counter[str]) -> dict[str, Any]:
+    """Returns a line of a file of synthetic queries as a row, and counts its document."""
+    record = {name: value for name, value in record.items() if value is not None}
+    used = {column: _name(column, record) for column in _NAMES}
+    for column in ("docno", "query"):
+        if used[column] is None:
+            raise ValueError(
+                f"{where}: lacks {' and '.join(_NAMES[column])}; it has only {list(record)}"
+            )
+    row = {column: record.pop(name) for column, name in used.items() if name is not None}
+    docno = row["docno"] = as_id(row["docno"], "doc_id", where)
+    for column in ("text", "query"):
+        if not isinstance(row.get(column, ""), str):
+            raise ValueError(f"{where}: {column} must be a string, not {row[column]!r}")
+    numbers[docno] += 1
+    qid = as_id(record.pop("qid", f"{docno}-{numbers[docno]}"), "qid", where)
+    row = {"qid": qid, "query": row.pop("query"), **row}
+    if "log_probs" in record:
+        row["log_probs"] = _numbers(record.pop("log_probs"), where)
+    if "score" in record:
+        (row["score"],) = _numbers([record.pop("score")], where, "score")
+    elif row.get("log_probs"):
+        row["score"] = sum(row["log_probs"]) / len(row["log_probs"])
+    if (topics := record.get("fewshot_examples")) is not None:
+        if not isinstance(topics, list):
+            raise ValueError(f"{where}: fewshot_examples must be a list, not {topics!r:.200}")
+        record["fewshot_examples"] = [as_id(t, "fewshot_examples", where) for t in topics]
+    return row | record
 
 
 def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Path) -> None:
@@ -104,10 +111,13 @@ def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Pat
         path: File to write. Missing parent folders are created.
 
     Raises:
-        ValueError: A row lacks a column or cannot be written; the error names the row.
+        ValueError: A row lacks a column, a qid is a duplicate, or `read_queries` would refuse the
+            row; the error names the row.
     """
     if isinstance(rows, pd.DataFrame):
         rows = rows.to_dict("records")
+    numbers: Counter[str] = Counter()
+    qids = set()
     with atomic_text(path) as out:
         for number, row in enumerate(rows, start=1):
             at = f"row {number} (qid {row.get('qid')!r})"
@@ -121,9 +131,17 @@ def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Pat
             record["doc_id"] = record.pop("docno")
             first = {name: record.pop(name) for name in _WRITTEN if name in record}
             try:
-                out.write(json.dumps(first | record, ensure_ascii=False, default=plain) + "\n")
-            except (TypeError, UnicodeEncodeError) as error:
+                line = json.dumps(
+                    first | record, ensure_ascii=False, allow_nan=False, default=plain
+                )
+                line.encode()
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"cannot write {at}: {error}") from error
+            qid = _query(at, json.loads(line), numbers)["qid"]  # what is written can be read
+            if qid in qids:
+                raise ValueError(f"{at}: duplicate qid {qid!r}")
+            qids.add(qid)
+            out.write(line + "\n")
 
 
 def read_triples(path: str | Path) -> pd.DataFrame:
@@ -289,20 +307,40 @@ def write_run(results: pd.DataFrame, path: str | Path, name: str = "pyterrier") 
         name: Tag of the run, the name of the system.
 
     Raises:
-        ValueError: An id is not a string, is empty or contains white space, or a score is not a
-            number.
+        ValueError: There are no results. Or an id is not a string, is empty or contains white
+            space, a document is a duplicate for its query, a rank is not a whole number, a score is
+            not a number, or ``name`` is empty or contains white space.
         pt.validate.InputValidationError: A column is missing.
     """
-    columns = ["qid", "docno", "rank"]
-    check_columns(results, *columns, "score")
+    check_columns(results, "qid", "docno", "rank", "score")
     check_strings(results, "qid", "docno")
+    if len(results) == 0:
+        raise ValueError(f"no results to write to {path}")
+    if not _is_word(name):
+        raise ValueError(f"the name of a run must be a word without white space, not {name!r}")
     scores = as_numbers(results, "score").tolist()
+    ranks = as_numbers(results, "rank").tolist()
+    if (twice := results.duplicated(["qid", "docno"])).any():
+        qid, docno = results.loc[twice.to_numpy(), ["qid", "docno"]].iloc[0]
+        raise ValueError(f"duplicate docno {docno!r} for qid {qid!r}: a TREC run has each once")
     with atomic_text(path) as out:
-        rows = results[columns].itertuples(index=False, name=None)
-        for (qid, docno, rank), score in zip(rows, scores, strict=True):
-            if len(f"{qid} {docno}".split()) != 2:
-                raise ValueError(f"a TREC run cannot hold the ids {qid!r} and {docno!r}")
-            out.write(f"{qid} Q0 {docno} {rank} {score!r} {name}\n")
+        for qid, docno, rank, score in zip(
+            results["qid"], results["docno"], ranks, scores, strict=True
+        ):
+            if not _is_word(qid) or not _is_word(docno):
+                raise ValueError(
+                    f"a TREC run cannot hold the ids {qid!r} and {docno!r}: an id must not be "
+                    "empty or contain white space"
+                )
+            if not rank.is_integer():
+                raise ValueError(
+                    f"rank must be a whole number, not {rank!r}, at qid {qid!r}, docno {docno!r}"
+                )
+            out.write(f"{qid} Q0 {docno} {rank:.0f} {score!r} {name}\n")
+
+
+def _is_word(text: str) -> bool:
+    return text.split() == [text]
 
 
 def _name(column: str, record: dict[str, Any]) -> str | None:
@@ -318,7 +356,7 @@ def _numbers(values: Any, where: str, name: str = "log_probs") -> list[float]:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    return value is None or value is pd.NA or (isinstance(value, Real) and math.isnan(value))
 
 
 def _examples(path: str | Path, judged: Iterable[tuple[str, str, int]]) -> pd.DataFrame:
@@ -350,7 +388,7 @@ def _examples(path: str | Path, judged: Iterable[tuple[str, str, int]]) -> pd.Da
 
 def _three_columns(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yields the place and the fields of each row of a TSV file with these columns."""
-    for where, row in table_rows(path, "\t", returns_are_spaces=True):
+    for where, row in quoted_rows(path, len(columns)):
         if len(row) != len(columns):
             raise ValueError(
                 f"{where}: must have {len(columns)} columns, {', '.join(columns)}, separated by "

@@ -13,6 +13,7 @@ from pyterrier_inpars.datasets import (
     BeirFolder,
     Collection,
     Files,
+    IrDatasets,
     TextLoader,
     collection,
     judged_pairs,
@@ -74,6 +75,24 @@ class TestFiles:
         assert list(files.get_corpus_iter()) == documents(("007", "a spy"), ("1e5", MOJIBAKE))
         assert files.get_topics().to_dict("list") == {"qid": ["01"], "query": ["spies"]}
         assert files.get_qrels().to_dict("list") == {"qid": ["01"], "docno": ["007"], "label": [1]}
+
+    def test_a_docno_twice(self, tmp_path):
+        dataset = Files(written(tmp_path / "c.csv", "id,text\n1,a\n2,b\n1,c\n"))
+        for read in (
+            lambda: list(dataset.get_corpus_iter()),
+            lambda: dataset.texts({"2"}),
+            lambda: dataset.text_loader()(pd.DataFrame({"docno": ["1"]})),
+        ):
+            with pytest.raises(ValueError, match="c.csv, line 4: duplicate docno '1'"):
+                read()
+
+    def test_paths_in_the_home_folder(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        path = written(tmp_path / "c.csv", "id,text\n1,a\n")
+        assert Files("~/c.csv").corpus == collection("~/c.csv").corpus == path
+        monkeypatch.setenv("HOME", str(folder.parent))
+        for found in (BeirFolder(f"~/{folder.name}"), collection(f"~/{folder.name}")):
+            assert found.path == folder
 
     def test_errors(self, files, tmp_path):
         with pytest.raises(ValueError, match="has no variants, but variant 'dev' was requested"):
@@ -200,6 +219,32 @@ class Docs(ir_datasets.formats.BaseDocs):
         return (doc for doc in self.found if doc.doc_id in wanted)
 
 
+class FieldDoc(NamedTuple):
+    doc_id: str
+    head: str
+    body: str
+
+
+class FieldDocs(Docs):
+    found = [FieldDoc("1", "Bond", "a spy")]
+
+    def docs_cls(self):
+        return FieldDoc
+
+
+class FieldQuery(NamedTuple):
+    query_id: str
+    words: str
+
+
+class FieldQueries(ir_datasets.formats.BaseQueries):
+    def queries_iter(self):
+        return iter([FieldQuery("01", "spies")])
+
+    def queries_cls(self):
+        return FieldQuery
+
+
 class Queries(ir_datasets.formats.BaseQueries):
     def queries_iter(self):
         return iter([TrecLikeQuery("01", "spies", "who is a spy?")])
@@ -221,6 +266,14 @@ def name():
     return name
 
 
+@pytest.fixture(scope="module")
+def named_fields():
+    """A collection without a default text."""
+    name = "inpars-test-fields"
+    ir_datasets.registry.register(name, ir_datasets.Dataset(FieldDocs(), FieldQueries()))
+    return name
+
+
 @pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 class TestIrDatasets:
     @pytest.mark.parametrize("prefix", ["", "irds:"])
@@ -238,6 +291,19 @@ class TestIrDatasets:
         assert dataset.get_corpus_lang() == "en"
         loaded = pt.text.get_text(dataset, "text")(pd.DataFrame({"docno": ["1e5", "007"]}))
         assert list(loaded["text"]) == ["words", "Bond a spy"]
+
+    def test_fields_by_name(self, named_fields):
+        """The error of documents or topics without a default text names their fields."""
+        dataset = collection(named_fields)
+        with pytest.raises(ValueError, match="no text in 'text'; their fields are doc_id, head, b"):
+            list(dataset.get_corpus_iter())
+        with pytest.raises(ValueError, match=r"fields are query_id, words: .*get_topics\('title'"):
+            dataset.get_topics()
+        assert list(dataset.get_topics("words")["query"]) == ["spies"]
+        for text, expected in [("body", "a spy"), (["head", "body"], "Bond a spy")]:
+            dataset = IrDatasets(named_fields, text=text)
+            assert list(dataset.get_corpus_iter()) == documents(("1", expected))
+            assert dataset.texts({"1"}) == {"1": expected}
 
     def test_judged_pairs(self, name):
         (pair,) = judged_pairs(collection(name)).to_dict("records")

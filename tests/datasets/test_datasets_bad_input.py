@@ -99,8 +99,9 @@ FILES = {
         ("", "t.tsv: is empty"),
         ("q\tp\n", "line 1: must have 3 columns.*but has 2"),
         ("q\tp\tn\n\nq\tp\tn\tx\n", "line 3: must have 3 columns.*but has 4"),
-        ('q\t"p\tn\n', "is not TSV"),
-        ('q\t"p"x\tn\n', "is not TSV"),
+        ('q\t"p\n', "line 1: is not TSV"),
+        ('q\t"p\tn\n', [("1", "q", "d1", '"p', 1), ("1", "q", "d2", "n", 0)]),
+        ('q\t"p"x\tn\n', [("1", "q", "d1", '"p"x', 1), ("1", "q", "d2", "n", 0)]),
         ("q\té\tn\n".encode("latin-1"), "line 1: is not TSV in UTF-8"),
         (b"q\t\xed\xa0\x80\tn\n", "line 1: is not TSV in UTF-8"),
         ("q\tp\tn\n".encode("utf-16"), "is not TSV in UTF-8"),
@@ -129,6 +130,8 @@ FILES = {
     datasets.read_qrels: [
         ("1 d\n", "line 1: b'1 d' is not a judgement"),
         ("1 0 d 1.0\n", "is not a judgement"),
+        ("1 0 d 1\n1 0 d 0\n", "docno 'd' has two different labels for qid '1'"),
+        ("1 0 d 1\n1 0 d 1\n", [("1", "d", 1)]),
         ("1 0 d x\n", "is not a judgement: expected `qid 0 docno label`.* integer label"),
         ("1 Q0 d 0 2.5 bm25\n", "is not a judgement"),
         ("1 0 d 1 x\n", "is not a judgement"),
@@ -306,6 +309,16 @@ class Judged(datasets.Collection):
         return "judged"
 
 
+class Twice(Judged):
+    """A collection with one docno for two documents."""
+
+    def documents(self):
+        return iter([("d1", "a"), ("d2", "b"), ("d1", "c")])
+
+    def __repr__(self):
+        return "judged"
+
+
 def pairs(**options):
     return datasets.judged_pairs(Judged(), **options)["docno"].to_list()
 
@@ -319,6 +332,17 @@ def pairs(**options):
         (lambda: pairs(qrels=QRELS.assign(label=None)), Error("label is not a number at qid '1'")),
         (lambda: pairs(qrels=QRELS.assign(label=0)), Error("no document with label 1 or higher")),
         (lambda: pairs(qrels=QRELS.assign(qid=1)), Error(f"qid {NO_STRING} ")),
+        (
+            lambda: pairs(qrels=pd.concat([QRELS, QRELS.assign(label=0)])),
+            Error("docno 'd1' has two different labels for qid '1'"),
+        ),
+        (lambda: pairs(qrels=pd.concat([QRELS, QRELS])), ["d1"]),
+        (lambda: pairs(topics=TOPICS.assign(qid="1")), Error("duplicate qid '1'")),
+        (lambda: datasets.judged_pairs(Twice()), Error("judged: duplicate docno 'd1'")),
+        (
+            lambda: Twice().text_loader()(frame({"docno": "d1"})),
+            Error("judged: duplicate docno 'd1'"),
+        ),
         (
             lambda: pairs(qrels=QRELS.assign(docno="other")),
             Error("no document with label 1 or higher"),

@@ -2,10 +2,11 @@
 
 import csv
 import gzip
+import re
 
 import pytest
 from collection_files import documents, lines, table, written
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pyterrier_inpars.datasets import (
@@ -20,8 +21,15 @@ quick = settings(
 )
 # Anything that a file in UTF-8 can hold; csv refuses NUL before Python 3.11.
 strings = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
-ids = st.one_of(strings.filter(bool), st.sampled_from(["007", "1e5", "NA", "null", "-1", "1_0"]))
-rows = st.lists(st.tuples(ids, strings), unique_by=lambda row: row[0], max_size=8)
+ids = st.one_of(
+    strings.filter(str.strip), st.sampled_from(["007", "1e5", "NA", "null", "-1", "1_0", " d1 "])
+)
+rows = st.lists(st.tuples(ids, strings), unique_by=lambda row: row[0].strip(), max_size=8)
+
+
+def readable(rows, delimiter):
+    """Whether no text has lines that look like rows, which the reader refuses."""
+    return not any(delimiter in text and re.search(r"[\r\n]", text) for _, text in rows)
 
 
 class TestReadCorpus:
@@ -33,10 +41,12 @@ class TestReadCorpus:
         bom=st.booleans(),
     )
     def test_tables(self, tmp_path, rows, kind, packed, bom):
-        """What the csv module writes is read as it was, but for white space around the text."""
-        text = table(["doc_id", "text"], rows, "," if kind == "csv" else "\t")
+        """What the csv module writes is read as it was, but for white space around id and text."""
+        delimiter = "," if kind == "csv" else "\t"
+        assume(readable(rows, delimiter))
+        text = table(["doc_id", "text"], rows, delimiter)
         path = written(tmp_path / f"corpus.{kind}{'.gz' if packed else ''}", text, bom)
-        assert list(read_corpus(path)) == documents(*((d, t.strip()) for d, t in rows))
+        assert list(read_corpus(path)) == documents(*((d.strip(), t.strip()) for d, t in rows))
 
     @quick
     @given(rows=rows, titles=st.lists(strings, min_size=8, max_size=8), packed=st.booleans())
@@ -80,6 +90,56 @@ class TestReadCorpus:
         path = written(tmp_path / "c.csv", table(header, [row]))
         assert list(read_corpus(path)) == documents(expected)
 
+    def test_without_a_header(self, tmp_path):
+        """MS MARCO's ``collection.tsv`` has none, and its quotation marks are text."""
+        path = written(tmp_path / "c.tsv", '0\t"The presence\n1\tThe gain"\n2\t"a ""b"" c"\n')
+        expected = documents(("0", '"The presence'), ("1", 'The gain"'), ("2", '"a ""b"" c"'))
+        assert list(read_corpus(path)) == expected
+
+    @pytest.mark.parametrize(("kind", "delimiter"), [("csv", ","), ("tsv", "\t")])
+    def test_columns_by_position(self, tmp_path, kind, delimiter):
+        """MS MARCO's documents: id, address, title and body, without a header."""
+        rows = [["D1", "http://a", "One", "the body"], ["D2", "http://b", "", "more"]]
+        text = table(rows[0], rows[1:], delimiter)
+        path = written(tmp_path / f"c.{kind}", text)
+        expected = documents(("D1", "One the body"), ("D2", "more"))
+        assert list(read_corpus(path, docno=0, text=[2, 3])) == expected
+        with pytest.raises(ValueError, match="line 1: no column 4, only 0, 1, 2, 3"):
+            list(read_corpus(path, docno=0, text=4))
+
+    @pytest.mark.parametrize("name", ["c.csv", "c.jsonl"])
+    def test_text_of_several_columns(self, tmp_path, name):
+        records = [
+            {"id": "a", "title": "T", "abstract": "A", "body": "B"},
+            {"id": "b", "title": "", "abstract": "C", "body": "D"},
+        ]
+        text = lines(records) if name == "c.jsonl" else table(records[0], map(dict.values, records))
+        path = written(tmp_path / name, text)
+        found = read_corpus(path, text=["title", "body", "abstract"])
+        assert list(found) == documents(("a", "T B A"), ("b", "D C"))
+        with pytest.raises(ValueError, match="line . ?: no column bdy|no column bdy"):
+            list(read_corpus(path, text=["title", "bdy"]))
+
+    @pytest.mark.parametrize("name", ["C.JSONL.GZ", "c.Jsonl.gz", "C.JSONL"])
+    def test_suffixes_in_upper_case(self, tmp_path, name):
+        data = lines([{"id": "a", "text": "b"}]).encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.lower()[-1] == "z" else data)
+        assert list(read_corpus(tmp_path / name)) == documents(("a", "b"))
+
+    def test_home_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        written(tmp_path / "c.csv", "id,text\na,b\n")
+        written(tmp_path / "t.tsv", "1\tq\n")
+        written(tmp_path / "qrels", "1 0 a 1\n")
+        assert list(read_corpus("~/c.csv")) == documents(("a", "b"))
+        assert len(read_topics("~/t.tsv")) == len(read_qrels("~/qrels")) == 1
+
+    @pytest.mark.parametrize("name", ["c.csv", "c.tsv"])
+    def test_white_space_around_header_and_ids(self, tmp_path, name):
+        text = " text , docno \nhello, d1 \n"
+        text = text if name == "c.csv" else text.replace(",", "\t")
+        assert list(read_corpus(written(tmp_path / name, text))) == documents(("d1", "hello"))
+
     def test_columns_by_argument(self, tmp_path):
         path = written(tmp_path / "c.csv", table(["key", "title", "id"], [["a", "b", "c"]]))
         assert list(read_corpus(path, docno="key", text="title")) == documents(("a", "b"))
@@ -116,6 +176,13 @@ class TestReadCorpus:
             ("c.csv", "id,text\n1,x,y\n", "line 2: 3 cells"),
             ("c.csv", "id,text,id\n1,x,2\n", "line 1: duplicate column name: id, text, id"),
             ("c.csv", "id,text\n,x\n", "line 2: id must be a string or a whole number, not ''"),
+            ("c.csv", "id,text\n \t,x\n", "line 2: id must be a string or a whole number, not ''"),
+            ("c.jsonl", '{"id": " ", "text": "x"}', "line 1: id must be a string .*, not ' '"),
+            ("c.csv", "id,text\n1,a\n2,b\n 1,c\n", "c.csv, line 4: duplicate docno '1'"),
+            ("c.jsonl", '{"id": 1, "text": "a"}\n' * 2, "c.jsonl, line 2: duplicate docno '1'"),
+            ("c.tsv", "1\ta\n1\tb\n", "c.tsv, line 2: duplicate docno '1'"),
+            ("c.csv", 'id,text\n1,"a\n2,b"\n3,c\n', "line 3: a quotation mark joins 2 lines that"),
+            ("c.tsv", 'id\ttext\n1\t"a\n2\tb"\n', "line 3: a quotation mark joins 2 lines that"),
             ("c.csv", 'id,text\n1,"x\n', "c.csv, line 2: is not CSV .*: unexpected end of data"),
             ("c.tsv", 'id\ttext\n1\t"a" b\n', "c.tsv, line 2: "),
             (
@@ -158,8 +225,10 @@ class TestReadTopics:
         if kind == "jsonl":
             written(path, lines([{"_id": qid, "text": query} for qid, query in rows]))
         else:
-            header = ["query_id", "text"]
-            written(path, table(header, rows, "," if kind == "csv" else "\t"))
+            delimiter = "," if kind == "csv" else "\t"
+            assume(readable(rows, delimiter))
+            written(path, table(["query_id", "text"], rows, delimiter))
+            rows = [(qid.strip(), query) for qid, query in rows]
         topics = read_topics(path)
         assert list(topics.columns) == ["qid", "query"]
         assert list(topics.itertuples(index=False, name=None)) == rows
@@ -169,6 +238,18 @@ class TestReadTopics:
         path = written(tmp_path / "t.tsv", "007\tdry martini\nNA\tsodium\n")
         expected = [("007", "dry martini"), ("NA", "sodium")]
         assert list(read_topics(path).itertuples(index=False, name=None)) == expected
+
+    def test_quotation_marks_without_a_header_are_text(self, tmp_path):
+        path = written(tmp_path / "t.tsv", '1\t"foo bar\n2\tbaz"\n3\t"qux"\n')
+        assert list(read_topics(path)["query"]) == ['"foo bar', 'baz"', '"qux"']
+
+    def test_several_lines_with_a_header(self, tmp_path):
+        """A quoted cell may have several lines, unless each of them looks like a row."""
+        path = written(tmp_path / "t.csv", 'qid,query\n1,"foo, bar\nis, this"\n2,x\n')
+        assert list(read_topics(path)["query"]) == ["foo, bar\nis, this", "x"]
+        path = written(tmp_path / "t.tsv", 'qid\tquery\n1\t"foo bar\n2\tbaz"\n3\tqux\n')
+        with pytest.raises(ValueError, match="t.tsv, line 3: a quotation mark joins 2 lines"):
+            read_topics(path)
 
     def test_columns_by_argument(self, tmp_path):
         path = written(tmp_path / "t.tsv", "key\twords\n007\tdry martini\n")
@@ -208,6 +289,17 @@ class TestReadQrels:
             "label": [2, -1],
         }
 
+    @pytest.mark.parametrize("form", ["{} 0 {} {}\n", "{}\t{}\t{}\n"])
+    def test_judged_twice(self, tmp_path, form):
+        """The same label twice is one judgement; two labels are an error, in either order."""
+        same = [("1", "d1", 1), ("2", "d1", 0), ("1", "d1", 1)]
+        path = written(tmp_path / "q", "".join(form.format(*row) for row in same))
+        assert list(read_qrels(path).itertuples(index=False, name=None)) == same[:2]
+        for labels in ((0, 1), (1, 0)):
+            text = "".join(form.format("1", "d1", label) for label in labels)
+            with pytest.raises(ValueError, match="q: docno 'd1' has two different .* qid '1'"):
+                read_qrels(written(path, text))
+
     def test_empty(self, tmp_path):
         qrels = read_qrels(written(tmp_path / "q.tsv", ""))
         assert list(qrels.columns) == ["qid", "docno", "label"]
@@ -240,7 +332,13 @@ class TestTableRows:
             with pytest.raises(ValueError, match="with quotes doubled inside quoted fields"):
                 list(table_rows(path, delimiter, may_be_empty=True))
         else:
-            assert [row for _, row in table_rows(path, delimiter, may_be_empty=True)] == expected
+            try:
+                found = [row for _, row in table_rows(path, delimiter, may_be_empty=True)]
+            except ValueError as error:
+                assert "lines that look like rows" in str(error)
+                assert any(re.search(r"[\r\n]", cell) for row in expected for cell in row)
+            else:
+                assert found == expected
 
     def test_two_files_of_long_fields_at_once(self, tmp_path):
         """The limit of the csv module is global, and is the caller's whenever the caller runs."""

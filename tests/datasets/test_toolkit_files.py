@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import math
 import re
 import warnings
 
@@ -164,13 +165,13 @@ ROWS = st.lists(
         {
             "qid": st.uuids().map(str),
             "query": AWKWARD.filter(str.strip),
-            "docno": AWKWARD.filter(bool),
+            "docno": AWKWARD.filter(str.strip),
             "text": AWKWARD,
         },
         optional={
             "log_probs": st.lists(st.floats(-50, 0), min_size=1),
             "prompt_text": AWKWARD,
-            "fewshot_examples": st.lists(AWKWARD.filter(bool)),
+            "fewshot_examples": st.lists(AWKWARD.filter(str.strip)),
             "finish_reason": st.sampled_from(["stop", "length"]),
             "title": AWKWARD,
         },
@@ -230,6 +231,15 @@ def test_a_frame_is_written_without_what_it_misses(tmp_path):
         ({"query": "q", "docno": "d", "qid": 7}, "qid must be a string, not 7"),
         ({"query": "q\ud800", "docno": "d"}, "cannot write row 2"),
         ({"query": "q", "docno": "d", "extra": {1}}, "cannot write row 2"),
+        ({"query": "q", "docno": "d", "extra": [math.nan]}, "cannot write row 2"),
+        ({"query": "q", "docno": " "}, r"row 2 \(qid None\): doc_id must be a string .* not ' '"),
+        ({"query": "q", "docno": "d", "qid": ""}, "row 2 .*: qid must be a string .* not ''"),
+        ({"query": "q", "docno": "d", "qid": "1"}, "row 2 .*: duplicate qid '1'"),
+        ({"query": "q", "docno": "d", "score": "1"}, "row 2 .*: score must be numbers"),
+        ({"query": "q", "docno": "d", "score": math.inf}, "cannot write row 2"),
+        ({"query": "q", "docno": "d", "log_probs": -1}, "row 2 .*: log_probs must be numbers"),
+        ({"query": "q", "docno": "d", "fewshot_examples": "1"}, "row 2 .*: fewshot_examples must"),
+        ({"query": "q", "docno": "d", "fewshot_examples": [""]}, "row 2 .*: fewshot_examples must"),
     ],
 )
 def test_a_row_that_cannot_be_written_leaves_what_was_there(tmp_path, row, message):
@@ -292,7 +302,30 @@ def test_line_ends_of_other_systems_and_programs(tmp_path):
     assert read_triples(path)["text"].tolist() == ["b c", "d", "f\n\ng", "h"]
 
 
-@pytest.mark.parametrize("name", ["t.tsv", "t.tsv.gz"])
+def test_quotation_marks_of_plain_text(tmp_path):
+    """Lines that no csv module wrote, such as MS MARCO's: each is a row, and keeps its marks."""
+    path = tmp_path / "t.tsv"
+    path.write_text('who\t"the man\tthe dog\nwhy\tthe "cat"\tthe fox"\n"how\t"a b"\tc"\n')
+    assert read_triples(path)[["query", "text"]].values.tolist() == [
+        ["who", '"the man'],
+        ["who", "the dog"],
+        ["why", 'the "cat"'],
+        ["why", 'the fox"'],
+        ['"how', '"a b"'],
+        ['"how', 'c"'],
+    ]
+    path.write_text('who\t"the man\t1\nwhy\tthe dog"\t0\n')
+    assert read_pairs(path)["text"].tolist() == ['"the man', 'the dog"']
+
+
+def test_a_quoted_cell_that_ends_behind_another_row(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text('a\tb\tc\nwho\t"the man\na\tb\tc\nend"\tthe dog\n')
+    with pytest.raises(ValueError, match="t.tsv, line 2: .* not closed before the next row"):
+        read_triples(path)
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "t.tsv.gz", "T.TSV.GZ"])
 @given(
     st.lists(
         st.tuples(AWKWARD, st.lists(AWKWARD, min_size=1), st.lists(AWKWARD, min_size=1)), min_size=1
@@ -387,8 +420,11 @@ def test_pairs_become_examples(tmp_path):
         ("who\tthe man\t2", "line 2: label must be 0 or 1, not '2'"),
         ("who\tthe man\t1.0", "line 2: label must be 0 or 1, not '1.0'"),
         ("who\tthe man\t", "line 2: label must be 0 or 1, not ''"),
-        ('who\t"the man"s\t1', "line 2: is not TSV"),
-        ('who\t"the man\t1', "line 2: is not TSV"),
+        (
+            'who\t"the man',
+            "line 2: is not TSV: not 3 cells, and a quotation mark",
+        ),
+        ('who\t"the"man"', "line 2: is not TSV: not 3 cells"),
         ("who\tthe \xff\t1", "line 2: is not TSV in UTF-8"),
     ],
 )
@@ -406,7 +442,9 @@ def test_a_row_of_another_form_is_named(tmp_path, line, message):
 
 IDS = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text.split() == [text])
 RUNS = st.lists(
-    st.tuples(IDS, IDS, st.floats(allow_nan=False, width=32)), unique_by=lambda row: row[:2]
+    st.tuples(IDS, IDS, st.floats(allow_nan=False, width=32)),
+    min_size=1,
+    unique_by=lambda row: row[:2],
 )
 
 
@@ -416,15 +454,47 @@ def test_runs_come_back_as_they_were(folder, rows):
     results = results.sort_values(["qid", "score"], ascending=[True, False], kind="stable")
     results["rank"] = results.groupby("qid").cumcount()
     write_run(results, folder / "a.run.gz", "name")
-    if not rows:
-        return
     found = read_run(folder / "a.run.gz").set_index(["qid", "docno"])
     expected = results.set_index(["qid", "docno"])
     assert found["score"].to_dict() == expected["score"].to_dict()
 
 
-def test_ids_that_a_run_cannot_hold(tmp_path):
-    results = pd.DataFrame({"qid": ["1"], "docno": ["a b"], "score": [1.0], "rank": [0]})
-    with pytest.raises(ValueError, match="'a b'"):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"docno": "a b"}, "cannot hold the ids '1' and 'a b'"),
+        ({"docno": "d "}, "cannot hold the ids '1' and 'd '"),
+        ({"qid": "\t1"}, r"cannot hold the ids '\\t1' and 'd'"),
+        ({"qid": ""}, "cannot hold the ids '' and 'd'"),
+        ({"rank": [math.nan]}, "rank is not a number at qid '1', docno 'd'"),
+        ({"rank": [0.5]}, "rank must be a whole number, not 0.5, at qid '1', docno 'd'"),
+        ({"score": math.nan}, "score is not a number"),
+        ({"rank": [0, 1]}, "duplicate docno 'd' for qid '1'"),
+    ],
+)
+def test_rows_that_a_run_cannot_hold(tmp_path, change, message):
+    results = pd.DataFrame({"qid": "1", "docno": "d", "score": 1.0, "rank": [0]} | change)
+    with pytest.raises(ValueError, match=message):
         write_run(results, tmp_path / "a.run")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_needs_a_name_and_rows(tmp_path):
+    results = pd.DataFrame({"qid": ["1"], "docno": ["d"], "score": [1.0], "rank": [0]})
+    for name in ("", "my run"):
+        with pytest.raises(ValueError, match="without white space"):
+            write_run(results, tmp_path / "a.run", name)
+    with pytest.raises(ValueError, match="no results to write"):
+        write_run(results[:0], tmp_path / "a.run")
+    write_run(results.astype({"rank": float}), tmp_path / "a.run")
+    assert (tmp_path / "a.run").read_text() == "1 Q0 d 0 1.0 pyterrier\n"
+
+
+@pytest.mark.parametrize("name", ["Q.JSONL.GZ", "q.jsonl.Bz2"])
+def test_suffixes_in_upper_case_compress(tmp_path, monkeypatch, name):
+    """Under the home folder, too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = [{"qid": "1", "query": "q", "docno": "d"}]
+    write_queries(rows, f"~/{name}")
+    assert not (tmp_path / name).read_bytes().startswith(b"{")
+    assert list(read_queries(f"~/{name}")) == rows
