@@ -77,19 +77,64 @@ class JudgedOnly(Stage):
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Removes unjudged documents; see the class."""
-        with pt.validate.any(inp, context=self) as v:
-            for order in ("rank", "score"):
-                v.columns(includes=[*self._required_columns(), order], mode=order)
+        _check_results(inp, self)
         return super().transform(inp)
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "docno")
         pairs = [pd.MultiIndex.from_frame(frame[["qid", "docno"]]) for frame in (inp, self.qrels)]
-        judged = inp[pairs[0].isin(pairs[1])].reset_index(drop=True)
-        order = "rank" if "rank" in inp else "score"
-        values = pd.Series(as_numbers(judged, order)).groupby(judged["qid"])
-        ranks = values.rank(method="first", ascending=order == "rank")
-        return judged.assign(rank=ranks.astype("int64") - 1)
+        return _ranked(inp[pairs[0].isin(pairs[1])])
+
+
+class ExcludeQueryDocument(Stage):
+    """Removes the query's own document from results, and recomputes the ranks.
+
+    In ArguAna and Quora a topic is one of the documents, under the same id, and is not relevant to
+    itself. BEIR leaves it out of the results (``ignore_identical_ids``), and its published figures
+    depend on it. `beir.QUERY_IS_DOCUMENT` lists these collections. Elsewhere, such as in MS MARCO,
+    a topic and an unrelated document may have the same id: do not use this stage there.
+
+    A row whose ``docno`` equals its ``qid`` is removed. Rows keep their order; ranks start at 0.
+    Retrieve one document more than the measures need.
+
+    The input has ``qid``, ``docno`` and ``rank``, or ``score`` if there is no rank.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: An id is not a string, or a rank or score is not a number.
+    """
+
+    schematic = {"label": "Not own document", "help_url": None}
+
+    def _required_columns(self) -> list[str]:
+        return ["qid", "docno"]
+
+    def _output_columns(self, columns: list[str]) -> list[str]:
+        return with_columns(columns, "rank")
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Removes the query's own document; see the class."""
+        _check_results(inp, self)
+        return super().transform(inp)
+
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        check_strings(inp, "qid", "docno")
+        return _ranked(inp[inp["docno"] != inp["qid"]])
+
+
+def _check_results(inp: pd.DataFrame, context: Stage) -> None:
+    with pt.validate.any(inp, context=context) as v:
+        for order in ("rank", "score"):
+            v.columns(includes=["qid", "docno", order], mode=order)
+
+
+def _ranked(results: pd.DataFrame) -> pd.DataFrame:
+    """Recomputes the ranks of some rows of results, by their ranks or else their scores."""
+    results = results.reset_index(drop=True)
+    order = "rank" if "rank" in results else "score"
+    values = pd.Series(as_numbers(results, order)).groupby(results["qid"])
+    ranks = values.rank(method="first", ascending=order == "rank")
+    return results.assign(rank=ranks.astype("int64") - 1)
 
 
 def exclude_fewshot_topics(

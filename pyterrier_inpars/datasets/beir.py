@@ -12,31 +12,33 @@
 #            name with "-split" in place of ".flat"
 # inpars-v1  the file NAME_synthetic_queries_100k.jsonl of the InPars authors
 # inpars-v2  the folder in their data set inpars/generated-data
+# own        "yes" where a topic is a document of the collection under the same id; BEIR leaves that
+#            document out of the topic's results
 #
 # Their few-shot examples and BM25 runs have the collection's own name. CQADupStack has examples for
 # the whole collection and runs for each forum.
 _TABLE = """
-collection        split  irds                           pyserini            inpars-v1      inpars-v2
-trec-covid        test   beir/trec-covid                =                   trec_covid     =
-nfcorpus          test   beir/nfcorpus/test             =                   =              =
-bioasq            test   -                              =                   =              =
-nq                test   beir/nq                        =                   =              =
-hotpotqa          test   beir/hotpotqa/test             =                   =              =
-fiqa              test   beir/fiqa/test                 =                   =              =
-signal1m          test   -                              =                   signal         signal
-trec-news         test   -                              =                   trec_news      =
-robust04          test   disks45/nocr/trec-robust-2004  =                   =              =
-arguana           test   beir/arguana                   =                   =              =
-webis-touche2020  test   beir/webis-touche2020/v2       =                   touche         =
-cqadupstack       test   -                              -                   =              =
-cqadupstack-*     test   beir/cqadupstack/*             =                   -              -
-quora             test   beir/quora/test                =                   =              =
-dbpedia-entity    test   beir/dbpedia-entity/test       =                   dbpedia        =
-scidocs           test   beir/scidocs                   =                   =              =
-fever             test   beir/fever/test                =                   =              =
-climate-fever     test   beir/climate-fever             =                   climate_fever  =
-scifact           test   beir/scifact/test              =                   scifacts       =
-msmarco           dev    beir/msmarco/dev               msmarco-v1-passage  =              =
+collection       split irds                          pyserini           inpars-v1     inpars-v2 own
+trec-covid       test  beir/trec-covid               =                  trec_covid    =         -
+nfcorpus         test  beir/nfcorpus/test            =                  =             =         -
+bioasq           test  -                             =                  =             =         -
+nq               test  beir/nq                       =                  =             =         -
+hotpotqa         test  beir/hotpotqa/test            =                  =             =         -
+fiqa             test  beir/fiqa/test                =                  =             =         -
+signal1m         test  -                             =                  signal        signal    -
+trec-news        test  -                             =                  trec_news     =         -
+robust04         test  disks45/nocr/trec-robust-2004 =                  =             =         -
+arguana          test  beir/arguana                  =                  =             =         yes
+webis-touche2020 test  beir/webis-touche2020/v2      =                  touche        =         -
+cqadupstack      test  -                             -                  =             =         -
+cqadupstack-*    test  beir/cqadupstack/*            =                  -             -         -
+quora            test  beir/quora/test               =                  =             =         yes
+dbpedia-entity   test  beir/dbpedia-entity/test      =                  dbpedia       =         -
+scidocs          test  beir/scidocs                  =                  =             =         -
+fever            test  beir/fever/test               =                  =             =         -
+climate-fever    test  beir/climate-fever            =                  climate_fever =         -
+scifact          test  beir/scifact/test             =                  scifacts      =         -
+msmarco          dev   beir/msmarco/dev              msmarco-v1-passage =             =         -
 """
 
 _FORUMS = """
@@ -59,12 +61,15 @@ def _read(table: str) -> dict[str, dict[str, str]]:
             cells["pyserini-topics"] = "-" if index == "-" else f"{index}-{cells['split']}"
             cells["fewshot"] = "-" if forum else "="
             cells["run"] = "-" if name == "cqadupstack" else "="
-            known[name] = {s: name if cells[s] == "=" else cells[s] for s in SOURCES}
+            known[name] = {s: name if cell == "=" else cell for s, cell in cells.items()}
     return known
 
 
 _NAMES = _read(_TABLE)
 COLLECTIONS = tuple(_NAMES)
+
+# The collections whose topics are documents; see evaluation.ExcludeQueryDocument.
+QUERY_IS_DOCUMENT = tuple(name for name, cells in _NAMES.items() if cells["own"] == "yes")
 
 
 def names(collection: str, source: str) -> str:
@@ -92,5 +97,10 @@ def names(collection: str, source: str) -> str:
         )
     if (name := _NAMES[collection][source]) == "-":
         available = [other for other, cells in _NAMES.items() if cells[source] != "-"]
-        raise ValueError(f"{source} does not have {collection!r}; it has {', '.join(available)}")
+        remedy = ""
+        if source == "irds" and _NAMES[collection]["pyserini"] != "-":
+            remedy = ", but Pyserini does: give source='pyserini' (--dataset_source pyserini)"
+        raise ValueError(
+            f"{source} does not have {collection!r}{remedy}; it has {', '.join(available)}"
+        )
     return name

@@ -85,6 +85,9 @@ def test_unknown_names_are_listed():
         ValueError, match="'hub' is not a source of BEIR collections; choose one of irds, pyserini"
     ):
         names("nfcorpus", "hub")
-    with pytest.raises(ValueError, match="irds does not have 'cqadupstack'.*cqadupstack-android"):
+    with pytest.raises(ValueError, match="irds does not have 'cqadupstack'; .*cqadupstack-android"):
         names("cqadupstack", "irds")
+    for collection in ("bioasq", "signal1m", "trec-news"):
+        with pytest.raises(ValueError, match=f"'{collection}', but Pyserini .*source='pyserini'"):
+            names(collection, "irds")
     assert all(source in SOURCES for source in ("irds", "pyserini", "inpars-v1", "inpars-v2"))

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from pyterrier.measures import RR, nDCG
 
 from pyterrier_inpars import FewShotPrompt, StaticPrompt
-from pyterrier_inpars.evaluation import JudgedOnly, exclude_fewshot_topics, measures
+from pyterrier_inpars.datasets import beir, read_topics
+from pyterrier_inpars.evaluation import (
+    ExcludeQueryDocument,
+    JudgedOnly,
+    exclude_fewshot_topics,
+    measures,
+)
 
 quick = settings(max_examples=40, deadline=None)
 TOPICS = ["1", "007", "é", "none"]
@@ -223,6 +229,44 @@ def test_judged_only_names_what_is_wrong():
         JudgedOnly(qrels)(qrels)
 
 
+class TestExcludeQueryDocument:
+    def test_figures_of_arguana(self):
+        """A topic that is a document finds itself first, which BEIR leaves out."""
+        qrels = frame({("a", "b"): 1, ("b", "a"): 1}, "label")
+        results = frame({(q, d): 2.0 - (q != d) for q in "ab" for d in "ab"}, "score")
+        run = pt.Transformer.from_df(results)
+        topics = pd.DataFrame({"qid": ["a", "b"], "query": ""})
+        systems = [run, run >> ExcludeQueryDocument()]
+        table = pt.Experiment(systems, topics, qrels, [nDCG @ 10], validate="ignore")
+        assert list(table["nDCG@10"]) == pytest.approx([1 / math.log2(3), 1])
+
+    @quick
+    @given(run=RUNS)
+    def test_is_judged_only_with_every_other_pair_judged(self, run):
+        results = frame(run, "score")
+        others = results[results["qid"] != results["docno"]]
+        pd.testing.assert_frame_equal(
+            ExcludeQueryDocument()(results), JudgedOnly(others)(results), check_dtype=False
+        )
+        own = results.assign(docno=results["qid"]).drop_duplicates("qid")
+        assert len(ExcludeQueryDocument()(own)) == 0
+
+    def test_columns(self):
+        ranked = frame({("a", "a"): 0, ("a", "b"): 1}, "rank").assign(text="t")
+        assert ExcludeQueryDocument()(ranked).to_dict("records") == [
+            {"qid": "a", "docno": "b", "rank": 0, "text": "t"}
+        ]
+        with pytest.raises(pt.validate.InputValidationError, match="rank.*score"):
+            ExcludeQueryDocument()(ranked[["qid", "docno"]])
+        with pytest.raises(ValueError, match="docno must be a string, but is 1"):
+            ExcludeQueryDocument()(ranked.assign(docno=1))
+
+    def test_collections_of_this_convention(self):
+        assert beir.QUERY_IS_DOCUMENT == ("arguana", "quora")
+
+
+TestExcludeQueryDocumentStage = pt.testing.transformer_test_class(ExcludeQueryDocument)
+
 TestJudgedOnly = pt.testing.transformer_test_class(lambda: JudgedOnly(frame({}, "label")))
 
 ALL = pd.DataFrame(
@@ -249,6 +293,19 @@ def test_topics_are_excluded_by_qid_or_query(shown, left):
     assert list(out["qid"]) == left and list(out.columns) == ["qid", "query"]
     assert list(out.index) == list(range(len(left)))
     pd.testing.assert_frame_equal(topics, before)
+
+
+def test_topics_in_the_toolkits_file_are_excluded(tmp_path):
+    """The toolkit writes ``query_ids_to_remove_from_eval.tsv``: qid, query, no header or quotes."""
+    path = tmp_path / "query_ids_to_remove_from_eval.tsv"
+    path.write_text('1\t"what is\ntrain-9\twho"\ny\t"where"\n')
+    assert list(exclude_fewshot_topics(ALL, read_topics(path))["qid"]) == ["007", "x"]
+
+
+def test_queries_are_compared_in_one_unicode_form():
+    topics = pd.DataFrame({"qid": ["1", "2"], "query": ["Cafe\u0301", "tea"]})
+    shown = pd.DataFrame({"query": ["caf\u00e9"]})
+    assert list(exclude_fewshot_topics(topics, shown)["qid"]) == ["2"]
 
 
 def test_topics_without_queries_are_excluded_by_qid():
