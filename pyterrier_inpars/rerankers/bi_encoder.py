@@ -37,10 +37,10 @@ class BiEncoder(SentenceTransformersReranker):
     - ``"in_batch"`` (the default) is the softmax cross-entropy of a query's positive against the
       other documents of the batch: its own negatives, and the positives and negatives of the other
       queries (sentence-transformers' ``MultipleNegativesRankingLoss``). It needs positives only;
-      larger batches give more negatives. A batch spans all processes, and contains no text twice,
+      larger batches give more negatives. A batch spans all processes, and contains each text once,
       so that no query has its own document among its negatives. If queries have different numbers
-      of negatives, those with fewer repeat their own up to the largest number; those without take
-      negatives of other queries, which are compared in any case.
+      of negatives, those with fewer repeat their own up to the largest number; those without any
+      take negatives of other queries, which the loss includes anyway.
     - ``"margin_mse"`` and ``"distillation"`` learn from the scores of a teacher in the column
       ``score``: the margin between a positive and a negative of its qid, or the distribution over
       all documents of a qid. See :mod:`pyterrier_inpars.training.losses`. A list stays in one
@@ -51,10 +51,11 @@ class BiEncoder(SentenceTransformersReranker):
 
     Args:
         model: What ``SentenceTransformer`` loads: its own models, or any encoder (mean pooling).
-        max_length: Most tokens of a query or a document; ``None`` for the model's own limit.
+        max_length: Maximum number of tokens of a query or a document; ``None`` for the model's own
+            limit.
         scale: Factor of the cosines in the loss, the inverse of a softmax temperature.
         training: See :class:`Reranker`.
-        batch_size: Most texts that are encoded at once.
+        batch_size: Maximum number of texts encoded at once.
         text_field: Column with the text of the document.
         verbose: Whether to show progress bars and the libraries' own notices.
         **loading: See :class:`LoadingOptions`.

@@ -1,1 +1,7 @@
-"""Training of rerankers: options, recipes, losses, the trainer and its provenance."""
+"""Training of rerankers: options, recipes, losses, the trainer and its provenance.
+
+Submodules: ``options`` (``TrainingOptions``), ``recipes`` (published and default settings),
+``losses`` (which a reranker's ``loss`` names), ``examples`` (checks of training examples),
+``memory`` (``estimate_memory``), ``lora``, ``arguments``, ``trainer``, ``resume`` (checkpoints) and
+``provenance``.
+"""

@@ -111,8 +111,8 @@ class TrainingOptions:
         MonoT5(model, training="inpars")  # a published recipe
 
     Options that are not given have the defaults of the reranker's class
-    (``training.recipes.DEFAULTS``). Names and values are checked when the options are made; a
-    field that a reranker cannot honor is refused with the reason.
+    (``training.recipes.DEFAULTS``). Names and values are checked when the options are
+    constructed; a field that a reranker cannot honor raises an error with the reason.
 
     Args:
         loss: Training loss; ``None`` for the default of the class. ``MonoT5`` and ``CrossEncoder``
@@ -123,20 +123,22 @@ class TrainingOptions:
             other losses ignore it.
         recipe: Published settings: ``"inpars"`` (MonoT5) or ``"inpars-light"`` (CrossEncoder), see
             ``training.recipes.RECIPES``. Options given beside it take precedence.
-        output_dir: Folder for checkpoints, ten per run unless ``save_strategy`` or ``save_steps``
-            say otherwise. An interrupted run that is started again with the same data and settings
-            resumes from the last checkpoint, and on a CPU in float32 ends with the same weights.
+        output_dir: Folder for checkpoints. One is written ten times per run, unless
+            ``save_strategy`` or ``save_steps`` say otherwise, and the last one is kept. An
+            interrupted run that is started again with the same data and settings resumes from the
+            last checkpoint, and on a CPU in float32 ends with the same weights.
             ``None``: a temporary folder, removed after training.
         seed: Seed of the weights of a new head, of the order of the examples and of dropout.
         effective_batch: Examples per optimizer step on all devices together; sets the gradient
             accumulation.
-        patience: Number of validations in a row without improvement after which training stops.
+        patience: Number of consecutive validations without improvement after which training stops.
             Without ``fit(validation=)`` it holds out queries, see ``held_out``.
         held_out: Share of the queries to validate on, between 0 and 1, if ``fit`` gets no
             ``validation``. ``None`` is 0.1 with ``patience``, and no validation without it.
         lora: ``True`` or a dict of fields of ``peft.LoraConfig``, such as ``{"r": 16}``: trains
-            low-rank matrices beside the linear layers (LoRA, Hu et al. 2021, arXiv 2106.09685), and
-            merges them at the end. Needs the extra ``lora``. A scoring head is trained in full.
+            low-rank matrices that are added to the linear layers (LoRA, Hu et al. 2021, arXiv
+            2106.09685), and merges them at the end. Needs the extra ``lora``. A scoring head is
+            trained in full.
             LoRA needs a higher ``learning_rate``, often ten times as high, which is not set for
             you.
         overwrite: Whether checkpoints of an earlier training in ``output_dir`` are removed.
