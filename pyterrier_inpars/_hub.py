@@ -32,7 +32,7 @@ def resolved(model: str | os.PathLike[str]) -> str:
     try:
         text = configured
         if not configured.lstrip().startswith("{"):
-            text = Path(configured).read_text(encoding="utf-8")
+            text = Path(configured).expanduser().read_text(encoding="utf-8-sig")
         folders = json.loads(text)
         return str(folders.get(name, name))
     except (OSError, ValueError, AttributeError) as error:

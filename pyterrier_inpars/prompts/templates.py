@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import random
+import re
 import reprlib
 from collections.abc import Iterable
 from importlib import resources
@@ -13,6 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from pyterrier_inpars._retrieval import clean
 from pyterrier_inpars._stage import check_columns, check_strings, lone_surrogate, positive_int
 from pyterrier_inpars.datasets import published
 from pyterrier_inpars.prompts._truncation import truncate
@@ -20,6 +23,9 @@ from pyterrier_inpars.prompts._truncation import truncate
 DOCUMENT, QUERY = "{document}", "{query}"
 _INPARS = ("inpars", "inpars-gbq")
 _PROMPTAGATOR = "promptagator-"
+_FIELD = re.compile(r"\{[a-z_]+\}")
+_SIMILAR = 0.8
+"""Similarity of two queries, 2 × equal words / all words, from which one counts as a copy."""
 
 
 class Prompt:
@@ -82,6 +88,27 @@ class Prompt:
         """Returns the prompt for a document."""
         return f"{self.before}{' '.join(document.split())}{self.after}"
 
+    def example_queries(self) -> list[str]:
+        """Returns the texts of the prompt that a model may copy instead of writing a query.
+
+        These are the queries of the examples: the lines that begin like the line of the query.
+        Other lines of at least three words count too, with and without the name of their field.
+        """
+        name = (self.after.strip().splitlines() or [""])[-1].strip()
+        lines = [line.strip() for line in self.before.splitlines()]
+        queries = [line.removeprefix(name) for line in lines if name and line.startswith(name)]
+        others = [text for line in lines for text in (line, line.partition(": ")[2])]
+        return [*queries, *(text for text in others if len(clean(text).split()) >= 3)]
+
+    def copies(self, queries: Iterable[str]) -> list[bool]:
+        """Returns for each query whether it equals an example of the prompt, or nearly so.
+
+        Case and punctuation are ignored. A query is nearly equal if the two share 80 % of their
+        words in the same order.
+        """
+        examples = [clean(query).split() for query in self.example_queries()]
+        return [_is_copy(clean(query).split(), examples) for query in queries]
+
     def truncated(self, tokenizer: Any, max_doc_tokens: int) -> Prompt:
         """Returns this prompt with truncated examples; see `FewShotPrompt.truncated`.
 
@@ -101,11 +128,12 @@ class StaticPrompt(Prompt):
 
     Args:
         template: Text that contains ``{document}`` once. The model continues at ``{query}``, or at
-            the end if there is no ``{query}``; text after ``{query}`` is not used. Other braces
-            have no meaning.
+            the end if there is no ``{query}``; text after ``{query}`` is not used. Braces around
+            anything but a lowercase word have no meaning.
 
     Raises:
-        ValueError: ``{document}`` does not occur exactly once, or ``{query}`` precedes it.
+        ValueError: ``{document}`` does not occur exactly once, ``{query}`` precedes it, or there is
+            another field, such as ``{title}``.
     """
 
     def __init__(self, template: str):
@@ -171,6 +199,10 @@ class FewShotPrompt(Prompt):
         self.template = template
         super().__init__(self._before(self.examples["query"], self.examples["text"]), after)
 
+    def example_queries(self) -> list[str]:
+        """Returns the queries of the examples, and what else a model may copy."""
+        return [*self.examples["query"], *super().example_queries()]
+
     @property
     def topics(self) -> list[dict[str, str]]:
         """Topics of the examples, ``qid`` (where known) and ``query``."""
@@ -225,14 +257,16 @@ def as_prompt(prompt: str | Prompt) -> Prompt:
 
 
 def read_text(path: str | Path) -> str:
-    """Reads a UTF-8 text file.
+    """Reads a UTF-8 text file without a byte order mark.
+
+    A leading ``~`` is the user's home folder.
 
     Raises:
         ValueError: The file has another encoding.
         FileNotFoundError: The file does not exist.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8: {error}") from error
 
@@ -289,7 +323,30 @@ def _split(template: str) -> tuple[str, str]:
     before, _, after = template.partition(DOCUMENT)
     if QUERY in before:
         raise ValueError(f"{QUERY} must come after {DOCUMENT} in a template: {template!r}")
-    return before, after.partition(QUERY)[0].rstrip()
+    unknown = [name for name in _FIELD.findall(template) if name not in (DOCUMENT, QUERY)]
+    if unknown:
+        raise ValueError(
+            f"a template has the fields {DOCUMENT} and {QUERY}, but not {unknown[0]}: "
+            f"{template!r}. "
+            "Put further text of a document into its text column"
+        )
+    between, query, _ = after.partition(QUERY)
+    # A line end before the query is part of the prompt: without it, the model would write it.
+    return before, between.rstrip(" \t") if query else between.rstrip()
+
+
+def _is_copy(query: list[str], examples: list[list[str]]) -> bool:
+    """Returns whether the words of a query are, or nearly are, those of an example."""
+    for example in examples:
+        words = len(query) + len(example)
+        if query == example != []:
+            return True
+        # The number of equal words is at most that of the shorter text.
+        if 2 * min(len(query), len(example)) >= _SIMILAR * words > 0:
+            matcher = difflib.SequenceMatcher(None, query, example, autojunk=False)
+            if matcher.ratio() >= _SIMILAR:
+                return True
+    return False
 
 
 def _make(name: str, entry: Any, options: dict[str, Any]) -> Prompt:

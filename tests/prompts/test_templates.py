@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pyterrier_inpars import FewShotPrompt, Prompt, StaticPrompt, load_prompt, prompt_names
 from pyterrier_inpars.prompts._truncation import truncate
+from pyterrier_inpars.prompts.templates import read_text
 
 EXAMPLES = pd.DataFrame(
     {
@@ -179,3 +180,13 @@ def test_missing_files_and_unknown_options_are_refused(tmp_path):
 
 
 TOKENIZER = tiny_llm.tokenizer()
+
+
+def test_files_with_a_byte_order_mark_under_the_home_folder(tmp_path, monkeypatch):
+    """Editors on Windows write the mark, which is not part of the prompt."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prompt.txt").write_text("Doc: {document}\nQ:", encoding="utf-8-sig")
+    assert StaticPrompt(read_text("~/prompt.txt")).build("x") == "Doc: x\nQ:"
+    entry = "p: {mode: static, template: 'Doc: {document}'}"
+    (tmp_path / "prompts.yaml").write_text(entry, encoding="utf-8-sig")
+    assert Prompt.load("~/prompts.yaml", "p").build("x") == "Doc: x"
