@@ -340,7 +340,7 @@ def write_run(results: pd.DataFrame, path: str | Path, name: str = "pyterrier") 
 
 
 def _is_word(text: str) -> bool:
-    return text.split() == [text]
+    return text.split() == [text] and text[0] != "\ufeff"  # a reader takes it for a BOM
 
 
 def _name(column: str, record: dict[str, Any]) -> str | None:

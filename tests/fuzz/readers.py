@@ -36,12 +36,17 @@ READERS = {
         JSON_LINES,
         '{"query_id": "1", "doc_id": 2, "query": "q", "document": "d"}\n',
     ),
-    "triples": (toolkit_files.read_triples, "t.tsv", 'q\tp\tn\r\n"q ""x"""\tp\tn\n'),
+    "triples": (
+        toolkit_files.read_triples,
+        "t.tsv",
+        'q\tp\tn\r\n"q ""x"""\tp\tn\nq\t"a\n\tb"\tn\n"q\tp"\tn\n',
+    ),
     "pairs": (toolkit_files.read_pairs, "t.tsv", "q\tp\t1\nq\tn\t0\n"),
     "run": (toolkit_files.read_run, "r.trec", "1 Q0 d1 0 1.5 x\n1 Q0 d2 1 -1e3 x\n"),
     "qrels": (datasets.read_qrels, "q.tsv", "query-id\tcorpus-id\tscore\n1\td1\t1\n2 0 d2 -1\n"),
     "corpus": (datasets.read_corpus, JSON_LINES, '{"_id": "1", "title": "t", "text": "d"}\n'),
     "table": (datasets.read_corpus, "c.csv", '\ufeffdocno,text\n1,"a ""b"""\n'),
+    "plain": (datasets.read_corpus, "c.tsv", '0\t"a\n1\tb"\n'),
     "topics": (datasets.read_topics, "t.tsv", "qid\tquery\n1\ta\n"),
     "yaml": (
         lambda path: Prompt.load(path, "p"),
