@@ -1,5 +1,6 @@
 """Base class of every pipeline stage, and the checks of input frames."""
 
+import warnings
 from collections.abc import Iterable
 from inspect import Parameter
 from numbers import Integral, Real
@@ -198,6 +199,27 @@ def finite(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
         raise ValueError(f"{name} must be a number, not {value!r:.200}")
     return float(value)
+
+
+def warn_if_shallow(found: int, name: str, depth: int) -> bool:
+    """Warns if a retriever returns fewer documents than a stage uses.
+
+    Args:
+        found: Largest number of documents that the retriever returned for a query.
+        name: Parameter with the number of documents that the stage uses.
+        depth: Value of the parameter.
+
+    Returns:
+        Whether there was a warning.
+    """
+    if shallow := 0 < found < depth:
+        warnings.warn(
+            f"the retriever returned at most {found:,} documents for a query, fewer than "
+            f"{name}={depth}: let it return more, such as bm25(num_results={depth}), or lower "
+            f"{name}",
+            stacklevel=2,
+        )
+    return shallow
 
 
 def positive_int(name: str, value: object, least: int = 1) -> int:

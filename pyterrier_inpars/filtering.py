@@ -17,12 +17,16 @@ from pyterrier_inpars._stage import (
     check_strings,
     finite,
     positive_int,
+    warn_if_shallow,
     with_columns,
 )
 
 
 class Filter(Stage):
     """Base class of the filters. It counts the rows it processes.
+
+    The counts add up over all calls: a notebook cell that runs twice doubles them, unless it
+    creates the filter, too. Ray workers count in copies, so the counts of the original stay 0.
 
     Attributes:
         seen: Number of rows processed so far.
@@ -236,7 +240,8 @@ class RoundTripFilter(Filter):
     This is the round-trip consistency filter of Promptagator (arXiv 2209.11755, section 3), which
     uses a retriever trained on the unfiltered queries. Any retriever works here. Documents are
     compared by ``docno``, so a duplicate of the source document takes one of the ``k`` ranks. A
-    query without words is dropped.
+    query without words is dropped. A retriever that returns fewer than ``k`` documents for every
+    query gives a warning, once.
 
     Requires the columns ``qid`` (str, unique), ``query`` and ``docno`` (both str).
 
@@ -256,6 +261,7 @@ class RoundTripFilter(Filter):
         super().__init__()
         self.retriever = check_retriever(retriever)
         self.k = positive_int("k", k)
+        self._warned = False
 
     def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno"]
@@ -263,8 +269,12 @@ class RoundTripFilter(Filter):
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "qid", "docno")
         source = dict(zip(inp["qid"], inp["docno"], strict=True))
-        results = retrieve(self.retriever, inp, self.k)
-        found = [qid for qid, hits in results if source[qid] in hits["docno"]]
+        found, deepest = [], 0
+        for qid, hits in retrieve(self.retriever, inp, self.k):
+            deepest = max(deepest, len(hits["docno"]))
+            if source[qid] in hits["docno"]:
+                found.append(qid)
+        self._warned = self._warned or warn_if_shallow(deepest, "k", self.k)
         return inp["qid"].isin(found).to_numpy()
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._retrieval import applied, check_retriever, fold, retrieve
-from pyterrier_inpars._stage import Stage, as_frame, check_strings, positive_int
+from pyterrier_inpars._stage import Stage, as_frame, check_strings, positive_int, warn_if_shallow
 
 
 @runtime_checkable
@@ -31,7 +31,8 @@ class NegativeMiner(Stage):
     2202.05144, section 4) and its toolkit (arXiv 2307.04601) draw from the top 1,000 of BM25. The
     source document and documents with the same text, ignoring case and white space, are never
     negatives. A query with fewer than ``num_negatives`` candidates gets all of them; a query
-    without any is dropped.
+    without any is dropped. A retriever that returns fewer than ``depth`` documents for every query
+    gives a warning, once, since the draws then cover fewer ranks.
 
     The draws are reproducible and depend only on the seed, the qid and the ranking of the query:
     the ranks are permuted by ``numpy.random.default_rng(n).permutation(len(ranks))``, where ``n``
@@ -60,6 +61,9 @@ class NegativeMiner(Stage):
         batch_size: Number of queries per call of the retriever.
         text_field: Column with the text of the document.
         verbose: Whether to show a progress bar.
+
+    The counts below add up over all calls. Ray workers count in copies, so the counts of the
+    original stay 0.
 
     Attributes:
         seen: Number of queries processed so far.
@@ -106,6 +110,7 @@ class NegativeMiner(Stage):
         self.seen = 0
         self.dropped = 0
         self.without_text = 0
+        self._warned = False
 
     def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno", self.text_field]
@@ -159,6 +164,7 @@ class NegativeMiner(Stage):
         """Returns the first ``ahead`` draws by qid, without source documents, and their texts."""
         drawn: dict[str, Sequence[str]] = {}
         texts: dict[str, str] = {}
+        deepest = 0
         columns = [self.text_field] if self.texts is None else []
         for qid, hits in retrieve(
             self.retriever,
@@ -168,6 +174,7 @@ class NegativeMiner(Stage):
             batch_size=self.batch_size,
             verbose=self.verbose,
         ):
+            deepest = max(deepest, len(hits["docno"]))
             hits = {column: values[self.skip :] for column, values in hits.items()}
             number = int.from_bytes(sha256(f"{self.seed} {qid}".encode()).digest(), "big")
             draws = np.random.default_rng(number).permutation(len(hits["docno"]))
@@ -177,6 +184,7 @@ class NegativeMiner(Stage):
             if self.texts is None:
                 self._check_text(self.retriever, list(hits))
                 texts.update(zip(drawn[qid], hits[self.text_field][draws], strict=True))
+        self._warned = self._warned or warn_if_shallow(deepest, "depth", self.depth)
         if self.texts is not None:
             texts = self._fetch(self.texts, {docno for found in drawn.values() for docno in found})
         return drawn, texts

@@ -231,6 +231,17 @@ def test_invalid_limits_in_words(bounds):
         LengthFilter(*bounds)
 
 
+def test_a_retriever_that_returns_fewer_than_k_documents_gives_one_warning(recwarn):
+    queries = frame([("a", "", 0.0), ("b", "", 0.0)])
+    stage = RoundTripFilter(RANKINGS, 9)
+    with pytest.warns(UserWarning, match="at most 5 documents for a query, fewer than k=9"):
+        stage(queries)
+    recwarn.clear()
+    stage(queries)
+    RoundTripFilter(RANKINGS, 5)(queries)
+    assert not [w for w in recwarn if "documents for a query" in str(w.message)]
+
+
 def test_retriever_is_a_transformer():
     with pytest.raises(TypeError, match="retriever must be a PyTerrier transformer"):
         RoundTripFilter("bm25")

@@ -416,3 +416,16 @@ def test_progress(bm25, docs, queries, capfd):
 
 
 TestNegativeMiner = pt.testing.transformer_test_class(lambda: NegativeMiner(results({})))
+
+
+def test_a_retriever_that_returns_fewer_documents_than_depth_gives_one_warning(recwarn):
+    texts = {f"d{i}": f"text {i}" for i in range(6)}
+    queries = frame([("d0", "text 0"), ("d1", "text 1")])
+    retriever = results({"q0": list(texts), "q1": ["d2"]}, texts)
+    miner = NegativeMiner(retriever)
+    with pytest.warns(UserWarning, match="at most 6 documents for a query, fewer than depth=1000"):
+        miner(queries)
+    recwarn.clear()
+    miner(queries)
+    NegativeMiner(retriever, depth=6)(queries)
+    assert not [w for w in recwarn if "documents for a query" in str(w.message)]
