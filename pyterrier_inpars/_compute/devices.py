@@ -18,7 +18,11 @@ CPU_TOKENS = 1024
 """Maximum number of tokens per CPU batch; activations of larger batches exceed the CPU caches."""
 
 
-def best_device(device: str | torch.device | None = None) -> torch.device:
+LAST_TORCH_XLA = "2.9.0"
+"""Last release of torch_xla. It needs the same version of torch."""
+
+
+def best_device(device: str | torch.device | None = None, *, xla: bool = True) -> torch.device:
     """Returns the requested device, or the best available one: TPU, CUDA, Apple MPS, then CPU.
 
     A TPU (``"xla"``) is available if the environment sets ``PJRT_DEVICE=TPU`` and torch_xla is
@@ -26,30 +30,38 @@ def best_device(device: str | torch.device | None = None) -> torch.device:
 
     Args:
         device: Device, or None for the best available one.
+        xla: Whether the caller supports XLA devices.
 
     Returns:
         The device.
 
     Raises:
+        ValueError: An XLA device is requested and the caller does not support it.
         ModuleNotFoundError: An XLA device is requested and torch_xla is not installed.
     """
     import torch
 
     if device is not None:
         found = torch.device(device)
-    elif _is_tpu() and importlib.util.find_spec("torch_xla"):
+    elif xla and _is_tpu() and importlib.util.find_spec("torch_xla"):
         found = torch.device("xla")
     elif torch.cuda.is_available():
         found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     else:
         found = torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if on_xla(found):
+        if not xla:
+            raise ValueError(
+                f"device={str(found)!r} is for training and reranking; language models do not run "
+                f"on XLA here: use cpu, cuda or mps, or vLLM on the TPU"
+            )
         try:
             import torch_xla  # noqa: F401  (registers the device with torch)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"device={str(found)!r} needs torch_xla, of the same version as torch: "
-                f"pip install torch_xla=={torch.__version__.partition('+')[0]}"
+                f"device={str(found)!r} needs torch_xla, whose last release is {LAST_TORCH_XLA}, "
+                f"and torch of the same version, in an environment of its own: pip install "
+                f"torch=={LAST_TORCH_XLA} torch_xla=={LAST_TORCH_XLA}"
             ) from error
     return found
 

@@ -102,7 +102,7 @@ class HuggingFaceBackend:
     @functools.cached_property
     def device(self) -> torch.device:
         """Device of the model."""
-        return best_device(self._device)
+        return best_device(self._device, xla=False)
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:

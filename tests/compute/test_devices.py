@@ -44,6 +44,15 @@ class TestDevice:
         assert best_device().type != "xla"
         with pytest.raises(ModuleNotFoundError, match="device='xla' needs torch_xla.*pip install"):
             best_device("xla")
+        with pytest.raises(ModuleNotFoundError, match="torch==2.9.0 torch_xla==2.9.0$"):
+            best_device("xla")
+
+    def test_callers_that_do_not_run_on_xla(self, monkeypatch, torch_xla):
+        monkeypatch.setenv("PJRT_DEVICE", "TPU")
+        assert best_device(xla=False).type != "xla"
+        with pytest.raises(ValueError, match="device='xla' is for training and reranking"):
+            best_device("xla", xla=False)
+        assert "torch_xla" not in sys.modules
 
     def test_one_gpu_per_process(self, monkeypatch):
         monkeypatch.delenv("PJRT_DEVICE", raising=False)
