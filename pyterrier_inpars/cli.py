@@ -8,18 +8,23 @@ files and reports errors.
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, fields
+from hashlib import sha256
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain
+from math import nan
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,8 +36,15 @@ from ir_measures import NumRet
 from pyterrier_inpars import datasets, demo, evaluation
 from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.datasets import beir, published, toolkit_files
+from pyterrier_inpars.datasets._download import DownloadError
 from pyterrier_inpars.datasets.lucene import LuceneCollection, LuceneIndex
-from pyterrier_inpars.filtering import CopyFilter, LengthFilter, RoundTripFilter, ScoreFilter
+from pyterrier_inpars.filtering import (
+    CopyFilter,
+    Filter,
+    LengthFilter,
+    RoundTripFilter,
+    ScoreFilter,
+)
 from pyterrier_inpars.generation import QueryGenerator
 from pyterrier_inpars.mining import NegativeMiner
 from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, load_prompt, read_text
@@ -46,12 +58,59 @@ SETTINGS = {
     "show_default": True,
     "max_content_width": 100,
 }
+LINES = (".jsonl", ".jsonl.gz")
 ERRORS = (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError)
+
+ALIASES = (
+    ("source", "--dataset_source"),
+    ("examples", "--fewshot_examples"),
+    ("topics", "--fewshot_examples"),
+    ("topics", "--queries"),
+)
+"""Parameters of the classes, and the options that set them in the commands that have these."""
+PHRASES = (
+    (r'Prompt\.load\("(\S+)", name\) as the prompt', r"--prompt \1 --prompt_name NAME"),
+    (r"(?:sampling=)?\{'(temperature|top_p|seed)': (\S+?)\}", r"--\1 \2"),
+)
+"""Python code in errors, and the options that have its effect."""
 
 
 def options(*decorators: Callable) -> Callable[[Callable], Callable]:
     """Combines options into one decorator; ``--help`` lists them in this order."""
     return lambda command: functools.reduce(lambda f, option: option(f), decorators[::-1], command)
+
+
+def _output_file(context: click.Context, parameter: click.Parameter, path: str) -> str:
+    """Checks, before any work, that a file can be written."""
+    if os.path.isdir(path):
+        raise click.BadParameter(f"{path} is a folder, but the output is a file")
+    _check_writable(Path(path).absolute().parent, path)
+    return path
+
+
+def _output_folder(context: click.Context, parameter: click.Parameter, path: str) -> str:
+    """Checks, before any work, that files can be written to a folder."""
+    if os.path.isfile(path):
+        raise click.BadParameter(f"{path} is a file, but the output is a folder")
+    _check_writable(Path(path).absolute(), path)
+    return path
+
+
+def _queries_output(context: click.Context, parameter: click.Parameter, path: str) -> str:
+    """Checks the output of ``generate``: a JSON Lines file or a folder."""
+    if not path.endswith(LINES):
+        return _output_folder(context, parameter, path)
+    _output_folder(context, parameter, f"{path}.queries")
+    return _output_file(context, parameter, path)
+
+
+def _check_writable(folder: Path, path: str) -> None:
+    try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise click.BadParameter(f"cannot write {path}: {error.strerror}") from error
 
 
 DATASET = options(
@@ -72,7 +131,8 @@ INDEX = options(
     click.option(
         "--index",
         help="BM25 index: a folder (Lucene, PISA, or any PyTerrier artifact), or the name of a "
-        "prebuilt Pyserini index. By default, a temporary index of --dataset is built.",
+        "prebuilt Pyserini index. By default, an index of --dataset is built once and kept in "
+        "inpars/indexes of PyTerrier's home folder.",
     ),
     click.option("--threads", type=COUNT, help="Number of retrieval threads."),
 )
@@ -136,46 +196,81 @@ class Source:
             return published.fewshot_examples(self.dataset)
         return datasets.judged_pairs(self.collection())
 
-    def run(self, path: str) -> pd.DataFrame:
-        """Returns a run: from a file, published, or retrieved by BM25."""
+    def run(self, path: str, topics: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Returns a run: from a file, published, or retrieved by BM25 for the topics.
+
+        Args:
+            path: Path of a run, or ``bm25``.
+            topics: Topics to retrieve for; by default those of the collection.
+        """
         if path.lower() != "bm25":
             return toolkit_files.read_run(path)
         if self.dataset in beir.COLLECTIONS and self.index is None:
             return published.bm25_run(self.dataset)
-        topics = self.collection().get_topics()
+        if topics is None:
+            topics = self.collection().get_topics()
         with self.bm25(1000) as bm25:
             return bm25.transform(topics)
 
     @contextmanager
     def bm25(self, depth: int) -> Iterator[pt.Transformer]:
-        """Yields BM25 over the given index, or over a temporary index of the collection."""
-        with tempfile.TemporaryDirectory() as folder, _stdout_to_stderr():
+        """Yields BM25 over the given index, or over the index of the collection."""
+        with _redirected({1: 2}):  # PISA's progress belongs to standard error
             index: Any
             if self.index is None:
-                index = self._index(os.path.join(folder, "index"))
+                index = self._index()
             elif not os.path.isdir(self.index):
                 index = LuceneIndex.prebuilt(self.index)
             elif os.path.exists(os.path.join(self.index, "pt_meta.json")):
                 index = pt.Artifact.load(self.index)
             else:
                 index = LuceneIndex(self.index)
-            yield index.bm25(num_results=depth, threads=self.threads)
+            with _silenced():
+                bm25 = index.bm25(num_results=depth, threads=self.threads)
+            yield bm25
 
-    def _index(self, path: str) -> Any:
-        """Returns the collection's own index, or builds one in ``path``."""
+    def _index(self) -> Any:
+        """Returns the collection's own index, or one that is built on first use and kept."""
         collection = self.collection()
         if isinstance(collection, LuceneCollection):
             return collection.index
-        index: Any = LuceneIndex(path)
+        engine: Callable[[str], Any] = LuceneIndex
         if find_spec("pyterrier_pisa"):
             from pyterrier_pisa import PisaIndex
 
-            index = PisaIndex(path, text_field="text")
-        documents = collection.get_corpus_iter(verbose=True)
-        if (first := next(documents, None)) is None:
-            raise ValueError(f"{self.dataset} has no documents to search")
-        index.index(chain([first], documents))
-        return index
+            engine = functools.partial(PisaIndex, text_field="text")
+        path = self._index_path(str(engine))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                built = os.path.join(folder, "index")
+                self._build(engine(built), collection)
+                try:
+                    os.rename(built, path)
+                except OSError:
+                    if not path.exists():  # otherwise another process has built it meanwhile
+                        raise
+        return engine(str(path))
+
+    def _index_path(self, engine: str) -> Path:
+        """Returns where the index is kept; a changed file of the collection has another path."""
+        corpus = Path(str(self.dataset)).expanduser()
+        files = [corpus] if corpus.is_file() else sorted(corpus.glob("corpus.jsonl*"))
+        states = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        source: Any = states or [self.dataset, self.dataset_source]
+        key = json.dumps([engine, version("pyterrier_inpars"), self.fix_text, source])
+        home = Path(pt.io.pyterrier_home(), "inpars", "indexes")
+        return home / sha256(key.encode()).hexdigest()[:16]
+
+    def _build(self, index: Any, collection: datasets.Collection) -> None:
+        """Indexes a collection with a progress bar and without the log of the engine."""
+        with os.fdopen(os.dup(2), "w") as err, redirect_stderr(err):  # of the progress bar
+            documents = collection.get_corpus_iter(verbose=True)
+            if (first := next(documents, None)) is None:
+                raise ValueError(f"{self.dataset} has no documents to search")
+            with _silenced():
+                index.index(chain([first], documents))
+                index.bm25()  # stores PISA's data about scores in the folder, too
 
 
 def with_source(command: Callable) -> Callable:
@@ -197,10 +292,13 @@ def with_source(command: Callable) -> Callable:
     return wrapper
 
 
-@click.group(NAME, context_settings=SETTINGS)
+@click.group(NAME, context_settings=SETTINGS, invoke_without_command=True)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def commands(debug: bool) -> None:
+@click.pass_context
+def commands(context: click.Context, debug: bool) -> None:
     """Generate synthetic queries with a language model and train rerankers on them."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @commands.command()
@@ -266,6 +364,7 @@ def commands(debug: bool) -> None:
 @click.option(
     "--output",
     required=True,
+    callback=_queries_output,
     help="JSON Lines file (.jsonl, .jsonl.gz); any other name is a folder of SyntheticQueries.",
 )
 def generate(
@@ -292,7 +391,7 @@ def generate(
     end. Until then, the queries are stored in the folder OUTPUT.queries, which is kept, since it
     records the settings.
     """
-    as_lines = output.endswith((".jsonl", ".jsonl.gz"))
+    as_lines = output.endswith(LINES)
     queries = SyntheticQueries(f"{output}.queries" if as_lines else output, shard_size=shard_size)
     _check_new(output, os.path.exists(output) if as_lines else queries.built())
     source = Source(dataset, dataset_source, fix_text)
@@ -323,8 +422,9 @@ def generate(
     "--filter_strategy",
     required=True,
     type=click.Choice(["scores", "reranker", "round_trip"]),
-    help="Keep the queries with the highest log-probability (scores), with the highest reranker "
-    "score (reranker), or whose document BM25 retrieves (round_trip).",
+    help="Keep the queries with the highest mean log-probability (scores; of the stored score, if "
+    "the input has no log_probs), with the highest reranker score (reranker), or whose document "
+    "BM25 retrieves (round_trip).",
 )
 @click.option(
     "--keep_top_k",
@@ -351,7 +451,7 @@ def generate(
     is_flag=True,
     help="Drop queries that are copied from their document.",
 )
-@click.option("--output", required=True, help="JSON Lines file.")
+@click.option("--output", required=True, callback=_output_file, help="JSON Lines file.")
 def filter(
     queries: str,
     filter_strategy: str,
@@ -367,19 +467,36 @@ def filter(
 ) -> None:
     """Keep the best queries."""
     generated = source.queries(queries)
-    by_tokens = LengthFilter(0, min_tokens=min_tokens, max_tokens=max_tokens)
-    by_words = LengthFilter(min_tokens, max_tokens)
-    kept = (by_tokens if "log_probs" in generated else by_words).transform(generated)
+    in_tokens = "log_probs" in generated
+    lengths = LengthFilter(0, min_tokens=min_tokens, max_tokens=max_tokens)
+    steps: list[tuple[str, Filter]] = [
+        (
+            f"--min_tokens {min_tokens} and --max_tokens {max_tokens}",
+            lengths if in_tokens else LengthFilter(min_tokens, max_tokens),
+        )
+    ]
     if skip_questions_copied_from_context:
-        kept = CopyFilter().transform(kept)
-    if filter_strategy == "round_trip":
-        with source.bm25(k) as bm25:
-            kept = RoundTripFilter(bm25, k).transform(kept)
-    else:
-        if filter_strategy == "reranker":
-            model = _demo(demo.encoder, model_name_or_path)
-            kept = load_reranker(model, verbose=True, **scoring).transform(kept)
+        steps.append(("--skip_questions_copied_from_context", CopyFilter()))
+    with ExitStack() as stack:
+        if filter_strategy == "round_trip":
+            bm25 = stack.enter_context(source.bm25(k))
+            steps.append((f"--filter_strategy round_trip with --k {k}", RoundTripFilter(bm25, k)))
+        kept = generated
+        for _, step in steps:
+            kept = step.transform(kept)
+    if kept.empty:
+        counts = "; ".join(f"{name} dropped {step.dropped:,}" for name, step in steps)
+        raise ValueError(f"no query of {len(generated):,} is left: {counts}")
+    if filter_strategy == "reranker":
+        model = _demo(demo.encoder, model_name_or_path)
+        kept = load_reranker(model, verbose=True, **scoring).transform(kept)
         kept = ScoreFilter(keep_top_k).transform(kept)
+    elif filter_strategy == "scores":
+        ranked = kept
+        if in_tokens:  # the input's score may be that of a reranker
+            means = [sum(values) / len(values) if values else nan for values in kept["log_probs"]]
+            ranked = kept.assign(score=means)
+        kept = kept[kept["qid"].isin(ScoreFilter(keep_top_k).transform(ranked)["qid"])]
     toolkit_files.write_queries(kept.drop(columns="rank", errors="ignore"), output)
     click.echo(f"{output}: {len(kept):,} of {len(generated):,} queries")
 
@@ -399,14 +516,25 @@ def filter(
 )
 @click.option("--batch_size", type=COUNT, default=32, help="Number of queries per batch.")
 @click.option("--seed", default=1, help="Random seed of the draws.")
-@click.option("--output", required=True, help="TSV file: query, positive text, negative text.")
+@click.option(
+    "--output",
+    required=True,
+    callback=_output_file,
+    help="TSV file: query, positive text, negative text.",
+)
 def triples(queries: str, source: Source, depth: int, output: str, **mining: Any) -> None:
     """Add negatives that are drawn from the BM25 results of the queries."""
     positives = source.queries(queries)
     texts = source.collection()
     with source.bm25(depth) as bm25:
         miner = NegativeMiner(bm25, depth=depth, texts=texts, verbose=True, **mining)
-        toolkit_files.write_triples(miner.transform(positives), output)
+        examples = miner.transform(positives)
+    if examples.empty:
+        raise ValueError(
+            f"no examples: BM25 found no document besides the source document (and copies of it) "
+            f"for any of the {miner.seen:,} queries"
+        )
+    toolkit_files.write_triples(examples, output)
     click.echo(f"{output}: {miner.seen - miner.dropped:,} of {miner.seen:,} queries")
 
 
@@ -424,7 +552,9 @@ def triples(queries: str, source: Source, depth: int, output: str, **mining: Any
 @click.option("--seed", default=42, help="Random seed of the order of examples and of dropout.")
 @DTYPE
 @DEVICE
-@click.option("--output_dir", required=True, help="Folder for the trained reranker.")
+@click.option(
+    "--output_dir", required=True, callback=_output_folder, help="Folder for the trained reranker."
+)
 @click.argument("training_arguments", nargs=-1, type=click.UNPROCESSED)
 def train(
     triples: str | None,
@@ -485,7 +615,7 @@ def train(
     default=1000,
     help="Number of documents to rerank per topic; the others follow in their original order.",
 )
-@click.option("--output_run", required=True, help="TREC run file.")
+@click.option("--output_run", required=True, callback=_output_file, help="TREC run file.")
 def rerank(
     model: str,
     input_run: str,
@@ -500,8 +630,14 @@ def rerank(
     reranker = load_reranker(_demo(demo.encoder, model), verbose=True, **scoring)
     texts = datasets.collection(corpus, fix_text=source.fix_text) if corpus else source.collection()
     topics = datasets.read_topics(queries) if queries else source.collection().get_topics()
-    run = source.run(input_run).drop(columns="query", errors="ignore")
+    run = source.run(input_run, topics).drop(columns="query", errors="ignore")
     run = run.merge(topics[["qid", "query"]], on="qid", how="left")
+    if len(missing := run.loc[run["query"].isna(), "qid"].unique()):
+        raise ValueError(
+            f"{queries or source.dataset} lacks {len(missing):,} of {run['qid'].nunique():,} "
+            f"topics of {input_run}, such as {missing[0]!r}: remove them from the run, or give "
+            f"their queries with --queries"
+        )
     run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)
     toolkit_files.write_run(run, output_run, type(reranker).__name__)
     click.echo(f"{output_run}: {len(run):,} documents for {run['qid'].nunique():,} topics")
@@ -567,6 +703,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             after any other error, which standard error reports in one line.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console's encoding may lack characters
+            stream.reconfigure(errors="backslashreplace")
     try:
         commands.main(arguments, prog_name=NAME, standalone_mode=False)
     except click.Abort:
@@ -576,8 +715,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        message = isinstance(error, ERRORS) and str(error)
+        message = isinstance(error, ERRORS) and _in_options(str(error), arguments)
         _fail(message or f"{type(error).__name__}: {error} (--debug shows the traceback)", 1)
+
+
+def _in_options(message: str, arguments: Sequence[str]) -> str:
+    """Replaces the parameters that an error names by the options of the command."""
+    name = next((argument for argument in arguments if argument in commands.commands), None)
+    params = commands.commands[name].params if name else []
+    options = {str(p.name): p.opts[0] for p in params if isinstance(p, click.Option)}
+    known = set(options.values())
+    for parameter, option in ALIASES:
+        if option in known:
+            options[parameter] = option
+    for text, in_options in PHRASES:
+        message = re.sub(text, in_options, message)
+    message = re.sub(r"^(\w+)(?= must )", lambda m: options.get(m[1], m[1]), message)
+    return re.sub(
+        r"(?<![\w.'\"-])(\w+)=(,?)",
+        lambda m: f"{options[m[1]]}{m[2] or ' '}" if m[1] in options else m[0],
+        message,
+    )
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -638,7 +796,12 @@ def _prompt(
     if examples or (entry or name).startswith(("few-shot", "promptagator-")):
         options = {"examples": source.examples(examples), **fewshot}
     if not file.is_file():
-        return load_prompt(name, **options)
+        try:
+            return load_prompt(name, **options)
+        except DownloadError as error:
+            raise DownloadError(
+                f"--prompt {name} needs a download; --prompt three-shot needs none. {error}"
+            ) from error
     if entry is None:
         raise click.UsageError(f"--prompt_name is required: the name of a prompt in {name}")
     return Prompt.load(file, entry, **options)
@@ -661,13 +824,23 @@ def _usage_error(message: str) -> NoReturn:
 
 
 @contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Redirects standard output to standard error, where PISA's progress belongs."""
+def _redirected(targets: dict[int, int]) -> Iterator[None]:
+    """Redirects file descriptors of the process, to which native libraries write."""
     sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
+    sys.stderr.flush()
+    saved = {number: os.dup(number) for number in targets}
+    for number, target in targets.items():
+        os.dup2(target, number)
     try:
         yield
     finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+        for number, copy in saved.items():
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Drops what native libraries write to standard output and standard error."""
+    with open(os.devnull, "w") as nothing, _redirected({1: nothing.fileno(), 2: nothing.fileno()}):
+        yield

@@ -434,6 +434,40 @@ def test_filter_by_scores_as_the_toolkit_does(tmp_path, run):
         assert row["score"] == pytest.approx(original["log_probs"][0])
 
 
+def test_filter_by_scores_ignores_the_score_of_a_reranker(tmp_path, run):
+    rows = toolkit_queries(tmp_path / "queries.jsonl")
+    with open(tmp_path / "scored.jsonl", "w") as file:
+        for i, row in enumerate(rows):
+            print(json.dumps({**row, "score": float(i)}), file=file)
+    command = ["filter", "--filter_strategy", "scores", "--keep_top_k", 4]
+    for name in ("queries", "scored"):
+        run(*command, "--input", tmp_path / f"{name}.jsonl", "--output", tmp_path / f"{name}.out")
+    plain, scored = lines(tmp_path / "queries.out"), lines(tmp_path / "scored.out")
+    assert [row["qid"] for row in scored] == [row["qid"] for row in plain]
+    assert [row["score"] for row in scored] == [
+        float(rows.index(row)) for row in rows if row["doc_id"] in {r["doc_id"] for r in scored}
+    ]
+
+
+def test_a_filter_that_keeps_nothing_fails(tmp_path, fails, beir):
+    rows = toolkit_queries(tmp_path / "queries.jsonl")
+    with open(tmp_path / "unknown.jsonl", "w") as file:
+        for row in rows:
+            print(json.dumps({**row, "query": "no such words here"}), file=file)
+    out = tmp_path / "out.jsonl"
+    for name, arguments, counts in [
+        ("queries", ["scores", "--min_tokens", 50],
+         "--min_tokens 50 and --max_tokens 1000 dropped 9"),
+        ("unknown", ["round_trip", "--dataset", beir, "--min_tokens", 0],
+         "dropped 0; --filter_strategy round_trip with --k 1 dropped 9"),
+        ("unknown", ["reranker", "--max_tokens", 0, "--min_tokens", 0], "dropped 9"),
+    ]:  # fmt: skip
+        error = fails("filter", "--input", tmp_path / f"{name}.jsonl", "--output", out,
+                      "--filter_strategy", *arguments)  # fmt: skip
+        assert error.startswith("no query of 9 is left: ") and counts in error
+        assert not out.exists()
+
+
 def test_filter_by_words_without_log_probs(tmp_path, run):
     with open(tmp_path / "v1.jsonl", "w") as file:
         for i, query in enumerate(["one", "one two", "one two three", "one two three four"]):
@@ -644,7 +678,9 @@ def test_rerank_of_a_run_with_files(tmp_path, run, fails, models, beir):
 
     (tmp_path / "in.run").write_text("other Q0 007 1 1.0 r\n")
     error = fails(*command, *files, "--output_run", tmp_path / "c.run")
-    assert "query must be a string" in error and "'other'" in error
+    assert "topics.tsv lacks 1 of 1 topics of" in error and "in.run, such as 'other'" in error
+    error = fails(*command, "--dataset", beir, "--output_run", tmp_path / "c.run")
+    assert f"{beir} lacks 1 of 1 topics" in error and "--queries" in error
     (tmp_path / "in.run").write_text("01 Q0 nowhere 1 1.0 r\n")
     assert "'nowhere'" in fails(*command, *files, "--output_run", tmp_path / "c.run")
     assert not (tmp_path / "c.run").exists()
@@ -778,12 +814,112 @@ def test_an_empty_result_is_an_error_and_no_file(tmp_path, fails):
     (tmp_path / "corpus.csv").write_text("doc_id,text\n007,nothing\n")
     error = fails("triples", "--input", tmp_path / "queries.jsonl", "--dataset",
                   tmp_path / "corpus.csv", "--output", out)  # fmt: skip
-    assert "no examples" in error
+    assert "no examples: BM25 found no document besides the source document" in error
+    assert "for any of the 9 queries" in error
     assert not out.exists()
 
 
-def python(*arguments):
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+OUTPUTS = {
+    "generate": ["generate", "--dataset", "nowhere", "--output"],
+    "filter": ["filter", "--input", "nowhere", "--filter_strategy", "scores", "--output"],
+    "triples": ["triples", "--input", "nowhere", "--dataset", "nowhere", "--output"],
+    "train": ["train", "--triples", "nowhere", "--output_dir"],
+    "rerank": ["rerank", "--dataset", "nowhere", "--output_run"],
+}
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_outputs_are_checked_first(tmp_path, fails, command):
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "file").write_text("")
+    *_, option = arguments = OUTPUTS[command]
+    wrong = "file" if command == "train" else "folder.jsonl"
+    for path, reason in [(wrong, "but the output is a f"), ("file/out.jsonl", "cannot write")]:
+        error = fails(*arguments, tmp_path / path, code=2)
+        assert error.startswith(f"Invalid value for '{option}': ") and reason in error
+        assert str(tmp_path / path) in error
+    if command == "generate":
+        error = fails(*arguments, tmp_path / "file", code=2)
+        assert "file is a file, but the output is a folder" in error
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.jsonl"]
+
+
+def test_the_index_is_built_once_and_quietly(tmp_path, capfd, home, beir, monkeypatch):
+    corpus = tmp_path / "corpus.jsonl"
+    documents = [{"docno": i, "text": t} for i, t in zip(IDS, TEXTS, strict=True)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in documents))
+    toolkit_queries(tmp_path / "queries.jsonl")
+    built = []
+    index = pisa.PisaIndex.index
+    monkeypatch.setattr(
+        pisa.PisaIndex, "index", lambda self, *args: built.append(1) or index(self, *args)
+    )
+    monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path / "home"))
+
+    def triples(output):
+        capfd.readouterr()
+        cli.main(["triples", "--input", str(tmp_path / "queries.jsonl"), "--dataset", str(corpus),
+                  "--n_samples", "2", "--output", str(tmp_path / output)])  # fmt: skip
+        return capfd.readouterr().err
+
+    assert "[info]" not in triples("a.tsv") and len(built) == 1
+    triples("b.tsv")
+    assert len(built) == 1
+    assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
+    assert len(os.listdir(tmp_path / "home" / "inpars" / "indexes")) == 1
+    corpus.write_text(corpus.read_text() + '{"docno": "more", "text": "apple"}\n')
+    triples("c.tsv")
+    assert len(built) == 2
+
+
+def test_errors_name_options(tmp_path, fails, models, monkeypatch):
+    (tmp_path / "corpus.csv").write_text("doc_id,text\n007,apple\n")
+    generate = ["generate", "--dataset", tmp_path / "corpus.csv", "--base_model", models["llm"],
+                "--output", tmp_path / "out"]  # fmt: skip
+    error = fails(*generate, "--prompt", "few-shot")
+    assert "has no topics: give it a file with --fewshot_examples" in error
+    error = fails(*generate, "--prompt", "zero-shot", "--num_queries", 2)
+    assert "--temperature 0.7" in error and "sampling" not in error
+    error = fails(*generate, "--prompt", "zero-shot", "--temperature", -1)
+    assert error.startswith("--temperature must be 0")
+    error = fails(*generate, "--prompt", "zero-shot", "--device", "xla")
+    assert "--device 'xla' is for training and reranking" in error
+    error = fails("rerank", "--dataset", tmp_path / "corpus.csv", "--model", models["t5"],
+                  "--output_run", tmp_path / "a.run")  # fmt: skip
+    assert "give it a file with --queries" in error
+    for name in ("HTTPS_PROXY", "https_proxy"):  # nothing listens there
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path / "home"))
+    error = fails(*generate)
+    assert error.startswith("--prompt inpars needs a download; --prompt three-shot needs none.")
+    assert "--prompt templates.yaml --prompt_name NAME" in error and "Prompt.load" not in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["--debug"]])
+def test_without_a_command_the_help_is_printed(run, arguments):
+    printed = run(*arguments)
+    assert printed == run("--help")
+    assert re.search(r"^  generate  +Generate queries", printed, re.MULTILINE)
+
+
+def python(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_console_that_lacks_a_character(tmp_path):
+    toolkit_queries(tmp_path / "queries.jsonl")
+    out = tmp_path / "\u65e5.jsonl"
+    command = ["filter", "--input", str(tmp_path / "queries.jsonl"), "--filter_strategy", "scores"]
+    done = python("-m", "pyterrier_inpars", *command, "--output", str(out),
+                  PYTHONIOENCODING="cp1252")  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u65e5.jsonl: 8 of 9 queries" in done.stdout
+    assert len(lines(out)) == 8
 
 
 def test_as_a_process(tmp_path):
