@@ -25,8 +25,8 @@ from pyterrier_inpars._stage import (
 class Filter(Stage):
     """Base class of the filters. It counts the rows it processes.
 
-    The counts add up over all calls: a notebook cell that runs twice doubles them, unless it
-    creates the filter, too. Ray workers count in copies, so the counts of the original stay 0.
+    The counts accumulate over all calls: a notebook cell that runs twice doubles them, unless it
+    also creates the filter. On Ray, the workers' copies count, and the original's counts stay 0.
 
     Attributes:
         seen: Number of rows processed so far.
@@ -88,7 +88,7 @@ class ScoreFilter(WholeSetFilter):
     """Keeps the ``k`` queries with the highest ``score``.
 
     The score is the mean log-probability of the generated tokens, as in InPars (arXiv 2202.05144,
-    section 3), or the score of a reranker, as in InPars v2 (arXiv 2301.01820):
+    section 3), or the score of a reranker, as in InPars-v2 (arXiv 2301.01820):
     ``reranker >> ScoreFilter(k)``. Ties are broken by ascending ``qid``.
 
     Requires the columns ``qid`` (str) and ``score`` (number).
