@@ -25,7 +25,7 @@ import pyterrier as pt
 from pyterrier_inpars._stage import Stage, check_strings, positive_int, with_columns
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.datasets.collections import Collection, TextLoader
-from pyterrier_inpars.datasets.readers import join_title, read_qrels
+from pyterrier_inpars.datasets.readers import join_title, read_qrels, unique_docnos
 
 _OLDEST_JAVA = 21
 _INSTALL = "pip install 'pyterrier_inpars[pyserini]', which includes Pyserini and Java"
@@ -43,7 +43,7 @@ class LuceneIndex(pt.Indexer):
 
     def __init__(self, path: str | Path):
         super().__init__()
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
 
     @classmethod
     def prebuilt(cls, name: str) -> LuceneIndex:
@@ -89,17 +89,19 @@ class LuceneIndex(pt.Indexer):
 
         Raises:
             FileExistsError: ``path`` exists.
-            ValueError: There are no documents, or one lacks a docno or a text.
+            ValueError: There are no documents, one lacks a docno or a text, or a docno is a
+                duplicate. Or Java cannot use the path in this locale.
         """
         if self.path.exists():
             raise FileExistsError(f"{self.path} exists already: delete it, or index elsewhere")
         count = _threads(threads)
         indexer_class = _java("io.anserini.index.SimpleIndexer")
+        _java_path(self.path.absolute())
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with pt.io.finalized_directory(str(self.path.absolute())) as folder:
             options = f"-collection JsonCollection -input none -storeRaw -threads {count}"
             indexer = indexer_class(["-index", folder, *options.split()])
-            documents = map(_raw, iter)
+            documents = _raw(iter)
             indexed = 0
             try:
                 while batch := list(islice(documents, _BATCH)):
@@ -141,10 +143,11 @@ class LuceneIndex(pt.Indexer):
 
         Raises:
             FileNotFoundError: The index does not exist.
+            ValueError: Java cannot use the path in this locale.
         """
         if not self.built():
             raise FileNotFoundError(f"no Lucene index at {self.path}")
-        return _java("io.anserini.search.SimpleSearcher")(str(self.path))
+        return _java("io.anserini.search.SimpleSearcher")(_java_path(self.path))
 
     def __reduce__(self) -> tuple[Any, ...]:  # a Java object cannot be pickled
         return LuceneIndex, (self.path,)
@@ -276,9 +279,8 @@ class LuceneCollection(Collection):
 
     def documents(self) -> Iterator[tuple[str, str]]:
         searcher = self.index.searcher
-        for number in range(searcher.get_total_num_docs()):
-            document = searcher.doc(number)
-            yield document.get("id"), self._text(document)
+        documents = map(searcher.doc, range(searcher.get_total_num_docs()))
+        return unique_docnos(((d.get("id"), self._text(d)) for d in documents), repr(self))
 
     def find(self, docnos: set[str]) -> dict[str, str]:
         searcher = self.index.searcher
@@ -367,12 +369,20 @@ class PyseriniProvider(pt.datasets.DatasetProvider):
         return list(_TOPICS)
 
 
-def _raw(document: dict[str, Any]) -> str:
-    """Returns a document as JSON for Anserini, in ASCII, which the bridge to Java preserves."""
-    for field in ("docno", "text"):
-        if not isinstance(document.get(field), str):
-            raise ValueError(f"a document must have a {field} that is a string, not {document!r}")
-    return json.dumps({"id": document["docno"], "contents": document["text"]})
+def _raw(documents: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yields documents as JSON for Anserini, in ASCII, which the bridge to Java preserves."""
+
+    def checked() -> Iterator[tuple[str, str]]:
+        for document in documents:
+            for field in ("docno", "text"):
+                if not isinstance(document.get(field), str):
+                    raise ValueError(
+                        f"a document must have a {field} that is a string, not {document!r}"
+                    )
+            yield document["docno"], document["text"]
+
+    for docno, text in unique_docnos(checked(), "the documents to index"):
+        yield json.dumps({"id": docno, "contents": text})
 
 
 def _threads(threads: int | None) -> int:
@@ -443,10 +453,40 @@ def _start_java() -> None:
     jnius_config.add_classpath(str(max(jars, key=os.path.getctime)))
     if "jdk.incubator.vector" in _release(home).get("MODULES", ""):
         jnius_config.add_options("--add-modules=jdk.incubator.vector")
-    with pt.utils.temp_env("JAVA_HOME", str(home)):
+    with pt.utils.temp_env("JAVA_HOME", str(home)), _utf8_locale():
         import jnius
     configurator = jnius.autoclass("org.apache.logging.log4j.core.config.Configurator")
     configurator.setRootLevel(jnius.autoclass("org.apache.logging.log4j.Level").WARN)
+
+
+@contextlib.contextmanager
+def _utf8_locale() -> Iterator[None]:
+    """Replaces the locale ``C``, in which Java refuses paths with characters outside ASCII."""
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
+    if next(filter(None, names), "C") in ("C", "POSIX"):
+        with pt.utils.temp_env("LC_ALL", "C.UTF-8"):
+            yield
+    else:
+        yield
+
+
+def _java_path(path: Path) -> str:
+    """Returns a path for Java.
+
+    Raises:
+        ValueError: The locale's encoding lacks a character of the path.
+    """
+    encoding = _java("java.lang.System").getProperty("sun.jnu.encoding")
+    try:
+        str(path).encode(encoding)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Java cannot use the path {str(path)!r}, since the locale's encoding {encoding} lacks "
+            f"{error.object[error.start]!r}: set LC_ALL=C.UTF-8, or use a path in ASCII"
+        ) from error
+    except LookupError:
+        pass  # an encoding that Python does not know
+    return str(path)
 
 
 def _java_home() -> Path:

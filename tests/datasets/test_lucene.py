@@ -292,6 +292,39 @@ class TestIndex:
             assert list(tmp_path.iterdir()) == []
             assert not index.built()
 
+    def test_a_docno_twice(self, tmp_path):
+        twice = [{"docno": "a", "text": WORDS[0]}, {"docno": "a", "text": WORDS[1]}]
+        with pytest.raises(ValueError, match="documents to index: duplicate docno 'a'"):
+            LuceneIndex(tmp_path / "index").index(twice)
+        assert not (tmp_path / "index").exists()
+
+    def test_home_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert LuceneIndex("~/index").path == tmp_path / "index"
+
+    @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+    def test_paths_outside_ascii(self, tmp_path, locale):
+        """In the locale of containers and cron jobs, too."""
+        script = f"""
+from pyterrier_inpars.datasets.lucene import LuceneIndex
+corpus = [{{"docno": "ä", "text": "{WORDS[0]}"}}]
+index = LuceneIndex({str(tmp_path / "Größe 日本")!r}).index(corpus)
+assert list(index.get_corpus_iter()) == corpus
+assert list(index.bm25().search("{WORDS[0]}")["docno"]) == ["ä"]
+"""
+        environment = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "1"}
+        subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+        assert (tmp_path / "Größe 日本").is_dir()
+
+    def test_path_that_the_locale_lacks(self, tmp_path):
+        system = lucene._java("java.lang.System")
+        was = system.setProperty("sun.jnu.encoding", "ISO-8859-1")
+        try:
+            with pytest.raises(ValueError, match="encoding ISO-8859-1 lacks '日': set LC_ALL"):
+                LuceneIndex(tmp_path / "日本").index([{"docno": "a", "text": WORDS[0]}])
+        finally:
+            system.setProperty("sun.jnu.encoding", was)
+
     def test_is_not_overwritten(self, index, texts):
         with pytest.raises(FileExistsError, match="exists already"):
             LuceneIndex(index.path).index([{"docno": "1", "text": "x"}])
