@@ -49,13 +49,13 @@ class NegativeMiner(Stage):
             lower case.
         num_negatives: Number of negatives per query.
         depth: Last rank to draw from, counted from 1.
-        skip: Number of top ranks to skip, where unlabelled relevant documents are most likely; must
+        skip: Number of top ranks to skip, where unlabeled relevant documents are most likely; must
             be less than ``depth``.
         seed: Random seed of the draws.
         texts: Source of the negatives' texts. None: the retriever's results include them. A text
             loader such as ``pt.text.get_text(dataset, "text")``: a transformer that adds the text
             to a frame of ``docno``. A collection with ``get_corpus_iter``, or a function that
-            returns an iterator over documents: the miner scans it once per batch, and again for
+            returns an iterator over documents: the miner scans it once per call, and again for
             queries whose first draws are not admissible, so prefer a text loader for streams. Only
             the texts of drawn documents are kept in memory.
         batch_size: Number of queries per call of the retriever.
@@ -217,6 +217,8 @@ class NegativeMiner(Stage):
         for document in self._documents(origin):
             if document["docno"] in docnos:
                 self._check_text(origin, list(document))
+                if document["docno"] in texts:
+                    raise ValueError(f"{origin!r}: duplicate docno {document['docno']!r}")
                 texts[document["docno"]] = document[self.text_field]
         return texts
 

@@ -298,6 +298,13 @@ def test_texts_are_fetched_only_for_documents_drawn():
     assert corpus.scans == 1
 
 
+def test_a_docno_twice_in_the_collection_is_an_error():
+    corpus = [{"docno": docno, "text": f"text {i}"} for i, docno in enumerate(["d0", "d1", "d1"])]
+    miner = NegativeMiner(results({"q0": ["d0", "d1"]}), texts=lambda: iter(corpus))
+    with pytest.raises(ValueError, match="duplicate docno 'd1'"):
+        miner(frame([("d0", "text 0")]))
+
+
 def test_draws_continue_past_inadmissible_documents():
     """Of 990 documents, 989 have the source's text or none; the miner finds the other."""
     ranking = [f"d{i}" for i in range(990)]
