@@ -329,7 +329,7 @@ def _record_text(record: Any, fields: str | Sequence[str] | None, where: str, re
     if fields is None and hasattr(record, "default_text"):
         return record.default_text().strip()
     names = [fields or "text"] if fields is None or isinstance(fields, str) else fields
-    values = [getattr(record, name, None) for name in names]
+    values = [getattr(record, str(name), None) for name in names]
     for name, value in zip(names, values, strict=True):
         if not isinstance(value, str):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyterrier_inpars.datasets import beir
@@ -10,7 +11,12 @@ from pyterrier_inpars.datasets.lucene import PyseriniProvider
 
 
 def collection(
-    name: str | Path, source: str = "ir_datasets", *, fix_text: bool = False
+    name: str | Path,
+    source: str = "ir_datasets",
+    *,
+    docno: str | int | None = None,
+    text: str | int | Sequence[str | int] | None = None,
+    fix_text: bool = False,
 ) -> Collection:
     """Returns a collection by its path or its name.
 
@@ -20,31 +26,41 @@ def collection(
             knows.
         source: Where to look a name up: ``"ir_datasets"``, or ``"pyserini"`` for its prebuilt
             indexes.
+        docno: Column of the document id in a corpus file; see :func:`read_corpus`.
+        text: Column of the text in a corpus file, field of the text in ir_datasets, or a list of
+            these.
         fix_text: Whether to repair texts and queries with ftfy.
 
     Raises:
-        ValueError: The source does not know the name, or there is no such source.
+        ValueError: The source does not know the name, there is no such source, or the collection
+            has no columns to choose.
         FileNotFoundError: A folder lacks a file.
     """
     if source not in ("ir_datasets", "pyserini"):
         raise ValueError(f"source must be 'ir_datasets' or 'pyserini', not {source!r}")
     path, name = Path(name).expanduser(), str(name)
     if path.is_file():
-        return Files(path, fix_text=fix_text)
-    if path.is_dir() and not any(path.glob("segments_*")):
-        return BeirFolder(path, fix_text=fix_text)
+        return Files(path, docno=docno, text=text, fix_text=fix_text)
     lucene = path.is_dir() or source == "pyserini"
+    found: Collection
     if name in beir.COLLECTIONS and not path.is_dir():
         name = beir.names(name, "pyserini" if lucene else "irds")
     try:
-        if lucene:
-            found: Collection = PyseriniProvider().get_dataset(str(path) if path.is_dir() else name)
+        if path.is_dir() and not any(path.glob("segments_*")):
+            found = BeirFolder(path)
+        elif lucene:
+            found = PyseriniProvider().get_dataset(str(path) if path.is_dir() else name)
         else:
-            found = IrDatasets(name.removeprefix("irds:"))
+            found = IrDatasets(name.removeprefix("irds:"), text=text)  # type: ignore[arg-type]
     except KeyError:
         raise ValueError(
             f"{name!r} is not a file or folder, not known to {source}, and not a BEIR collection "
             f"({', '.join(beir.COLLECTIONS)})"
         ) from None
+    if docno is not None or (lucene and text is not None):
+        raise ValueError(
+            f"{found!r} has no columns to choose: docno is for a corpus file, and text for a "
+            "corpus file or a collection of ir_datasets"
+        )
     found.fix_text = fix_text
     return found

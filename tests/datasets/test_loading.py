@@ -31,6 +31,15 @@ class TestCollection:
         assert isinstance(dataset, IrDatasets)
         assert dataset.name == irds
 
+    def test_columns(self, folder, tmp_path):
+        path = written(tmp_path / "c.tsv", "007\tBond\ta spy\n")
+        found = collection(path, docno=0, text=[1, 2])
+        assert list(found.get_corpus_iter()) == documents(("007", "Bond a spy"))
+        assert collection("vaswani", text="text").text == "text"
+        for columns in ({"docno": "key"}, {"text": "body"}):
+            with pytest.raises(ValueError, match="no columns to choose: docno is for a"):
+                collection(folder, **columns)
+
     def test_unknown(self):
         message = "'corpsu.csv' is not a file or folder, not known to ir_datasets, and not a BEIR "
         with pytest.raises(ValueError, match=message):
