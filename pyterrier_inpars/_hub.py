@@ -20,12 +20,12 @@ def resolved(model: str | os.PathLike[str]) -> str:
         INPARS_LOCAL_MODELS='{"castorini/monot5-base-msmarco-10k": "/models/monot5"}' python run.py
 
     Args:
-        model: Name on the Hugging Face hub, or a path.
+        model: Name on the Hugging Face hub, or a path; a leading ``~`` is the user's home folder.
 
     Raises:
         ValueError: The variable holds neither a JSON object of strings nor the path of one.
     """
-    name = os.fspath(model)
+    name = os.path.expanduser(model)
     configured = os.environ.get(LOCAL_MODELS)
     if not configured:
         return name
@@ -34,7 +34,7 @@ def resolved(model: str | os.PathLike[str]) -> str:
         if not configured.lstrip().startswith("{"):
             text = Path(configured).expanduser().read_text(encoding="utf-8-sig")
         folders = json.loads(text)
-        return str(folders.get(name, name))
+        return os.path.expanduser(str(folders.get(name, name)))
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{LOCAL_MODELS} must be a JSON object from hub names to folders, or the path of one, "

@@ -18,6 +18,7 @@ from pyterrier_inpars._files import (
     write_json,
     write_text,
 )
+from pyterrier_inpars._hub import resolved
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,12 @@ def test_json_takes_numbers_and_arrays_of_numpy_and_torch(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "g.json", {1})
     assert not (tmp_path / "g.json").exists()
+
+
+def test_models_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolved("~/model") == str(tmp_path / "model")
+    (tmp_path / "models.json").write_text('{"hub/name": "~/local"}', encoding="utf-8-sig")
+    monkeypatch.setenv("INPARS_LOCAL_MODELS", "~/models.json")
+    assert resolved("hub/name") == str(tmp_path / "local")
+    assert resolved("hub/other") == "hub/other"
