@@ -19,7 +19,9 @@ class RerankTop(RerankerWrapper):
         run >> RerankTop(text >> reranker, 100)
 
     The appended documents get whole-number scores that start below the lowest reranker score of
-    their query and decrease by one, so the order survives float32 and sorting by score. In
+    their query and decrease by one, so the order survives float32 and sorting by score. For them to
+    have room, a reranker score of minus infinity becomes the next whole number below the finite
+    ones. In
     contrast, ``(run % k >> reranker) ^ run`` sorts appended documents with equal scores by docno,
     and reranks only ``k - 1`` documents if ranks start at 1.
 
@@ -32,7 +34,8 @@ class RerankTop(RerankerWrapper):
         k: Number of documents to rerank per query.
 
     Raises:
-        ValueError: ``k`` is not a positive whole number, or a rank is not a number.
+        ValueError: ``k`` is not a positive whole number, or a rank or a score of the reranker is
+            not a number.
     """
 
     schematic = {"label": "RerankTop", "help_url": None}
@@ -47,10 +50,20 @@ class RerankTop(RerankerWrapper):
         inp = inp.iloc[np.argsort(as_numbers(inp, "rank"), kind="stable")]
         place = inp.groupby("qid").cumcount()
         top = self.reranker.transform(inp[place < self.k].reset_index(drop=True))
+        top = _above_minus_infinity(top)
         below, deep = inp[place >= self.k], place[place >= self.k] - self.k
-        lowest = np.floor(top.groupby("qid")["score"].min())
+        lowest = np.floor(top["score"].where(top["score"] < np.inf).groupby(top["qid"]).min())
         under = below["qid"].map(lowest).astype("float64").fillna(0.0)
         below = below.assign(score=under - 1 - deep).reindex(columns=top.columns)
         out = pt.model.add_ranks(pd.concat([top, below] if len(below) else [top]))
         out = out.iloc[np.lexsort((out["rank"], order.get_indexer(out["qid"])))]
         return out.reset_index(drop=True)
+
+
+def _above_minus_infinity(top: pd.DataFrame) -> pd.DataFrame:
+    """Replaces scores of minus infinity by a number below the finite scores of their query."""
+    scores = pd.Series(as_numbers(top, "score"), index=top.index)
+    if not (lost := scores == -np.inf).any():
+        return top
+    finite = scores.where(np.isfinite(scores)).groupby(top["qid"])
+    return top.assign(score=scores.mask(lost, np.floor(finite.transform("min")).fillna(0.0) - 1))

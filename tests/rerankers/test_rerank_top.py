@@ -85,6 +85,26 @@ class TestRerankTop:
         assert out["docno"].tolist() == ["a", "b", "c", "e", "f"]
         assert out["score"].tolist() == [2.5, 1.0, 0.0, -1.0, -2.0]
 
+    def test_scores_of_minus_infinity(self):
+        """The order stays, of the reranked documents and of those below, by rank and by score."""
+        run = pd.DataFrame({"qid": ["1"] * 5 + ["2"] * 5, "query": "q", "docno": [*"badcejihgf"]})
+        run["rank"], run["score"] = [0, 1, 2, 3, 4] * 2, 0.0
+        value = {"b": -np.inf, "a": -2.5, "d": -np.inf} | dict.fromkeys("jih", -np.inf)
+        reranker = pt.apply.generic(
+            lambda f: pt.model.add_ranks(f.assign(score=f["docno"].map(value)))
+        )
+        out = RerankTop(reranker, 3)(run)
+        assert out["docno"].tolist() == [*"abdce", *"jihgf"]
+        assert out["score"].tolist() == [-2.5, -4, -4, -5, -6, -1, -1, -1, -2, -3]
+        assert out["rank"].tolist() == [0, 1, 2, 3, 4] * 2
+
+    @pytest.mark.parametrize("score", [np.nan, None, "high"])
+    def test_score_that_is_not_a_number(self, score):
+        run = pd.DataFrame({"qid": "1", "query": "q", "docno": [*"abc"], "rank": [0, 1, 2]})
+        reranker = pt.apply.generic(lambda f: f.assign(score=pd.Series([score] * 2, dtype=object)))
+        with pytest.raises(ValueError, match="score is not a number at qid '1', docno 'a'"):
+            RerankTop(reranker, 2)(run)
+
     def test_inspection(self, make, frame):
         stage = RerankTop(make(), 5)
         inputs = pt.inspect.transformer_inputs(stage)
