@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pyterrier_inpars.rerankers._sentence_transformers import SentenceTransformersReranker
-from pyterrier_inpars.training.examples import check_negatives, listings
+from pyterrier_inpars.training.examples import balanced, check_negatives, listings
 from pyterrier_inpars.training.losses import FROM_TEACHER, POINTWISE, list_loss, spread
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class CrossEncoder(SentenceTransformersReranker):
     """Reranks by the logit of an encoder that reads query and document as one input.
 
     A document that is too long is truncated, in training and in scoring; the query is not. Only a
-    query that fills the input by itself is truncated, until one token of the document fits. The
-    checkpoint stores these settings, so ``sentence_transformers.CrossEncoder`` gives the same
+    query that fills the input by itself is truncated, to leave room for one token of the document.
+    The checkpoint stores these settings, so ``sentence_transformers.CrossEncoder`` gives the same
     scores (but raises an error for such a query).
 
     A checkpoint with two outputs, such as monoBERT (Nogueira and Cho 2019, arXiv 1901.04085), is
@@ -41,7 +41,8 @@ class CrossEncoder(SentenceTransformersReranker):
       qid (ListNet, Cao et al. 2007).
     - ``"pairwise"``: logistic loss of the margin between a positive and a negative of its qid
       (RankNet, Burges et al. 2005).
-    - ``"pointwise"``, also called ``"binary"``: binary cross-entropy of each pair by itself.
+    - ``"pointwise"``, also called ``"binary"``: binary cross-entropy of each pair on its own.
+      Positives are repeated to the number of the negatives.
     - ``"margin_mse"`` and ``"distillation"`` learn from the scores of a teacher in the column
       ``score``: the margin between a positive and a negative of its qid, or the distribution over
       all documents of a qid.
@@ -54,10 +55,10 @@ class CrossEncoder(SentenceTransformersReranker):
         model: Cross-encoder with one output or two (not relevant, relevant), or any encoder that
             ``AutoModelForSequenceClassification`` loads. An encoder without a scoring head gets a
             random one, and needs ``fit``.
-        max_length: Most tokens of query and document together; ``None`` for the model's own limit
-            (512 for the BERT family), which a checkpoint stores.
+        max_length: Maximum number of tokens of query and document together; ``None`` for the
+            model's own limit (512 for the BERT family), which a checkpoint stores.
         training: See :class:`Reranker`.
-        batch_size: Most pairs that are scored at once.
+        batch_size: Maximum number of pairs scored at once.
         text_field: Column with the text of the document.
         verbose: Whether to show progress bars and the libraries' own notices.
         **loading: See :class:`LoadingOptions`.
@@ -131,6 +132,7 @@ class CrossEncoder(SentenceTransformersReranker):
             check_negatives(examples)
         examples = examples.assign(query=self._cut(examples["query"].tolist()))
         if name == POINTWISE:
+            examples = balanced(examples)
             columns = {
                 "query": examples["query"].tolist(),
                 "texts": examples[self.text_field].tolist(),

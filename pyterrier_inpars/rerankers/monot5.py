@@ -17,7 +17,7 @@ from pyterrier_inpars._compute.xla import full_batch, padded_length
 from pyterrier_inpars._files import write_json
 from pyterrier_inpars.rerankers._first_token import first_token
 from pyterrier_inpars.rerankers.base import Reranker, read_json
-from pyterrier_inpars.training.examples import check_negatives, listings
+from pyterrier_inpars.training.examples import balanced, check_negatives, listings
 from pyterrier_inpars.training.losses import FROM_TEACHER, POINTWISE, list_loss, padded
 from pyterrier_inpars.training.options import TrainingOptions
 
@@ -44,7 +44,7 @@ class Settings:
         template: Input of the network, with ``{query}`` before ``{text}``.
         true: Word that means relevant; one token.
         false: Word that means not relevant; one token.
-        max_length: Most tokens of the input; ``None`` for the model's own limit.
+        max_length: Maximum number of tokens of the input; ``None`` for the model's own limit.
 
     Raises:
         ValueError: The template does not hold both placeholders in this order.
@@ -75,7 +75,7 @@ KINDS = {
     ),
 }
 """Templates and label words of the published models, by kind: monoT5 (arXiv 2003.06713), mMARCO
-(arXiv 2108.13897) and the InPars toolkit (arXiv 2307.04601)."""
+(arXiv 2108.13897) and the InPars Toolkit (arXiv 2307.04601)."""
 
 
 def kind_of(config: Any) -> str | None:
@@ -102,17 +102,19 @@ class MonoT5(Reranker):
     - mT5 reads the same, and its words are "yes" and "no" (Bonifacio et al. 2021, arXiv
       2108.13897).
     - FLAN-T5 reads "Is the following passage relevant to the query?", and its words are "yes" and
-      "no", as in the InPars toolkit (Abonizio et al. 2023, arXiv 2307.04601).
+      "no", as in the InPars Toolkit (Abonizio et al. 2023, arXiv 2307.04601).
 
-    Scores are natural logarithms, at most 0. If the input is too long, the document is truncated,
-    in training and in scoring, and then the query; the end of the template and the end token are
-    always kept. Scores of a T5 and an mT5 equal those of ``pyterrier_t5.MonoT5ReRanker`` and
-    ``mT5ReRanker`` at their ``batch_size=1``, for any batch size here.
+    Scores are natural logarithms, below 0, in the order of the log-odds of the two words. If the
+    input is too long, the document is truncated, in training and in scoring, and then the query;
+    the end of the template and the end token are always kept. Scores of a T5 and an mT5 equal those
+    of ``pyterrier_t5.MonoT5ReRanker`` and ``mT5ReRanker`` at their ``batch_size=1``, for any batch
+    size here.
 
     The losses of ``training``, see :mod:`pyterrier_inpars.training.losses`:
 
     - ``"pointwise"`` (the default, also called ``"binary"``): cross-entropy of the label word and
-      the end token after it, of each pair by itself, as in the toolkit.
+      the end token after it, of each pair on its own, as in the toolkit. Positives are repeated
+      to the number of the negatives, so that half of the pairs are positives.
     - ``"listwise"``, ``"pairwise"``, ``"margin_mse"`` and ``"distillation"`` compare the log-odds
       of the two words between the documents of a qid. The last two learn from the scores of a
       teacher in the column ``score``. A list stays in one batch, ``per_device_train_batch_size``
@@ -125,19 +127,19 @@ class MonoT5(Reranker):
             own.
         labels: Words that mean relevant and not relevant, one token each; ``None`` for the model's
             own.
-        max_length: Most tokens of the input; ``None`` for the checkpoint's own limit, which is 512
-            in the published ones.
+        max_length: Maximum number of tokens of the input; ``None`` for the checkpoint's own limit,
+            which is 512 in the published ones.
         training: See :class:`Reranker`.
-        batch_size: Most pairs that are scored at once.
+        batch_size: Maximum number of pairs scored at once.
         text_field: Column with the text of the document.
         verbose: Whether to show progress bars and the libraries' own notices.
         **loading: See :class:`LoadingOptions`.
 
     Raises:
         TypeError: An option is unknown.
-        ValueError: A value is out of range, the template does not hold both placeholders in order,
+        ValueError: A value is out of range, the template does not have both placeholders in order,
             there are not two label words, or (on use) a word is not one token of the vocabulary,
-            the template leaves no room for the query, or the model's kind has no template.
+            the template leaves no room for the query, or the model's type has no template.
     """
 
     schematic = {"label": "MonoT5", "help_url": None}
@@ -185,6 +187,10 @@ class MonoT5(Reranker):
             self._name, dtype=torch.float32, **self._source
         )
         return network.to(device)
+
+    def _input_settings(self) -> tuple[Any, ...]:
+        labels = self.labels if self.labels is None else tuple(self.labels)
+        return (*super()._input_settings(), self.template, labels)
 
     def _adapt(self, network: Any) -> None:
         self._format = settings = self._resolved_settings(network.config)
@@ -268,10 +274,13 @@ class MonoT5(Reranker):
 
             def forward(rows: list[int]) -> torch.Tensor:
                 batch = self._padded([ids[r] for r in rows]).to(self.network.device)
-                logits = self._first_logits(self.network, batch)[:, words]
-                return logits.log_softmax(dim=1)[:, 0]
+                logits = self._first_logits(self.network, batch)[:, words].float()
+                return logits[:, 0] - logits[:, 1]
 
-            return self._in_batches([len(row) for row in ids], forward)
+            log_odds = self._in_batches([len(row) for row in ids], forward).astype(np.float64)
+        # A log-softmax in float32 is 0 from log-odds of 17 on, where documents would tie.
+        with np.errstate(invalid="ignore"):
+            return -np.logaddexp(0.0, -log_odds)
 
     def _only_label_logits(self) -> AbstractContextManager[list[int]]:
         """Yields the columns of the logits of the two label words, the relevant one first."""
@@ -303,6 +312,7 @@ class MonoT5(Reranker):
         from datasets import Dataset
         from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+        examples = balanced(examples)
         relevant, not_relevant = self._label_ids
         end = self._tokenizer.eos_token_id
         words = torch.tensor([[not_relevant, end], [relevant, end]])
@@ -364,7 +374,13 @@ class MonoT5(Reranker):
 
     def _write(self, path: str) -> None:
         network = self.network
-        network.config.n_positions = self._limit  # where pyterrier_t5 reads the limit
+        # pyterrier_t5 reads the limit there, in the checkpoint.
+        before = getattr(network.config, "n_positions", None)
+        network.config.n_positions = self._limit
         network.save_pretrained(path)
+        if before is None:
+            vars(network.config).pop("n_positions", None)
+        else:
+            network.config.n_positions = before
         self._tokenizer.save_pretrained(path)
         write_json(Path(path) / SETTINGS_FILE, asdict(self._format) | {"max_length": self._limit})

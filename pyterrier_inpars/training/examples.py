@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._stage import check_columns, check_strings
@@ -32,6 +33,32 @@ def groups(examples: pd.DataFrame, text_field: str) -> list[Group]:
             positives["qid"], positives["query"], positives[text_field], strict=True
         )
     ]
+
+
+def balanced(examples: pd.DataFrame) -> pd.DataFrame:
+    """Returns the examples with as many positives as negatives, in frame order.
+
+    The rows of a qid's rarer label are repeated in equal shares: a positive with 100 negatives
+    occurs 100 times, as in the triples of the InPars Toolkit, each of which gives a positive and a
+    negative. If qids lack one of the labels, all rows of the rarer label are then repeated until
+    the whole frame is balanced.
+
+    Args:
+        examples: Frame ``qid, label`` and others, with both labels 0 and 1.
+    """
+    label = examples["label"].astype(int)
+    count = np.ones(len(examples), dtype=int)
+    place = examples.groupby(["qid", label]).cumcount().to_numpy()
+    size = label.groupby([examples["qid"], label]).transform("size").to_numpy()
+    other = label.groupby(examples["qid"]).transform("size").to_numpy() - size
+    rarer = (other > size).nonzero()[0]
+    count[rarer] = other[rarer] // size[rarer] + (place[rarer] < other[rarer] % size[rarer])
+    total = np.bincount(label, weights=count, minlength=2).astype(int)
+    rows = (label.to_numpy() == total.argmin()).nonzero()[0]
+    share, rest = divmod(total.max() - total.min(), len(rows))
+    count[rows] += share
+    count[rows[:rest]] += 1
+    return examples.iloc[np.repeat(np.arange(len(examples)), count)]
 
 
 class Listing(NamedTuple):
@@ -112,6 +139,46 @@ def check_examples(examples: pd.DataFrame, text_field: str, labelled: bool = Tru
         raise ValueError(f"label must be 1 (relevant) or 0 (negative), not {other.iloc[0]!r}")
     if not (examples["label"] == 1).any():
         raise ValueError("no example has label 1: training needs a relevant document")
+
+
+def with_labels(examples: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
+    """Returns the examples with ``label`` 1 where the qrels have a label above 0, and 0 elsewhere.
+
+    Args:
+        examples: Frame ``qid, docno`` and others; a ``label`` in it is replaced.
+        qrels: Frame ``qid, docno, label``.
+
+    Raises:
+        ValueError: No example is relevant by the qrels, or see :func:`check_qrels`.
+    """
+    check_qrels(qrels)
+    relevant = qrels.loc[qrels["label"] > 0, ["qid", "docno"]]
+    pairs = pd.MultiIndex.from_frame(examples[["qid", "docno"]])
+    labels = pairs.isin(pd.MultiIndex.from_frame(relevant)).astype(int)
+    if len(examples) and not labels.any():
+        raise ValueError(
+            "no example is relevant by the qrels: their qid and docno must be the strings of the "
+            "examples, and a relevant document must be among the results"
+        )
+    return examples.assign(label=labels)
+
+
+def check_qrels(qrels: pd.DataFrame) -> None:
+    """Checks that qrels have their columns, and judge each pair alike.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: A pair has two labels; the error names it.
+    """
+    check_columns(qrels, "qid", "docno", "label")
+    pairs = qrels[["qid", "docno", "label"]].drop_duplicates()
+    twice = pairs[pairs.duplicated(["qid", "docno"], keep=False)]
+    if len(twice):
+        qid, docno = twice.iloc[0][["qid", "docno"]]
+        labels = twice.loc[(twice["qid"] == qid) & (twice["docno"] == docno), "label"].tolist()
+        raise ValueError(
+            f"the qrels judge docno {docno!r} for qid {qid!r} twice, as {labels}: keep one of them"
+        )
 
 
 def check_negatives(examples: pd.DataFrame) -> None:

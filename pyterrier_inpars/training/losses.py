@@ -19,6 +19,7 @@ loss               examples                                            minimizes
                    teacher; labels are not needed                      distributions
 =================  ==================================================  ============================
 
+``pointwise`` repeats the positives to the number of the negatives (``examples.balanced``).
 A bi-encoder has ``in_batch`` instead of the first three, which needs positives only.
 """
 

@@ -139,10 +139,14 @@ class TestTraining:
         expected = {
             "listwise": -groups.log_softmax(dim=1)[:, 0].mean().item(),
             "binary": torch.nn.functional.binary_cross_entropy_with_logits(
-                torch.tensor(logits), torch.tensor(examples["label"].to_numpy(float))
-            ).item(),
+                torch.tensor(logits),
+                torch.tensor(examples["label"].to_numpy(float)),
+                torch.tensor(1.0 + examples["label"].to_numpy()),  # two negatives a positive
+            ).item()
+            * 36
+            / 48,
         }
-        training = {"learning_rate": 0.0, "per_device_train_batch_size": 36}
+        training = {"learning_rate": 0.0, "per_device_train_batch_size": 48}
         for loss, value in expected.items():
             reranker = CrossEncoder(
                 plain_models[CrossEncoder], dtype="float32", training=training | {"loss": loss}
@@ -157,9 +161,11 @@ class TestTraining:
         network = AutoModelForSequenceClassification.from_pretrained(path).eval()
         pairs = examples["query"].tolist(), examples["text"].tolist()
         batch = AutoTokenizer.from_pretrained(path)(*pairs, padding=True, return_tensors="pt")
-        with torch.no_grad():
-            loss = network(**batch, labels=torch.tensor(examples["label"].to_numpy())).loss
-        still = {"learning_rate": 0.0, "per_device_train_batch_size": 36}
+        labels = torch.tensor(examples["label"].to_numpy())
+        with torch.no_grad():  # two negatives for each positive, which counts twice
+            logits = network(**batch).logits
+            loss = torch.nn.functional.cross_entropy(logits, labels, torch.tensor([1.0, 2.0]))
+        still = {"learning_rate": 0.0, "per_device_train_batch_size": 48}
         reranker = CrossEncoder(path, dtype="float32", training=still | {"loss": "binary"})
         assert reranker.fit(examples).train_loss == pytest.approx(loss.item(), rel=1e-4)
         trained = CrossEncoder(path, dtype="float32", training=QUICK).fit(examples)

@@ -142,14 +142,20 @@ def parameters(reranker) -> dict[str, torch.Tensor]:
 
 
 def pointwise(cls: type, network, path: str, examples: pd.DataFrame, scores: list) -> torch.Tensor:
-    """Of a T5 the cross-entropy of the word and the end token, of an encoder the binary one."""
+    """Of a T5 the cross-entropy of the word and the end token, of an encoder the binary one.
+
+    The mean over as many positives as negatives of each qid: the fewer ones count more.
+    """
+    labels = examples["label"].groupby(examples["qid"])
+    more = labels.transform(lambda values: max(values.sum(), (1 - values).sum()))
+    times = more / examples.groupby(["qid", "label"])["label"].transform("size")
     if cls is CrossEncoder:
         signs = 2 * examples["label"] - 1
         terms = [
             torch.log(1 + torch.exp(-sign * score))
             for sign, score in zip(signs, scores, strict=True)
         ]
-        return sum(terms) / len(terms)
+        return sum(n * term for n, term in zip(times, terms, strict=True)) / sum(times)
     from transformers import AutoTokenizer
 
     tokenizer, terms = AutoTokenizer.from_pretrained(path), []
@@ -157,7 +163,7 @@ def pointwise(cls: type, network, path: str, examples: pd.DataFrame, scores: lis
         ids = tokenizer(f"Query: {row.query} Document: {row.text} Relevant:", return_tensors="pt")
         said = tokenizer("true" if row.label else "false", return_tensors="pt")["input_ids"]
         terms.append(network(**ids, labels=said).loss)
-    return sum(terms) / len(terms)
+    return sum(n * term for n, term in zip(times, terms, strict=True)) / sum(times)
 
 
 class TestWrittenOut:

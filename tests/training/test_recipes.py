@@ -64,7 +64,7 @@ class TestRecipes:
         assert (settings["effective_batch"], settings["arguments"]["max_steps"]) == (128, 2)
         rates = [entry["learning_rate"] for entry in reranker.history if "loss" in entry]
         assert rates == [1e-3, 1e-3]
-        assert reranker.provenance["batches"] == {"steps": 2, "effective_batch": 128, "seen": 72}
+        assert reranker.provenance["batches"] == {"steps": 2, "effective_batch": 128, "seen": 96}
         light = CrossEncoder(models[CrossEncoder], training="inpars-light").fit(examples)
         assert light.provenance["settings"]["recipe"] == "inpars-light"
         with pytest.raises(ValueError, match="'inpars' trains a monot5, not a bi_encoder"):
