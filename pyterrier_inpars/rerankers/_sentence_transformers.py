@@ -24,13 +24,16 @@ class SentenceTransformersReranker(Reranker):
         """Loads a network in float32 onto the device, by its class in sentence-transformers."""
         import torch
 
-        return network_class(
+        network = network_class(
             self._name,
             device=str(device),
             model_kwargs={"dtype": torch.float32},
             **self._source,
             **options,
         )
+        self._own_limit = network.max_seq_length
+        pad_for_device(network)
+        return network
 
     def _adapt(self, network: Any) -> None:
         if self.max_length is not None:
@@ -40,8 +43,9 @@ class SentenceTransformersReranker(Reranker):
                     f"max_length={self.max_length} is more than the {positions} positions of "
                     f"{str(self.model)!r}"
                 )
-            network.max_seq_length = self.max_length
-        pad_for_device(network)
+        limit = self._own_limit if self.max_length is None else self.max_length
+        if network.max_seq_length != limit:
+            network.max_seq_length = limit
 
     def _estimated_tokens(self, texts: Iterable[str]) -> list[float]:
         """Returns the approximate number of tokens that the network reads of each text."""

@@ -26,8 +26,9 @@ from pyterrier_inpars._files import write_json, write_text
 from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._stage import Stage, check_columns, check_strings, positive_int
 from pyterrier_inpars.rerankers._quiet import quiet
+from pyterrier_inpars.training._finite import check_weights
 from pyterrier_inpars.training._names import check_names
-from pyterrier_inpars.training.examples import check_examples, hold_out
+from pyterrier_inpars.training.examples import check_examples, check_qrels, hold_out, with_labels
 from pyterrier_inpars.training.lora import lora_config
 from pyterrier_inpars.training.losses import DISTILLATION, LOSSES
 from pyterrier_inpars.training.options import OWN_OPTIONS, TrainingOptions
@@ -56,6 +57,10 @@ CHECKPOINT_FILES = (
 """Names of the files of checkpoints, as a regular expression."""
 CHECKPOINT_FOLDERS = r"\d+_[A-Z]\w*"
 """Names of the folders of sentence-transformers modules, such as ``1_Pooling``."""
+NOT_FINITE = (
+    "load it with another dtype, such as 'float32', or train it again with a lower learning_rate"
+)
+"""What to do about a network that computes NaN or infinite numbers."""
 
 
 class LoadingOptions(TypedDict, total=False):
@@ -168,6 +173,7 @@ class Reranker(Stage, pt.Estimator):
         self.train_loss: float | None = None
         self.provenance: dict[str, Any] | None = None
         self._network: Any = None
+        self._applied: dict[str, Any] = {}  # parameters that the network was loaded with
         self.training_options  # noqa: B018  (checks them)
 
     def _check_loading(self, loading: Mapping[str, Any]) -> None:
@@ -213,7 +219,7 @@ class Reranker(Stage, pt.Estimator):
         raise NotImplementedError
 
     def _adapt(self, network: Any) -> None:
-        """Sets what this reranker needs of a network just loaded."""
+        """Applies the parameters of the input, to a network just loaded and when they change."""
 
     def _heads(self, network: Any) -> list[torch.nn.Module]:
         """Returns the scoring head, which is computed and kept in float32."""
@@ -235,12 +241,38 @@ class Reranker(Stage, pt.Estimator):
     def network(self) -> Any:
         """The network, loaded on first use.
 
+        Parameters that were changed since, as by ``pt.GridScan``, are applied. The trained weights
+        stay, unless ``model`` or ``revision`` is another, or ``dtype`` no longer ``"int8"``.
+
         Raises:
             OSError: There is no such model, or it is of another kind.
         """
-        if self._network is None:
+        int8, source = is_int8(self.dtype), (self.model, self.revision, self.trust_remote_code)
+        before = self._applied
+        if not before or before["source"] != source or (before["int8"] and not int8):
             self._network = self._prepared(self._loaded())
+            if before:  # the weights are no longer the trained ones
+                self.history, self.train_loss, self.provenance = [], None, None
+        else:
+            if before["device"] != self.device:
+                self._on_device(self._network.to(best_device(self.device)))
+            if before["input"] != self._input_settings():
+                self._adapt(self._network)
+            if int8 and not before["int8"]:
+                self._quantize(self._network)
+        self._applied = {
+            "source": source,
+            "device": self.device,
+            "input": self._input_settings(),
+            "int8": int8,
+        }
         return self._network
+
+    def _input_settings(self) -> tuple[Any, ...]:
+        """Returns the parameters that ``_adapt`` applies, after a check."""
+        if self.max_length is not None:
+            positive_int("max_length", self.max_length, 8)
+        return (self.max_length,)
 
     def _loaded(self) -> Any:
         import torch
@@ -253,8 +285,7 @@ class Reranker(Stage, pt.Estimator):
                 raise cannot_load(type(self).__name__, self.model, error) from error
 
     def _prepared(self, network: Any) -> Any:
-        if on_xla(network.device):
-            tie_weights(network)
+        self._on_device(network)
         for weight in network.parameters():
             # Mapped from a file, weights may be unaligned, and products of unaligned ones differ
             # in the last bit: a checkpoint would not give the scores of what was saved.
@@ -263,10 +294,17 @@ class Reranker(Stage, pt.Estimator):
         for head in self._heads(network):
             keep_float32(head)
         if is_int8(self.dtype):
-            quantize(network, best_dtype(self.dtype, network.device), self._heads(network))
+            self._quantize(network)
         if self._compile and not on_xla(network.device):  # XLA compiles in any case
             network.compile(dynamic=True)  # for any number of rows and tokens
         return network
+
+    def _on_device(self, network: Any) -> None:
+        if on_xla(network.device):
+            tie_weights(network)
+
+    def _quantize(self, network: Any) -> None:
+        quantize(network, best_dtype(self.dtype, network.device), self._heads(network))
 
     def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno", self.text_field]
@@ -279,9 +317,21 @@ class Reranker(Stage, pt.Estimator):
 
         check_strings(inp, "qid", "query", self.text_field)
         with torch.no_grad(), self._precision():  # XLA does not support inference_mode
-            scores = self._score(inp["query"].tolist(), inp[self.text_field].tolist())
+            scores = np.asarray(self._score(inp["query"].tolist(), inp[self.text_field].tolist()))
+        if not np.isfinite(scores).all():
+            first = (~np.isfinite(scores)).argmax()
+            qid, docno = inp.iloc[first][["qid", "docno"]]
+            raise ValueError(
+                f"{self._described()} computed the score {scores[first]} for qid {qid!r}, docno "
+                f"{docno!r}: {NOT_FINITE}"
+            )
         out = inp.drop(columns=["score", "rank"], errors="ignore")
         return pt.model.add_ranks(out.assign(score=pd.Series(scores, dtype="float64")))
+
+    def _described(self) -> str:
+        """Returns model and dtype, for errors."""
+        dtype = str(best_dtype(self.dtype, self.network.device)).removeprefix("torch.")
+        return f"{type(self).__name__} {str(self.model)!r} in {dtype}"
 
     def _precision(self) -> AbstractContextManager:
         """Returns the context that scores are computed in."""
@@ -333,7 +383,9 @@ class Reranker(Stage, pt.Estimator):
             examples: Frame ``qid, query, docno, text, label``, one row per pair; ``label`` is 1 for
                 a relevant document and 0 for a negative. Losses that learn from a teacher also read
                 ``score``; ``"distillation"`` reads ``label`` only if queries are held out.
-            qrels: Not used; the labels are in ``examples``.
+            qrels: Frame ``qid, docno, label``, from which the labels of ``examples`` are taken: 1
+                for pairs with a label above 0, and 0 for all others. ``None`` for the column
+                ``label`` of ``examples``.
             validation: Frame ``qid, query, docno, text`` of results, which are reranked ten times
                 per run, or as ``eval_strategy`` and ``eval_steps`` in ``training`` say. The weights
                 with the best nDCG@10 are kept, or with the best ``metric_for_best_model``, any
@@ -341,7 +393,7 @@ class Reranker(Stage, pt.Estimator):
                 ``patience`` or ``held_out``; then a share of the queries of ``examples`` is held
                 out, and their documents are reranked.
             validation_qrels: Frame ``qid, docno, label``; ``None`` for the column ``label`` of
-                ``validation``.
+                ``validation``. Queries without results in ``validation`` are ignored.
 
         Returns:
             This reranker; ``history``, ``train_loss`` and ``provenance`` describe the training.
@@ -350,7 +402,8 @@ class Reranker(Stage, pt.Estimator):
             pt.validate.InputValidationError: A column is missing.
             ValueError: There are no examples, or none of a kind that the loss needs; a label is not
                 0 or 1; the batches do not divide; ``output_dir`` holds a training with other data
-                or settings; or the reranker is in int8.
+                or settings; the training diverges (a loss or a weight is NaN or infinite, in which
+                case nothing is saved); or the reranker is in int8.
             FileExistsError: ``output_dir`` holds a finished training.
             ModuleNotFoundError: A package that ``training`` needs is not installed.
         """
@@ -358,8 +411,9 @@ class Reranker(Stage, pt.Estimator):
         lora_config(options.lora)  # a missing package is reported before the network is loaded
         holds_out = validation is None and not (options.patience is options.held_out is None)
         labelled = options.loss != DISTILLATION or holds_out
-        needed = [*self._required_columns(), *["label"] * labelled]
-        check_columns(examples, *needed, context=self)
+        check_columns(examples, *self._required_columns(), context=self)
+        if labelled:
+            examples = self._labelled(examples, qrels)
         self._check_not_int8("trained")
         check_examples(examples, self.text_field, labelled)
         if holds_out:
@@ -374,6 +428,19 @@ class Reranker(Stage, pt.Estimator):
             settings |= validation_settings
         self._run(examples.reset_index(drop=True), options, settings, measure)
         return self
+
+    def _labelled(self, examples: pd.DataFrame, qrels: pd.DataFrame | None) -> pd.DataFrame:
+        if qrels is not None:
+            return with_labels(examples, qrels)
+        try:
+            check_columns(examples, "label", context=self)
+        except pt.validate.InputValidationError as error:
+            raise pt.validate.InputValidationError(
+                "the examples have no labels: give fit(results, qrels), or a column label "
+                "(1 for relevant documents, 0 for negatives).",
+                error.modes,
+            ) from None
+        return examples
 
     def _run(
         self,
@@ -431,7 +498,8 @@ class Reranker(Stage, pt.Estimator):
                 "validation needs labels: give validation_qrels with columns qid, docno, label, or "
                 "a column label in validation"
             )
-        qrels = qrels[["qid", "docno", "label"]]
+        check_qrels(qrels)
+        qrels = qrels.loc[qrels["qid"].isin(results["qid"]), ["qid", "docno", "label"]]
         if not results["qid"].isin(qrels["qid"][qrels["label"] > 0]).any():
             raise ValueError("no query of the validation has a relevant document in the qrels")
         results = results[self._required_columns()].reset_index(drop=True)
@@ -442,7 +510,7 @@ class Reranker(Stage, pt.Estimator):
         return lambda name: self._measure(name, results, qrels), settings
 
     def _measure(self, name: str, results: pd.DataFrame, qrels: pd.DataFrame) -> float:
-        """Returns the mean of a measure over the queries of the qrels, with the present scores."""
+        """Returns the mean of a measure over the judged queries, with the present scores."""
         with warnings.catch_warnings():
             # the head is new only until training ends
             warnings.filterwarnings("ignore", message=".*without a scoring head")
@@ -469,7 +537,7 @@ class Reranker(Stage, pt.Estimator):
 
         Raises:
             FileExistsError: The folder is not empty, and ``overwrite`` is not set.
-            ValueError: The reranker is in int8.
+            ValueError: The reranker is in int8, or a weight is NaN or infinite.
         """
         self._check_not_int8("saved")
         path = Path(path)
@@ -478,6 +546,7 @@ class Reranker(Stage, pt.Estimator):
         if path.exists() and any(path.iterdir()) and not overwrite:
             raise FileExistsError(f"{path} is not empty: give another path, or overwrite=True")
         network, provenance = self.network, self._last_provenance()
+        check_weights(network, self._described(), f"nothing was saved; {NOT_FINITE}")
         with replaced_checkpoint(path) as folder:
             with quiet(self.verbose), weights_on_cpu(network):
                 self._write(str(folder))

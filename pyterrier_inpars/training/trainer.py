@@ -24,6 +24,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from pyterrier_inpars._compute.xla import Mixin, XlaTrainerMixin, on_xla
 from pyterrier_inpars._files import write_json
+from pyterrier_inpars.training._finite import check_weights
 from pyterrier_inpars.training.arguments import training_arguments
 from pyterrier_inpars.training.lora import (
     LoraTrainerMixin,
@@ -34,6 +35,11 @@ from pyterrier_inpars.training.lora import (
 from pyterrier_inpars.training.options import TrainingOptions
 from pyterrier_inpars.training.provenance import TRAINING_FILE, versions
 from pyterrier_inpars.training.resume import open_output_dir, trainer_state
+
+REMEDY = (
+    "nothing was saved; load the reranker again, and give a lower learning_rate, "
+    "max_grad_norm=1.0 or dtype='float32'"
+)
 
 
 class ResumableTrainerMixin(Mixin):
@@ -119,6 +125,34 @@ class ValidatingTrainerMixin(Mixin):
         return metrics
 
 
+class FiniteTrainerMixin(Mixin):
+    """Stops a training at the first step that is not finite, before a checkpoint is written.
+
+    transformers leaves such losses out of its log and continues.
+
+    Attributes:
+        training_run: The run, which names the model in the error.
+    """
+
+    training_run: Any = None
+
+    def training_step(self, *args: Any, **options: Any) -> Any:
+        """Runs a step.
+
+        Raises:
+            ValueError: The loss is NaN or infinite. Not on XLA, which would wait for each step.
+        """
+        loss = super().training_step(*args, **options)
+        if loss.device.type != "xla" and not loss.isfinite():
+            what = self.training_run.diverged(self.state.global_step + 1)
+            raise ValueError(f"{what}, where the loss is {loss.item()}: {REMEDY}")
+        return loss
+
+    def _save_checkpoint(self, *args: Any, **options: Any) -> None:
+        self.training_run.check_weights(self.model, self.state.global_step)
+        super()._save_checkpoint(*args, **options)
+
+
 class SharedBatches:
     """Batches of all processes together, each divided equally among the processes.
 
@@ -197,8 +231,9 @@ class TrainingRun:
             **parts: Arguments of the trainer: data set, loss, collator.
 
         Raises:
-            ValueError: The batches do not divide, the optimizer does not run on the device, or
-                ``output_dir`` holds a training with other data or settings.
+            ValueError: The batches do not divide, the optimizer does not run on the device,
+                ``output_dir`` holds a training with other data or settings, or the training
+                diverged: a loss or a weight is NaN or infinite.
             FileExistsError: ``output_dir`` holds a finished training.
             ModuleNotFoundError: A package that the settings need is not installed.
         """
@@ -224,6 +259,7 @@ class TrainingRun:
                     overwrite = self.options.overwrite
                     checkpoint = open_output_dir(Path(output_dir), self.provenance, args, overwrite)
                 self._train(trainer, checkpoint)
+            self.check_weights(network, trainer.state.global_step)
             self.provenance |= {
                 "finished": True,
                 "steps": trainer.state.global_step,
@@ -250,7 +286,7 @@ class TrainingRun:
         self, trainer_class: Any, args: Any, network: Any, lora: Any, parts: dict[str, Any]
     ) -> Any:
         """Makes the trainer, with the mixins that this run needs."""
-        mixins: list[type] = [ResumableTrainerMixin, ValidatingTrainerMixin]
+        mixins: list[type] = [ResumableTrainerMixin, ValidatingTrainerMixin, FiniteTrainerMixin]
         if on_xla(network.device):
             mixins.append(XlaTrainerMixin)
         if lora is not None:
@@ -263,12 +299,27 @@ class TrainingRun:
         )
         trainer.effective_batch = self.provenance["settings"]["effective_batch"]
         trainer.measure, trainer.autocast_dtype = self.measure, self.dtype
+        trainer.training_run = self
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(ResumeCallback(trainer))
         trainer.add_callback(CountingCallback(self, rows))
         if self.options.patience is not None:
             trainer.add_callback(EarlyStoppingCallback(self.options.patience))
         return trainer
+
+    def diverged(self, step: int) -> str:
+        """Returns the beginning of the error of a training that diverged."""
+        model = self.settings.get("reranker", {}).get("model")
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"the training of {model!r} in {dtype} diverged at step {step}"
+
+    def check_weights(self, network: Any, step: int) -> None:
+        """Checks that all weights are finite.
+
+        Raises:
+            ValueError: One is not.
+        """
+        check_weights(network, f"{self.diverged(step)}: it", REMEDY)
 
     def count_examples(self, rows: int, max_steps: int, show: bool) -> None:
         """Records how many examples the run sees, and shows it on request.

@@ -125,6 +125,21 @@ class TestEveryReranker:
         found = reranker(shuffled).set_index("docno")["score"][expected.index]
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
+    def test_score_that_is_not_a_number(self, cls, make, models, frame):
+        """The error names model, dtype and row."""
+        reranker = make()
+        network = reranker.network
+        tokenizer = reranker._tokenizer if cls is MonoT5 else network.tokenizer
+        token = tokenizer("river", add_special_tokens=False)["input_ids"][0]
+        model = network if cls is MonoT5 else network[0].model
+        with torch.no_grad():
+            model.get_input_embeddings().weight[token] = float("nan")
+        texts = frame.head(3).assign(query="what is apple", text=["cloud", "river", "stone"])
+        assert len(reranker(texts.iloc[[0, 2]])) == 2
+        name = f"{cls.__name__} '{models[cls]}' in float32 computed the score nan"
+        with pytest.raises(ValueError, match=f"{name} for qid 'q1', docno 'd1': load it"):
+            reranker(texts)
+
     def test_text_field(self, make, frame):
         renamed = frame.rename(columns={"text": "body"})
         np.testing.assert_array_equal(
@@ -307,6 +322,87 @@ class TestEveryReranker:
         np.testing.assert_allclose(scores(compiled.fit(frame), frame), expected, atol=1e-4)
         loaded = cls(compiled.save(tmp_path / "saved"), dtype="float32", device="cpu")
         np.testing.assert_allclose(scores(loaded, frame), expected, atol=1e-4)
+
+
+class TestParametersSetAfterFirstUse:
+    """As ``set_parameter`` and ``pt.GridScan`` change them: what a new object gives."""
+
+    def check(self, reranker, cls, frame, model, **options):
+        for name, value in options.items():
+            reranker.set_parameter(name, value)
+        if model != reranker.model:
+            reranker.set_parameter("model", model)
+        fresh = cls(model, **{"dtype": "float32", "device": "cpu", **options})
+        expected = scores(fresh, frame)
+        np.testing.assert_array_equal(scores(reranker, frame), expected)
+        return expected
+
+    def test_of_every_reranker(self, cls, make, models, plain_models, frame, tmp_path):
+        reranker = make()
+        first = scores(reranker, frame)
+        other = Path(make(max_length=12).save(tmp_path / "other"))
+        found = [
+            self.check(reranker, cls, frame, models[cls], max_length=12),
+            self.check(reranker, cls, frame, models[cls], max_length=31),
+            self.check(reranker, cls, frame, plain_models[cls], max_length=None),
+            self.check(reranker, cls, frame, other, max_length=None),
+            self.check(reranker, cls, frame, models[cls], max_length=None),
+            self.check(reranker, cls, frame, models[cls], dtype="bfloat16"),
+        ]
+        assert not np.allclose(found[0], found[1])
+        np.testing.assert_array_equal(found[3], found[0])
+        np.testing.assert_array_equal(found[4], first)
+        reranker.set_parameter("max_length", 3)
+        with pytest.raises(ValueError, match="max_length must be .* at least 8"):
+            reranker(frame)
+
+    def test_int8(self, cls, make, models, frame):
+        pytest.importorskip("torchao")
+        reranker = make()
+        first = scores(reranker, frame)
+        rounded = self.check(reranker, cls, frame, models[cls], dtype="int8")
+        assert not np.array_equal(rounded, first)
+        self.check(reranker, cls, frame, models[cls], dtype="float32")
+
+    def test_template_and_labels(self, models, frame):
+        reranker = MonoT5(models[MonoT5], dtype="float32", device="cpu")
+        first = scores(reranker, frame)
+        for options in (
+            {"labels": ("false", "true")},
+            {"labels": None, "template": "Document: {query} Query: {text} Relevant:"},
+        ):
+            assert not np.allclose(
+                self.check(reranker, MonoT5, frame, models[MonoT5], **options), first
+            )
+
+    def test_trained_weights_stay(self, cls, make, models, frame, examples, tmp_path):
+        """With another length, and not with another model, where the training is forgotten."""
+        reranker = make(training={"max_steps": 1, "learning_rate": 1e-3})
+        reranker.fit(examples)
+        saved = reranker.save(tmp_path / "trained")
+        reranker.set_parameter("max_length", 12)
+        fresh = cls(saved, dtype="float32", device="cpu", max_length=12)
+        np.testing.assert_array_equal(scores(reranker, frame), scores(fresh, frame))
+        assert reranker.provenance is not None
+        reranker.set_parameter("max_length", None)
+        again = reranker.save(tmp_path / "again")
+        for file in ("config.json", "model.safetensors"):
+            assert (again / file).read_bytes() == (saved / file).read_bytes()
+        (tmp_path / "link").symlink_to(models[cls])
+        self.check(reranker, cls, frame, tmp_path / "link")
+        assert reranker.provenance is reranker.train_loss is None
+
+    def test_grid_scan(self, cls, make, frame):
+        labels = [0, 1, 0, 0, 1, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0]
+        qrels = frame[["qid", "docno"]].assign(label=labels)
+        topics = frame[["qid", "query"]].drop_duplicates()
+        results, reranker = pt.Transformer.from_df(frame.drop(columns="extra")), make()
+        grid, lengths = {reranker: {"max_length": [8, 31]}}, [8, 31]
+        found = pt.GridScan(results >> reranker, grid, topics, qrels, ["ndcg"], dataframe=False)
+        expected = [
+            pt.Evaluate((results >> make(max_length=n))(topics), qrels, ["ndcg"]) for n in lengths
+        ]
+        assert [measures["ndcg"] for _, measures in found] == [e["ndcg"] for e in expected]
 
 
 class TestBatchesOfSimilarLength:

@@ -1,5 +1,7 @@
 import itertools
+import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,11 +12,13 @@ import transformers
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tiny_training import make_examples, weights
 from torch.utils.data import BatchSampler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
+from pyterrier_inpars.training.provenance import TRAINING_FILE
 from pyterrier_inpars.training.trainer import SharedBatches
 
 pytestmark = [
@@ -103,6 +107,43 @@ class TestFit:
         assert reranker.history[-1]["epoch"] == 2 and max(rates) <= 1e-3
 
 
+class TestQrels:
+    """PyTerrier's own way to train: ``pipeline.fit(topics, qrels)``."""
+
+    def test_labels_are_merged(self, make, examples):
+        """Graded labels above 0 are relevant; pairs that are not judged are not."""
+        qrels = examples[["qid", "docno", "label"]].assign(label=examples["label"] * 2)
+        qrels = pd.concat([qrels[qrels["label"] > 0], qrels.head(2).assign(qid="other")])
+        results = examples.drop(columns="label")
+        pipeline = pt.Transformer.from_df(results) >> make()
+        pipeline.fit(results[["qid", "query"]].drop_duplicates(), qrels)
+        expected = weights(make().fit(examples))
+        assert torch.equal(weights(pipeline[-1]), expected)
+        opposite = examples.assign(label=1 - examples["label"])
+        assert torch.equal(weights(make().fit(opposite, qrels)), expected)
+
+    def test_neither_labels_nor_qrels(self, make, examples):
+        with pytest.raises(
+            pt.validate.InputValidationError, match="give fit.results, qrels.*label"
+        ):
+            make().fit(examples.drop(columns="label"))
+
+    def test_qrels_of_other_ids(self, make, examples):
+        qrels = examples[["qid", "docno", "label"]]
+        with pytest.raises(ValueError, match="no example is relevant by the qrels"):
+            make().fit(examples, qrels.assign(qid=range(len(qrels))))
+        with pytest.raises(pt.validate.InputValidationError, match="docno"):
+            make().fit(examples, qrels.drop(columns="docno"))
+
+    def test_pair_judged_twice(self, make, examples):
+        qrels = examples[["qid", "docno", "label"]]
+        same, other = (pd.concat([qrels, qrels.tail(1).assign(label=n)]) for n in (0, 1))
+        for arguments in ((other,), (None, examples, other)):
+            with pytest.raises(ValueError, match="docno 'd11.2' for qid 'q11' twice, as .0, 1."):
+                make().fit(examples, *arguments)
+        assert torch.equal(weights(make().fit(examples, same)), weights(make().fit(examples)))
+
+
 class TestExamplesThatCannotBeTrainedOn:
     def test_missing_column(self, make, examples):
         for column in ("qid", "query", "docno", "text", "label"):
@@ -142,6 +183,37 @@ class TestExamplesThatCannotBeTrainedOn:
         apart = examples.assign(qid=examples["docno"])
         with pytest.raises(ValueError, match="no qid has a positive and a negative"):
             CrossEncoder(models[CrossEncoder]).fit(apart)
+
+
+class TestDivergence:
+    """A loss or a weight that is not finite ends the training, and nothing is saved."""
+
+    @pytest.mark.parametrize("more", [{}, {"loss": "margin_mse"}, {"held_out": 0.3}])
+    def test_at_a_step(self, make, cls, models, examples, tmp_path, more):
+        wild = {"learning_rate": 1e30, "max_grad_norm": 0, "output_dir": tmp_path / "out"}
+        reranker = make(wild | more | {"save_steps": 1, "eval_steps": 1} | more)
+        name = Path(models[cls]).name
+        examples = examples.assign(score=examples["label"] / 2)
+        with pytest.raises(ValueError, match=f"{name}' in float32 (diverged|computed the score)"):
+            reranker.fit(examples)
+        assert not json.loads((tmp_path / "out" / TRAINING_FILE).read_text())["finished"]
+        for file in (tmp_path / "out").rglob("*.safetensors"):
+            assert all(weight.isfinite().all() for weight in load_file(file).values())
+        if (~weights(reranker).isfinite()).any():
+            with pytest.raises(ValueError, match="weights that are NaN .*nothing was saved"):
+                reranker.save(tmp_path / "saved")
+            assert not (tmp_path / "saved").exists()
+
+    def test_at_the_end(self, make, examples, tmp_path):
+        """The last step has a finite loss, and gives weights that are not."""
+        for options in ({}, {"output_dir": tmp_path / "out", "save_steps": 1}):
+            reranker = make({"max_steps": 1} | options)
+            weight = next(reranker.network.parameters())
+            weight.register_hook(lambda gradient: gradient * float("nan"))
+            with pytest.raises(ValueError, match="diverged at step 1: .* weights .*nothing was"):
+                reranker.fit(examples)
+            assert reranker.train_loss is reranker.provenance is None
+        assert not [*tmp_path.rglob("*.safetensors")]
 
 
 def first_is_relevant(reranker, examples: pd.DataFrame) -> float:
@@ -227,15 +299,16 @@ class TestBatches:
 
     def test_examples_seen_are_counted(self, make, cls, examples, capfd):
         """Every example of a step is counted, also in the short last step of an epoch."""
-        reranker = make({"max_steps": 8, "per_device_train_batch_size": 5}, verbose=True)
+        steps = 10 if cls is MonoT5 else 8  # an epoch of 24 positives and 24 negatives
+        reranker = make({"max_steps": steps, "per_device_train_batch_size": 5}, verbose=True)
         if cls is MonoT5:
             reads, batch = [], reranker._batch
             reranker._batch = lambda queries, texts: reads.extend(texts) or batch(queries, texts)
             reranker.fit(examples)
-            assert len(reads) == reranker.provenance["batches"]["seen"] == 36
+            assert len(reads) == reranker.provenance["batches"]["seen"] == 48
         else:
             assert reranker.fit(examples).provenance["batches"]["seen"] == 12 + 12 + 10
-        assert "8 steps of 5 examples" in capfd.readouterr().err
+        assert f"{steps} steps of 5 examples" in capfd.readouterr().err
 
     def test_half_precision_of_the_options_replaces_dtype(self, make, examples):
         """bf16 and fp16 in the options take precedence over the reranker's dtype."""

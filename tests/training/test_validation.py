@@ -31,6 +31,22 @@ class TestValidation:
         last.fit(make_examples(24, 2, 0, "class"), None, results, qrels)
         assert ndcg(last, results, qrels) == pytest.approx(values[-1], abs=1e-9)
 
+    def test_qrels_of_more_topics(self, make, examples):
+        """The mean is over the topics of the results, as with their qrels alone."""
+        results = self.results()
+        qrels = results[["qid", "docno", "label"]]
+        other = qrels.assign(qid="other " + qrels["qid"])
+        first, second = (
+            make({"eval_steps": 1}).fit(examples, None, results, judged)
+            for judged in (qrels, pd.concat([other, qrels, other.assign(qid="more")]))
+        )
+        values = [
+            [e["eval_nDCG@10"] for e in r.history if "eval_nDCG@10" in e] for r in (first, second)
+        ]
+        assert values[0] == values[1] and values[0]
+        expected = ndcg(first, results, qrels)
+        assert max(values[1]) == pytest.approx(expected, abs=1e-9)
+
     def test_does_not_disturb_training(self, make, examples):
         training = {"eval_steps": 1, "load_best_model_at_end": False}
         watched = make(training).fit(examples, None, self.results())
