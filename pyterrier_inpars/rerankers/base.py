@@ -103,8 +103,8 @@ class Reranker(Stage, pt.Estimator):
     The network is loaded on first use. Its weights are kept in float32, which training needs;
     ``dtype`` is the precision of the matrix products (by autocast), in scoring and in training.
 
-    Needs ``qid, query, docno, text``. Returns the columns of the input with ``score`` (float64) and
-    ``rank`` (from 0), the rows in their order.
+    Requires ``qid, query, docno, text``. Returns the rows and columns of the input, in their order,
+    with ``score`` (float64) and ``rank`` (from 0).
 
     Note:
         PyTerrier may rebuild a transformer from its constructor's parameters, which ``fit`` does
@@ -112,11 +112,11 @@ class Reranker(Stage, pt.Estimator):
 
     Args:
         model: Name on the Hugging Face hub, or path of a folder such as ``save`` writes.
-        max_length: Most tokens of the network's input, at least 8, so that query and document both
-            fit. ``None`` for the model's own limit.
+        max_length: Maximum number of tokens of the network's input, at least 8, so that query and
+            document both fit. ``None`` for the model's own limit.
         training: Options of ``fit``: ``TrainingOptions``, a dict of them, or the name of a recipe.
             They are checked at once.
-        batch_size: Most rows that are scored at once. On a CPU a batch also has at most 1,024
+        batch_size: Maximum number of rows scored at once. On a CPU a batch also has at most 1,024
             tokens.
         text_field: Column with the text of the document.
         verbose: Whether to show progress bars and the libraries' own notices.
@@ -572,8 +572,8 @@ def batches_of_similar_length(
 
     Args:
         lengths: Tokens of each row.
-        rows: Most rows of a batch.
-        tokens: Most tokens of a batch, padding included; a longer row is a batch by itself.
+        rows: Maximum number of rows of a batch.
+        tokens: Maximum number of tokens of a batch, with padding; a longer row is a batch by itself.
     """
     order = np.argsort(-np.asarray(lengths, dtype=float), kind="stable").tolist()
     found: list[list[int]] = []
