@@ -91,6 +91,17 @@ def test_measures(qrels, run, level):
     )
 
 
+def test_every_measure_breaks_ties_alike():
+    """trec_eval takes the higher docno first; only the first of eleven documents is judged."""
+    qrels = {("1", "d00"): 1}
+    run = {("1", f"d{i:02}"): 1.0 for i in range(11)}
+    values = ours(frame(run, "score"), frame(qrels, "label"), 1)
+    assert values["Judged@10"] == values["P@10"] == values["nDCG@10"] == 0
+    assert values["RR"] == pytest.approx(1 / 11)
+    values = ours(frame(run, "score"), frame({("1", "d10"): 1}, "label"), 1)
+    assert values["Judged@10"] == values["P@10"] == 0.1 and values["nDCG@10"] == 1
+
+
 @pytest.fixture(scope="module")
 def trec_eval(tmp_path_factory):
     """The program itself, which the jar of Pyserini holds."""
