@@ -50,6 +50,7 @@ from pyterrier_inpars.mining import NegativeMiner
 from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, load_prompt, read_text
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.rerankers import RerankTop, load_reranker
+from pyterrier_inpars.rerankers.base import is_main_process
 
 NAME = "pyterrier-inpars"
 COUNT = click.IntRange(min=1)
@@ -104,6 +105,14 @@ def _queries_output(context: click.Context, parameter: click.Parameter, path: st
     return _output_file(context, parameter, path)
 
 
+def _columns(
+    context: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> str | int | list[str | int] | None:
+    """Returns the chosen columns: names, or positions where they are numbers."""
+    columns = [int(value) if value.isdecimal() else value for value in values]
+    return columns if len(columns) > 1 else columns[0] if columns else None
+
+
 def _check_writable(folder: Path, path: str) -> None:
     try:
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -124,6 +133,21 @@ DATASET = options(
         type=click.Choice(["ir_datasets", "pyserini"]),
         default="ir_datasets",
         help="Source of collections that are given by name.",
+    ),
+    click.option(
+        "--docno_column",
+        "docno",
+        multiple=True,
+        callback=_columns,
+        help="Column of the document id in a file: its name, or its position from 0 in a TSV file "
+        "without a header. By default, found by its name.",
+    ),
+    click.option(
+        "--text_column",
+        "text",
+        multiple=True,
+        callback=_columns,
+        help="Column of the text in a file, or field in ir_datasets; several are joined.",
     ),
     click.option("--fix_text", is_flag=True, help="Repair mojibake in texts with ftfy."),
 )
@@ -171,6 +195,8 @@ class Source:
 
     dataset: str | None
     dataset_source: str
+    docno: Any
+    text: Any
     fix_text: bool
     index: str | None = None
     threads: int | None = None
@@ -179,7 +205,13 @@ class Source:
         """Returns the collection."""
         if self.dataset is None:
             raise click.UsageError("--dataset is required")
-        return datasets.collection(self.dataset, self.dataset_source, fix_text=self.fix_text)
+        return self.file_or_name(self.dataset)
+
+    def file_or_name(self, name: str) -> datasets.Collection:
+        """Returns another collection, read as this one."""
+        return datasets.collection(
+            name, self.dataset_source, docno=self.docno, text=self.text, fix_text=self.fix_text
+        )
 
     def queries(self, path: str) -> pd.DataFrame:
         """Reads synthetic queries; adds texts from the collection if the file has none."""
@@ -258,7 +290,9 @@ class Source:
         files = [corpus] if corpus.is_file() else sorted(corpus.glob("corpus.jsonl*"))
         states = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         source: Any = states or [self.dataset, self.dataset_source]
-        key = json.dumps([engine, version("pyterrier_inpars"), self.fix_text, source])
+        key = json.dumps(
+            [engine, version("pyterrier_inpars"), self.fix_text, self.docno, self.text, source]
+        )
         home = Path(pt.io.pyterrier_home(), "inpars", "indexes")
         return home / sha256(key.encode()).hexdigest()[:16]
 
@@ -281,12 +315,14 @@ def with_source(command: Callable) -> Callable:
     def wrapper(
         dataset: str | None,
         dataset_source: str,
+        docno: Any,
+        text: Any,
         fix_text: bool,
         index: str | None,
         threads: int | None,
         **others: Any,
     ) -> None:
-        source = Source(dataset, dataset_source, fix_text, index, threads)
+        source = Source(dataset, dataset_source, docno, text, fix_text, index, threads)
         command(source=source, **others)
 
     return wrapper
@@ -370,6 +406,8 @@ def commands(context: click.Context, debug: bool) -> None:
 def generate(
     dataset: str | None,
     dataset_source: str,
+    docno: Any,
+    text: Any,
     fix_text: bool,
     model: str,
     prompt: str,
@@ -394,7 +432,7 @@ def generate(
     as_lines = output.endswith(LINES)
     queries = SyntheticQueries(f"{output}.queries" if as_lines else output, shard_size=shard_size)
     _check_new(output, os.path.exists(output) if as_lines else queries.built())
-    source = Source(dataset, dataset_source, fix_text)
+    source = Source(dataset, dataset_source, docno, text, fix_text)
     corpus = source.collection().get_corpus_iter(verbose=True)
     fewshot = {
         "num_examples": n_fewshot_examples,
@@ -570,7 +608,8 @@ def train(
 
     Any field of transformers.TrainingArguments is an option, too, such as --learning_rate 1e-5.
     Running the same command again resumes an interrupted run from its checkpoints in
-    OUTPUT_DIR/checkpoints. They are removed at the end unless an option --save_... is given.
+    OUTPUT_DIR/checkpoints. They are removed at the end unless an option --save_... is given. On
+    several GPUs: torchrun --nproc_per_node 2 -m pyterrier_inpars train ...
     """
     if (triples is None) == (pairs is None):
         raise click.UsageError("exactly one of --triples and --pairs is required")
@@ -591,6 +630,8 @@ def train(
         toolkit_files.read_triples(triples) if triples else toolkit_files.read_pairs(str(pairs))
     )
     reranker.fit(examples).save(output_dir, overwrite=True)
+    if not is_main_process():
+        return
     if not any(name.startswith("save_") for name in training):
         shutil.rmtree(checkpoints)
     click.echo(
@@ -628,7 +669,7 @@ def rerank(
 ) -> None:
     """Rerank the top documents of a run."""
     reranker = load_reranker(_demo(demo.encoder, model), verbose=True, **scoring)
-    texts = datasets.collection(corpus, fix_text=source.fix_text) if corpus else source.collection()
+    texts = source.file_or_name(corpus) if corpus else source.collection()
     topics = datasets.read_topics(queries) if queries else source.collection().get_topics()
     run = source.run(input_run, topics).drop(columns="query", errors="ignore")
     run = run.merge(topics[["qid", "query"]], on="qid", how="left")
@@ -650,7 +691,15 @@ def rerank(
 @click.option("--relevance_threshold", default=1, help="Minimum label of a relevant document.")
 @click.option("--remove_unjudged", is_flag=True, help="Remove unjudged documents from the runs.")
 @click.option(
-    "--without", help="Synthetic queries whose few-shot topics are excluded from the evaluation."
+    "--remove_own_document/--keep_own_document",
+    default=None,
+    help="Remove the document whose id is that of the topic. By default in ArguAna and Quora, as "
+    "BEIR does.",
+)
+@click.option(
+    "--without",
+    help="Synthetic queries whose few-shot topics are excluded from the evaluation, or a TSV file "
+    "of topics, such as the toolkit's query_ids_to_remove_from_eval.tsv.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per run.")
 def evaluate(
@@ -659,6 +708,7 @@ def evaluate(
     qrels: str | None,
     relevance_threshold: int,
     remove_unjudged: bool,
+    remove_own_document: bool | None,
     without: str | None,
     as_json: bool,
 ) -> None:
@@ -671,10 +721,14 @@ def evaluate(
             topics = topics.merge(known, on="qid", how="left").fillna({"query": ""})
         topics = evaluation.exclude_fewshot_topics(topics, _fewshot_topics(without))
         judged = judged[judged["qid"].isin(topics["qid"])]
+    if remove_own_document is None:
+        remove_own_document = source.dataset in beir.QUERY_IS_DOCUMENT
     measures = [*evaluation.measures(relevance_threshold), NumRet]
     values: dict[str, dict[str, float]] = {}
     for name in runs:
         run = source.run(name)
+        if remove_own_document:
+            run = evaluation.ExcludeQueryDocument().transform(run)
         if remove_unjudged:
             run = evaluation.JudgedOnly(judged).transform(run)
         if not run["qid"].isin(judged["qid"]).any():
@@ -767,6 +821,8 @@ def _fewshot_topics(path: str) -> pd.DataFrame:
     """Returns the topics in the few-shot examples of synthetic queries."""
     if os.path.isdir(path):
         return SyntheticQueries(path).fewshot_topics
+    if path.lower().endswith((".tsv", ".tsv.gz")):
+        return datasets.read_topics(path)
     known = [row["fewshot_examples"] for row in _rows(path) if "fewshot_examples" in row]
     if not known:
         raise ValueError(f"{path} has no fewshot_examples, so its few-shot topics are unknown")

@@ -715,6 +715,46 @@ def test_evaluate(tmp_path, run, fails, beir):
     assert "--dataset is required" in fails(*command, code=2)
 
 
+def test_evaluate_without_the_own_documents_of_the_topics(tmp_path, run, monkeypatch, beir):
+    (tmp_path / "qrels").write_text("a 0 b 1\n")
+    (tmp_path / "a.run").write_text("a Q0 a 1 9 r\na Q0 b 2 8 r\n")
+    command = ["evaluate", "--run", tmp_path / "a.run", "--qrels", tmp_path / "qrels", "--json"]
+    for arguments, value in [
+        ([], 0.5),
+        (["--remove_own_document"], 1.0),
+        (["--dataset", "arguana"], 1.0),
+        (["--dataset", "quora", "--keep_own_document"], 0.5),
+        (["--dataset", "nfcorpus"], 0.5),
+    ]:
+        assert json.loads(run(*command, *arguments))["RR"] == value
+
+
+def test_evaluate_without_the_topics_in_the_file_of_the_toolkit(tmp_path, run, beir):
+    (tmp_path / "a.run").write_text("01 Q0 007 1 2 r\n")
+    file = tmp_path / "query_ids_to_remove_from_eval.tsv"
+    file.write_text('1\tgood banana query\n77\t"cherry" signals\n')
+    values = run("evaluate", "--run", tmp_path / "a.run", "--dataset", beir, "--json", "--without",
+                 file)  # fmt: skip
+    assert json.loads(values)["NumQ"] == 2
+
+
+def test_columns_of_a_file(tmp_path, run, fails, generate):
+    """By position in a file without a header, and by name; several texts are joined."""
+    (tmp_path / "a.tsv").write_text("7\tnoise\tapple\tfield\n8\tnoise\tbanana\tgain\n")
+    (tmp_path / "b.csv").write_text("key,junk,head,body\n7,x,apple,field\n8,x,banana,gain\n")
+    for name, columns in (("a.tsv", ["0", "2", "3"]), ("b.csv", ["key", "head", "body"])):
+        docno, *texts = columns
+        options = ["--docno_column", docno, *(x for text in texts for x in ("--text_column", text))]
+        generate(tmp_path / f"{name}.out", "--dataset", tmp_path / name, *options)
+        stored = SyntheticQueries(tmp_path / f"{name}.out").get_results()
+        assert set(zip(stored["docno"], stored["text"], strict=True)) <= {
+            ("7", "apple field"), ("8", "banana gain")
+        } and len(stored)  # fmt: skip
+    error = fails("generate", "--dataset", tmp_path / "b.csv", "--prompt", "zero-shot",
+                  "--output", tmp_path / "out")  # fmt: skip
+    assert "--docno_column" in error and "docno=" not in error
+
+
 # All options of the toolkit's commands at commit 9865521.
 TOOLKIT = {
     "generate": """base_model prompt dataset dataset_source n_fewshot_examples max_doc_length
@@ -909,6 +949,23 @@ def python(*arguments, **environment):
         text=True,
         env={**os.environ, **environment},
     )
+
+
+@pytest.mark.slow
+def test_train_in_two_processes(tmp_path, models):
+    """As a command of torchrun: one model is saved, and the checkpoints are removed once."""
+    rows = [f"query {i}\t{TEXTS[i % 12]}\t{TEXTS[(i + 5) % 12]}" for i in range(16)]
+    (tmp_path / "triples.tsv").write_text("\n".join(rows))
+    done = python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
+                  "pyterrier_inpars", "train", "--triples", str(tmp_path / "triples.tsv"),
+                  "--base_model", str(models["bert"]), "--output_dir", str(tmp_path / "model"),
+                  "--per_device_train_batch_size", "2", "--device", "cpu", "--dtype", "float32",
+                  OMP_NUM_THREADS="1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mean training loss") == 1
+    assert "checkpoints" not in os.listdir(tmp_path / "model")
+    loaded = cli.load_reranker(str(tmp_path / "model"), device="cpu")
+    assert type(loaded).__name__ == "CrossEncoder"
 
 
 def test_a_console_that_lacks_a_character(tmp_path):
