@@ -1,7 +1,7 @@
 """Base class of every pipeline stage, and the checks of input frames."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from inspect import Parameter
 from numbers import Integral, Real
 from typing import Any
@@ -56,9 +56,18 @@ class Stage(pt.Transformer):
         return self._transform(inp.reset_index(drop=True))
 
     def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Transforms records; an empty input, such as after a filter, gives an empty list."""
+        """Transforms records; an empty input, such as after a filter, gives an empty list.
+
+        Values of optional fields do not depend on the other records of a batch: integers stay
+        integers, and a field that a record lacks is missing from its output too.
+        """
         records = list(inp)
-        return self.transform(as_frame(records)).to_dict("records") if records else []
+        if not records:
+            return []
+        return [
+            {name: value for name, value in row.items() if not is_missing(value)}
+            for row in self.transform(as_frame(records)).to_dict("records")
+        ]
 
     def __repr__(self) -> str:
         shown: list[str] = []
@@ -78,6 +87,11 @@ class Stage(pt.Transformer):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+def is_missing(value: object) -> bool:
+    """Returns whether a value of a record is NaN, which pandas sets where a field is missing."""
+    return isinstance(value, float) and value != value
+
+
 def _short(value: object) -> str:
     return f"<{len(value)} rows>" if isinstance(value, pd.DataFrame) else repr(value)
 
@@ -89,6 +103,9 @@ def with_columns(columns: Iterable[str], *new: str) -> list[str]:
 
 def as_frame(rows: Iterable[Any], columns: list[str] | None = None) -> pd.DataFrame:
     """Builds a frame from rows.
+
+    Values keep their types: a column of dicts with values of several types, or without a value in
+    some of them, has the dtype object. pandas would turn 1999 into 1999.0 there.
 
     Args:
         rows: Rows as dicts, or as tuples if ``columns`` is given.
@@ -102,7 +119,13 @@ def as_frame(rows: Iterable[Any], columns: list[str] | None = None) -> pd.DataFr
     """
     rows = list(rows)
     try:
-        return pd.DataFrame(rows, columns=columns)
+        frame = pd.DataFrame(rows, columns=columns)
+        if rows and isinstance(rows[0], dict):
+            for name in frame:
+                if len({type(row.get(name, np.nan)) for row in rows}) > 1:
+                    values = [row.get(name, np.nan) for row in rows]
+                    frame[name] = pd.Series(values, dtype=object)
+        return frame
     except UnicodeEncodeError as error:
         frame = pd.DataFrame(rows, columns=columns, dtype=object)
         for column in frame:
@@ -153,6 +176,29 @@ def check_strings(frame: pd.DataFrame, *columns: str) -> None:
                     f"{_place(frame, column, row)}: repair it with "
                     f"text.encode('utf-8', 'replace').decode() or drop the row"
                 )
+
+
+def fields_of(text_field: str | Sequence[str]) -> list[str]:
+    """Returns the columns of a text field, which may be one name or several."""
+    return [text_field] if isinstance(text_field, str) else list(text_field)
+
+
+def joined_text(frame: pd.DataFrame, text_field: str | Sequence[str]) -> list[str]:
+    """Returns the text of each row: the column, or several columns joined by spaces.
+
+    Of several columns, missing and empty values are left out.
+
+    Raises:
+        ValueError: A value is not a string that UTF-8 can encode.
+    """
+    fields = fields_of(text_field)
+    if len(fields) > 1:
+        frame = frame.assign(**{name: frame[name].astype(object).fillna("") for name in fields})
+    check_strings(frame, *fields)
+    if len(fields) == 1:
+        return frame[fields[0]].tolist()
+    rows = zip(*(frame[name] for name in fields), strict=True)
+    return [" ".join(filter(None, map(str.strip, row))) for row in rows]
 
 
 def lone_surrogate(text: str) -> str:
