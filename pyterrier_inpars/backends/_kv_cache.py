@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from more_itertools import chunked
@@ -16,6 +20,10 @@ if TYPE_CHECKING:
 
 PREFILL_TOKENS = 256
 """Tokens of a sequence that are prefilled in one forward pass, which limits attention memory."""
+MAX_WINDOW = 2048
+"""Longest window of local attention that the check of the masks exceeds."""
+WINDOW_MARGIN = 16
+"""Tokens by which the check of the masks exceeds a window."""
 ATTENTION = "pyterrier_inpars"
 """Name under which `_attention` is registered with transformers."""
 
@@ -263,27 +271,37 @@ def _attention(
     return output.view(rows, heads, tokens, size).transpose(1, 2), None
 
 
-class UncachedBatch:
-    """Batch with the interface of `SharedPrefixCache` that runs the unchanged model, uncached.
+class SequentialBatch:
+    """Batch with the interface of `SharedPrefixCache` that runs the unchanged model.
 
-    It serves models that accept no explicit masks or have no keys and values. Each forward pass
-    computes each whole sequence again, one at a time.
+    It serves models that accept no explicit masks or have no keys and values. Sequences are
+    computed one at a time, without padding. Where the model has a cache, each sequence keeps its
+    own, and only new tokens are computed.
 
     Args:
         model: Causal language model of transformers.
     """
 
     def __init__(self, model: Any):
+        parameters = inspect.signature(model.forward).parameters
         self._model = model
-        self._rows: list[list[int]] = []
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._has_cache = "past_key_values" in parameters
+        self._rows: list[tuple[list[int], Any]] = []  # tokens to feed, and the cache of the others
 
     def prefill(self, tokens: Sequence[Sequence[int]]) -> None:
         """Adds sequences to the batch."""
-        self._rows += map(list, tokens)
+        self._rows += [(list(row), None) for row in tokens]
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps only some sequences: row ``i`` becomes the former row ``rows[i]``."""
-        self._rows = [list(self._rows[row]) for row in rows]
+        seen: set[int] = set()
+        selected = []
+        for row in rows:
+            tokens, cache = self._rows[row]
+            selected.append((list(tokens), copy.deepcopy(cache) if row in seen else cache))
+            seen.add(row)
+        self._rows = selected
 
     def forward(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         """Feeds further tokens to all sequences; see `SharedPrefixCache.forward`."""
@@ -291,59 +309,116 @@ class UncachedBatch:
 
         width = max(map(len, tokens))
         logits = []
-        for row, new in zip(self._rows, tokens, strict=True):
-            row += new
-            found = self._logits(row, len(new))
+        for row, new in enumerate(tokens):
+            found = self._forward(row, new)
             logits.append(torch.nn.functional.pad(found, (0, 0, 0, width - len(new))))
         return torch.cat(logits)
 
-    def _logits(self, tokens: Sequence[int], last: int) -> torch.Tensor:
+    def _forward(self, row: int, new: Sequence[int]) -> torch.Tensor:
+        """Returns the logits after each new token of one sequence."""
         import torch
 
-        parameters = inspect.signature(self._model.forward).parameters
-        options = {"logits_to_keep": last} if "logits_to_keep" in parameters else {}
-        input_ids = torch.tensor([tokens], device=self._model.device)
-        return self._model(input_ids=input_ids, use_cache=False, **options).logits[:, -last:]
+        tokens, cache = self._rows[row]
+        tokens = [*tokens, *new]
+        output = self._model(
+            input_ids=torch.tensor([tokens], device=self._model.device),
+            use_cache=self._has_cache,
+            **({"past_key_values": cache} if self._has_cache else {}),
+            **({"logits_to_keep": len(new)} if self._keeps_logits else {}),
+        )
+        cache = output.past_key_values if self._has_cache else None
+        self._rows[row] = ([] if cache is not None else tokens, cache)
+        return output.logits[:, -len(new) :]
 
 
-def supports_masks(model: Any, prefix: Sequence[int], rests: Sequence[Sequence[int]]) -> bool:
+def supports_masks(
+    model: Any, prefix: Sequence[int], rests: Sequence[Sequence[int]]
+) -> bool | None:
     """Returns whether a model gives the same logits in a `SharedPrefixCache` as alone.
 
-    Models that accept no explicit masks (ALiBi, recurrent layers) do not. On a CPU, the model's
-    attention is replaced by `_attention` if the results are equal.
+    Models that accept no explicit masks (ALiBi, recurrent layers) do not, and neither do models
+    that build the masks of local attention themselves. The sequences are therefore extended beyond
+    the window of such models, and compared in float32. On a CPU, the model's attention is replaced
+    by `_attention` if the results are equal.
 
     Args:
         model: Causal language model of transformers.
         prefix: Tokens of the shared prefix.
         rests: Further tokens of the sequences to compare.
+
+    Returns:
+        None if the model's logits are NaN.
     """
     import torch
     from transformers import AttentionInterface
 
     def last_token_probs(
-        batch: SharedPrefixCache | UncachedBatch, start: Sequence[int] = ()
+        batch: SharedPrefixCache | SequentialBatch, start: Sequence[int] = ()
     ) -> torch.Tensor:
         batch.prefill([[*start, *rest[:-1]] for rest in rests])
         return batch.forward([rest[-1:] for rest in rests])[:, -1].float().softmax(-1)
 
-    expected = last_token_probs(UncachedBatch(model), prefix)
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.2
+    missing = _longest_window(model) + WINDOW_MARGIN - len(prefix) - min(map(len, rests))
+    rests = [[*_repeated(rest, missing), *rest] for rest in rests]
     AttentionInterface.register(ATTENTION, _attention)
     implementations = [model.config._attn_implementation]
     if model.device.type == "cpu" and model._supports_attention_backend:
         implementations.insert(0, ATTENTION)
-    for implementation in implementations:
-        model.set_attn_implementation(implementation)
-        try:
-            batch = SharedPrefixCache(
-                model, len(rests), max(map(len, rests)), prefilled(model, prefix)
-            )
-            found = last_token_probs(batch)
-        except Exception:  # models reject unknown masks with errors of any type
-            continue
-        if (found - expected).abs().sum(-1).max() < tolerance:
-            return True
+    with _float32(model):
+        expected = last_token_probs(SequentialBatch(model), prefix)
+        if expected.isnan().any():
+            return None
+        tolerance = 1e-3 if model.dtype == torch.float32 else 0.2
+        for implementation in implementations:
+            model.set_attn_implementation(implementation)
+            try:
+                batch = SharedPrefixCache(
+                    model, len(rests), max(map(len, rests)), prefilled(model, prefix)
+                )
+                found = last_token_probs(batch)
+            except Exception:  # models reject unknown masks with errors of any type
+                continue
+            if (found - expected).abs().sum(-1).max() < tolerance:
+                return True
     return False
+
+
+def _longest_window(model: Any) -> int:
+    """Returns the longest window of local attention for which the model builds the masks itself.
+
+    That of ``sliding_window`` is in the masks of `SharedPrefixCache`.
+    """
+    config = model.config.get_text_config()
+    windows = [
+        value
+        for name, value in config.to_dict().items()
+        if ("window" in name or "chunk" in name) and "sliding" not in name
+        if type(value) is int and value <= MAX_WINDOW
+    ]
+    positions = getattr(config, "max_position_embeddings", None) or math.inf
+    return max([w for w in windows if w + WINDOW_MARGIN < positions], default=0)
+
+
+def _repeated(tokens: Sequence[int], count: int) -> list[int]:
+    return list(itertools.islice(itertools.cycle(tokens), max(0, count)))
+
+
+@contextmanager
+def _float32(model: Any) -> Iterator[None]:
+    """Converts the weights of a model to float32 until the block ends; quantized ones stay."""
+    import torch
+
+    tensors = [*model.parameters(), *model.buffers()]
+    plain = all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
+    half = [t for t in tensors if t.dtype in (torch.bfloat16, torch.float16)] if plain else []
+    dtypes = [t.dtype for t in half]
+    try:
+        for tensor in half:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, dtype in zip(half, dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)
 
 
 def prefilled(model: Any, prefix: Sequence[int]) -> SharedPrefixCache | None:

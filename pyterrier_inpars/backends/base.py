@@ -11,6 +11,8 @@ from pyterrier_inpars._stage import finite, positive_int
 
 NEWLINE = "\n"
 """A completion ends at its first newline."""
+CUT = "\ufffd"
+"""Text of a character of which a completion at the token limit holds only the first bytes."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,31 @@ class Sampling:
             )
 
 
+class NotANumberError(ValueError):
+    """A language model computed NaN for a prompt.
+
+    Args:
+        model: The model and its dtype, as text.
+        row: Number of the prompt, from 0.
+        place: The prompt in the words of the caller; None for its number.
+    """
+
+    def __init__(self, model: str, row: int, place: str | None = None):
+        self.model = model
+        self.row = row
+        super().__init__(
+            f"{model} computed NaN instead of log-probabilities at {place or f'row {row}'}: load "
+            "it with dtype='float32' or 'bfloat16', or check its weights"
+        )
+
+    def at(self, place: str) -> NotANumberError:
+        """Returns the same error with another description of the prompt."""
+        return NotANumberError(self.model, self.row, place)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.model, self.row)
+
+
 @dataclass(frozen=True)
 class Completion:
     """The text that a model generated after a prompt.
@@ -123,6 +150,9 @@ class Backend(Protocol):
 
         Returns:
             ``num_samples`` completions per prompt, in the order of the prompts.
+
+        Raises:
+            NotANumberError: The model computed NaN.
         """
 
     def describe(self) -> dict[str, Any]:

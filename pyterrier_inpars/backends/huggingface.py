@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +17,19 @@ from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, 
 from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.backends._kv_cache import (
+    SequentialBatch,
     SharedPrefixCache,
-    UncachedBatch,
     prefilled,
     supports_masks,
 )
 from pyterrier_inpars.backends._sampling import next_tokens, token_log_probs
-from pyterrier_inpars.backends.base import NEWLINE, Completion, Sampling
+from pyterrier_inpars.backends.base import CUT, NEWLINE, Completion, NotANumberError, Sampling
 
 if TYPE_CHECKING:
     import torch
 
+BATCH_SIZE = 64
+"""Default number of sequences computed together."""
 REFILL_SHARE = 1 / 4
 """Share of the batch that must be free before waiting prompts are added."""
 MAX_LOGITS = 2**28
@@ -54,8 +58,10 @@ class HuggingFaceBackend:
     can then be used by this backend only.
 
     On first use, the logits of two prompts are compared with those of the unchanged model. If they
-    differ, the model accepts no explicit masks (ALiBi, for example), and each prompt is computed
-    alone.
+    differ, the model accepts no explicit masks (ALiBi or local attention, for example). A warning
+    says so, and each prompt is computed alone, with the model's own cache where it has one.
+
+    A backend can be pickled and copied, also after use; the copy loads the model again.
 
     Args:
         model: Name on the Hugging Face hub, local folder, or ``.gguf`` file.
@@ -90,14 +96,33 @@ class HuggingFaceBackend:
     ):
         self.name = str(model)
         self.revision = revision
-        self.batch_size = positive_int("batch_size", 64 if batch_size is None else batch_size)
+        self.batch_size = positive_int(
+            "batch_size", BATCH_SIZE if batch_size is None else batch_size
+        )
         self._dtype = dtype
         self._compile = compile
         self._device = device
         self._context = None if context is None else positive_int("context", context)
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self._forget()
+
+    def _forget(self) -> None:
+        """Resets what depends on the loaded model."""
         self._supports_masks: bool | None = None  # None until the first use
         self._prefix: tuple[Sequence[int], SharedPrefixCache | None] = ((), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the parameters alone: a loaded model cannot be pickled or copied."""
+        loaded = [
+            name
+            for name, value in vars(type(self)).items()
+            if isinstance(value, functools.cached_property)
+        ]
+        return {k: v for k, v in vars(self).items() if k not in [*loaded, "_prefix"]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -137,6 +162,13 @@ class HuggingFaceBackend:
         return model
 
     @functools.cached_property
+    def _config(self) -> Any:
+        """Configuration of the model, which can be read without its weights."""
+        from transformers import AutoConfig
+
+        return self.model.config if "model" in vars(self) else self._load(AutoConfig)
+
+    @functools.cached_property
     def context(self) -> int | None:
         """Maximum number of tokens of a prompt and its completion; None if there is no limit."""
         config = self.model.config.get_text_config()  # of a multimodal model, the text part
@@ -150,7 +182,7 @@ class HuggingFaceBackend:
 
         return {
             "model": self.name,
-            "revision": getattr(self.model.config, "_commit_hash", None) or self.revision,
+            "revision": getattr(self._config, "_commit_hash", None) or self.revision,
             "dtype": str(self.dtype).removeprefix("torch."),
             **({"weights": "int8"} if is_int8(self._dtype) else {}),
             **({"context": self._context} if self._context is not None else {}),
@@ -186,6 +218,7 @@ class HuggingFaceBackend:
         Raises:
             ValueError: A prompt and its completion exceed the context, or several greedy
                 completions are requested.
+            NotANumberError: The logits of a prompt are NaN.
         """
         import torch
 
@@ -232,6 +265,7 @@ class HuggingFaceBackend:
         Raises:
             ValueError: A prompt and its continuation exceed the context, or there are not as many
                 continuations as prompts.
+            NotANumberError: The logits of a prompt are NaN.
         """
         import torch
 
@@ -257,16 +291,26 @@ class HuggingFaceBackend:
         prefix_ids = prefix_ids[:length]
         scored.sort(key=lambda i: len(ids[i]), reverse=True)
         with torch.inference_mode():
-            self._check_masks(prefix_ids, ids[scored[0]])
+            self._check_masks(prefix_ids, ids, scored[0])
             for indices in self._scoring_batches(scored, counts):
                 rows, last = [ids[i] for i in indices], [counts[i] for i in indices]
                 longest = len(rows[0]) + max(last)  # with padding
                 batch, length = self._new_batch(prefix_ids, len(rows), longest)
                 found = _log_probs(batch, [row[length:] for row in rows], last)
                 for i, values in zip(indices, found, strict=True):
+                    self._check_numbers(values, i)
                     likelihoods[i] = values
                 progress(len(indices))
         return likelihoods
+
+    def _check_numbers(self, log_probs: Sequence[float], row: int) -> None:
+        """Checks that the log-probabilities of a prompt are numbers.
+
+        Raises:
+            NotANumberError: One is NaN.
+        """
+        if any(map(math.isnan, log_probs)):
+            raise NotANumberError(f"{self.name!r} in {str(self.dtype).removeprefix('torch.')}", row)
 
     # -- Text and tokens ---------------------------------------------------------------------
 
@@ -286,6 +330,7 @@ class HuggingFaceBackend:
     def _encode(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
         """Tokenizes texts; special tokens that are written out in a text stay plain text."""
         encoded = self.tokenizer(list(texts), split_special_tokens=True)["input_ids"]
+        encoded = [ids[: len(ids) - self._appended] for ids in encoded]
         for ids in encoded:
             if self.context is not None and len(ids) + max_new_tokens > self.context:
                 raise ValueError(
@@ -294,6 +339,22 @@ class HuggingFaceBackend:
                     "max_new_tokens"
                 )
         return encoded
+
+    @functools.cached_property
+    def _appended(self) -> int:
+        """Number of tokens, such as an end token, that the tokenizer appends to a text."""
+        whole, plain = (
+            self.tokenizer(NEWLINE, add_special_tokens=added)["input_ids"]
+            for added in (True, False)
+        )
+        ends = [n for n in range(len(whole) + 1) if whole[:n][-len(plain) :] == plain]
+        return len(whole) - ends[-1] if plain and ends else 0
+
+    @functools.cached_property
+    def _special_tokens(self) -> set[int]:
+        """Tokens that are no part of a text."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {*self.tokenizer.all_special_ids, *(i for i, token in added if token.special)}
 
     @functools.cached_property
     def _end_tokens(self) -> set[int]:
@@ -310,11 +371,15 @@ class HuggingFaceBackend:
 
     def _completion(self, row: _Row) -> Completion:
         ended = self._is_end(row.tokens[-1])
-        tokens, log_probs = row.tokens, row.log_probs
-        if ended and not self._has_text(tokens[-1]):
-            tokens, log_probs = tokens[:-1], log_probs[:-1]
-        text = self.tokenizer.decode(tokens).split(NEWLINE)[0].strip()
-        return Completion(text, log_probs, "stop" if ended else "length")
+        count = len(row.tokens) - (ended and not self._has_text(row.tokens[-1]))
+        kept = [i for i in range(count) if row.tokens[i] not in self._special_tokens]
+        tokens, log_probs = ([values[i] for i in kept] for values in (row.tokens, row.log_probs))
+        text = self.tokenizer.decode(tokens).split(NEWLINE)[0]
+        if not ended and text.endswith(CUT):  # a character whose last bytes are missing
+            text = text.rstrip(CUT)
+            while tokens and self.tokenizer.decode(tokens[:-1]).rstrip(CUT) == text:
+                tokens, log_probs = tokens[:-1], log_probs[:-1]
+        return Completion(text.strip(), log_probs, "stop" if ended else "length")
 
     def _has_text(self, end: int) -> bool:
         """Returns whether a token that ends a completion has text before its newline."""
@@ -335,19 +400,31 @@ class HuggingFaceBackend:
             batch.append(i)
         yield batch
 
-    def _check_masks(self, prefix: list[int], ids: list[int]) -> None:
-        """Finds out, on first use, whether the model accepts explicit masks, and packs it."""
+    def _check_masks(self, prefix: list[int], ids: list[list[int]], row: int) -> None:
+        """Finds out, on first use and with one prompt, whether the model accepts explicit masks.
+
+        Raises:
+            NotANumberError: The logits of the prompt are NaN.
+        """
         if self._supports_masks is None:
-            rest = ids[len(prefix) :]
+            rest = ids[row][len(prefix) :]
             self._supports_masks = supports_masks(
                 self.model, prefix, [rest, rest[len(rest) // 2 :]]
             )
-            if self._supports_masks and not self._compile:
+            if self._supports_masks is None:
+                self._check_numbers([math.nan], row)
+            if not self._supports_masks:
+                warnings.warn(
+                    f"{self.name}: {type(self.model).__name__} accepts no explicit attention masks,"
+                    " so prompts are computed one at a time",
+                    stacklevel=2,
+                )
+            elif not self._compile:
                 pack_linear(self.model)
 
     def _new_batch(
         self, prefix: list[int], rows: int, longest: int
-    ) -> tuple[SharedPrefixCache | UncachedBatch, int]:
+    ) -> tuple[SharedPrefixCache | SequentialBatch, int]:
         """Returns an empty batch, and the number of prefix tokens that it holds already.
 
         Keys and values of the prefix are kept for later batches.
@@ -358,7 +435,7 @@ class HuggingFaceBackend:
             longest: Maximum number of tokens of a sequence, including prefix and padding.
         """
         if not self._supports_masks:
-            return UncachedBatch(self.model), 0
+            return SequentialBatch(self.model), 0
         if self._prefix[0] != prefix:
             self._prefix = (prefix, prefilled(self.model, prefix))
         cache = SharedPrefixCache(self.model, rows, longest - len(prefix), self._prefix[1])
@@ -379,7 +456,7 @@ class HuggingFaceBackend:
         of a batch have similar lengths. The last token of a prompt is fed with the first step.
         """
         waiting = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        self._check_masks(prefix, ids[waiting[-1]])
+        self._check_masks(prefix, ids, waiting[-1])
         most = max(1, min(len(ids), self.batch_size // num_samples))
         longest = len(ids[waiting[-1]]) + max_new_tokens
         batch, length = self._new_batch(prefix, most * num_samples, longest)
@@ -399,6 +476,7 @@ class HuggingFaceBackend:
             found = next_tokens(logits, sampling, [row.generator for row in rows])
             unfinished = []
             for i, (row, (token, log_prob)) in enumerate(zip(rows, found, strict=True)):
+                self._check_numbers([log_prob], row.number // num_samples)
                 row.last = token
                 row.tokens.append(token)
                 row.log_probs.append(log_prob)
@@ -466,7 +544,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _log_probs(
-    batch: SharedPrefixCache | UncachedBatch, tokens: Sequence[Sequence[int]], last: Sequence[int]
+    batch: SharedPrefixCache | SequentialBatch, tokens: Sequence[Sequence[int]], last: Sequence[int]
 ) -> list[list[float]]:
     """Returns the natural log-probabilities of the last tokens of each sequence.
 

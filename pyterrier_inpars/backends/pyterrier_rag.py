@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pyterrier_inpars.backends.base import NEWLINE, Completion, Sampling
+from pyterrier_inpars.backends.base import CUT, NEWLINE, Completion, Sampling
 
 
 class PyTerrierRagBackend:
@@ -82,6 +82,9 @@ class PyTerrierRagBackend:
         text = output.text.split(NEWLINE)[0]
         log_probs = _token_log_probs(text, output.logprobs)
         ended = NEWLINE in output.text or len(log_probs) < max_new_tokens
+        if not ended and text.endswith(CUT):
+            text = text.rstrip(CUT)
+            log_probs = _token_log_probs(text, output.logprobs)
         return Completion(text.strip(), log_probs, "stop" if ended else "length")
 
 
