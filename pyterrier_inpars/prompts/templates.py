@@ -128,12 +128,13 @@ class StaticPrompt(Prompt):
 
     Args:
         template: Text that contains ``{document}`` once. The model continues at ``{query}``, or at
-            the end if there is no ``{query}``; text after ``{query}`` is not used. Braces around
-            anything but a lowercase word have no meaning.
+            the end if there is no ``{query}``; text after ``{query}`` is not used. Other braces
+            have no meaning, but another field, such as ``{title}``, in the paragraph of
+            ``{document}`` is an error.
 
     Raises:
         ValueError: ``{document}`` does not occur exactly once, ``{query}`` precedes it, or there is
-            another field, such as ``{title}``.
+            another field in its paragraph.
     """
 
     def __init__(self, template: str):
@@ -323,7 +324,8 @@ def _split(template: str) -> tuple[str, str]:
     before, _, after = template.partition(DOCUMENT)
     if QUERY in before:
         raise ValueError(f"{QUERY} must come after {DOCUMENT} in a template: {template!r}")
-    unknown = [name for name in _FIELD.findall(template) if name not in (DOCUMENT, QUERY)]
+    paragraph = next(text for text in re.split(r"\n\s*\n", template) if DOCUMENT in text)
+    unknown = [name for name in _FIELD.findall(paragraph) if name not in (DOCUMENT, QUERY)]
     if unknown:
         raise ValueError(
             f"a template has the fields {DOCUMENT} and {QUERY}, but not {unknown[0]}: "

@@ -139,7 +139,7 @@ def test_promptagators_field_names(collection, lines):
     examples = pd.DataFrame({"query": ["Q"], "text": ["D"]})
     prompt = load_prompt(f"promptagator-{collection}", examples=examples, num_examples=1)
     document, query = lines.split("/")
-    asked = f"{document}\n{query}".replace("D", "new", 1).removesuffix("Q").rstrip()
+    asked = f"{document}\n{query}".replace("D", "new", 1).removesuffix("Q").rstrip(" ")
     assert prompt.build("new") == f"{document}\n{query}\n{asked}"
 
 

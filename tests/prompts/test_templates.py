@@ -36,6 +36,76 @@ def test_a_template_without_one_document_is_an_error(template):
         StaticPrompt(template)
 
 
+@pytest.mark.parametrize("field", ["{title}", "{doc_text}", "{question}"])
+def test_an_unknown_field_in_a_template_is_an_error(field):
+    template = f"{field}\nDocument: {{document}}\nQuery: {{query}}"
+    for make in (StaticPrompt, lambda t: FewShotPrompt(EXAMPLES, template=t)):
+        with pytest.raises(ValueError, match=f"but not {field}.*text column"):
+            make(template)
+    assert (
+        StaticPrompt(f"Owls {field}.\n\nText: {{document}}").build("x").startswith(f"Owls {field}")
+    )
+
+
+@pytest.mark.parametrize("template", ["{document}\n{query}", "Q?\n{document}\nAsked:\n{query}\n"])
+def test_a_line_end_before_the_query_is_part_of_the_prompt(template):
+    """Without it, the model would end its query where it begins."""
+    after = template[template.index("}") + 1 : template.index("{query}")]
+    assert StaticPrompt(template).build("x").endswith(f"x{after}")
+    assert FewShotPrompt(EXAMPLES, template=template).build("x").endswith(f"x{after}")
+    assert StaticPrompt("Document: {document}\nQuery:\n").build("x") == "Document: x\nQuery:"
+
+
+GOOD_AND_BAD = """Example 1:
+Document: Coffee contains caffeine.
+Good Question: How much caffeine is in a cup of coffee?
+Bad Question: Is coffee good?
+
+Example 2:
+Document: {document}
+Good Question: {query}"""
+
+
+@pytest.mark.parametrize(
+    "prompt, copies, others",
+    [
+        (
+            StaticPrompt(GOOD_AND_BAD),
+            [
+                "How much caffeine is in a cup of coffee?",
+                "how much CAFFEINE is in a cup of coffee",
+                "how much caffeine is in one cup of coffee",
+                "how much caffeine is in a cup of",
+                "Is coffee good?",
+                "Coffee contains caffeine.",
+            ],
+            ["caffeine", "how much sugar is in a glass of milk?", "coffee", ""],
+        ),
+        (
+            FewShotPrompt(EXAMPLES, template="{document}\n{query}\n", num_examples=4),
+            ["tall trees", "Deep sea!", "wide river"],
+            ["tall", "tall trees of the coast", "a deep lake"],
+        ),
+        (
+            FewShotPrompt(EXAMPLES, template="{document}\nIs it true that {query}?\n"),
+            ["deep sea"],
+            ["it is true"],
+        ),
+        (StaticPrompt("A text: x\nQuery: lasers\n{document}\nQuery:"), ["Lasers"], ["a laser"]),
+        (load_prompt("zero-shot"), [], ["search query", "document"]),
+    ],
+)
+def test_copies_of_the_examples_are_found(prompt, copies, others):
+    assert prompt.copies([*copies, *others]) == [True] * len(copies) + [False] * len(others)
+
+
+def test_copies_of_truncated_examples_are_found():
+    prompt = FewShotPrompt(EXAMPLES.assign(query="a b c d e f g h"), max_query_tokens=3)
+    assert prompt.truncated(None, 9).copies(["a b c", "a b c d e f g h", "b d"]) == [
+        *[True, True, False]
+    ]
+
+
 @given(st.text())
 def test_a_document_is_inserted_unchanged(document):
     prompt = StaticPrompt("before {document} after {query}")
