@@ -23,7 +23,13 @@ from more_itertools import chunked
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import check_strings, positive_int
 from pyterrier_inpars.filtering import WholeSetFilter
-from pyterrier_inpars.queries._resume import ResumeState, activated, active_state
+from pyterrier_inpars.queries._resume import (
+    ResumeState,
+    active_rows,
+    active_state,
+    describe_stages,
+    transform_batch,
+)
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 Pipeline = pt.Transformer | Callable[[], pt.Transformer]
@@ -63,8 +69,9 @@ def index(
             is pickled: pass it before its first use, or the loaded model is sent as well.
         corpus: Documents as the generator takes them. Apply earlier stages to the corpus.
         artifact: Where the queries are stored.
-        batch_size: Number of documents per part. None is the batch size of ``Compose.index``: 100,
-            or the largest ``batch_size`` of a stage if that is more.
+        batch_size: Number of documents per part, at most the ``shard_size`` of the artifact. None
+            is the batch size of ``Compose.index``: 100, or the largest ``batch_size`` of a stage if
+            that is more (512 by default with a ``QueryGenerator``).
         workers: Number of workers, each with a copy of the pipeline. None is as many as the cluster
             has room for, with one CPU left for the driver.
         num_cpus: Number of CPUs per worker.
@@ -90,10 +97,12 @@ def index(
     def rows() -> Generator[dict[str, Any]]:
         state = active_state()
         assert state is not None  # activated by artifact.index
-        batches = _batches(corpus, size, text_field, state)
+        most = min(size, artifact.shard_size)
+        batches = active_rows(lambda: _batches(corpus, most, text_field, state), None)
         for part, output in _run(ray, pipeline, _generate, batches, workers, num_cpus, num_gpus):
             if output is not None:
                 state.by_document = True
+                state.current_stages = output[2]
                 state.check_settings(output[1])
             for record in part.records:
                 state.add_document(record["docno"], record[text_field])
@@ -210,12 +219,16 @@ class _BatchState(ResumeState):
 
 def _generate(
     pipeline: pt.Transformer, records: list[dict[str, Any]], pending: list[bool], text_field: str
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Returns the rows that a pipeline generates for a batch, and the generator's settings."""
+) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
+    """Returns the rows that a pipeline generates for a batch, its settings, and its stages.
+
+    The settings are those of the generator; the stages are those after it.
+    """
     state, expected = _BatchState("the artifact"), StreamFingerprint()
     state.pending = pending
-    with activated(state):
-        rows = list(pipeline.transform_iter(records))
+    stages = list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
+    state.current_stages = describe_stages(stages)
+    rows = list(transform_batch(stages, records, state))
     for record in records:
         expected = expected.extended(record["docno"], record[text_field])
     if state.settings is None:
@@ -227,7 +240,7 @@ def _generate(
             f"the generator in {pipeline!r} does not receive the documents of the corpus with "
             f"their {text_field!r}: apply the stages before it to the corpus, or set text_field"
         )
-    return rows, {**state.settings, "versions": state.packages}
+    return rows, {**state.settings, "versions": state.packages}, state.current_stages
 
 
 def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars._stage import Stage, as_frame, check_strings, positive_int, with_columns
-from pyterrier_inpars.backends.base import Backend, Sampling
+from pyterrier_inpars._stage import (
+    as_frame,
+    check_strings,
+    fields_of,
+    joined_text,
+    positive_int,
+    with_columns,
+)
+from pyterrier_inpars.backends._model_stage import ModelStage
+from pyterrier_inpars.backends.base import Backend, NotANumberError, Sampling
 from pyterrier_inpars.backends.huggingface import BackendOptions, as_backend
 from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 from pyterrier_inpars.prompts.templates import Prompt, as_prompt
-from pyterrier_inpars.queries._resume import pending_documents
+from pyterrier_inpars.queries._resume import DocumentStage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+MANY_COPIES = (5, 0.05)
+"""Number and share of queries that repeat the prompt from which there is a warning."""
 _MOVED = {
     "temperature": "is a field of sampling: give sampling={'temperature': 0.7}",
     "top_p": "is a field of sampling: give sampling={'temperature': 0.7, 'top_p': 0.9}",
@@ -35,7 +47,7 @@ _MOVED = {
 """Parameters of version 0.1, with their place in this version."""
 
 
-class QueryGenerator(Stage):
+class QueryGenerator(ModelStage, DocumentStage):
     """Generates queries for documents with a language model (InPars, arXiv 2202.05144, section 3).
 
     Input: documents ``docno, text``. Output: synthetic queries, one row each, in the order of the
@@ -50,7 +62,9 @@ class QueryGenerator(Stage):
     - ``prompt_text`` (str): The prompt, if ``keep_prompt`` is set.
 
     A document without text gets no query, and an empty query gives no row. The attribute ``empty``
-    counts both.
+    counts both. Small models often repeat an example of the prompt, with high log-probabilities.
+    Queries that equal an example, or nearly do, are dropped (see `Prompt.copies`) and counted by
+    the attribute ``copied``.
 
     Args:
         model: Name on the Hugging Face hub, local folder, ``.gguf`` file, or a backend object: a
@@ -62,7 +76,8 @@ class QueryGenerator(Stage):
         max_doc_tokens: Maximum number of tokens of a document; longer documents are truncated.
             Documents in few-shot examples have the same limit.
         max_new_tokens: Maximum number of tokens of a query.
-        text_field: Name of the column with the document text.
+        text_field: Name of the column with the document text, or a list of names, whose texts are
+            joined by spaces: ``["title", "text"]``.
         keep_prompt: Whether to add the column ``prompt_text``.
         verbose: Whether to show a progress bar.
         **backend_options: If ``model`` is a name or a path, parameters of `HuggingFaceBackend`:
@@ -72,6 +87,7 @@ class QueryGenerator(Stage):
 
     Attributes:
         empty: Number of queries that were not generated or were empty.
+        copied: Number of queries that were dropped because they repeat an example of the prompt.
 
     Raises:
         ValueError: An argument is out of range, a docno or text is not a string, the model cannot
@@ -81,6 +97,12 @@ class QueryGenerator(Stage):
     """
 
     schematic = {"label": "QueryGenerator", "help_url": None}
+    _converters = {
+        "prompt": as_prompt,
+        "num_queries": partial(positive_int, "num_queries"),
+        "max_doc_tokens": partial(positive_int, "max_doc_tokens"),
+        "max_new_tokens": partial(positive_int, "max_new_tokens"),
+    }
 
     def __init__(
         self,
@@ -91,7 +113,7 @@ class QueryGenerator(Stage):
         sampling: Sampling | Mapping[str, Any] | None = None,
         max_doc_tokens: int = 256,
         max_new_tokens: int = 64,
-        text_field: str = "text",
+        text_field: str | list[str] = "text",
         keep_prompt: bool = False,
         verbose: bool = False,
         **backend_options: Unpack[BackendOptions],
@@ -100,39 +122,35 @@ class QueryGenerator(Stage):
         for name in options:
             if name in _MOVED:
                 raise TypeError(f"{name} {_MOVED[name]}")
-        self._model = model
         self.prompt = as_prompt(prompt)
-        self.num_queries = positive_int("num_queries", num_queries)
+        self.num_queries = num_queries
         self.sampling = sampling
         Sampling.of(sampling).check_num_samples(num_queries)
-        self.max_doc_tokens = positive_int("max_doc_tokens", max_doc_tokens)
-        self.max_new_tokens = positive_int("max_new_tokens", max_new_tokens)
+        self.max_doc_tokens = max_doc_tokens
+        self.max_new_tokens = max_new_tokens
         self.text_field = text_field
         self.keep_prompt = keep_prompt
         self.verbose = verbose
-        self._backend_options = options
         self.empty = 0
-        self._backend = as_backend(model, options, type(self))
-        if not hasattr(self._backend, "complete"):
-            if not hasattr(self._backend, "generate"):
-                raise TypeError(
-                    "model must be a name, a path, or a backend with the method complete or "
-                    f"generate, not {model!r:.200}"
-                )
-            self._backend = PyTerrierRagBackend(self._backend)
+        self.copied = 0
+        self._queries = 0
+        self._warned = False
+        self._title_seen = False
+        self._connect(model, options)
 
-    @property
-    def model(self) -> str | Path | Backend:
-        """The model as given to the constructor."""
-        return self._model
-
-    @property
-    def batch_size(self) -> int | None:
-        """Number of queries generated together, if given; ``Compose.index`` makes batches of it."""
-        return self._backend_options.get("batch_size")
+    def _make_backend(self, model: Any, options: dict[str, Any]) -> Any:
+        backend = as_backend(model, options, type(self))
+        if hasattr(backend, "complete"):
+            return backend
+        if not hasattr(backend, "generate"):
+            raise TypeError(
+                "model must be a name, a path, or a backend with the method complete or "
+                f"generate, not {model!r:.200}"
+            )
+        return PyTerrierRagBackend(backend)
 
     def _required_columns(self) -> list[str]:
-        return ["docno", self.text_field]
+        return ["docno", *fields_of(self.text_field)]
 
     def _output_columns(self, columns: list[str]) -> list[str]:
         new = ["score", "log_probs", "finish_reason"] + ["prompt_text"] * self.keep_prompt
@@ -163,15 +181,52 @@ class QueryGenerator(Stage):
         }
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        check_strings(inp, "docno", self.text_field)
+        check_strings(inp, "docno")
+        texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
+        self._warn_of_title(inp, texts)
         columns = self._output_columns(list(inp.columns))
-        documents = pending_documents(inp, self.settings(), self.text_field)
-        rows = self._generate(documents[documents[self.text_field].str.strip() != ""])
-        self.empty += len(documents) * self.num_queries - len(rows)
+        rows = self._generate(inp[texts.str.strip() != ""], texts)
+        prompt = self.prompt.truncated(self._backend.tokenizer, self.max_doc_tokens)
+        copies = prompt.copies(row["query"] for row in rows) if rows else []
+        self.empty += len(inp) * self.num_queries - len(rows)
+        self._count_copies(sum(copies), len(rows))
+        rows = [row for row, is_copy in zip(rows, copies, strict=True) if not is_copy]
         return as_frame(rows, columns)
 
-    def _generate(self, documents: pd.DataFrame) -> list[dict[str, Any]]:
-        """Returns the rows of the queries for documents with text."""
+    def _warn_of_title(self, documents: pd.DataFrame, texts: pd.Series) -> None:
+        """Warns once if documents have titles that are not part of their texts."""
+        if self._title_seen or "title" not in documents:
+            return
+        pairs = zip(documents["title"], texts, strict=True)
+        if any(isinstance(title, str) and title.strip() not in text for title, text in pairs):
+            self._title_seen = True
+            warnings.warn(
+                "the documents' titles are not used: give text_field=['title', 'text'] to include "
+                "them",
+                stacklevel=4,
+            )
+
+    def _count_copies(self, copied: int, queries: int) -> None:
+        """Counts dropped queries, and warns once if they are many."""
+        self.copied += copied
+        self._queries += queries
+        if self.copied >= MANY_COPIES[0] and self.copied > MANY_COPIES[1] * self._queries:
+            if not self._warned:
+                warnings.warn(
+                    f"{self.copied:,} of {self._queries:,} queries repeat an example of the prompt "
+                    "and were dropped, as small models often do: give another prompt, or a larger "
+                    "model",
+                    stacklevel=4,
+                )
+            self._warned = True
+
+    def _generate(self, documents: pd.DataFrame, texts: pd.Series) -> list[dict[str, Any]]:
+        """Returns the rows of the queries for documents with text.
+
+        Args:
+            documents: Some of the documents.
+            texts: Texts of all documents.
+        """
         records = documents.to_dict("records")
         if not records:
             return []
@@ -179,17 +234,24 @@ class QueryGenerator(Stage):
         sampling = Sampling.of(self.sampling)
         seeds = [_seed(sampling.seed, record["docno"], i) for record in records for i in range(n)]
         prompt = self.prompt.truncated(self._backend.tokenizer, self.max_doc_tokens)
-        prompts = self._prompts(prompt, list(documents[self.text_field]))
+        prompts = self._prompts(prompt, list(texts[documents.index]))
         with pt.tqdm(total=len(seeds), desc="generate", unit="q", disable=not self.verbose) as bar:
-            completions = self._backend.complete(
-                prompts,
-                prefix=prompt.prefix,
-                max_new_tokens=self.max_new_tokens,
-                sampling=sampling,
-                num_samples=n,
-                seeds=seeds,
-                progress=bar.update,
-            )
+            try:
+                completions = self._backend.complete(
+                    prompts,
+                    prefix=prompt.prefix,
+                    max_new_tokens=self.max_new_tokens,
+                    sampling=sampling,
+                    num_samples=n,
+                    seeds=seeds,
+                    progress=bar.update,
+                )
+            except NotANumberError as error:
+                raise error.at(f"docno {records[error.row]['docno']!r}") from None
+        for i, completion in enumerate(completions):
+            if any(map(math.isnan, completion.log_probs)):  # not every backend checks it
+                place = f"docno {records[i // n]['docno']!r}"
+                raise NotANumberError(repr(self.model)[:200], i // n, place)
         return [
             {
                 **records[i // n],

@@ -48,8 +48,16 @@ def plainly(folder, frame, prompt=PROMPT, most=MOST):
             if "\n" in piece:
                 reason = "stop"
                 break
-        text = tokenizer.decode(ids[start:]).split("\n")[0].strip()
-        if text:
+        kept = [i for i, token in enumerate(ids[start:]) if token not in tokenizer.all_special_ids]
+        log_probs = [log_probs[i] for i in kept]
+        ids = ids[:start] + [ids[start + i] for i in kept]
+        text = tokenizer.decode(ids[start:]).split("\n")[0]
+        if reason == "length" and text.endswith("\ufffd"):  # a character was cut
+            text = text.rstrip("\ufffd")
+            while len(ids) > start and tokenizer.decode(ids[start:-1]).rstrip("\ufffd") == text:
+                ids, log_probs = ids[:-1], log_probs[:-1]
+        text = text.strip()
+        if text and not prompt.copies([text])[0]:  # tested on its own
             rows.append((f"{docno}-1", text, log_probs, reason))
     return rows
 

@@ -5,25 +5,27 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pyterrier_inpars import SyntheticQueries
-from pyterrier_inpars._stage import Stage, with_columns
-from pyterrier_inpars.queries import _resume as resume
+from pyterrier_inpars._stage import as_frame, with_columns
+from pyterrier_inpars.queries._resume import DocumentStage
 
 SETTINGS = {"model": "none", "generation": {"max_new_tokens": 64}, "versions": {"torch": "1"}}
 
 
-class Writer(Stage):
+class Writer(DocumentStage):
     """Generates ``queries[i % len(queries)]`` queries for the document with docno ``i``."""
 
     schematic = {"label": "Writer", "help_url": None}
 
     def __init__(self, queries=(1,), *, settings=SETTINGS, fail_at=None):
         self.queries = queries
-        self.settings = settings
+        self._settings = settings
         self.fail_at = fail_at
         self.written = Counter()
+
+    def settings(self):
+        return self._settings
 
     def _required_columns(self):
         return ["docno", "text"]
@@ -33,7 +35,7 @@ class Writer(Stage):
 
     def _transform(self, inp):
         rows = []
-        for document in resume.pending_documents(inp, self.settings).to_dict("records"):
+        for document in inp.to_dict("records"):
             docno = document["docno"]
             if docno == self.fail_at:
                 raise KeyboardInterrupt
@@ -50,7 +52,7 @@ class Writer(Stage):
                         "finish_reason": "stop",
                     }
                 )
-        return pd.DataFrame(rows, columns=self._output_columns(list(inp.columns)))
+        return as_frame(rows, self._output_columns(list(inp.columns)))
 
 
 def corpus(n, text="document {}", stop=None):

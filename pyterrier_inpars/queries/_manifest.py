@@ -6,6 +6,8 @@ Fields of a manifest:
 - ``documents``, ``fingerprint``: position in the corpus at which the last shard ends.
 - ``queries``: number of queries in all shards.
 - ``settings``: settings of the generator, None before the first shard.
+- ``stages``: the stages between generator and artifact, each as its ``repr``; None before the first
+  shard. Artifacts of version 0.1 lack this field.
 - ``versions``: package versions, with the number of the first shard written with them.
 - ``shards``: one entry per shard: ``file``, ``sha256``, ``documents``, ``queries``,
   ``fingerprint``, and ``packages`` if the shard was regenerated with other bytes.
@@ -41,6 +43,7 @@ def new_manifest(metadata: dict[str, str]) -> dict[str, Any]:
         **StreamFingerprint()._asdict(),
         "queries": 0,
         "settings": None,
+        "stages": None,
         "versions": [],
         "shards": [],
     }
@@ -129,6 +132,7 @@ def _is_consistent(manifest: dict[str, Any]) -> bool:
             == ([StreamFingerprint()] + shard_ends(manifest))[-1].fingerprint
             and isinstance(manifest["versions"], list)
             and isinstance(manifest["settings"], dict | None)
+            and isinstance(manifest.get("stages"), list | None)
         )
     except (LookupError, TypeError):
         return False

@@ -1,27 +1,44 @@
 """Resume state: the documents of a corpus that earlier, interrupted runs of ``index()`` stored.
 
 ``Compose.index`` feeds a corpus through the stages before it passes the rows to ``index()``, which
-therefore never sees the documents. ``SyntheticQueries.index`` activates a `ResumeState`, and the
-stage that turns documents into queries passes each batch through `pending_documents`. This function
-adds every document to the active state and returns the documents that no earlier run has stored.
-Without an active state, it returns all documents.
+therefore never sees the documents. ``SyntheticQueries.index`` finds the stages of its pipeline and
+runs them on each batch with `transform_batch`. The stage that turns documents into queries is a
+`DocumentStage`. Its ``transform_iter`` adds every document to the active `ResumeState` and
+generates queries only for the documents that no earlier run has stored.
 
-That stage must follow two rules: it calls `pending_documents` for a batch only after it has yielded
-all rows of the previous batch, and it calls it in the thread that runs ``index()``.
+Only the stream of the pipeline counts: the state is active only while a `DocumentStage` of the
+pipeline processes a batch, and ``transform`` never reads it.
+
+A `DocumentStage` must follow two rules: it takes a batch only after it has yielded all rows of the
+previous batch, and it runs in the thread that runs ``index()``.
 """
 
+import functools
+import inspect
 import json
+import re
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
+import pyterrier as pt
 
 from pyterrier_inpars._fingerprint import StreamFingerprint, settings_difference
+from pyterrier_inpars._stage import (
+    Stage,
+    as_frame,
+    check_columns,
+    check_strings,
+    fields_of,
+    joined_text,
+)
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -36,9 +53,12 @@ class ResumeState:
         complete: Whether an earlier run reached the end of the corpus.
         settings: Settings of the generator; None until the first run provides them.
         packages: Package versions of the last run; None until the first run provides them.
+        stages: Stages between generator and artifact as in the manifest; None until the first run
+            provides them, and in artifacts of version 0.1.
+        current_stages: The same stages in this run.
         position: Position of this run in the corpus.
-        by_document: Whether a stage of this run calls `pending_documents`. If none does, the rows
-            themselves are compared.
+        by_document: Whether a `DocumentStage` of this run adds the documents. If none does, the
+            rows themselves are compared.
         regenerating: Shard number of each document that belongs to a damaged shard, by docno.
     """
 
@@ -48,6 +68,8 @@ class ResumeState:
     complete: bool = False
     settings: dict[str, Any] | None = None
     packages: dict[str, str] | None = None
+    stages: list[str] | None = None
+    current_stages: list[str] = field(default_factory=list)
     position: StreamFingerprint = StreamFingerprint()
     by_document: bool = False
     regenerating: dict[str, int] = field(default_factory=dict)
@@ -61,6 +83,8 @@ class ResumeState:
     def check_settings(self, settings: dict[str, Any]) -> None:
         """Checks the settings of the generator, which must be the same for all shards.
 
+        The stages after the generator (``current_stages``) must be the same too.
+
         Args:
             settings: JSON-serializable settings. Package versions, under the key ``versions``, are
                 compared separately: they may change between runs, with a warning.
@@ -71,9 +95,7 @@ class ResumeState:
         """
         current = json.loads(json.dumps(settings))
         packages = current.pop("versions", {})
-        if self.settings is not None and (
-            difference := settings_difference(self.settings, current)
-        ):
+        if self.settings is not None and (difference := self._difference(current)):
             raise ValueError(
                 f"two generators with different settings write to {self.name}:\n{difference}\n"
                 "Give each generator its own artifact."
@@ -89,7 +111,28 @@ class ResumeState:
             warnings.warn(
                 f"{self.name} resumes with other package versions:\n{difference}", stacklevel=2
             )
+        if not self._checked:
+            self._check_unknown_stages()
         self.settings, self.packages, self._checked = current, packages, True
+
+    def _check_unknown_stages(self) -> None:
+        """Warns if stages must be compared that version 0.1 did not store."""
+        if self.stages is None and self.stored_position.documents:
+            if self.current_stages:
+                warnings.warn(
+                    f"{self.name} was started by version 0.1, which did not store the stages after "
+                    f"the generator: check that they were {', '.join(self.current_stages)}",
+                    stacklevel=3,
+                )
+        else:
+            self.stages = self.current_stages
+
+    def _difference(self, settings: dict[str, Any]) -> str:
+        """Describes how settings and stages of this run differ from the stored ones."""
+        old, new = {**(self.settings or {})}, {**settings}
+        if self.stages is not None:
+            old["stages"], new["stages"] = self.stages, self.current_stages
+        return settings_difference(old, new)
 
     def add_document(self, *fields: str) -> bool:
         """Adds the next document of the corpus.
@@ -146,11 +189,11 @@ def active_state() -> ResumeState | None:
 
 
 @contextmanager
-def activated(state: ResumeState) -> Iterator[ResumeState]:
-    """Makes a resume state the active one of this thread until the block ends."""
+def activated(state: ResumeState | None) -> Iterator[None]:
+    """Makes a resume state, or none, the active one of this thread until the block ends."""
     token = _active.set(state)
     try:
-        yield state
+        yield
     finally:
         _active.reset(token)
 
@@ -167,7 +210,7 @@ def pending_documents(
 
     Returns:
         The rows of ``documents`` whose queries must still be generated, perhaps none, with their
-        index unchanged.
+        index unchanged. All documents if no state is active.
     """
     state = active_state()
     if state is None:
@@ -176,3 +219,100 @@ def pending_documents(
     state.check_settings(settings)
     fields = zip(documents["docno"], documents[text_field], strict=True)
     return documents[[state.add_document(docno, text) for docno, text in fields]]
+
+
+class DocumentStage(Stage):
+    """Base class of a stage that turns documents into queries, in a pipeline that can be resumed.
+
+    ``transform`` generates queries for all its documents, whether or not an artifact is being
+    written. ``transform_iter`` leaves out those that the artifact of its pipeline has stored.
+
+    Attributes:
+        text_field: Name of the column with the document text, or several names.
+    """
+
+    text_field: str | list[str] = "text"
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the settings that determine the queries; see `ResumeState.check_settings`."""
+        raise NotImplementedError
+
+    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Transforms the records of the documents that are pending."""
+        records = list(inp)
+        if records and active_state() is not None:
+            frame = as_frame(records)
+            check_columns(frame, "docno", *fields_of(self.text_field), context=self)
+            check_strings(frame, "docno")
+            texts = joined_text(frame, self.text_field)
+            documents = pd.DataFrame({"docno": frame["docno"], "text": texts})
+            pending = pending_documents(documents, self.settings())
+            records = [records[row] for row in pending.index]
+        return super().transform_iter(records)
+
+
+def pipeline_of(stream: Iterable[Any]) -> tuple[list[pt.Transformer], Iterable[Any], int] | None:
+    """Returns the stages, the corpus and the batch size of a stream that ``Compose.index`` made.
+
+    ``Compose.index`` passes only the rows to the last stage, as a generator that has not started.
+    Its variables are the only place where the stages can be found.
+
+    Returns:
+        None if ``stream`` comes from elsewhere.
+    """
+    if not inspect.isgenerator(stream) or inspect.getgeneratorstate(stream) != inspect.GEN_CREATED:
+        return None
+    if stream.__qualname__ != pt.Compose.index.__qualname__ + ".<locals>.gen":
+        return None
+    variables = inspect.getgeneratorlocals(stream)
+    return list(variables["prev_transformer"]), variables["iter"], variables["batch_size"]
+
+
+def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:
+    """Returns the ``repr`` of each stage after the generator, without addresses in memory.
+
+    Without a generator, all stages are described.
+
+    Raises:
+        ValueError: There are two generators.
+    """
+    stages = list(stages)
+    generators = [i for i, stage in enumerate(stages) if isinstance(stage, DocumentStage)]
+    if len(generators) > 1:
+        raise ValueError(
+            f"the pipeline has two generators, {stages[generators[0]]!r} and "
+            f"{stages[generators[1]]!r}: give each generator its own artifact"
+        )
+    after = stages[generators[0] + 1 :] if generators else stages
+    return [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(stage)) for stage in after]
+
+
+def transform_batch(
+    stages: Iterable[pt.Transformer], batch: list[dict[str, Any]], state: ResumeState
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a batch; the resume state is active in the `DocumentStage` only."""
+    rows: Iterable[dict[str, Any]] = batch
+    for stage in stages:
+        if isinstance(stage, DocumentStage):
+            rows = active_rows(functools.partial(stage.transform_iter, list(rows)), state)
+        else:
+            rows = stage.transform_iter(rows)
+    yield from rows
+
+
+def active_rows(start: Callable[[], Iterable[T]], state: ResumeState | None) -> Iterator[T]:
+    """Yields the items of a stream; the resume state is active only while the stream runs.
+
+    Args:
+        start: Function that returns the stream.
+        state: Resume state; None for a stream in which none is active.
+    """
+    with activated(state):
+        rows = iter(start())
+    while True:
+        with activated(state):
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+        yield row

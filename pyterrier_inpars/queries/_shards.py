@@ -17,6 +17,7 @@ import numpy as np
 
 from pyterrier_inpars._files import plain, write_bytes
 from pyterrier_inpars._fingerprint import StreamFingerprint
+from pyterrier_inpars._stage import is_missing
 from pyterrier_inpars.queries._manifest import (
     COMPLETE,
     UNFINISHED,
@@ -203,6 +204,8 @@ class Writer:
                 "than once. Remove the duplicate and run again; stored queries are kept."
             )
         try:
+            # pandas writes NaN for a field that a document lacks, and NaN is not JSON
+            row = {name: value for name, value in row.items() if not is_missing(value)}
             line = json.dumps(row, ensure_ascii=False, default=plain).encode() + b"\n"
         except (TypeError, UnicodeEncodeError) as error:
             raise ValueError(f"cannot store qid {row['qid']!r}: {error}") from error
@@ -287,6 +290,8 @@ class Writer:
     def _current_manifest(self, state: ResumeState) -> dict[str, Any]:
         """Returns a copy of the manifest with the settings and versions of this run."""
         manifest = without_partial_shard(self.manifest) | {"settings": state.settings}
+        if state.stages is not None:
+            manifest["stages"] = state.stages
         versions = list(manifest["versions"])
         if not versions or versions[-1]["packages"] != state.packages:
             versions.append({"from_shard": len(manifest["shards"]), "packages": state.packages})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pyterrier as pt
+from more_itertools import chunked
 
 from pyterrier_inpars._stage import positive_int, with_columns
 from pyterrier_inpars.queries._manifest import (
@@ -18,7 +19,13 @@ from pyterrier_inpars.queries._manifest import (
     read_manifest,
     stored_documents,
 )
-from pyterrier_inpars.queries._resume import ResumeState, activated
+from pyterrier_inpars.queries._resume import (
+    ResumeState,
+    active_rows,
+    describe_stages,
+    pipeline_of,
+    transform_batch,
+)
 from pyterrier_inpars.queries._shards import Writer, check_shards, read_rows, writer_lock
 
 _COLUMNS = ["qid", "query", "docno", "text"]
@@ -35,22 +42,24 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         reranker.fit(queries.get_results())
 
     If a run is interrupted, even by a power failure, calling ``index()`` again with the same
-    generator and corpus resumes after the last stored shard, or after the last finished batch if
+    pipeline and corpus resumes after the last stored shard, or after the last finished batch if
     Ctrl-C or an error ended the run. The files are byte-identical to those of an uninterrupted run.
     The generator yields no rows for documents that are already stored, so later stages of the
     pipeline must accept an empty batch. The stages of this package do; apply other stages to
     ``get_results()``. Only one process may write at a time.
 
     The folder holds the rows in corpus order as gzipped JSON Lines (``queries-00000.jsonl.gz``,
-    ...) and a manifest that lists these shards with their SHA-256 and the settings of the
-    generator. The manifest is named ``progress.json`` until the end of the corpus is reached. It
-    then becomes ``pt_meta.json``, PyTerrier's metadata file, which marks the artifact as complete.
+    ...) and a manifest that lists these shards with their SHA-256, the settings of the generator
+    and the stages after it, by their ``repr``. The manifest is named ``progress.json`` until the
+    end of the corpus is reached. It then becomes ``pt_meta.json``, PyTerrier's metadata file, which
+    marks the artifact as complete.
     Only a complete artifact can be read.
 
     Args:
         path: Folder of the artifact. It need not exist; ``index()`` creates it.
-        shard_size: Number of documents after which a shard is written, at the end of a batch.
-            ``Compose.index`` makes batches of ``batch_size`` documents.
+        shard_size: Number of documents after which a shard is written, at the end of a batch. A
+            batch has the ``batch_size`` of ``Compose.index`` (512 documents by default with a
+            `QueryGenerator`), but at most ``shard_size`` documents.
 
     Attributes:
         path: Folder of the artifact.
@@ -113,16 +122,16 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 complete=self.built(),
                 settings=manifest["settings"],
                 packages=manifest["versions"][-1]["packages"] if manifest["versions"] else None,
+                stages=manifest.get("stages"),
             )
             try:
-                with activated(state):
-                    for row in iter:
-                        _check_row(row)
-                        if not state.by_document:
-                            state.check_settings(settings or {})
-                            if not state.add_document(*(row[column] for column in _COLUMNS)):
-                                continue
-                        writer.add(row, state, self.shard_size)
+                for row in self._rows(iter, state):
+                    _check_row(row)
+                    if not state.by_document:
+                        state.check_settings(settings or {})
+                        if not state.add_document(*(row[column] for column in _COLUMNS)):
+                            continue
+                    writer.add(row, state, self.shard_size)
                 writer.finish(state)
             except BaseException as error:
                 with suppress(OSError):  # the disk may be full
@@ -137,6 +146,17 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 raise
         return self
 
+    def _rows(self, iter: Iterable[dict[str, Any]], state: ResumeState) -> Iterator[dict[str, Any]]:
+        """Yields the rows of a pipeline, batch by batch, or of any other stream."""
+        pipeline = pipeline_of(iter)
+        if pipeline is None:
+            yield from active_rows(lambda: iter, state)
+            return
+        stages, corpus, batch_size = pipeline
+        state.current_stages = describe_stages(stages)
+        for batch in chunked(corpus, min(batch_size, self.shard_size)):
+            yield from transform_batch(stages, batch, state)
+
     def built(self) -> bool:
         """Returns whether the artifact is complete."""
         return (self.path / COMPLETE).is_file()
@@ -146,8 +166,9 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         """The manifest of a complete artifact.
 
         Its fields are ``documents`` and ``queries`` (counts), ``fingerprint`` (of the documents),
-        ``settings`` (of the generator), ``versions`` (of packages, by the first shard written with
-        them), ``shards``, and PyTerrier's ``type``, ``format`` and ``package_hint``.
+        ``settings`` (of the generator), ``stages`` (after the generator, by their ``repr``),
+        ``versions`` (of packages, by the first shard written with them), ``shards``, and
+        PyTerrier's ``type``, ``format`` and ``package_hint``.
 
         Raises:
             FileNotFoundError: The artifact is empty.

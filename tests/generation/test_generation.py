@@ -1,10 +1,13 @@
 """QueryGenerator: compared with plain generation; truncation, sampling, options, resuming."""
 
 import json
+import shutil
+import warnings
 
 import pandas as pd
 import pyterrier as pt
 import pytest
+import tiny_llm
 from plain_generation import MOST, PROMPT, check, documents, generator, plainly
 from transformers import AutoTokenizer
 
@@ -37,7 +40,8 @@ def test_queries_end_for_both_reasons(model):
     found = generator(model)(frame)
     check(found, plainly(model, frame))
     assert set(found["finish_reason"]) == {"stop", "length"}
-    assert (found.loc[found["finish_reason"] == "length", "log_probs"].map(len) == MOST).all()
+    lengths = found.loc[found["finish_reason"] == "length", "log_probs"].map(len)
+    assert lengths.max() == MOST  # fewer where the last character was cut, or with special tokens
     assert not found["query"].str.contains("\n").any()
 
 
@@ -97,6 +101,39 @@ def test_documents_without_text_get_no_query(model):
     assert queries.empty == 2
     assert len(queries(frame.iloc[:2])) == 0
     assert queries.empty == 4
+
+
+class Copies:
+    """A backend that copies an example of the prompt for some documents."""
+
+    tokenizer, context = None, None
+
+    def describe(self):
+        return {"model": "copies"}
+
+    def complete(self, prompts, **options):
+        texts = ["Tall trees?" if "copy" in prompt else "a query of its own" for prompt in prompts]
+        return [Completion(text, [-1.0], "stop") for text in texts]
+
+
+EXAMPLE = pd.DataFrame({"query": ["tall trees"], "text": ["Redwoods grow tall."]})
+TALL = "Document: Redwoods grow tall.\nQuery: tall trees\nDocument: {document}\nQuery: {query}"
+
+
+@pytest.mark.parametrize("prompt", [StaticPrompt(TALL), FewShotPrompt(EXAMPLE, num_examples=1)])
+def test_queries_that_copy_the_prompt_are_dropped_and_counted(prompt, tmp_path):
+    stage = QueryGenerator(Copies(), prompt=prompt)
+    frame = pd.DataFrame({"docno": list("abcdefghij"), "text": ["copy", "plain"] * 5})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(stage(frame[:8])["docno"]) == list("bdfh")
+    assert (stage.copied, stage.empty) == (4, 0)
+    with pytest.warns(UserWarning, match="5 of 10 queries repeat an example .* another prompt"):
+        assert list(stage(frame[8:])["docno"]) == ["j"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once
+        queries = (stage >> SyntheticQueries(tmp_path / "queries")).index(frame.to_dict("records"))
+    assert list(queries.get_results()["docno"]) == list("bdfhj")
 
 
 def test_a_long_document_is_truncated(model):
@@ -203,6 +240,36 @@ def test_text_field(model):
         generator(model, text_field="body")(frame)
 
 
+def test_several_text_fields(model, tmp_path):
+    frame = documents(4).assign(title=["the plasma", "", None, "a receiver "])
+    stage = generator(model, text_field=["title", "text"])
+    titles = ["the plasma ", "", "", "a receiver "]
+    joined = [title + text for title, text in zip(titles, frame["text"], strict=True)]
+    expected = generator(model)(frame.assign(text=joined))
+    found = stage(frame)
+    assert list(found["query"]) == list(expected["query"])
+    assert list(found["text"]) == [
+        dict(zip(frame["docno"], frame["text"], strict=True))[d] for d in found["docno"]
+    ]
+    queries = (stage >> SyntheticQueries(tmp_path / "queries")).index(frame.to_dict("records"))
+    assert list(queries.get_results()["query"]) == list(found["query"])
+    with pytest.raises(pt.validate.InputValidationError, match="title"):
+        stage(documents(2))
+
+
+def test_titles_that_are_not_used_are_warned_about_once(model):
+    stage, frame = generator(model), documents(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stage(frame.assign(title=frame["text"].str[:5]))  # part of the text
+        stage(frame.assign(title=["", None]))
+    with pytest.warns(UserWarning, match=r"text_field=\['title', 'text'\]"):
+        stage(frame.assign(title="a title"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stage(frame.assign(title="a title"))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -289,6 +356,19 @@ def test_stopped_and_resumed_is_the_same_as_uninterrupted(model, tmp_path, optio
     assert len(whole) > 10
 
 
+def test_a_complete_artifact_is_compared_without_loading_the_model(model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    frame = documents(4)
+    queries = SyntheticQueries(tmp_path / "queries")
+    (generator(folder) >> queries).index(corpus(frame))
+    before = queries.metadata
+    (folder / "model.safetensors").unlink()
+    assert (generator(folder) >> queries).index(corpus(frame)).metadata == before
+    with pytest.raises(ValueError, match="max_doc_tokens: was 256, is 9"):
+        (generator(folder, max_doc_tokens=9) >> queries).index(corpus(frame))
+
+
 def settings_of_version_0_1(model):
     """Settings as version 0.1 stored them for the generator in the test, in their order."""
     return {
@@ -365,6 +445,63 @@ def test_changed_attributes_take_effect(model):
     pd.testing.assert_frame_equal(found, expected)
     assert found["prompt_text"].str.startswith("About ").all()
     assert stage.settings()["temperature"] == 2.0 and stage.settings()["max_doc_tokens"] == 4
+
+
+def test_every_parameter_can_be_set_after_use(model, tmp_path):
+    frame = documents(3)
+    stage = generator(model, keep_prompt=True)
+    stage(frame)
+    changes = {
+        "model": tiny_llm.save(tmp_path, "llama"),
+        "prompt": "zero-shot",
+        "num_queries": 2,
+        "sampling": {"temperature": 1.0},
+        "max_doc_tokens": 4,
+        "max_new_tokens": 3,
+        "text_field": "body",
+        "keep_prompt": False,
+        "batch_size": 2,
+        "dtype": "bfloat16",
+        "context": 250,
+    }
+    for name, value in changes.items():
+        stage.set_parameter(name, value)
+    expected = generator(**changes)
+    assert repr(stage) == repr(expected) and stage.settings() == expected.settings()
+    bodies = frame.rename(columns={"text": "body"})
+    pd.testing.assert_frame_equal(stage(bodies), expected(bodies))
+    for name, value, message in [
+        ("max_doc_tokens", 0, "max_doc_tokens .* not 0"),
+        ("prompt", "four-shot", "no prompt 'four-shot'"),
+        ("batch_size", -1, "batch_size .* not -1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            stage.set_parameter(name, value)
+    with pytest.raises(TypeError, match="cannot be given with a backend object"):
+        stage.set_parameter("model", Copies())
+    assert repr(stage) == repr(expected)
+
+
+class Fed(Copies):
+    batch_size = None
+
+    def complete(self, prompts, **options):
+        self.sizes.append(len(prompts))
+        return super().complete(prompts, **options)
+
+
+@pytest.mark.parametrize(
+    "size, shard_size, expected",
+    [(None, 1_000, 512), (32, 1_000, 256), (4, 1_000, 100), (64, 7, 7)],
+)
+def test_the_default_feed_keeps_the_batch_full(tmp_path, size, shard_size, expected):
+    backend = Fed()
+    backend.sizes, backend.batch_size = [], size
+    frame = pd.DataFrame({"docno": [str(i) for i in range(600)], "text": "a text"})
+    queries = SyntheticQueries(tmp_path / "queries", shard_size=shard_size)
+    (QueryGenerator(backend) >> queries).index(frame.to_dict("records"))
+    assert set(backend.sizes[:-1]) == {expected}
+    assert queries.metadata["shards"][0]["documents"] == min(shard_size, 600)
 
 
 def test_resuming_with_another_prompt_is_refused(model, tmp_path):

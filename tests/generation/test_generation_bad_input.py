@@ -42,7 +42,7 @@ def generator(llm):
         llm,
         prompt=PROMPT,
         max_doc_tokens=40,
-        max_new_tokens=4,
+        max_new_tokens=9,
         dtype="float32",
         device="cpu",
         keep_prompt=True,

@@ -1,6 +1,7 @@
 """`SyntheticQueries` as a dataset: rows in, frames out, files to share."""
 
 import functools
+import gzip
 import http.server
 import threading
 import warnings
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writer import SETTINGS, Writer, corpus, files, index, rows
 
+from pyterrier_inpars import CopyFilter
 from pyterrier_inpars._fingerprint import StreamFingerprint
+from pyterrier_inpars._stage import Stage
 from pyterrier_inpars.evaluation import exclude_fewshot_topics
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
@@ -251,3 +254,30 @@ def test_artifact_load(tmp_path):
     index(tmp_path / "queries", corpus(3))
     loaded = pt.Artifact.load(str(tmp_path / "queries"))
     assert isinstance(loaded, SyntheticQueries) and len(loaded) == 3
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 100])
+def test_optional_fields_do_not_depend_on_the_batch(tmp_path, batch):
+    """A missing field stays missing, and an integer stays an integer."""
+    fields = [{"year": 1999}, {}, {"year": 2001, "title": "x"}, {"title": None}, {"year": 1.5}]
+    documents = [{"docno": str(i), "text": f"text {i}"} | more for i, more in enumerate(fields)]
+    path = tmp_path / "queries"
+    stages = Writer() >> CopyFilter() >> Keeps()
+    queries = index(path, documents, stages, batch=batch)
+    found = [{k: row[k] for k in ("year", "title") if k in row} for row in queries.iter_results()]
+    assert found == fields and [type(row.get("year")) for row in found] == [
+        type(row.get("year")) for row in fields
+    ]
+    text = b"".join(gzip.decompress(f.read_bytes()) for f in path.glob("*.jsonl.gz"))
+    assert b"NaN" not in text
+    frame = pd.DataFrame(documents[:2])  # with NaN, as pandas has it
+    plain = index(tmp_path / "frame", frame.to_dict("records"))
+    assert ["year" in row for row in plain.iter_results()] == [True, False]
+
+
+class Keeps(Stage):
+    def _required_columns(self):
+        return ["docno"]
+
+    def _transform(self, inp):
+        return inp

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,16 +234,120 @@ def test_artifacts_of_version_0_1_are_read(tmp_path):
 # Pipelines
 
 
-def test_two_generators_with_different_settings_are_refused(tmp_path):
-    class Both(Stage):
-        def _required_columns(self):
-            return ["docno", "text"]
+def test_two_generators_are_refused(tmp_path):
+    other = Writer(settings={"model": "other"})
+    with pytest.raises(ValueError, match="two generators, Writer.*own artifact"):
+        index(tmp_path / "queries", corpus(5), Writer() >> other)
 
-        def _transform(self, inp):
-            return pd.concat([Writer()(inp), Writer(settings={"model": "other"})(inp)])
+    def both():
+        yield from Writer().transform_iter(corpus(3))
+        yield from other.transform_iter(corpus(3))
 
     with pytest.raises(ValueError, match="two generators .*\n  model: was 'none', is 'other'"):
-        index(tmp_path / "queries", corpus(5), Both())
+        SyntheticQueries(tmp_path / "queries").index(both())
+
+
+@pytest.mark.parametrize("use", ["transform", "transform_iter", "pipeline", "corpus", "before"])
+def test_only_the_stream_of_the_pipeline_is_counted(tmp_path, use):
+    """Previews with the same or another generator, before, in and after its batches."""
+    frame, writer, other = pd.DataFrame(corpus(4)), Writer(), Writer(settings={"model": "other"})
+
+    def preview(inp=None):
+        for generator in (writer, other):
+            if use == "transform_iter":
+                rows = list(generator.transform_iter(frame.to_dict("records")))
+            elif use == "pipeline":
+                rows = (generator >> Dropper(0))(frame)
+            else:
+                rows = generator(frame)
+            assert len(rows) == 4
+        return inp
+
+    def previewed(stop=None):
+        for document in corpus(12, stop=stop):
+            preview()
+            yield document
+
+    def run(path, stop=None):
+        stages = writer >> pt.apply.generic(preview) >> Dropper(0)
+        if use == "before":
+            stages = pt.apply.generic(preview) >> stages
+        documents = corpus(12, stop=stop) if use == "before" else previewed(stop)
+        return index(path, documents, stages)
+
+    for stop in (4, 10):
+        with pytest.raises(OSError, match="disk"):
+            run(tmp_path / "queries", stop)
+    queries = run(tmp_path / "queries")
+    assert queries.metadata["documents"] == 12 == len(queries)
+    plain = writer >> pt.apply.generic(preview) >> Dropper(0)
+    clean = index(tmp_path / "clean", corpus(12), plain)
+    assert files(queries.path) == files(clean.path)
+    assert index(queries.path, corpus(12), plain).metadata == clean.metadata
+
+
+class Bare(pt.Transformer):
+    """A stage of another package, without a ``repr``."""
+
+    def transform(self, inp):
+        return inp
+
+
+def test_stages_after_the_generator_are_part_of_the_manifest(tmp_path):
+    stages = Writer() >> Dropper(3) >> pt.apply.generic(lambda frame: frame) >> Bare()
+    queries = index(tmp_path / "queries", corpus(6), stages)
+    assert queries.metadata["stages"] == [
+        *["Dropper(3)", "pt.apply.generic()", f"<{__name__}.Bare object>"]
+    ]
+    assert index(tmp_path / "plain", corpus(6)).metadata["stages"] == []
+
+
+@pytest.mark.parametrize(
+    "other", [lambda: Dropper(1), lambda: Dropper(0) >> Bare(), lambda: pt.apply.generic(len)]
+)
+def test_changed_stages_after_the_generator_are_refused(tmp_path, other):
+    path = tmp_path / "queries"
+    with pytest.raises(OSError, match="disk"):
+        index(path, corpus(20, stop=14), Writer() >> Dropper(0))
+    before = files(path)
+    for stages in (Writer() >> other(), Writer()):
+        with pytest.raises(ValueError, match=r"other settings:\n  stages: was \['Dropper\(0\)'\]"):
+            index(path, corpus(20), stages)
+    assert files(path) == before
+    # stages before the generator are covered by the fingerprint of the documents
+    assert len(index(path, corpus(20), Bare() >> Writer() >> Dropper(0))) == 20
+
+
+def test_stages_without_a_generator_are_compared(tmp_path):
+    queries = SyntheticQueries(tmp_path / "queries", shard_size=5)
+
+    def stopped():
+        yield from rows(20)[:15]
+        raise OSError
+
+    with pytest.raises(OSError):
+        (Dropper(0) >> queries).index(stopped(), batch_size=5)
+    with pytest.raises(ValueError, match=r"stages: was \['Dropper\(0\)'\], is \['Dropper\(9\)'\]"):
+        (Dropper(9) >> queries).index(rows(20), batch_size=5)
+    assert len((Dropper(0) >> queries).index(rows(20), batch_size=5)) == 20
+
+
+def test_stages_of_version_0_1_are_unknown(tmp_path):
+    path = tmp_path / "queries"
+    for stages, warns in ((Writer(), False), (Writer() >> Dropper(0), True)):
+        with pytest.raises(OSError, match="disk"):
+            index(path, corpus(20, stop=14), stages)
+        manifest = json.loads((path / "progress.json").read_text())
+        del manifest["stages"]
+        (path / "progress.json").write_text(json.dumps(manifest))
+        with (
+            pytest.warns(match="stages after .*: check that they were Dropper")
+            if warns
+            else (contextlib.nullcontext())
+        ):
+            assert len(index(path, corpus(20), stages)) == 20
+        assert "stages" not in SyntheticQueries(path).metadata
+        shutil.rmtree(path)
 
 
 def test_stages_around_the_generator(tmp_path):
@@ -265,13 +370,16 @@ def test_stages_around_the_generator(tmp_path):
 
 
 class Dropper(Stage):
-    """Drops the queries of the first twelve documents: whole batches."""
+    """Drops the queries of the first documents: whole batches."""
+
+    def __init__(self, first=12):
+        self.first = first
 
     def _required_columns(self):
         return ["docno"]
 
     def _transform(self, inp):
-        return inp[inp.docno.astype(int) >= 12]
+        return inp[inp.docno.astype(int) >= self.first]
 
 
 def test_generator_in_small_batches_and_lazy_stages(tmp_path):
