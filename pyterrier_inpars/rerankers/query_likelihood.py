@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars._stage import Stage, check_strings, positive_int
-from pyterrier_inpars.backends.base import LikelihoodBackend
+from pyterrier_inpars._stage import check_strings, fields_of, joined_text, positive_int
+from pyterrier_inpars.backends._model_stage import ModelStage
+from pyterrier_inpars.backends.base import LikelihoodBackend, NotANumberError
 from pyterrier_inpars.backends.huggingface import BackendOptions, as_backend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, as_prompt
@@ -22,15 +24,19 @@ TOPIC = "Document: {document}\nThe topic of this document is: {query}"
 """Template of the default prompt."""
 
 
-class QueryLikelihood(Stage):
+def _as_prompt(prompt: str | Prompt | None) -> Prompt:
+    return StaticPrompt(TOPIC) if prompt is None else as_prompt(prompt)
+
+
+class QueryLikelihood(ModelStage):
     """Scores documents by the mean log-probability of the query's tokens after the document.
 
     This is UPR (arXiv 2204.07496, section 2) with any causal language model, without training. The
-    scores can rerank results, filter synthetic queries, or detect mined negatives that are
+    scores can rerank results, filter synthetic queries, or find mined negatives that are
     relevant::
 
         bm25 % 30 >> text >> QueryLikelihood(model)
-        queries >> QueryLikelihood(model) >> ScoreFilter(10_000)
+        (QueryLikelihood(model) >> ScoreFilter(10_000))(queries.get_results())
         NegativeMiner(bm25, num_negatives=8) >> QueryLikelihood(model) >> FalseNegativeFilter()
 
     Input: results ``qid, query, docno, text``. Output: the same rows in the same order, with
@@ -47,7 +53,8 @@ class QueryLikelihood(Stage):
             further if prompt and query would exceed the context. Documents in few-shot examples
             have the same limit.
         max_query_tokens: Maximum number of tokens of a query; longer queries are truncated.
-        text_field: Name of the column with the document text.
+        text_field: Name of the column with the document text, or a list of names, whose texts are
+            joined by spaces.
         verbose: Whether to show a progress bar.
         **backend_options: If ``model`` is a name or a path, parameters of `HuggingFaceBackend`:
             ``revision``, ``trust_remote_code``, ``batch_size``, ``dtype``, ``compile``, ``device``
@@ -61,6 +68,11 @@ class QueryLikelihood(Stage):
     """
 
     schematic = {"label": "QueryLikelihood", "help_url": None}
+    _converters = {
+        "prompt": _as_prompt,
+        "max_doc_tokens": partial(positive_int, "max_doc_tokens"),
+        "max_query_tokens": partial(positive_int, "max_query_tokens"),
+    }
 
     def __init__(
         self,
@@ -69,43 +81,40 @@ class QueryLikelihood(Stage):
         prompt: str | Prompt | None = None,
         max_doc_tokens: int = 256,
         max_query_tokens: int = 200,
-        text_field: str = "text",
+        text_field: str | list[str] = "text",
         verbose: bool = False,
         **backend_options: Unpack[BackendOptions],
     ):
-        self._model = model
-        self.prompt = StaticPrompt(TOPIC) if prompt is None else as_prompt(prompt)
-        self.max_doc_tokens = positive_int("max_doc_tokens", max_doc_tokens)
-        self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
+        self.prompt = _as_prompt(prompt)
+        self.max_doc_tokens = max_doc_tokens
+        self.max_query_tokens = max_query_tokens
         self.text_field = text_field
         self.verbose = verbose
-        self._backend_options: dict[str, Any] = dict(backend_options)
-        self._backend = as_backend(model, self._backend_options, type(self))
-        if not hasattr(self._backend, "log_likelihood"):
+        self._connect(model, dict(backend_options))
+
+    def _make_backend(self, model: Any, options: dict[str, Any]) -> Any:
+        backend = as_backend(model, options, type(self))
+        if not hasattr(backend, "log_likelihood"):
             raise TypeError(
                 f"model must be a name, a path, or a backend with log_likelihood, not {model!r}: "
                 "only a backend that returns the log-probabilities of a given text can score it"
             )
-
-    @property
-    def model(self) -> str | Path | LikelihoodBackend:
-        """The model as given to the constructor."""
-        return self._model
-
-    @property
-    def batch_size(self) -> int | None:
-        """Number of pairs scored together, if given."""
-        return self._backend_options.get("batch_size")
+        return backend
 
     def _required_columns(self) -> list[str]:
-        return ["qid", "query", "docno", self.text_field]
+        return ["qid", "query", "docno", *fields_of(self.text_field)]
 
     def _output_columns(self, columns: list[str]) -> list[str]:
         return [c for c in columns if c not in ("score", "rank")] + ["score", "rank"]
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        check_strings(inp, "qid", "query", self.text_field)
-        scores = self._score(inp["query"].tolist(), inp[self.text_field].tolist())
+        check_strings(inp, "qid", "query")
+        texts = joined_text(inp, self.text_field)
+        try:
+            scores = self._score(inp["query"].tolist(), texts)
+        except NotANumberError as error:
+            row = inp.iloc[error.row]
+            raise error.at(f"qid {row['qid']!r}, docno {row['docno']!r}") from None
         out = inp.drop(columns=["score", "rank"], errors="ignore")
         return pt.model.add_ranks(out.assign(score=scores))
 
@@ -130,4 +139,7 @@ class QueryLikelihood(Stage):
                 prefix=prompt.prefix,
                 progress=bar.update,
             )
+        for i, row in enumerate(log_probs):
+            if any(map(math.isnan, row)):  # not every backend checks it
+                raise NotANumberError(repr(self.model)[:200], i)
         return [sum(row) / len(row) if row else -math.inf for row in log_probs]

@@ -396,3 +396,29 @@ def test_inspection(model):
 
 
 TestAsTransformer = pt.testing.transformer_test_class(lambda: likelihood("anything"))
+
+
+def test_every_parameter_can_be_set_after_use(model, tmp_path):
+    llama = tiny_llm.save(tmp_path, "llama")
+    frame = pd.DataFrame(
+        {"qid": ["1", "1"], "query": "noise gain of receivers", "docno": ["a", "b"]}
+    ).assign(text=["the spectrum of a plasma", "the noise of a receiver"])
+    stage = QueryLikelihood(model, dtype="float32")
+    stage(frame)
+    changes = {
+        "model": llama,
+        "prompt": "zero-shot",
+        "max_doc_tokens": 2,
+        "max_query_tokens": 1,
+        "text_field": "body",
+        "batch_size": 1,
+        "context": 250,
+    }
+    for name, value in changes.items():
+        stage.set_parameter(name, value)
+    expected = QueryLikelihood(**changes, dtype="float32")
+    assert stage.get_parameter("batch_size") == 1
+    bodies = frame.rename(columns={"text": "body"})
+    pd.testing.assert_frame_equal(stage(bodies), expected(bodies))
+    stage.set_parameter("prompt", None)
+    assert stage.prompt == QueryLikelihood(llama).prompt
