@@ -260,9 +260,12 @@ class Reranker(Stage, pt.Estimator):
                 self._adapt(self._network)
             if int8 and not before["int8"]:
                 self._quantize(self._network)
+            if before["compile"] != self._compile:
+                self._set_compiled(self._network)
         self._applied = {
             "source": source,
             "device": self.device,
+            "compile": self._compile,
             "input": self._input_settings(),
             "int8": int8,
         }
@@ -295,13 +298,22 @@ class Reranker(Stage, pt.Estimator):
             keep_float32(head)
         if is_int8(self.dtype):
             self._quantize(network)
-        if self._compile and not on_xla(network.device):  # XLA compiles in any case
-            network.compile(dynamic=True)  # for any number of rows and tokens
+        if self._compile:
+            self._set_compiled(network)
         return network
+
+    def set_parameter(self, name: str, value: Any) -> None:
+        """Sets a parameter of the constructor; the next use of the network applies it."""
+        super().set_parameter("_compile" if name == "compile" else name, value)
 
     def _on_device(self, network: Any) -> None:
         if on_xla(network.device):
             tie_weights(network)
+
+    def _set_compiled(self, network: Any) -> None:
+        network._compiled_call_impl = None
+        if self._compile and not on_xla(network.device):  # XLA compiles in any case
+            network.compile(dynamic=True)  # for any number of rows and tokens
 
     def _quantize(self, network: Any) -> None:
         quantize(network, best_dtype(self.dtype, network.device), self._heads(network))
@@ -573,7 +585,7 @@ def batches_of_similar_length(
     Args:
         lengths: Tokens of each row.
         rows: Maximum number of rows of a batch.
-        tokens: Maximum number of tokens of a batch, with padding; a longer row is a batch by itself.
+        tokens: Maximum number of tokens of a batch, with padding; a longer row is its own batch.
     """
     order = np.argsort(-np.asarray(lengths, dtype=float), kind="stable").tolist()
     found: list[list[int]] = []
