@@ -364,6 +364,16 @@ class TestParametersSetAfterFirstUse:
         assert not np.array_equal(rounded, first)
         self.check(reranker, cls, frame, models[cls], dtype="float32")
 
+    def test_compile(self, make, frame):
+        """The option, beside the method of this name that every transformer has."""
+        reranker = make()
+        assert reranker.network._compiled_call_impl is None
+        for value in (True, False):
+            reranker.set_parameter("compile", value)
+            assert reranker.loading.get("compile", False) is value
+            assert (reranker.network._compiled_call_impl is not None) is value
+        assert (pt.Transformer.identity() >> reranker).compile() is not None
+
     def test_template_and_labels(self, models, frame):
         reranker = MonoT5(models[MonoT5], dtype="float32", device="cpu")
         first = scores(reranker, frame)
