@@ -114,8 +114,8 @@ def retrieve(
     qids_of.pop("", None)
     equal = {qids[0]: qids for qids in qids_of.values()}
     topics = pd.DataFrame({"qid": list(equal), "query": list(qids_of)})
-    sources = [d for d in queries.get("docno", ()) if isinstance(d, str) and len(d.split()) > 1]
-    with_space = {docno.split()[0]: docno for docno in sources}
+    sources = [docno for docno in queries.get("docno", ()) if isinstance(docno, str)]
+    with_space = {d.split()[0]: d for d in sources if d.strip() and d.split() != [d]}
     retriever = _with_cutoff(retriever, depth)
     starts = range(0, len(topics), batch_size)
     for start in pt.tqdm(starts, disable=not verbose, desc="retrieving", unit="batch"):

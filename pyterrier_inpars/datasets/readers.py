@@ -19,6 +19,10 @@ _DOCNO = ("docno", "doc_id", "_id", "id")
 _TEXT = ("text", "contents", "document", "doc_text")
 _QID = ("qid", "query_id", "_id", "id")
 _QUERY = ("query", "text", "question")
+# Other names by which a header is recognized; such columns must be chosen by name.
+_OTHER = """
+    docid doc document_id pid passage_id title body content passage abstract topic topic_id number
+""".split()
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _KINDS = (*_DELIMITERS, ".jsonl", ".json")
 _LONGEST_FIELD = 2**31 - 1  # characters; csv's default of 131,072 is less than a long document
@@ -264,10 +268,11 @@ def _records(
 
 
 def _has_header(path: Path, columns: Mapping[str, Sequence[str]]) -> bool:
-    """Returns whether a TSV file starts with a header: known names, or another number of cells."""
-    known = {name for names in columns.values() for name in names}
+    """Returns whether a TSV file starts with a header: usual names, or another number of cells."""
+    known = {*_OTHER, *(name for names in columns.values() for name in names)}
     for _, row in plain_rows(path):
-        return len(row) != len(columns) or not known.isdisjoint(c.strip(' "') for c in row)
+        names = {cell.strip(' "').lower() for cell in row}
+        return len(row) != len(columns) or not known.isdisjoint(names)
     return False
 
 
@@ -460,8 +465,9 @@ def table_rows(
             width = width or len(row)
             if len(lines) > 1 and all(_looks_like_row(line, delimiter, width) for line in lines):
                 raise ValueError(
-                    f"{where}: a quotation mark joins {len(lines)} lines that look like rows: "
-                    "double the quotation marks of the text and put its field between two more"
+                    f"{where}: a quotation mark joins {len(lines)} lines that look like rows. If "
+                    "it is part of the text, double it and put the field in quotation marks; if "
+                    "the lines are one field, replace its line breaks by spaces"
                 )
             lines.clear()
             if row:

@@ -176,6 +176,8 @@ class TestReadCorpus:
             ("c.csv", "id,text\n1,x,y\n", "line 2: 3 cells"),
             ("c.csv", "id,text,id\n1,x,2\n", "line 1: duplicate column name: id, text, id"),
             ("c.csv", "id,text\n,x\n", "line 2: id must be a string or a whole number, not ''"),
+            ("c.tsv", "pid\tpassage\n1\tx\n", "no column docno .*, only pid, passage: .*docno=..."),
+            ("c.tsv", "ID\tText\n1\tx\n", "no column docno or .*, only ID, Text"),
             ("c.csv", "id,text\n \t,x\n", "line 2: id must be a string or a whole number, not ''"),
             ("c.jsonl", '{"id": " ", "text": "x"}', "line 1: id must be a string .*, not ' '"),
             ("c.csv", "id,text\n1,a\n2,b\n 1,c\n", "c.csv, line 4: duplicate docno '1'"),

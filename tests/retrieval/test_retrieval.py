@@ -265,11 +265,14 @@ class TestIdsWithWhiteSpace:
         rows = [(f"q{i}", WORDS[i], f"doc {i}", WORDS[i]) for i in range(5)]
         return pd.DataFrame(rows, columns=["qid", "query", "docno", "text"])
 
-    def test_an_engine_that_cuts_them_is_an_error(self, queries, tmp_path):
+    @pytest.mark.parametrize("docno", ["doc {}", "doc\t{}", "doc{} "])
+    def test_an_engine_that_cuts_them_is_an_error(self, queries, tmp_path, docno):
         pisa = pytest.importorskip("pyterrier_pisa")
+        queries["docno"] = [docno.format(i) for i in range(5)]
+        docno = queries["docno"][0]
         index = pisa.PisaIndex(str(tmp_path / "pisa"), text_field="text")
         index.index(queries[["docno", "text"]].to_dict("records"))
-        message = "returns the docno 'doc', but the document is 'doc .': .* as PISA does"
+        message = f"returns the docno '{docno.split()[0]}', but the document is .* as PISA does"
         bm25, corpus = index.bm25(), queries[["docno", "text"]].to_dict("records")
         for stage in (RoundTripFilter(bm25), NegativeMiner(bm25, texts=lambda: iter(corpus))):
             with pytest.raises(ValueError, match=message):
