@@ -317,7 +317,7 @@ class HuggingFaceBackend:
     def _load(self, auto_class: Any, **options: Any) -> Any:
         source = resolved(self.name)
         path = Path(source)
-        if path.suffix == ".gguf":
+        if path.suffix.lower() == ".gguf":
             source, options = str(path.parent), {**options, "gguf_file": path.name}
         try:
             return auto_class.from_pretrained(source, **self._hub, **options)

@@ -76,7 +76,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     path: Path
 
     def __init__(self, path: str | Path, *, shard_size: int = 1_000):
-        super().__init__(path)
+        super().__init__(Path(path).expanduser())
         self.shard_size = positive_int("shard_size", shard_size)
 
     def __repr__(self) -> str:

@@ -552,7 +552,7 @@ class Reranker(Stage, pt.Estimator):
             ValueError: The reranker is in int8, or a weight is NaN or infinite.
         """
         self._check_not_int8("saved")
-        path = Path(path)
+        path = Path(path).expanduser()
         if not is_main_process():
             return path
         if path.exists() and any(path.iterdir()) and not overwrite:

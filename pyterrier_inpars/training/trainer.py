@@ -272,7 +272,7 @@ class TrainingRun:
     def _folder(self) -> AbstractContextManager[str]:
         if self.options.output_dir is None:
             return tempfile.TemporaryDirectory()
-        return nullcontext(str(self.options.output_dir))
+        return nullcontext(str(Path(self.options.output_dir).expanduser()))
 
     def _record(self, settings: dict[str, Any], lora: Any) -> None:
         """Starts the provenance with the settings."""

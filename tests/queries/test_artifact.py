@@ -281,3 +281,8 @@ class Keeps(Stage):
 
     def _transform(self, inp):
         return inp
+
+
+def test_a_path_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert SyntheticQueries("~/queries").path == tmp_path / "queries"

@@ -216,6 +216,11 @@ class TestEveryReranker:
         np.testing.assert_array_equal(scores(loaded, frame), scores(saved, frame))
         assert not np.allclose(scores(loaded, frame), scores(make(), frame)), "max_length is lost"
 
+    def test_save_in_the_home_folder(self, make, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert make().save("~/saved") == tmp_path / "saved"
+        assert any((tmp_path / "saved").iterdir())
+
     def test_save_does_not_overwrite(self, make, tmp_path):
         (tmp_path / "precious").write_text("")
         with pytest.raises(FileExistsError, match=str(tmp_path)):
