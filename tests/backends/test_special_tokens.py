@@ -143,31 +143,32 @@ class TestCopies:
         assert len(pickle.dumps(stage)) < fresh + 100
 
 
-class TestLocalAttention:
-    @pytest.fixture(scope="class")
-    def neo(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("neo")
-        torch.manual_seed(1)
-        config = transformers.GPTNeoConfig(
-            vocab_size=400,
-            hidden_size=32,
-            num_layers=2,
-            num_heads=4,
-            attention_types=[[["local"], 2]],
-            window_size=32,
-            max_position_embeddings=512,
-            bos_token_id=2,
-            eos_token_id=1,
-        )
-        model = transformers.GPTNeoForCausalLM(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() > 1:
-                    parameter.mul_(8)
-        model.save_pretrained(folder)
-        tiny_llm.tokenizer().save_pretrained(folder)
-        return str(folder)
+@pytest.fixture(scope="module")
+def neo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("neo")
+    torch.manual_seed(1)
+    config = transformers.GPTNeoConfig(
+        vocab_size=400,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["local"], 2]],
+        window_size=32,
+        max_position_embeddings=512,
+        bos_token_id=2,
+        eos_token_id=1,
+    )
+    model = transformers.GPTNeoForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+    model.save_pretrained(folder)
+    tiny_llm.tokenizer().save_pretrained(folder)
+    return str(folder)
 
+
+class TestLocalAttention:
     def test_the_check_is_longer_than_the_window(self, neo):
         """Although the first prompts are shorter."""
         backend = HuggingFaceBackend(neo, dtype="float32")
