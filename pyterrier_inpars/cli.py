@@ -785,11 +785,12 @@ def _in_options(message: str, arguments: Sequence[str]) -> str:
     for text, in_options in PHRASES:
         message = re.sub(text, in_options, message)
     message = re.sub(r"^(\w+)(?= must )", lambda m: options.get(m[1], m[1]), message)
-    return re.sub(
+    message = re.sub(
         r"(?<![\w.'\"-])(\w+)=(,?)",
         lambda m: f"{options[m[1]]}{m[2] or ' '}" if m[1] in options else m[0],
         message,
     )
+    return message.replace("give it a file with topics=...", "give a folder in BEIR's layout")
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -243,10 +243,12 @@ def test_generate_resumes_an_interrupted_run(tmp_path, run, fails, models, monke
     shown = []
     complete = QueryGenerator._generate
     monkeypatch.setattr(
-        QueryGenerator, "_generate", lambda self, d: shown.extend(d["docno"]) or complete(self, d)
+        QueryGenerator,
+        "_generate",
+        lambda self, d, *more: shown.extend(d["docno"]) or complete(self, d, *more),
     )
     run(*command("stopped.jsonl"))
-    assert shown == [f"{i:03}" for i in range(100, 210)]
+    assert shown == [f"{i:03}" for i in range(1, 210)]  # --shard-size 1 is honoured
     assert lines(tmp_path / "stopped.jsonl") == lines(tmp_path / "whole.jsonl")
     assert queries.built()
 
@@ -927,6 +929,12 @@ def test_errors_name_options(tmp_path, fails, models, monkeypatch):
     error = fails("rerank", "--dataset", tmp_path / "corpus.csv", "--model", models["t5"],
                   "--output_run", tmp_path / "a.run")  # fmt: skip
     assert "give it a file with --queries" in error
+    (tmp_path / "qrels").write_text("1 0 007 1\n")
+    error = fails("evaluate", "--run", "bm25", "--dataset", tmp_path / "corpus.csv", "--qrels",
+                  tmp_path / "qrels")  # fmt: skip
+    assert "has no topics: give a folder in BEIR's layout" in error
+    error = fails("evaluate", "--run", "bm25", "--dataset", tmp_path / "corpus.csv")
+    assert "has no qrels: give it a file with --qrels" in error
     for name in ("HTTPS_PROXY", "https_proxy"):  # nothing listens there
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path / "home"))

@@ -52,6 +52,12 @@ DOCUMENTS = pd.DataFrame(
 )
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch):
+    """PyTerrier's home folder, where the commands keep indexes."""
+    monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path_factory.getbasetemp() / "pyterrier_home"))
+
+
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory):
     return tiny_llm.save(tmp_path_factory.mktemp("llm"), "llama")
