@@ -32,6 +32,8 @@ from pyterrier_inpars.queries._resume import (
 )
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
+__all__ = ["index", "transform"]
+
 Pipeline = pt.Transformer | Callable[[], pt.Transformer]
 
 _AHEAD = 4

@@ -21,6 +21,9 @@ from pyterrier_inpars.prompts.templates import Prompt
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 
+__all__ = ["ExcludeQueryDocument", "JudgedOnly", "exclude_fewshot_topics", "measures"]
+
+
 def measures(relevance_threshold: int = 1) -> list[Measure]:
     """Returns the measures of the InPars Toolkit (arXiv 2307.04601).
 
