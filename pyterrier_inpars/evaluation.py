@@ -20,7 +20,6 @@ from pyterrier_inpars._stage import (
 from pyterrier_inpars.prompts.templates import Prompt
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
-
 __all__ = ["ExcludeQueryDocument", "JudgedOnly", "exclude_fewshot_topics", "measures"]
 
 
