@@ -105,3 +105,9 @@ def test_submodules_are_attributes_of_the_package():
         assert names[name] is getattr(pyterrier_inpars, name)
         assert name in dir(pyterrier_inpars)
     assert set(pyterrier_inpars.__all__) <= set(names)
+
+
+def test_test_modules_have_names_of_their_own():
+    """pytest imports them by name, from any folder."""
+    names = [file.name for file in Path(__file__).parents[1].rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
