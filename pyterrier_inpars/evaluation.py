@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 from ir_measures import AP, RR, Judged, Measure, Metric, P, R, nDCG
@@ -68,7 +69,39 @@ class _Judged(type(Judged)):  # type: ignore[misc]
             yield Metric(qid, self, share)
 
 
-class JudgedOnly(Stage):
+class _ResultsFilter(Stage):
+    """Base class of a stage that removes rows of results, and recomputes the ranks.
+
+    The input has ``qid``, ``docno`` and ``rank``, or ``score`` if there is no rank.
+    """
+
+    def _keep(self, inp: pd.DataFrame) -> pd.Series | np.ndarray:
+        """Returns for each row of a validated frame whether to keep it, bool."""
+        raise NotImplementedError
+
+    def _required_columns(self) -> list[str]:
+        return ["qid", "docno"]
+
+    def _output_columns(self, columns: list[str]) -> list[str]:
+        return with_columns(columns, "rank")
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Removes rows and recomputes the ranks; see the class."""
+        with pt.validate.any(inp, context=self) as v:
+            for order in ("rank", "score"):
+                v.columns(includes=[*self._required_columns(), order], mode=order)
+        return super().transform(inp)
+
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        check_strings(inp, "qid", "docno")
+        results = inp[self._keep(inp)].reset_index(drop=True)
+        order = "rank" if "rank" in results else "score"
+        values = pd.Series(as_numbers(results, order)).groupby(results["qid"])
+        ranks = values.rank(method="first", ascending=order == "rank")
+        return results.assign(rank=ranks.astype("int64") - 1)
+
+
+class JudgedOnly(_ResultsFilter):
     """Removes unjudged documents from results, and recomputes the ranks.
 
     In an Experiment, ``bm25 >> JudgedOnly(qrels)`` compares systems when many retrieved documents
@@ -92,24 +125,12 @@ class JudgedOnly(Stage):
         check_strings(qrels, "qid", "docno")
         self.qrels = qrels
 
-    def _required_columns(self) -> list[str]:
-        return ["qid", "docno"]
-
-    def _output_columns(self, columns: list[str]) -> list[str]:
-        return with_columns(columns, "rank")
-
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Removes unjudged documents; see the class."""
-        _check_results(inp, self)
-        return super().transform(inp)
-
-    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        check_strings(inp, "qid", "docno")
+    def _keep(self, inp: pd.DataFrame) -> pd.Series | np.ndarray:
         pairs = [pd.MultiIndex.from_frame(frame[["qid", "docno"]]) for frame in (inp, self.qrels)]
-        return _ranked(inp[pairs[0].isin(pairs[1])])
+        return pairs[0].isin(pairs[1])
 
 
-class ExcludeQueryDocument(Stage):
+class ExcludeQueryDocument(_ResultsFilter):
     """Removes the query's own document from results, and recomputes the ranks.
 
     In ArguAna and Quora a topic is one of the documents, under the same id, and is not relevant to
@@ -129,35 +150,8 @@ class ExcludeQueryDocument(Stage):
 
     schematic = {"label": "Not own document", "help_url": None}
 
-    def _required_columns(self) -> list[str]:
-        return ["qid", "docno"]
-
-    def _output_columns(self, columns: list[str]) -> list[str]:
-        return with_columns(columns, "rank")
-
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Removes the query's own document; see the class."""
-        _check_results(inp, self)
-        return super().transform(inp)
-
-    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        check_strings(inp, "qid", "docno")
-        return _ranked(inp[inp["docno"] != inp["qid"]])
-
-
-def _check_results(inp: pd.DataFrame, context: Stage) -> None:
-    with pt.validate.any(inp, context=context) as v:
-        for order in ("rank", "score"):
-            v.columns(includes=["qid", "docno", order], mode=order)
-
-
-def _ranked(results: pd.DataFrame) -> pd.DataFrame:
-    """Recomputes the ranks of some rows of results, by their ranks or else their scores."""
-    results = results.reset_index(drop=True)
-    order = "rank" if "rank" in results else "score"
-    values = pd.Series(as_numbers(results, order)).groupby(results["qid"])
-    ranks = values.rank(method="first", ascending=order == "rank")
-    return results.assign(rank=ranks.astype("int64") - 1)
+    def _keep(self, inp: pd.DataFrame) -> pd.Series | np.ndarray:
+        return inp["docno"] != inp["qid"]
 
 
 def exclude_fewshot_topics(
