@@ -10,7 +10,12 @@ from typing import Any, Protocol
 from pyterrier_inpars._stage import finite, positive_int
 
 NEWLINE = "\n"
-"""A completion ends at its first newline."""
+"""Stop string of a query that is the rest of a line."""
+Messages = list[dict[str, str]]
+"""A chat: messages with ``role`` (``system``, ``user``, ``assistant``) and ``content``.
+
+A last message of the role ``assistant`` is the beginning of the answer, which the model continues.
+"""
 CUT = "\ufffd"
 """Text of a character of which a completion at the token limit holds only the first bytes."""
 
@@ -97,62 +102,103 @@ class NotANumberError(ValueError):
         return type(self), (self.model, self.row)
 
 
+class PromptError(RuntimeError):
+    """A runtime refused a prompt, or failed on it for good.
+
+    Args:
+        message: What the runtime reported.
+        row: Number of the prompt, from 0.
+        place: The prompt in the words of the caller; None for its number.
+    """
+
+    def __init__(self, message: str, row: int, place: str | None = None):
+        self.message = message
+        self.row = row
+        super().__init__(f"the language model failed at {place or f'prompt {row}'}: {message}")
+
+    def at(self, place: str) -> PromptError:
+        """Returns the same error with another description of the prompt."""
+        return PromptError(self.message, self.row, place)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.row)
+
+
 @dataclass(frozen=True)
 class Completion:
     """The text that a model generated after a prompt.
 
     Attributes:
-        text: Generated text up to the first newline, stripped.
+        text: Generated text up to the first stop string, stripped.
         log_probs: Natural log-probability of each token of the text. The token that ended the text
-            is included only if it holds a part of the text.
-        finish_reason: ``"stop"`` if the model ended the text, ``"length"`` if the token limit did.
+            is included only if it holds a part of the text. None if the runtime gives none.
+        finish_reason: ``"stop"`` if the model or a stop string ended the text, ``"length"`` if the
+            token limit did, ``"error"`` if there is no text because the prompt failed.
+        ends: Position in ``text`` at which each token of ``log_probs`` ends. None if unknown: the
+            log-probabilities of a part of the text are unknown then, too.
+        error: Why the prompt failed for good, if the backend skips such prompts instead of raising
+            a `PromptError`. The text is empty then.
     """
 
     text: str
-    log_probs: list[float]
+    log_probs: list[float] | None
     finish_reason: str
+    ends: list[int] | None = None
+    error: str | None = None
 
 
 class Backend(Protocol):
-    """An LLM runtime that completes prompts and returns the log-probabilities of the tokens.
+    """An LLM runtime that completes prompts, with the log-probabilities of the tokens if it can.
 
     Attributes:
         tokenizer: Tokenizer with the interface of ``transformers``, used to truncate documents.
             None if the runtime has none: documents are then truncated by words.
         context: Maximum number of tokens of a prompt and its completion together, None if unknown.
+        chat: Whether the model follows instructions in messages. ``prompt="auto"`` of a
+            `QueryGenerator` is then a `ChatPrompt`. A backend without this attribute has text
+            prompts.
     """
 
     tokenizer: Any
     context: int | None
+    chat: bool
 
     def complete(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Messages],
         *,
-        prefix: str,
+        prefix: str | Messages,
         max_new_tokens: int,
         sampling: Sampling,
         num_samples: int,
         seeds: Sequence[int],
         progress: Callable[[int], object],
+        stop: Sequence[str] = (NEWLINE,),
+        schema: Mapping[str, Any] | None = None,
     ) -> list[Completion]:
         """Completes prompts.
 
         Args:
-            prompts: Complete prompts.
-            prefix: Text that all prompts begin with, which a runtime may process once.
+            prompts: Complete prompts: texts to continue, or messages to answer. The content of a
+                message is text, in which special tokens have no meaning.
+            prefix: Text that all prompts begin with, which a runtime may process once. For
+                messages, the same messages without the document.
             max_new_tokens: Maximum number of tokens of a completion.
             sampling: How tokens are chosen.
             num_samples: Number of completions per prompt.
             seeds: One seed per completion, prompt by prompt. A completion depends on its own seed
                 only.
             progress: Callback that receives the number of completions that have ended.
+            stop: Strings that end a completion, of which they are not a part. Empty if only the
+                model ends it.
+            schema: JSON schema of the completion. A runtime that cannot enforce it ignores it.
 
         Returns:
             ``num_samples`` completions per prompt, in the order of the prompts.
 
         Raises:
             NotANumberError: The model computed NaN.
+            PromptError: A prompt failed for good, and the backend does not skip such prompts.
         """
 
     def describe(self) -> dict[str, Any]:
@@ -176,18 +222,18 @@ class LikelihoodBackend(Protocol):
 
     def log_likelihood(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Messages],
         continuations: Sequence[str],
         *,
-        prefix: str,
+        prefix: str | Messages,
         progress: Callable[[int], object],
     ) -> list[list[float]]:
         """Scores the continuation of each prompt.
 
         Args:
-            prompts: Complete prompts.
+            prompts: Complete prompts; see `Backend.complete`.
             continuations: One continuation per prompt, including its leading space if any.
-            prefix: Text that all prompts begin with, which a runtime may process once.
+            prefix: See `Backend.complete`.
             progress: Callback that receives the number of pairs that have been scored.
 
         Returns:
