@@ -226,11 +226,9 @@ def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFr
     Raises:
         ValueError: There is only one qid, or the held-out queries have no negative or no positive.
     """
-    qids = list(dict.fromkeys(examples["qid"]))
-    if len(qids) < 2:
+    if examples["qid"].nunique() < 2:
         raise ValueError("held_out needs two queries or more: one to train and one to validate on")
-    number = min(max(1, round(share * len(qids))), len(qids) - 1)
-    chosen = examples["qid"].isin(random.Random(seed).sample(qids, number))
+    chosen = drawn(examples["qid"], share, seed)
     held = examples[chosen]
     if held["label"].nunique() < 2:
         raise ValueError(
@@ -238,3 +236,14 @@ def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFr
             "order is equally good: mine negatives, or give fit(validation=) results to rerank"
         )
     return examples[~chosen], held
+
+
+def drawn(ids: pd.Series, share: float, seed: int) -> pd.Series:
+    """Draws a share of at least two distinct ids, at least one and not all of them.
+
+    Returns:
+        Whether the id of each row was drawn, bool.
+    """
+    distinct = list(dict.fromkeys(ids))
+    number = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    return ids.isin(random.Random(seed).sample(distinct, number))
