@@ -41,6 +41,15 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", folded).split())
 
 
+def shared_words(query: str, text: str) -> float:
+    """Returns the share of a query's distinct words that are in a text; 0 if it has no words.
+
+    Words are compared as `clean` leaves them.
+    """
+    words = set(clean(query).split())
+    return len(words & set(clean(text).split())) / len(words) if words else 0.0
+
+
 def check_retriever(retriever: object) -> pt.Transformer:
     """Returns ``retriever`` if it is a transformer.
 

@@ -1,7 +1,34 @@
 """Evaluation with human topics, and choice of a system with synthetic queries."""
 
+from pyterrier_inpars.evaluation.comparison import compare
+from pyterrier_inpars.evaluation.document_split import split
 from pyterrier_inpars.evaluation.fewshot import exclude_fewshot_topics
+from pyterrier_inpars.evaluation.hardness import overlap
+from pyterrier_inpars.evaluation.pseudo_judgements import pseudo_qrels
+from pyterrier_inpars.evaluation.rank_correlation import kendall_tau, tau_ap
 from pyterrier_inpars.evaluation.results_filters import ExcludeQueryDocument, JudgedOnly
+from pyterrier_inpars.evaluation.selection import Selection, select
 from pyterrier_inpars.evaluation.toolkit_measures import measures
+from pyterrier_inpars.evaluation.topics_agreement import (
+    Agreement,
+    agreement,
+    agreement_of_values,
+)
 
-__all__ = ["ExcludeQueryDocument", "JudgedOnly", "exclude_fewshot_topics", "measures"]
+__all__ = [
+    "Agreement",
+    "ExcludeQueryDocument",
+    "JudgedOnly",
+    "Selection",
+    "agreement",
+    "agreement_of_values",
+    "compare",
+    "exclude_fewshot_topics",
+    "kendall_tau",
+    "measures",
+    "overlap",
+    "pseudo_qrels",
+    "select",
+    "split",
+    "tau_ap",
+]

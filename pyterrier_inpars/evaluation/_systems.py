@@ -1,0 +1,158 @@
+"""Application of systems to topics, and their values per query."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
+from ir_measures import Measure
+
+from pyterrier_inpars._retrieval import applied
+from pyterrier_inpars._stage import check_strings
+from pyterrier_inpars.queries.artifact import SyntheticQueries
+from pyterrier_inpars.queries.topics import topics_and_qrels
+from pyterrier_inpars.training.examples import check_qrels
+
+FEW = 50
+"""Number of queries below which intervals are wide."""
+
+System = pt.Transformer | pd.DataFrame
+Systems = Sequence[System] | Mapping[str, System]
+
+
+def named(systems: Systems, names: Sequence[str] | None = None) -> dict[str, System]:
+    """Returns systems by name: those given, the keys of a dict, or the ``str`` of each.
+
+    Raises:
+        TypeError: A system is neither a transformer nor a frame of results.
+        ValueError: There are no systems, two have one name, or there are more or fewer names.
+    """
+    if isinstance(systems, Mapping):
+        names, systems = list(systems), list(systems.values())
+    if isinstance(systems, pt.Transformer | pd.DataFrame) or len(systems) == 0:
+        raise ValueError("systems must be a list of one system or more, or a dict of them by name")
+    for number, system in enumerate(systems):
+        if not isinstance(system, pt.Transformer | pd.DataFrame):
+            raise TypeError(
+                f"system {number} must be a transformer or a frame of results, not {system!r:.200}"
+            )
+    names = [str(system) for system in systems] if names is None else list(names)
+    if len(names) != len(systems):
+        raise ValueError(f"there are {len(systems)} systems and {len(names)} names")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(
+            f"{names.count(twice[0])} systems are called {twice[0]!r:.200}: give names="
+        )
+    return dict(zip(names, systems, strict=True))
+
+
+def judged_topics(
+    queries: SyntheticQueries | pd.DataFrame, qrels: pd.DataFrame | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns synthetic queries as topics with qrels: their source documents, or those given.
+
+    Topics that the given qrels do not judge are left out. Fewer than 50 topics give a warning.
+    """
+    topics, sources = topics_and_qrels(queries)
+    if qrels is None:
+        qrels = sources
+    check_qrels(qrels)
+    check_strings(qrels, "qid", "docno")
+    topics = topics[topics["qid"].isin(qrels["qid"])].reset_index(drop=True)
+    if len(topics) == 0:
+        raise ValueError("the qrels judge none of the queries: their qids must be the queries'")
+    if len(topics) < FEW:
+        warnings.warn(
+            f"{len(topics)} queries are few: confidence intervals are wide, and the order of "
+            "systems is uncertain; generate more",
+            stacklevel=3,
+        )
+    return topics, qrels
+
+
+def run_systems(
+    systems: Mapping[str, System], topics: pd.DataFrame, verbose: bool = False
+) -> dict[str, pd.DataFrame]:
+    """Applies each system to the topics. Stages at the start of several systems run once.
+
+    Args:
+        systems: Transformers by name. A frame of results is returned unchanged.
+        topics: Frame ``qid, query``.
+        verbose: Whether to show progress.
+
+    Returns:
+        The results ``qid, docno, score`` of each system, by name.
+
+    Raises:
+        RuntimeError: A system fails; the error names it.
+        ValueError: A system returns nothing, or its results lack a column; the error names it.
+    """
+    topics = topics[["qid", "query"]]
+    stages = {
+        name: tuple(system) if isinstance(system, pt.Compose) else (system,)
+        for name, system in systems.items()
+        if not isinstance(system, pd.DataFrame)
+    }
+    uses = Counter(line[:length] for line in stages.values() for length in range(len(line) + 1))
+    shared: dict[tuple[Any, ...], pd.DataFrame] = {(): topics}
+
+    def results(pipeline: tuple[Any, ...]) -> pd.DataFrame:
+        if pipeline in shared:
+            return shared[pipeline]
+        out = applied(pipeline[-1], results(pipeline[:-1]))
+        if uses[pipeline] > 1:
+            shared[pipeline] = out
+        return out
+
+    found = {}
+    for name, system in pt.tqdm(systems.items(), disable=not verbose, desc="systems"):
+        try:
+            out = system if isinstance(system, pd.DataFrame) else results(stages[name])
+        except Exception as error:
+            raise RuntimeError(f"the system {name!r:.200} failed: {error}") from error
+        if len(out) == 0:
+            raise ValueError(f"the system {name!r:.200} returned nothing for {len(topics)} queries")
+        if missing := [c for c in ("qid", "docno", "score") if c not in out]:
+            raise ValueError(
+                f"the results of the system {name!r:.200} have no {', '.join(missing)}, only "
+                f"{', '.join(map(str, out))}"
+            )
+        found[name] = out[["qid", "docno", "score"]]
+    return found
+
+
+def experiment(
+    results: Mapping[str, pd.DataFrame],
+    topics: pd.DataFrame,
+    qrels: pd.DataFrame,
+    measures: Sequence[Measure | str],
+    **options: Any,
+) -> pd.DataFrame:
+    """Returns ``pt.Experiment`` of results that were computed before."""
+    return pt.Experiment(
+        list(results.values()),
+        topics[["qid", "query"]],
+        qrels[["qid", "docno", "label"]],
+        list(measures),
+        names=list(results),
+        validate="ignore",
+        **options,
+    )
+
+
+def values_of(
+    results: Mapping[str, pd.DataFrame],
+    topics: pd.DataFrame,
+    qrels: pd.DataFrame,
+    measures: Sequence[Measure | str],
+) -> dict[str, pd.DataFrame]:
+    """Returns for each measure the values of each query (row, by qid) and system (column)."""
+    rows = experiment(results, topics, qrels, measures, perquery=True)
+    return {
+        measure: of.pivot(index="qid", columns="name", values="value")[list(results)]
+        for measure, of in rows.groupby("measure", sort=False)
+    }

@@ -1,0 +1,157 @@
+"""Comparison of systems on synthetic queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ir_measures import Measure, nDCG
+
+from pyterrier_inpars._stage import check_columns, finite
+from pyterrier_inpars.evaluation._systems import (
+    Systems,
+    experiment,
+    judged_topics,
+    named,
+    run_systems,
+    values_of,
+)
+from pyterrier_inpars.queries.artifact import SyntheticQueries
+
+RESAMPLES = 2_000
+"""Number of bootstrap samples of an interval."""
+
+_OPTIONS = ("test", "correction", "correction_alpha")
+
+
+def compare(
+    systems: Systems,
+    queries: SyntheticQueries | pd.DataFrame,
+    measures: Sequence[Measure | str] = (nDCG @ 10,),
+    *,
+    names: Sequence[str] | None = None,
+    baseline: int = 0,
+    qrels: pd.DataFrame | None = None,
+    by_type: bool = False,
+    confidence: float = 0.95,
+    seed: int = 0,
+    verbose: bool = False,
+    **experiment_options: Any,
+) -> pd.DataFrame:
+    """Compares systems on synthetic queries: ``pt.Experiment`` where nobody has judged anything.
+
+    The source document of a query is its only relevant document, unless ``qrels`` are given. Such
+    known-item queries order systems similarly to human topics, but their values are not those of
+    human topics. Use queries that no system was trained on; see `split`.
+
+    Queries are put to the systems without punctuation and in lower case. Stages that several
+    systems begin with run once.
+
+    Args:
+        systems: List of transformers or frames of results, or a dict of them by name.
+        queries: Synthetic queries, as `SyntheticQueries` or a frame ``qid, query, docno``. Rows
+            with the same ``qid`` are one query with several relevant documents.
+        measures: Measures of ``ir_measures``.
+        names: Names of the systems.
+        baseline: Number of the system that the others are tested against.
+        qrels: Frame ``qid, docno, label`` that replaces the source documents, such as
+            `pseudo_qrels` or the labels of a judge. Queries that it does not judge are left out.
+        by_type: Whether to add the rows of each query type, by the column ``type`` of the queries.
+            The rows of type ``"all"`` come first.
+        confidence: Confidence level of the intervals.
+        seed: Seed of the bootstrap samples.
+        verbose: Whether to show progress.
+        experiment_options: The options of ``pt.Experiment`` for significance tests: ``test``,
+            ``correction`` (such as ``"holm"``) and ``correction_alpha``.
+
+    Returns:
+        One row per system: ``name``; for each measure ``m`` its mean ``m``, the bootstrap interval
+        of the mean over queries ``m low`` and ``m high``, and the columns of ``pt.Experiment``:
+        number of queries better and worse than the baseline (``m +``, ``m -``) and the p-value of a
+        paired t-test (``m p-value``).
+
+    Raises:
+        TypeError: A system is not a transformer or a frame, or an option is unknown.
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There are no queries or no systems, a ``qid`` has two queries, two systems have
+            one name, or a system returns nothing.
+        RuntimeError: A system fails; the error names it.
+    """
+    if unknown := experiment_options.keys() - set(_OPTIONS):
+        raise TypeError(
+            f"unknown option {sorted(unknown)[0]!r}: compare() takes {', '.join(_OPTIONS)} of "
+            "pt.Experiment"
+        )
+    check_confidence(confidence)
+    by_name = named(systems, names)
+    if not 0 <= baseline < len(by_name):
+        raise ValueError(
+            f"baseline must be a number from 0 to {len(by_name) - 1}, not {baseline!r}"
+        )
+    topics, qrels = judged_topics(queries, qrels)
+    if by_type:
+        check_columns(topics, "type")
+    results = run_systems(by_name, topics, verbose)
+
+    def table(topics: pd.DataFrame) -> pd.DataFrame:
+        options = {"baseline": baseline, **experiment_options}
+        return compared(results, topics, qrels, measures, confidence, seed, **options)
+
+    if not by_type:
+        return table(topics)
+    groups = {"all": topics} | dict(list(topics.groupby("type", sort=False)))
+    tables = [table(rows).assign(type=name) for name, rows in groups.items()]
+    out = pd.concat(tables, ignore_index=True)
+    return out[["type", *(column for column in out if column != "type")]]
+
+
+def check_confidence(confidence: float) -> None:
+    """Checks that a confidence level lies between 0 and 1."""
+    if not 0 < finite("confidence", confidence) < 1:
+        raise ValueError(f"confidence must be between 0 and 1, such as 0.95, not {confidence!r}")
+
+
+def compared(
+    results: Mapping[str, pd.DataFrame],
+    topics: pd.DataFrame,
+    qrels: pd.DataFrame,
+    measures: Sequence[Measure | str],
+    confidence: float,
+    seed: int,
+    **options: Any,
+) -> pd.DataFrame:
+    """Returns the table of ``pt.Experiment`` with an interval for each measure."""
+    table = experiment(results, topics, qrels, measures, **options)
+    values = values_of(results, topics, qrels, measures)
+    columns = ["name"]
+    for measure in sorted(values, key=_order(measures)):
+        low, high = intervals(values[measure].to_numpy(float), confidence, seed)
+        table = table.assign(**{f"{measure} low": low, f"{measure} high": high})
+        columns += [measure, f"{measure} low", f"{measure} high"]
+        columns += [c for c in table if c.startswith(f"{measure} ") and c not in columns]
+    return table[columns]
+
+
+def _order(measures: Sequence[Measure | str]) -> Callable[[str], int]:
+    """Returns the key to sort measures as they were given; ``pt.Experiment`` has another order."""
+    given = [str(measure) for measure in measures]
+    return lambda measure: given.index(measure) if measure in given else len(given)
+
+
+def intervals(values: np.ndarray, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the bounds of the percentile bootstrap intervals of the means of the columns.
+
+    Args:
+        values: One row per query, one column per system. A sample of queries is the same for all
+            systems.
+        confidence: Confidence level.
+        seed: Seed of the samples.
+    """
+    rng = np.random.default_rng(seed)
+    number = len(values)
+    means = [values[rng.integers(number, size=number)].mean(axis=0) for _ in range(RESAMPLES)]
+    outside = (1 - confidence) / 2
+    low, high = np.quantile(means, [outside, 1 - outside], axis=0)
+    return low, high
