@@ -21,13 +21,14 @@ import pyterrier as pt
 from more_itertools import chunked
 
 from pyterrier_inpars._fingerprint import StreamFingerprint
-from pyterrier_inpars._stage import check_strings, positive_int
+from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.filtering import WholeSetFilter
 from pyterrier_inpars.queries._resume import (
     ResumeState,
     active_rows,
     active_state,
     describe_stages,
+    document_texts,
     transform_batch,
 )
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -53,7 +54,7 @@ def index(
     workers: int | None = None,
     num_cpus: float = 1,
     num_gpus: float = 0,
-    text_field: str = "text",
+    text_field: str | list[str] = "text",
 ) -> SyntheticQueries:
     """Runs ``(pipeline >> artifact).index(corpus)`` on a Ray cluster.
 
@@ -78,7 +79,7 @@ def index(
             has room for, with one CPU left for the driver.
         num_cpus: Number of CPUs per worker.
         num_gpus: Number of GPUs per worker.
-        text_field: Column with the document text, as set in the generator.
+        text_field: Column with the document text, or several, as set in the generator.
 
     Returns:
         The complete artifact.
@@ -106,8 +107,8 @@ def index(
                 state.by_document = True
                 state.current_stages = output[2]
                 state.check_settings(output[1])
-            for record in part.records:
-                state.add_document(record["docno"], record[text_field])
+            for docno, text in part.documents:
+                state.add_document(docno, text)
             if output is not None:
                 yield from output[0]
 
@@ -169,30 +170,34 @@ class _Part:
     Attributes:
         name: Name in error messages.
         work: Arguments of the worker's function; empty if there is nothing to compute.
-        records: Documents of a batch.
+        documents: Docno and text of each document of a batch.
         error: What the input raised in place of this part.
     """
 
     name: str
     work: tuple[Any, ...] = ()
-    records: Sequence[dict[str, Any]] = ()
+    documents: Sequence[tuple[str, str]] = ()
     error: Exception | None = None
 
 
 def _batches(
-    corpus: Iterable[dict[str, Any]], size: int, text_field: str, state: ResumeState
+    corpus: Iterable[dict[str, Any]], size: int, text_field: str | list[str], state: ResumeState
 ) -> Generator[_Part]:
     """Yields the batches; the first is always computed, as its worker returns the settings."""
     end = 0
     for records in chunked(corpus, size):
-        frame = pd.DataFrame(records)
-        pt.validate.columns(frame, includes=["docno", text_field])
-        check_strings(frame, "docno", text_field)
+        documents = _pairs(records, text_field)
         first, end = end + 1, end + len(records)
         pending = [state.is_pending(number) for number in range(first, end + 1)]
         work = (records, pending, text_field) if first == 1 or any(pending) else ()
         docnos = f"{records[0]['docno']!r} to {records[-1]['docno']!r}"
-        yield _Part(f"documents {first:,} to {end:,} ({docnos})", work, records)
+        yield _Part(f"documents {first:,} to {end:,} ({docnos})", work, documents)
+
+
+def _pairs(records: list[dict[str, Any]], text_field: str | list[str]) -> list[tuple[str, str]]:
+    """Returns docno and text of each document."""
+    documents = document_texts(records, text_field)
+    return list(documents.itertuples(index=False, name=None))
 
 
 def _by_query(frame: pd.DataFrame, size: int) -> Generator[_Part]:
@@ -220,7 +225,10 @@ class _BatchState(ResumeState):
 
 
 def _generate(
-    pipeline: pt.Transformer, records: list[dict[str, Any]], pending: list[bool], text_field: str
+    pipeline: pt.Transformer,
+    records: list[dict[str, Any]],
+    pending: list[bool],
+    text_field: str | list[str],
 ) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
     """Returns the rows that a pipeline generates for a batch, its settings, and its stages.
 
@@ -231,8 +239,8 @@ def _generate(
     stages = list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
     state.current_stages = describe_stages(stages)
     rows = list(transform_batch(stages, records, state))
-    for record in records:
-        expected = expected.extended(record["docno"], record[text_field])
+    for docno, text in _pairs(records, text_field):
+        expected = expected.extended(docno, text)
     if state.settings is None:
         raise ValueError(
             f"{pipeline!r} has no QueryGenerator: use distributed.transform for other pipelines"

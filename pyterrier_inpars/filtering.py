@@ -15,7 +15,9 @@ from pyterrier_inpars._stage import (
     Stage,
     as_numbers,
     check_strings,
+    fields_of,
     finite,
+    joined_text,
     positive_int,
     warn_if_shallow,
     with_columns,
@@ -33,7 +35,7 @@ class Filter(Stage):
         dropped: Number of rows dropped so far.
     """
 
-    text_field = "text"
+    text_field: str | list[str] = "text"
     _optional: tuple[str, ...] = ("score", "log_probs")
 
     def __init__(self):
@@ -47,7 +49,8 @@ class Filter(Stage):
         that this filter ignores.
         """
         required = self._required_columns()
-        whole = with_columns(("qid", "query", "docno", self.text_field), *required)
+        fields = fields_of(self.text_field)
+        whole = with_columns(("qid", "query", "docno", *fields), *required)
         modes = [with_columns(whole, *self._optional), whole, required]
         return [mode for i, mode in enumerate(modes) if mode not in modes[:i]]
 
@@ -194,7 +197,8 @@ class CopyFilter(Filter):
     Requires the columns ``query`` and ``text`` (both str).
 
     Args:
-        text_field: Column with the text of the document.
+        text_field: Column with the text of the document, or several, whose texts are joined by
+            spaces.
 
     Raises:
         ValueError: A query or text is not a string.
@@ -202,16 +206,17 @@ class CopyFilter(Filter):
 
     schematic = {"label": "CopyFilter", "help_url": None}
 
-    def __init__(self, *, text_field: str = "text"):
+    def __init__(self, *, text_field: str | list[str] = "text"):
         super().__init__()
         self.text_field = text_field
 
     def _required_columns(self) -> list[str]:
-        return ["query", self.text_field]
+        return ["query", *fields_of(self.text_field)]
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
-        check_strings(inp, "query", self.text_field)
-        pairs = zip(inp["query"].map(clean), inp[self.text_field].map(clean), strict=True)
+        check_strings(inp, "query")
+        texts = map(clean, joined_text(inp, self.text_field))
+        pairs = zip(inp["query"].map(clean), texts, strict=True)
         return np.array([not query or f" {query} " not in f" {text} " for query, text in pairs])
 
 

@@ -9,7 +9,15 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._retrieval import applied, check_retriever, fold, retrieve
-from pyterrier_inpars._stage import Stage, as_frame, check_strings, positive_int, warn_if_shallow
+from pyterrier_inpars._stage import (
+    Stage,
+    as_frame,
+    check_strings,
+    fields_of,
+    joined_text,
+    positive_int,
+    warn_if_shallow,
+)
 
 
 @runtime_checkable
@@ -20,6 +28,8 @@ class HasCorpus(Protocol):
         """Returns a new iterator over all documents."""
 
 
+Fields = tuple[Any, ...]
+"""Values of the text fields of a document."""
 Texts = pt.Transformer | HasCorpus | Callable[[], Iterable[dict[str, Any]]]
 
 
@@ -59,7 +69,8 @@ class NegativeMiner(Stage):
             queries whose first draws are not admissible, so prefer a text loader for streams. Only
             the texts of drawn documents are kept in memory.
         batch_size: Number of queries per call of the retriever.
-        text_field: Column with the text of the document.
+        text_field: Column with the text of the document, or several, such as ``["title", "text"]``,
+            whose texts are joined by spaces for the comparison with the source document.
         verbose: Whether to show a progress bar.
 
     The counts below add up over all calls. Ray workers count in copies, so the counts of the
@@ -88,7 +99,7 @@ class NegativeMiner(Stage):
         seed: int = 0,
         texts: Texts | None = None,
         batch_size: int = 100,
-        text_field: str = "text",
+        text_field: str | list[str] = "text",
         verbose: bool = False,
     ):
         self.retriever = check_retriever(retriever)
@@ -113,42 +124,41 @@ class NegativeMiner(Stage):
         self._warned = False
 
     def _required_columns(self) -> list[str]:
-        return ["qid", "query", "docno", self.text_field]
+        return ["qid", "query", "docno", *fields_of(self.text_field)]
 
     def _output_columns(self, columns: list[str]) -> list[str]:
         return [*self._required_columns(), "label"]
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        check_strings(inp, "qid", "docno", self.text_field)
+        check_strings(inp, "qid", "docno")
         mined = self._mine(inp)
         examples = []
-        for qid, query, docno, text in inp[self._required_columns()].itertuples(index=False):
+        for qid, query, *source in inp[self._required_columns()].itertuples(index=False):
             if negatives := mined.get(qid):
-                examples.append((qid, query, docno, text, 1))
+                examples.append((qid, query, *source, 1))
                 examples.extend((qid, query, *negative, 0) for negative in negatives)
             else:
                 self.dropped += 1
         self.seen += len(inp)
         return as_frame(examples, self._output_columns([])).astype({"label": "int64"})
 
-    def _mine(self, inp: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
-        """Returns the negatives (docno, text) by qid, for queries with retrieved documents.
+    def _mine(self, inp: pd.DataFrame) -> dict[str, list[tuple[Any, ...]]]:
+        """Returns the negatives (docno, texts) by qid, for queries with retrieved documents.
 
         At first, texts are fetched for ``num_negatives + 1`` draws per query. Queries that need
         more, because a drawn document has the text of the source document or no text, are repeated
         with four times as many draws.
         """
-        source = {
-            qid: (docno, text)
-            for qid, _, docno, text in inp[self._required_columns()].itertuples(index=False)
-        }
+        texts_of_sources = map(fold, joined_text(inp, self.text_field))
+        sources = zip(inp["docno"], texts_of_sources, strict=True)
+        source = dict(zip(inp["qid"], sources, strict=True))
         mined = {}
         ahead = self.num_negatives + 1
         while len(inp):
             drawn, texts = self._draw(inp, source, ahead)
             again = []
             for qid, docnos in drawn.items():
-                negatives, unknown = self._choose(docnos, texts, fold(source[qid][1]))
+                negatives, unknown = self._choose(docnos, texts, source[qid][1])
                 if len(negatives) < self.num_negatives and len(docnos) == ahead:
                     again.append(qid)
                 else:
@@ -160,12 +170,12 @@ class NegativeMiner(Stage):
 
     def _draw(
         self, queries: pd.DataFrame, source: dict[str, tuple[str, str]], ahead: int
-    ) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    ) -> tuple[dict[str, Sequence[str]], dict[str, Fields]]:
         """Returns the first ``ahead`` draws by qid, without source documents, and their texts."""
         drawn: dict[str, Sequence[str]] = {}
-        texts: dict[str, str] = {}
+        texts: dict[str, Fields] = {}
         deepest = 0
-        columns = [self.text_field] if self.texts is None else []
+        columns = fields_of(self.text_field) if self.texts is None else []
         for qid, hits in retrieve(
             self.retriever,
             queries,
@@ -183,43 +193,47 @@ class NegativeMiner(Stage):
             drawn[qid] = hits["docno"][draws]
             if self.texts is None:
                 self._check_text(self.retriever, list(hits))
-                texts.update(zip(drawn[qid], hits[self.text_field][draws], strict=True))
+                fields = (hits[column][draws] for column in columns)
+                texts.update(zip(drawn[qid], zip(*fields, strict=True), strict=True))
         self._warned = self._warned or warn_if_shallow(deepest, "depth", self.depth)
         if self.texts is not None:
             texts = self._fetch(self.texts, {docno for found in drawn.values() for docno in found})
         return drawn, texts
 
     def _choose(
-        self, docnos: Sequence[str], texts: dict[str, str], source_text: str
-    ) -> tuple[list[tuple[str, str]], int]:
+        self, docnos: Sequence[str], texts: dict[str, Fields], source_text: str
+    ) -> tuple[list[tuple[Any, ...]], int]:
         """Returns the first admissible draws, and the number of draws skipped without a text."""
-        negatives: list[tuple[str, str]] = []
+        negatives: list[tuple[Any, ...]] = []
         unknown = 0
         for docno in docnos:
             if len(negatives) == self.num_negatives:
                 break
-            text = texts.get(docno)
-            if not isinstance(text, str):
+            fields = texts.get(docno, ())
+            strings = [value for value in fields if isinstance(value, str)]
+            if not strings:
                 unknown += 1
-            elif fold(text) != source_text:
-                negatives.append((docno, text))
+            elif fold(" ".join(strings)) != source_text:
+                negatives.append((docno, *fields))
         return negatives, unknown
 
-    def _fetch(self, origin: Texts, docnos: set[str]) -> dict[str, str]:
+    def _fetch(self, origin: Texts, docnos: set[str]) -> dict[str, Fields]:
         """Returns the texts by docno, for those documents that ``origin`` has."""
         if not docnos:
             return {}
         if isinstance(origin, pt.Transformer) and not isinstance(origin, HasCorpus):
             found = applied(origin, pd.DataFrame({"docno": sorted(docnos)}))
             self._check_text(origin, list(found))
-            return dict(zip(found["docno"], found[self.text_field], strict=True))
-        texts = {}
+            fields = (found[column] for column in fields_of(self.text_field))
+            return dict(zip(found["docno"], zip(*fields, strict=True), strict=True))
+        texts: dict[str, Fields] = {}
         for document in self._documents(origin):
             if document["docno"] in docnos:
                 self._check_text(origin, list(document))
                 if document["docno"] in texts:
                     raise ValueError(f"{origin!r}: duplicate docno {document['docno']!r}")
-                texts[document["docno"]] = document[self.text_field]
+                fields = (document[column] for column in fields_of(self.text_field))
+                texts[document["docno"]] = tuple(fields)
         return texts
 
     def _documents(self, origin: Texts) -> Iterator[Mapping[str, Any]]:
@@ -242,7 +256,7 @@ class NegativeMiner(Stage):
             yield document
 
     def _check_text(self, origin: object, columns: list[str]) -> None:
-        for column in ("docno", self.text_field):
+        for column in ("docno", *fields_of(self.text_field)):
             if column not in columns:
                 raise ValueError(
                     f"{origin!r} returns no column {column!r}, only "

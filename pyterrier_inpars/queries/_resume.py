@@ -19,7 +19,7 @@ import json
 import re
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -198,6 +198,28 @@ def activated(state: ResumeState | None) -> Iterator[None]:
         _active.reset(token)
 
 
+def document_texts(
+    records: Sequence[dict[str, Any]],
+    text_field: str | Sequence[str],
+    context: pt.Transformer | None = None,
+) -> pd.DataFrame:
+    """Returns a frame with ``docno`` and ``text``, what identifies each document of a corpus.
+
+    Args:
+        records: Documents.
+        text_field: Column with the document text, or several, which are joined.
+        context: Transformer to name in an error.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: A docno or text is not a string.
+    """
+    frame = as_frame(records)
+    check_columns(frame, "docno", *fields_of(text_field), context=context)
+    check_strings(frame, "docno")
+    return pd.DataFrame({"docno": frame["docno"], "text": joined_text(frame, text_field)})
+
+
 def pending_documents(
     documents: pd.DataFrame, settings: dict[str, Any], text_field: str = "text"
 ) -> pd.DataFrame:
@@ -241,11 +263,7 @@ class DocumentStage(Stage):
         """Transforms the records of the documents that are pending."""
         records = list(inp)
         if records and active_state() is not None:
-            frame = as_frame(records)
-            check_columns(frame, "docno", *fields_of(self.text_field), context=self)
-            check_strings(frame, "docno")
-            texts = joined_text(frame, self.text_field)
-            documents = pd.DataFrame({"docno": frame["docno"], "text": texts})
+            documents = document_texts(records, self.text_field, context=self)
             pending = pending_documents(documents, self.settings())
             records = [records[row] for row in pending.index]
         return super().transform_iter(records)

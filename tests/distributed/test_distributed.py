@@ -151,8 +151,17 @@ def test_stored_documents_are_not_computed_again():
     state.damaged = set()
     parts = list(distributed._batches(documents, 4, "body", state))
     assert [bool(part.work) for part in parts] == [True, False, False, True, True]
-    assert [part.records for part in parts] == [documents[i : i + 4] for i in range(0, 20, 4)]
+    pairs = [(str(n), "x") for n in range(20)]
+    assert [part.documents for part in parts] == [pairs[i : i + 4] for i in range(0, 20, 4)]
     assert parts[3].name == "documents 13 to 16 ('12' to '15')"
+
+
+def test_several_text_fields_are_joined_as_the_generator_does():
+    documents = [{"docno": "0", "title": "a", "body": "b"}, {"docno": "1", "body": "c"}]
+    (part,) = distributed._batches(documents, 4, ["title", "body"], ResumeState("any"))
+    assert part.documents == [("0", "a b"), ("1", "c")]
+    with pytest.raises(ValueError, match="body must be a string, but is 7 .* docno '0'"):
+        list(distributed._batches([{"docno": "0", "body": 7}], 4, "body", ResumeState("any")))
 
 
 # On a cluster

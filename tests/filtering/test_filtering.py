@@ -148,6 +148,18 @@ def test_copy_filter(rows):
     assert kept(CopyFilter(), frame(rows)) == expected
 
 
+@quick
+@given(ROWS)
+def test_copy_filter_joins_several_text_fields(rows):
+    queries = frame(rows).rename(columns={"text": "body"})
+    titles = [query.upper() or None for query, _, _ in rows]
+    queries["title"] = pd.Series(titles, dtype=object).values
+    joined = [f"{title or ''} {row[1]}" for title, row in zip(titles, rows, strict=True)]
+    several = CopyFilter(text_field=["title", "body"])
+    assert kept(several, queries) == kept(CopyFilter(), queries.assign(text=joined))
+    assert pt.inspect.transformer_inputs(several)[-1] == ["query", "title", "body"]
+
+
 @pytest.mark.parametrize(
     "query, text, copied",
     [

@@ -345,6 +345,40 @@ def test_other_text_field():
     assert out["body"].tolist() == ["a", "b"]
 
 
+def split(text):
+    """A title, the first word, and the rest."""
+    title, _, rest = text.partition(" ")
+    return {"title": title, "body": rest}
+
+
+@pytest.mark.parametrize("source", ["results", "loader", "corpus"])
+def test_several_text_fields_give_the_negatives_of_the_joined_text(docs, source):
+    """Copies are found in the joined texts, as with one field; the examples have all fields."""
+    rankings = {f"q{i}": list(docs)[:40] for i in range(8)}
+    queries = frame([(f"d{i}", docs[f"d{i}"]) for i in range(8)])  # d7 has the text of d6
+    expected = NegativeMiner(results(rankings, docs), num_negatives=39, depth=40)(queries)
+    fields = pd.DataFrame([split(text) for text in queries["text"]], index=queries.index)
+    queries = pd.concat([queries.drop(columns="text"), fields], axis="columns")
+    documents = [{"docno": docno, **split(text)} for docno, text in docs.items()]
+    documents[6]["body"], documents[6]["title"] = docs["d6"], None
+    loader = pt.apply.generic(
+        lambda inp: inp.merge(pd.DataFrame(documents), on="docno"), transform_outputs=lambda c: c
+    )
+    retriever = results(rankings)
+    miner = NegativeMiner(
+        retriever >> loader if source == "results" else retriever,
+        texts={"results": None, "loader": loader, "corpus": lambda: iter(documents)}[source],
+        text_field=["title", "body"],
+        num_negatives=39,
+        depth=40,
+    )
+    out = miner(queries)
+    assert list(out.columns) == ["qid", "query", "docno", "title", "body", "label"]
+    assert list(out["docno"]) == list(expected["docno"]) and len(out) == 8 * 39 + 6
+    joined = out["title"].fillna("") + " " + out["body"]
+    assert [fold(text) for text in joined] == [fold(text) for text in expected["text"]]
+
+
 @pytest.mark.parametrize(
     "texts", [None, Loader({}, "body"), lambda: [{"docno": "d1", "body": "b"}]]
 )
