@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -16,6 +17,7 @@ from pyterrier_inpars._compute.cpu_linear import pack_linear
 from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars.backends._chat import encode, turn_end
 from pyterrier_inpars.backends._kv_cache import (
     SequentialBatch,
     SharedPrefixCache,
@@ -23,7 +25,14 @@ from pyterrier_inpars.backends._kv_cache import (
     supports_masks,
 )
 from pyterrier_inpars.backends._sampling import next_tokens, token_log_probs
-from pyterrier_inpars.backends.base import CUT, NEWLINE, Completion, NotANumberError, Sampling
+from pyterrier_inpars.backends.base import (
+    CUT,
+    NEWLINE,
+    Completion,
+    Messages,
+    NotANumberError,
+    Sampling,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -175,6 +184,18 @@ class HuggingFaceBackend:
         limits = [self._context, getattr(config, "max_position_embeddings", None)]
         return min((limit for limit in limits if limit is not None), default=None)
 
+    @functools.cached_property
+    def chat(self) -> bool:
+        """Whether this is an instruct model: its chat template ends answers with an end token.
+
+        A tokenizer with a chat template is not enough: some base models have one too.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            return False
+        ends = self._config.get_text_config().eos_token_id
+        ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id}
+        return turn_end(self.tokenizer) in {*ends, None}
+
     def describe(self) -> dict[str, Any]:
         """Returns the settings that determine the output; see `Backend.describe`."""
         import torch
@@ -191,33 +212,38 @@ class HuggingFaceBackend:
 
     def complete(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Messages],
         *,
-        prefix: str = "",
+        prefix: str | Messages = "",
         max_new_tokens: int = 64,
         sampling: Sampling | None = None,
         num_samples: int = 1,
         seeds: Sequence[int] = (),
         progress: Callable[[int], object] = lambda completions: None,
+        stop: Sequence[str] = (NEWLINE,),
+        schema: Mapping[str, Any] | None = None,
     ) -> list[Completion]:
-        """Completes each prompt up to a newline, the model's end token, or the token limit.
+        """Completes each prompt up to a stop string, the model's end token, or the token limit.
 
         Args:
-            prompts: Complete prompts.
-            prefix: Text that all prompts begin with. Tokens may merge at its end, so the shared
-                prefix is the part that the tokens of all prompts have in common with it.
+            prompts: Complete prompts, either all texts or all messages. Messages are rendered by
+                the model's chat template.
+            prefix: Text that all prompts begin with, or messages. Tokens may merge at its end, so
+                the shared prefix is the part that the tokens of all prompts have in common with it.
             max_new_tokens: Maximum number of tokens of a completion.
             sampling: How tokens are chosen; None for greedy decoding.
             num_samples: Number of completions per prompt.
             seeds: One seed per completion, prompt by prompt; not needed by greedy decoding.
             progress: Callback that receives 1 for each completion that has ended.
+            stop: Strings that end a completion, of which they are not a part.
+            schema: Ignored: this runtime does not enforce a JSON schema.
 
         Returns:
             ``num_samples`` completions per prompt, in the order of the prompts.
 
         Raises:
-            ValueError: A prompt and its completion exceed the context, or several greedy
-                completions are requested.
+            ValueError: A prompt and its completion exceed the context, several greedy completions
+                are requested, or messages are given and the model has no chat template.
             NotANumberError: The logits of a prompt are NaN.
         """
         import torch
@@ -227,22 +253,24 @@ class HuggingFaceBackend:
         if not prompts:
             return []
         ids = self._encode(prompts, max_new_tokens)
-        (prefix_ids,) = self._encode([prefix], max_new_tokens)
+        prefix_ids = self._encode_prefix(prefix, prompts)
         prefix_ids = prefix_ids[: _shared_length(prefix_ids, ids)]
         completions: dict[int, Completion] = {}
         with torch.inference_mode():
-            rows = self._generate(prefix_ids, ids, max_new_tokens, sampling, num_samples, seeds)
+            rows = self._generate(
+                prefix_ids, ids, max_new_tokens, sampling, num_samples, seeds, tuple(stop)
+            )
             for row in rows:
-                completions[row.number] = self._completion(row)
+                completions[row.number] = self._completion(row, stop)
                 progress(1)
         return [completions[number] for number in range(len(completions))]
 
     def log_likelihood(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Messages],
         continuations: Sequence[str],
         *,
-        prefix: str = "",
+        prefix: str | Messages = "",
         progress: Callable[[int], object] = lambda pairs: None,
     ) -> list[list[float]]:
         """Scores the continuation of each prompt.
@@ -253,9 +281,9 @@ class HuggingFaceBackend:
         continuation. The first token of a text has no probability and is not scored.
 
         Args:
-            prompts: Complete prompts.
+            prompts: Complete prompts; see `complete`.
             continuations: One continuation per prompt, including its leading space if any.
-            prefix: Text that all prompts begin with; see `complete`.
+            prefix: See `complete`.
             progress: Callback that receives the number of pairs after each batch.
 
         Returns:
@@ -276,8 +304,7 @@ class HuggingFaceBackend:
             )
         if not prompts:
             return []
-        texts = [prompt + rest for prompt, rest in zip(prompts, continuations, strict=True)]
-        ids = self._encode(texts, 0)
+        ids = self._encode(prompts, 0, continuations)
         alone = self._encode(prompts, 0)
         starts = [max(1, _common_length(*pair)) for pair in zip(alone, ids, strict=True)]
         counts = [max(0, len(row) - start) for row, start in zip(ids, starts, strict=True)]
@@ -286,7 +313,7 @@ class HuggingFaceBackend:
         likelihoods: list[list[float]] = [[] for _ in ids]
         if not scored:
             return likelihoods
-        (prefix_ids,) = self._encode([prefix], 0)
+        prefix_ids = self._encode_prefix(prefix, prompts)
         length = _shared_length(prefix_ids, [ids[i][: starts[i]] for i in scored])
         prefix_ids = prefix_ids[:length]
         scored.sort(key=lambda i: len(ids[i]), reverse=True)
@@ -327,10 +354,16 @@ class HuggingFaceBackend:
                 f"Hugging Face hub, a folder or a .gguf file ({error})"
             ) from error
 
-    def _encode(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
-        """Tokenizes texts; special tokens that are written out in a text stay plain text."""
-        encoded = self.tokenizer(list(texts), split_special_tokens=True)["input_ids"]
-        encoded = [ids[: len(ids) - self._appended] for ids in encoded]
+    def _encode(
+        self,
+        prompts: Sequence[str | Messages],
+        max_new_tokens: int,
+        continuations: Sequence[str] | None = None,
+    ) -> list[list[int]]:
+        """Tokenizes prompts; special tokens that are written out in a text stay plain text."""
+        encoded = encode(self.tokenizer, prompts, continuations)
+        if isinstance(prompts[0], str):
+            encoded = [ids[: len(ids) - self._appended] for ids in encoded]
         for ids in encoded:
             if self.context is not None and len(ids) + max_new_tokens > self.context:
                 raise ValueError(
@@ -339,6 +372,14 @@ class HuggingFaceBackend:
                     "max_new_tokens"
                 )
         return encoded
+
+    def _encode_prefix(
+        self, prefix: str | Messages, prompts: Sequence[str | Messages]
+    ) -> list[int]:
+        """Tokenizes a prefix; without one, messages share nothing."""
+        if prefix == "" and not isinstance(prompts[0], str):
+            return []
+        return self._encode([prefix], 0)[0]
 
     @functools.cached_property
     def _appended(self) -> int:
@@ -363,28 +404,49 @@ class HuggingFaceBackend:
         return (ends | {self.tokenizer.eos_token_id}) - {None}
 
     @functools.cached_property
-    def _is_end(self) -> Callable[[int], bool]:
-        """Returns whether a token ends a completion: an end token, or one with a newline."""
-        return functools.cache(
-            lambda token: token in self._end_tokens or NEWLINE in self.tokenizer.decode([token])
-        )
+    def _text_of(self) -> Callable[[int], str]:
+        """Function that returns the text of one token."""
+        return functools.cache(lambda token: self.tokenizer.decode([token]))
 
-    def _completion(self, row: _Row) -> Completion:
-        ended = self._is_end(row.tokens[-1])
-        count = len(row.tokens) - (ended and not self._has_text(row.tokens[-1]))
+    def _has_ended(self, tokens: Sequence[int], stop: Sequence[str]) -> bool:
+        """Returns whether the last token ends a completion, as an end token or by a stop string."""
+        if tokens[-1] in self._end_tokens or not stop:
+            return tokens[-1] in self._end_tokens
+        width = max(len(text.encode()) for text in stop)  # in tokens, at most
+        last = self._text_of(tokens[-1]) if width == 1 else self.tokenizer.decode(tokens[-width:])
+        return any(text in last for text in stop)
+
+    def _completion(self, row: _Row, stop: Sequence[str] = (NEWLINE,)) -> Completion:
+        ended = self._has_ended(row.tokens, stop)
+        count = len(row.tokens) - (row.tokens[-1] in self._end_tokens)
         kept = [i for i in range(count) if row.tokens[i] not in self._special_tokens]
         tokens, log_probs = ([values[i] for i in kept] for values in (row.tokens, row.log_probs))
-        text = self.tokenizer.decode(tokens).split(NEWLINE)[0]
+        whole = self.tokenizer.decode(tokens)
+        cut = min((i for i in map(whole.find, stop) if i >= 0), default=len(whole))
+        text = whole[:cut]
         if not ended and text.endswith(CUT):  # a character whose last bytes are missing
             text = text.rstrip(CUT)
             while tokens and self.tokenizer.decode(tokens[:-1]).rstrip(CUT) == text:
                 tokens, log_probs = tokens[:-1], log_probs[:-1]
-        return Completion(text.strip(), log_probs, "stop" if ended else "length")
+        ends = self._token_ends(tokens)
+        while ends and ends[-1] > cut and not whole[max([0, *ends[-2:-1]]) : cut].strip():
+            ends.pop()  # a token of the stop string, with no part of the text
+        space = len(text) - len(text.lstrip())
+        text = text.strip()
+        return Completion(
+            text,
+            log_probs[: len(ends)],
+            "stop" if ended else "length",
+            [min(max(0, end - space), len(text)) for end in ends],
+        )
 
-    def _has_text(self, end: int) -> bool:
-        """Returns whether a token that ends a completion has text before its newline."""
-        text = self.tokenizer.decode([end])
-        return end not in self._end_tokens and bool(text.split(NEWLINE)[0].strip())
+    def _token_ends(self, tokens: Sequence[int]) -> list[int]:
+        """Returns the position in the text of tokens at which each token ends."""
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        texts = (stream.step(self.tokenizer.backend_tokenizer, token) for token in tokens)
+        return list(itertools.accumulate(len(text or "") for text in texts))
 
     # -- Batches -----------------------------------------------------------------------------
 
@@ -449,6 +511,7 @@ class HuggingFaceBackend:
         sampling: Sampling,
         num_samples: int,
         seeds: Sequence[int],
+        stop: Sequence[str],
     ) -> Iterator[_Row]:
         """Yields each completion when it ends.
 
@@ -480,7 +543,7 @@ class HuggingFaceBackend:
                 row.last = token
                 row.tokens.append(token)
                 row.log_probs.append(log_prob)
-                if self._is_end(token) or len(row.tokens) == max_new_tokens:
+                if len(row.tokens) == max_new_tokens or self._has_ended(row.tokens, stop):
                     yield row
                 else:
                     unfinished.append(i)
