@@ -20,6 +20,9 @@ class Stage(pt.Transformer):
     ``self.p`` or ``self._p``.
     """
 
+    _counters: tuple[str, ...] = ()
+    """Attributes that count over all calls. `distributed` adds the counts of its workers."""
+
     def __init__(self) -> None:  # pt.inspect would look for an attribute for object's *args
         super().__init__()
 

@@ -6,8 +6,10 @@ and another worker repeats the part. An error of the pipeline is not repeated: i
 results before it have been returned, so they are kept.
 """
 
+import copyreg
+import io
 import sys
-from collections import deque
+from collections import ChainMap, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -69,7 +71,8 @@ def index(
     Args:
         pipeline: A ``QueryGenerator``, optionally followed by stages that process one batch at a
             time, or a function that returns such a pipeline, called once in each worker. A pipeline
-            is pickled: pass it before its first use, or the loaded model is sent as well.
+            is pickled without loaded models and open indexes, which each worker loads from the same
+            path. The counts of its stages, such as ``dropped``, are those of all workers together.
         corpus: Documents as the generator takes them. Apply earlier stages to the corpus.
         artifact: Where the queries are stored.
         batch_size: Number of documents per part, at most the ``shard_size`` of the artifact. None
@@ -87,13 +90,14 @@ def index(
     Raises:
         ImportError: Ray is not installed.
         ValueError: The pipeline has no generator, or a stage before it changes the documents.
+        TypeError: The pipeline cannot be pickled. The error shows how to give a function instead.
         RuntimeError: Workers do not start, or are lost repeatedly at the same documents. Also if
             Ray has not been started but the JVM has.
         Exception: Any error of ``artifact.index``, or of the pipeline. The cause of the latter
             names the documents and contains the traceback of the worker.
     """
     ray = _import_ray()
-    stages = pipeline if isinstance(pipeline, pt.Compose) else [pipeline]
+    stages = _stages(pipeline) if isinstance(pipeline, pt.Transformer) else []
     sizes = [size for stage in stages if type(size := getattr(stage, "batch_size", 0)) is int]
     size = max([100, *sizes]) if batch_size is None else positive_int("batch_size", batch_size)
 
@@ -143,6 +147,7 @@ def transform(
     Raises:
         ImportError: Ray is not installed.
         ValueError: A stage compares all queries, for example ``ScoreFilter``.
+        TypeError: The pipeline cannot be pickled. The error shows how to give a function instead.
         RuntimeError: Workers do not start, or are lost repeatedly at the same queries.
         Exception: Any error of the stage. Its cause names the queries and contains the traceback
             of the worker.
@@ -236,7 +241,7 @@ def _generate(
     """
     state, expected = _BatchState("the artifact"), StreamFingerprint()
     state.pending = pending
-    stages = list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
+    stages = _stages(pipeline)
     state.current_stages = describe_stages(stages)
     rows = list(transform_batch(stages, records, state))
     for docno, text in _pairs(records, text_field):
@@ -254,7 +259,7 @@ def _generate(
 
 
 def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:
-    for stage in pipeline if isinstance(pipeline, pt.Compose) else [pipeline]:
+    for stage in _stages(pipeline):
         if isinstance(stage, WholeSetFilter):
             raise ValueError(
                 f"{stage!r} compares all queries, but a worker receives only some of them: apply "
@@ -275,13 +280,66 @@ class _Worker:
         self._pipeline: pt.Transformer | None = None
 
     def run(self, pickled: list[Any], *work: Any) -> Any:
-        """Returns the output of a part; ``pickled`` refers to the pipeline, loaded once."""
+        """Returns the output of a part, and what it added to the counts of the stages.
+
+        Args:
+            pickled: Refers to the pipeline, which is loaded once.
+            *work: Arguments of the function.
+        """
         if self._pipeline is None:
             import ray
 
             pipeline = ray.cloudpickle.loads(ray.get(pickled[0]))
             self._pipeline = pipeline if isinstance(pipeline, pt.Transformer) else pipeline()
-        return self._function(self._pipeline, *work)
+        before = _counts(self._pipeline)
+        output = self._function(self._pipeline, *work)
+        return output, [
+            {name: count - earlier[name] for name, count in counts.items()}
+            for earlier, counts in zip(before, _counts(self._pipeline), strict=True)
+        ]
+
+
+def _stages(pipeline: pt.Transformer) -> list[pt.Transformer]:
+    return list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
+
+
+def _counts(pipeline: pt.Transformer) -> list[dict[str, int]]:
+    """Returns the counts of each stage by name."""
+    return [
+        {name: getattr(stage, name) for name in getattr(stage, "_counters", ())}
+        for stage in _stages(pipeline)
+    ]
+
+
+def _dumps(ray: Any, pipeline: Pipeline) -> bytes:
+    """Pickles a pipeline; retrievers of PISA without their open index.
+
+    Raises:
+        TypeError: The pipeline cannot be pickled.
+    """
+    reducers = {}
+    if pisa := sys.modules.get("pyterrier_pisa"):
+        reducers[pisa.PisaRetrieve] = _reduce_pisa
+
+    class Pickler(ray.cloudpickle.CloudPickler):
+        dispatch_table = ChainMap(reducers, ray.cloudpickle.CloudPickler.dispatch_table)
+
+    file = io.BytesIO()
+    try:
+        Pickler(file).dump(pipeline)
+    except Exception as error:
+        raise TypeError(
+            f"{pipeline!r:.200} cannot be sent to the workers ({error}): give a function that "
+            "makes the pipeline, and everything in it, in each worker, such as "
+            "lambda: RoundTripFilter(Index(path).bm25())"
+        ) from error
+    return file.getvalue()
+
+
+def _reduce_pisa(retriever: Any) -> tuple[Any, ...]:
+    """Leaves out the open index, which the retriever opens again at its next use."""
+    state = {**vars(retriever), "_ctxt": None, "_ctxt_key": None}
+    return copyreg.__newobj__, (type(retriever),), state  # type: ignore[attr-defined]
 
 
 class _Pool:
@@ -293,7 +351,7 @@ class _Pool:
 
     def __init__(self, ray: Any, start: Callable[[], Any], pipeline: Pipeline, size: int):
         self._ray, self._start, self._size = ray, start, size
-        self._pickled = [ray.put(ray.cloudpickle.dumps(pipeline))]  # a list: resolved by the worker
+        self._pickled = [ray.put(_dumps(ray, pipeline))]  # a list: resolved by the worker
         self._workers: list[Any] = []
         self._idle: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._threads = ThreadPoolExecutor(size)
@@ -371,9 +429,21 @@ def _run(
             window.append((part, pool.submit(part)))
             while window and (len(window) == limit or window[0][1].done()):
                 part, output = window.popleft()
-                yield part, output.result()
+                yield part, _counted(pipeline, output.result())
         for part, output in window:
-            yield part, output.result()
+            yield part, _counted(pipeline, output.result())
+
+
+def _counted(pipeline: Pipeline, result: tuple[Any, list[dict[str, int]]] | None) -> Any:
+    """Returns the output of a part, if it had work, and adds its counts to the pipeline."""
+    if result is None:
+        return None
+    output, counts = result
+    if isinstance(pipeline, pt.Transformer):
+        for stage, added in zip(_stages(pipeline), counts, strict=True):
+            for name, count in added.items():
+                setattr(stage, name, getattr(stage, name) + count)
+    return output
 
 
 def _with_error(parts: Iterable[_Part]) -> Generator[_Part]:

@@ -28,7 +28,7 @@ class Filter(Stage):
     """Base class of the filters. It counts the rows it processes.
 
     The counts accumulate over all calls: a notebook cell that runs twice doubles them, unless it
-    also creates the filter. On Ray, the workers' copies count, and the original's counts stay 0.
+    also creates the filter. `distributed` adds the counts of its workers.
 
     Attributes:
         seen: Number of rows processed so far.
@@ -36,6 +36,7 @@ class Filter(Stage):
     """
 
     text_field: str | list[str] = "text"
+    _counters = ("seen", "dropped")
     _optional: tuple[str, ...] = ("score", "log_probs")
 
     def __init__(self):

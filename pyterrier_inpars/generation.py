@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import math
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,19 +24,43 @@ from pyterrier_inpars._stage import (
     positive_int,
     with_columns,
 )
+from pyterrier_inpars.backends._chat import as_text
 from pyterrier_inpars.backends._model_stage import ModelStage
-from pyterrier_inpars.backends.base import Backend, NotANumberError, Sampling
+from pyterrier_inpars.backends.base import (
+    Backend,
+    Completion,
+    Messages,
+    NotANumberError,
+    PromptError,
+    Sampling,
+)
 from pyterrier_inpars.backends.huggingface import BackendOptions, as_backend
 from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
-from pyterrier_inpars.prompts.templates import Prompt, as_prompt
+from pyterrier_inpars.prompts.extraction import (
+    Extract,
+    Query,
+    check_extract,
+    describe_extract,
+    log_probs_of,
+    queries_of,
+)
+from pyterrier_inpars.prompts.templates import Prompt, as_prompt, load_prompt
 from pyterrier_inpars.queries._resume import DocumentStage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_log = logging.getLogger(__name__)
+
+AUTO = "auto"
+"""Prompt that depends on the model."""
+_DEFAULTS = {True: "chat", False: "three-shot"}
+"""Names of the default prompts of instruct models and of base models."""
 MANY_COPIES = (5, 0.05)
 """Number and share of queries that repeat the prompt from which there is a warning."""
+MANY_CUT = (5, 0.2)
+"""Number and share of answers that end before the query from which there is a warning."""
 _MOVED = {
     "temperature": "is a field of sampling: give sampling={'temperature': 0.7}",
     "top_p": "is a field of sampling: give sampling={'temperature': 0.7, 'top_p': 0.9}",
@@ -97,6 +124,7 @@ class QueryGenerator(ModelStage, DocumentStage):
     """
 
     schematic = {"label": "QueryGenerator", "help_url": None}
+    _counters = ("empty", "copied")
     _converters = {
         "prompt": as_prompt,
         "num_queries": partial(positive_int, "num_queries"),

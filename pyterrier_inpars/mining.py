@@ -73,8 +73,7 @@ class NegativeMiner(Stage):
             whose texts are joined by spaces for the comparison with the source document.
         verbose: Whether to show a progress bar.
 
-    The counts below add up over all calls. Ray workers count in copies, so the counts of the
-    original stay 0.
+    The counts below add up over all calls. `distributed` adds the counts of its workers.
 
     Attributes:
         seen: Number of queries processed so far.
@@ -88,6 +87,7 @@ class NegativeMiner(Stage):
     """
 
     schematic = {"label": "NegativeMiner", "help_url": None}
+    _counters = ("seen", "dropped", "without_text")
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 import pytest
 import tiny_llm
 from hypothesis import given
@@ -20,7 +21,15 @@ from hypothesis import strategies as st
 from writer import SETTINGS, Writer, corpus, files, rows
 from writer import index as local
 
-from pyterrier_inpars import CopyFilter, QueryGenerator, ScoreFilter, distributed
+from pyterrier_inpars import (
+    CopyFilter,
+    LengthFilter,
+    NegativeMiner,
+    QueryGenerator,
+    RoundTripFilter,
+    ScoreFilter,
+    distributed,
+)
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import Stage
 from pyterrier_inpars.queries._manifest import stored_documents
@@ -162,6 +171,41 @@ def test_several_text_fields_are_joined_as_the_generator_does():
     assert part.documents == [("0", "a b"), ("1", "c")]
     with pytest.raises(ValueError, match="body must be a string, but is 7 .* docno '0'"):
         list(distributed._batches([{"docno": "0", "body": 7}], 4, "body", ResumeState("any")))
+
+
+@pytest.fixture(scope="module")
+def bm25(tmp_path_factory):
+    pisa = pytest.importorskip("pyterrier_pisa")
+    index = pisa.PisaIndex(str(tmp_path_factory.mktemp("pisa") / "index"), text_field="text")
+    index.index({"docno": str(n), "text": " ".join(TEXTS[n])} for n in range(len(TEXTS)))
+    return index.bm25(k1=1.1, num_results=7)
+
+
+TEXTS = [tuple(np.roll(tiny_llm.WORDS, n)[: 3 + n % 4]) for n in range(40)]
+
+
+def text_queries():
+    """Two words of each document; BM25 ranks some of the documents first."""
+    data = [(f"q{n}", f"{t[0]} {t[-1]}", str(n), " ".join(t)) for n, t in enumerate(TEXTS)]
+    return pd.DataFrame(data, columns=["qid", "query", "docno", "text"])
+
+
+def test_open_indexes_of_pisa_are_opened_again(bm25):
+    ray = pytest.importorskip("ray")
+    queries = text_queries()
+    stage = RoundTripFilter(bm25, 2)
+    expected = stage(queries)
+    again = ray.cloudpickle.loads(distributed._dumps(ray, stage))
+    assert again.retriever is not bm25 and repr(again) == repr(stage)
+    pd.testing.assert_frame_equal(again(queries), expected)
+    assert 0 < len(expected) < len(queries)
+
+
+def test_what_cannot_be_sent_is_an_error_that_shows_what_to_write():
+    ray = pytest.importorskip("ray")
+    stage = pt.apply.generic(lambda inp: inp, transform_outputs=threading.Lock().acquire)
+    with pytest.raises(TypeError, match=r"cannot be sent to the workers \(.*lock.*\): .* lambda: "):
+        distributed._dumps(ray, stage)
 
 
 # On a cluster
@@ -406,6 +450,26 @@ def test_transform_keeps_queries_together_and_in_order(ray):
     with pytest.raises(ValueError, match="compares all queries") as error:
         distributed.transform(CopyFilter() >> ScoreFilter(3), pd.DataFrame(rows(3)), workers=1)
     assert "queries 'q0' to 'q2'" in str(error.value.__cause__)
+
+
+@pytest.mark.slow
+def test_counts_are_those_of_all_workers(tmp_path, ray, bm25):
+    queries = text_queries()
+
+    def pipeline():
+        texts = dict(zip(queries["docno"], queries["text"], strict=True))
+        return RoundTripFilter(bm25, 2) >> NegativeMiner(
+            bm25, depth=3, texts=pt.apply.text(lambda row: texts[row["docno"]])
+        )
+
+    there, here = pipeline(), pipeline()
+    made = distributed.transform(there, queries, batch_size=7, workers=2)
+    pd.testing.assert_frame_equal(made, here(queries))
+    counts = [(stage.seen, stage.dropped) for stage in here]
+    assert [(stage.seen, stage.dropped) for stage in there] == counts and counts[0][1] > 0
+    stage = LengthFilter(5)
+    index(tmp_path / "ray", corpus(20), Writer([2, 0, 1]) >> stage, workers=2)
+    assert (stage.seen, stage.dropped) == (20, 20)  # each query has four words
 
 
 # Lost machines
