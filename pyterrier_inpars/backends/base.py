@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -206,6 +206,31 @@ class Backend(Protocol):
 
         They must be JSON-serializable. Package versions are under the key ``versions``, and a
         context smaller than the model's is under the key ``context``.
+        """
+
+
+class StreamingBackend(Backend, Protocol):
+    """A `Backend` that also returns each answer when it is there, as remote runtimes do.
+
+    An interrupted ``SyntheticQueries.index()`` keeps every answer of such a backend.
+    """
+
+    def stream(
+        self,
+        prompts: Sequence[str | Messages],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling,
+        num_samples: int,
+        seeds: Sequence[int],
+        stop: Sequence[str] = (NEWLINE,),
+        schema: Mapping[str, Any] | None = None,
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Completes prompts; for the arguments and errors, see `Backend.complete`.
+
+        Yields:
+            The number of a prompt and its ``num_samples`` completions, in the order in which the
+            answers arrive.
         """
 
 
