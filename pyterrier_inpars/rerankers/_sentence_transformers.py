@@ -17,6 +17,10 @@ CHARACTERS = 4
 """Approximate characters per token, for sorting texts by length before they are tokenized."""
 
 
+GENERATIVE = ("text-generation", "any-to-any")
+"""Tasks of sentence-transformers whose scores are logits of the last token."""
+
+
 class SentenceTransformersReranker(Reranker):
     """A reranker whose network is one of sentence-transformers."""
 
@@ -31,19 +35,21 @@ class SentenceTransformersReranker(Reranker):
             **self._source,
             **options,
         )
-        self._own_limit = network.max_seq_length
+        pad_after_text(network)
         pad_for_device(network)
+        self._own_limit = network.max_seq_length
         return network
 
     def _adapt(self, network: Any) -> None:
-        if self.max_length is not None:
-            positions = getattr(network.config, "max_position_embeddings", self.max_length)
-            if 0 < positions < self.max_length:
-                raise ValueError(
-                    f"max_length={self.max_length} is more than the {positions} positions of "
-                    f"{str(self.model)!r}"
-                )
-        limit = self._own_limit if self.max_length is None else self.max_length
+        limit, positions = self.max_length, number_of_positions(network)
+        if limit is None:
+            limit = self._own_limit
+            if limit is not None and limit > positions:
+                limit = int(positions)
+        elif limit > positions:
+            raise ValueError(
+                f"max_length={limit} is more than the {positions} positions of {str(self.model)!r}"
+            )
         if network.max_seq_length != limit:
             network.max_seq_length = limit
 
@@ -54,6 +60,50 @@ class SentenceTransformersReranker(Reranker):
 
     def _write(self, path: str) -> None:
         self.network.save_pretrained(path, create_model_card=False)
+
+
+def number_of_positions(network: Any) -> float:
+    """Returns the maximum number of tokens of an input by the network's position embeddings.
+
+    Infinite for a network without any. Models of the RoBERTa family number positions from the one
+    after the padding token's, so that ``max_position_embeddings`` is more than they can read.
+    """
+    positions = getattr(network.config, "max_position_embeddings", None) or 0
+    limits = [positions] if positions > 0 else []
+    for name, layer in network.named_modules():
+        padding = getattr(layer, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            limits.append(layer.num_embeddings - padding - 1)
+    return min(limits, default=np.inf)
+
+
+def pad_after_text(network: Any) -> None:
+    """Makes all tokenizers of a network pad on the right, so that no score depends on its batch.
+
+    On the left, padding would shift the absolute positions of the text. A language model whose
+    scores are logits of the last position keeps the left. A tokenizer without a padding token gets
+    one, which the attention mask hides.
+    """
+    from sentence_transformers.base.modules import Transformer
+
+    for part in network.modules():
+        if not isinstance(part, Transformer) or part.tokenizer is None:
+            continue
+        if part.transformer_task not in GENERATIVE:
+            part.tokenizer.padding_side = "right"
+        if part.tokenizer.pad_token is None:
+            part.tokenizer.pad_token = _unused_at_the_end(part.tokenizer)
+        config = part.model.config.get_text_config()
+        if config.pad_token_id is None or hasattr(part.model, "score"):
+            # The head of a decoder reads the last token that is not padding.
+            config.pad_token_id = part.tokenizer.pad_token_id
+
+
+def _unused_at_the_end(tokenizer: Any) -> str:
+    """Returns a special token to pad with: the end token, unless the tokenizer appends it."""
+    tokens = [tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token]
+    last = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])[-1:]
+    return next((token for token in tokens if token and token not in last), tokenizer.eos_token)
 
 
 def pad_for_device(network: Any) -> None:

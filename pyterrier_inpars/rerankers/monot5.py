@@ -181,7 +181,9 @@ class MonoT5(Reranker):
         import torch
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(self._name, **self._source)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            self._name, padding_side="right", truncation_side="right", **self._source
+        )
         self._saved = read_json(self._name, SETTINGS_FILE, self.revision) or {}
         network = AutoModelForSeq2SeqLM.from_pretrained(
             self._name, dtype=torch.float32, **self._source
