@@ -30,7 +30,7 @@ from pyterrier_inpars.training._finite import check_weights
 from pyterrier_inpars.training._names import check_names
 from pyterrier_inpars.training.examples import check_examples, check_qrels, hold_out, with_labels
 from pyterrier_inpars.training.lora import lora_config
-from pyterrier_inpars.training.losses import DISTILLATION, LOSSES
+from pyterrier_inpars.training.losses import LOSSES, UNLABELLED
 from pyterrier_inpars.training.options import OWN_OPTIONS, TrainingOptions
 from pyterrier_inpars.training.provenance import (
     TRAINING_FILE,
@@ -394,7 +394,8 @@ class Reranker(Stage, pt.Estimator):
         Args:
             examples: Frame ``qid, query, docno, text, label``, one row per pair; ``label`` is 1 for
                 a relevant document and 0 for a negative. Losses that learn from a teacher also read
-                ``score``; ``"distillation"`` reads ``label`` only if queries are held out.
+                ``score``; ``"distillation"`` and ``"adr_mse"`` read ``label`` only if queries are
+                held out.
             qrels: Frame ``qid, docno, label``, from which the labels of ``examples`` are taken: 1
                 for pairs with a label above 0, and 0 for all others. ``None`` for the column
                 ``label`` of ``examples``.
@@ -422,7 +423,7 @@ class Reranker(Stage, pt.Estimator):
         options = self.training_options
         lora_config(options.lora)  # a missing package is reported before the network is loaded
         holds_out = validation is None and not (options.patience is options.held_out is None)
-        labelled = options.loss != DISTILLATION or holds_out
+        labelled = options.loss not in UNLABELLED or holds_out
         check_columns(examples, *self._required_columns(), context=self)
         if labelled:
             examples = self._labelled(examples, qrels)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._stage import check_columns, check_strings
-from pyterrier_inpars.training.losses import DISTILLATION, FROM_TEACHER
+from pyterrier_inpars.training.losses import FROM_TEACHER, UNLABELLED
 
 
 class Group(NamedTuple):
@@ -77,13 +77,13 @@ class Listing(NamedTuple):
 def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing]:
     """Returns the lists that a loss learns from.
 
-    For ``"distillation"`` a list is all rows of a qid; for the other losses it is one positive,
-    followed by all negatives of its qid. Lists of one document are dropped, as they have no order
-    to learn.
+    For the losses of ``UNLABELLED`` a list is all rows of a qid; for the other losses it is one
+    positive, followed by all negatives of its qid. Lists of one document are dropped, as they have
+    no order to learn.
 
     Args:
         examples: Frame ``qid, query`` and the texts, with ``score`` for a loss that learns from a
-            teacher, and ``label`` for all but ``"distillation"``.
+            teacher, and ``label`` for all but ``UNLABELLED``.
         text_field: Column with the texts.
         loss: One of ``losses.LOSSES``.
 
@@ -94,7 +94,7 @@ def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing
     if target == "score":
         check_teacher(examples, loss)
     examples = examples.assign(**{target: examples[target].astype(float)})
-    if loss == DISTILLATION:
+    if loss in UNLABELLED:
         found = [
             Listing(rows["query"].iloc[0], rows[text_field].tolist(), rows["score"].tolist())
             for _, rows in examples.groupby("qid", sort=False)
@@ -108,7 +108,7 @@ def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing
         ]
     found = [row for row in found if len(row.texts) > 1]
     if not found:
-        needed = "two documents" if loss == DISTILLATION else "a positive and a negative"
+        needed = "two documents" if loss in UNLABELLED else "a positive and a negative"
         raise ValueError(f"no qid has {needed}, which loss={loss!r} needs: mine negatives first")
     return found
 

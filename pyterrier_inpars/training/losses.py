@@ -3,8 +3,8 @@
 A list is a query with some of its documents. For a batch of lists, ``scores`` and ``targets`` are
 float tensors of shape (lists, longest list). Shorter lists are padded: there ``targets`` is NaN and
 ``scores`` is any finite number. ``targets`` are labels (1 for the positive, 0 for negatives) or the
-scores of a teacher. All losses except ``distillation`` expect the positive first. Shapes do not
-depend on values, because an XLA device would compile a program for each shape.
+scores of a teacher. ``pairwise``, ``listwise`` and ``margin_mse`` expect the positive first. Shapes
+do not depend on values, because an XLA device would compile a program for each shape.
 
 Which loss for which data:
 
@@ -14,18 +14,22 @@ loss               examples                                            minimizes
 ``pointwise``      pairs with labels                                   error of each label by itself
 ``pairwise``       positives and negatives of a qid                    wrongly ordered pairs
 ``listwise``       positives and negatives of a qid                    rank of the positive
+``lambda_loss``    positives and negatives of a qid                    a bound of 1 - nDCG
 ``margin_mse``     the same, with the scores of a teacher              error of the score margin
 ``distillation``   any documents of a qid, with the scores of a        difference between the score
                    teacher; labels are not needed                      distributions
+``adr_mse``        the same                                            error of the ranks
 =================  ==================================================  ============================
 
 ``pointwise`` repeats the positives to the number of the negatives (``examples.balanced``).
-A bi-encoder has ``in_batch`` instead of the first three, which needs positives only.
+A bi-encoder has ``in_batch`` instead of the first four, which needs positives only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,24 +37,38 @@ if TYPE_CHECKING:
 
 POINTWISE = "pointwise"
 DISTILLATION = "distillation"
-FROM_TEACHER = ("margin_mse", DISTILLATION)
+UNLABELLED = (DISTILLATION, "adr_mse")
+"""Losses that learn from all documents of a query and read no labels."""
+FROM_TEACHER = ("margin_mse", *UNLABELLED)
 """Losses that learn from the scores of a teacher."""
-LOSSES = (POINTWISE, "pairwise", "listwise", *FROM_TEACHER)
+LOSSES = (POINTWISE, "pairwise", "listwise", "lambda_loss", *FROM_TEACHER)
 """Losses of rerankers that read query and document together."""
 ALIASES = {"binary": POINTWISE}
 """Other names of losses."""
 
 
-def list_loss(loss: str, temperature: float = 1.0) -> Callable[..., torch.Tensor]:
+def list_loss(
+    loss: str, temperature: float = 1.0, teacher_temperature: float | None = None
+) -> Callable[..., torch.Tensor]:
     """Returns a loss over lists by its name, as a function of ``scores`` and ``targets``.
 
     Args:
-        loss: ``"pairwise"``, ``"listwise"``, ``"margin_mse"`` or ``"distillation"``.
+        loss: One of ``LOSSES`` except ``"pointwise"``.
         temperature: Temperature of ``"distillation"``.
+        teacher_temperature: Temperature of the teacher in ``"distillation"``; ``None`` for the
+            same.
     """
     if loss == DISTILLATION:
-        return lambda scores, targets: distillation(scores, targets, temperature)
-    return {"pairwise": pairwise, "listwise": listwise, "margin_mse": margin_mse}[loss]
+        return partial(
+            distillation, temperature=temperature, teacher_temperature=teacher_temperature
+        )
+    return {
+        "pairwise": pairwise,
+        "listwise": listwise,
+        "lambda_loss": lambda_loss,
+        "margin_mse": margin_mse,
+        "adr_mse": adr_mse,
+    }[loss]
 
 
 def pairwise(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -89,6 +107,48 @@ def listwise(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return -scores.log_softmax(dim=1)[:, 0].mean()
 
 
+def lambda_loss(scores: torch.Tensor, targets: torch.Tensor, mu: float = 10.0) -> torch.Tensor:
+    """Returns the logistic loss of pairs, weighted by what swapping them changes in nDCG.
+
+    It is NDCG-Loss2++ of LambdaLoss (Wang et al. 2018, "The LambdaLoss Framework for Ranking Metric
+    Optimization", section 4.4), in bits: unlike in ``pairwise``, a pair counts for as much as its
+    order matters to nDCG.
+
+    Args:
+        scores: Scores of the documents, (lists, longest list), in any order.
+        targets: Labels of at least 0 in the same order, NaN where a list has no document.
+        mu: Weight of NDCG-Loss2, beside the weight of 1 of LambdaRank.
+
+    Returns:
+        A scalar, the mean over the pairs of documents with different labels.
+    """
+    import torch
+
+    absent = targets.isnan()
+    gains = (2 ** targets.masked_fill(absent, 0.0)) - 1
+    places = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+    discount = 1 / torch.log2(places + 1.0)
+    best = (gains.sort(dim=1, descending=True)[0] * discount).sum(dim=1, keepdim=True)
+    scores, order = scores.masked_fill(absent, -float("inf")).sort(
+        dim=1, descending=True, stable=True
+    )
+    gains = (gains / best.clamp(min=1e-10)).gather(1, order)
+    targets = targets.gather(1, order)
+    apart = (places[:, None] - places).abs()
+    step = (1 / torch.log2(apart.clamp(min=1) + 1.0) - 1 / torch.log2(apart + 2.0)).abs()
+    weights = mu * step + (discount[:, None] - discount).abs()
+    weights = weights * (gains[:, :, None] - gains[:, None, :]).abs()
+    better = targets[:, :, None] > targets[:, None, :]  # False where one is NaN
+    margins = (scores[:, :, None] - scores[:, None, :]).masked_fill(~better, 0.0)
+    terms = (weights * _bits(margins)).masked_fill(~better, 0.0)
+    return terms.sum() / better.sum().clamp(min=1)
+
+
+def _bits(margins: torch.Tensor) -> torch.Tensor:
+    """Returns ``log2(1 + exp(-margin))`` of each margin."""
+    return (-margins).logaddexp(margins.new_zeros(())) / math.log(2)
+
+
 def margin_mse(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Returns the squared error of the margin positive - negative to the teacher's, over pairs.
 
@@ -108,30 +168,63 @@ def margin_mse(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def distillation(
-    scores: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
+    scores: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    teacher_temperature: float | None = None,
 ) -> torch.Tensor:
     """Returns the Kullback-Leibler divergence of the student's softmax from the teacher's.
 
-    It learns the teacher's whole ranking of each list, and needs no labels. Both scores are divided
-    by the temperature, and the loss is multiplied by its square, which keeps the size of the
-    gradients (Hinton et al. 2015, arXiv 1503.02531, section 2).
+    It learns the teacher's whole ranking of each list, and needs no labels. Scores are divided by a
+    temperature, and the loss is multiplied by the square of the student's, which keeps the size of
+    the gradients (Hinton et al. 2015, arXiv 1503.02531, section 2).
 
     Args:
         scores: Scores of the documents, (lists, longest list), in any order.
         targets: Scores of the teacher in the same order, NaN where a list has no document.
         temperature: Temperature of both distributions, above 0. A higher one gives more weight to
             the order of low-scored documents.
+        teacher_temperature: Temperature of the teacher's distribution, if it is another one.
 
     Returns:
         A scalar, the mean over lists.
     """
     absent = targets.isnan()
     student, teacher = (
-        (values / temperature).masked_fill(absent, -float("inf")).log_softmax(dim=1)
-        for values in (scores, targets)
+        (values / divisor).masked_fill(absent, -float("inf")).log_softmax(dim=1)
+        for values, divisor in (
+            (scores, temperature),
+            (targets, temperature if teacher_temperature is None else teacher_temperature),
+        )
     )
     terms = teacher.exp() * (teacher - student).masked_fill(absent, 0.0)
     return terms.sum(dim=1).mean() * temperature**2
+
+
+def adr_mse(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Returns the discounted squared error of the student's ranks to the teacher's.
+
+    The student's ranks are approximated by sigmoids, so that they have gradients. It reads the
+    order of the teacher's scores and not their size, so it suits a teacher that only ranks, such as
+    an LLM. Schlatt et al. 2024, "Rank-DistiLLM", arXiv 2405.07920, section 3.2 (ADR-MSE).
+
+    Args:
+        scores: Scores of the documents, (lists, longest list), in any order.
+        targets: Scores of the teacher in the same order, NaN where a list has no document. Equal
+            scores share the mean of their ranks.
+
+    Returns:
+        A scalar, the mean over documents.
+    """
+    present = ~targets.isnan()
+    others = present[:, None, :]
+    above = (scores[:, None, :] - scores[:, :, None]).sigmoid() * others
+    ranks = 0.5 + above.sum(dim=2)  # each document adds a half to its own rank
+    higher = (targets[:, None, :] > targets[:, :, None]).sum(dim=2)
+    equal = (targets[:, None, :] == targets[:, :, None]).sum(dim=2)
+    wanted = higher + (equal + 1) / 2
+    terms = (wanted - ranks).square() / (wanted + 1).log2()
+    return terms.masked_fill(~present, 0.0).sum() / present.sum()
 
 
 def _mean_of_pairs(terms: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

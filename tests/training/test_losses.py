@@ -25,10 +25,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*without a scoring head", "ignore:The inplace keyword"),
 ]
 
-ON_LISTS = ["pairwise", "listwise", "margin_mse", "distillation"]
+ON_LISTS = ["pairwise", "listwise", "lambda_loss", "margin_mse", "distillation", "adr_mse"]
+UNLABELLED = ["distillation", "adr_mse"]
 CASES = [
     *((cls, loss) for cls in (MonoT5, CrossEncoder) for loss in ("pointwise", *ON_LISTS)),
-    *((BiEncoder, loss) for loss in ("margin_mse", "distillation")),
+    *((BiEncoder, loss) for loss in ("margin_mse", *UNLABELLED)),
 ]
 ONE_STEP = {
     "max_steps": 1,
@@ -78,8 +79,13 @@ def examples() -> pd.DataFrame:
 def written_out(loss: str, rows: pd.DataFrame, scores: list, temperature: float = 1.0):
     """A loss by its formula: ``scores`` are those of the rows, numbers or tensors of one.
 
-    The losses over pairs are the mean of all pairs, those over lists the mean of the lists.
+    The losses over pairs are the mean of all pairs, those over lists the mean of the lists, and
+    ``adr_mse`` the mean of all documents.
     """
+    if loss == "lambda_loss":
+        return lambda_loss(rows, scores)
+    if loss == "adr_mse":
+        return adr_mse(rows, scores)
     terms = []
     rows = rows.reset_index(drop=True)
     for _, own in rows.groupby("qid", sort=False):
@@ -106,6 +112,44 @@ def written_out(loss: str, rows: pd.DataFrame, scores: list, temperature: float 
                 )
                 * temperature**2
             )
+    return sum(terms) / len(terms)
+
+
+def lambda_loss(rows: pd.DataFrame, scores: list, mu: float = 10.0) -> torch.Tensor:
+    """NDCG-Loss2++ of Wang et al. 2018 for lists of a positive and its negatives.
+
+    As there is one document of gain 1 in a list, the best DCG is 1.
+    """
+    terms = []
+    rows, numbers = rows.reset_index(drop=True), [float(s.detach()) for s in scores]
+    for _, own in rows.groupby("qid", sort=False):
+        negatives = own.index[own["label"] == 0]
+        for positive in own.index[own["label"] == 1]:
+            ranked = sorted([positive, *negatives], key=lambda i: -numbers[i])
+            rank = {document: i + 1 for i, document in enumerate(ranked)}
+
+            def gain(i: int) -> float:
+                return 1 / math.log2(1 + i)
+
+            for negative in negatives:
+                apart = abs(rank[positive] - rank[negative])
+                weight = mu * (gain(apart) - gain(apart + 1))
+                weight += abs(gain(rank[positive]) - gain(rank[negative]))
+                terms.append(
+                    weight * torch.log2(1 + torch.exp(scores[negative] - scores[positive]))
+                )
+    return sum(terms) / len(terms)
+
+
+def adr_mse(rows: pd.DataFrame, scores: list) -> torch.Tensor:
+    """ADR-MSE of Schlatt et al. 2024, with the mean rank for equal scores of the teacher."""
+    terms = []
+    rows = rows.reset_index(drop=True)
+    ranks = rows.groupby("qid")["score"].rank(ascending=False)
+    for _, own in rows.groupby("qid", sort=False):
+        for i in own.index:
+            above = sum(torch.sigmoid(scores[j] - scores[i]) for j in own.index if j != i)
+            terms.append((ranks[i] - 1 - above) ** 2 / math.log2(1 + ranks[i]))
     return sum(terms) / len(terms)
 
 
@@ -244,7 +288,9 @@ class TestObjectives:
         expected = written_out(loss, rows, list(plain), temperature)
         expected.backward()
         flat = torch.tensor(rows["given"].to_numpy(), requires_grad=True)
-        targets = padded([[teacher for _, teacher in own] for own in lists]).double()
+        column = "label" if loss == "lambda_loss" else "score"
+        targets = padded([own[column].astype(float).tolist() for _, own in rows.groupby("qid")])
+        targets = targets.double()
         value = list_loss(loss, temperature)(spread(flat, targets), targets)
         value.backward()
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)
@@ -260,10 +306,13 @@ class TestObjectives:
     def test_scores_far_apart_do_not_overflow(self, loss):
         """Neither value nor gradient overflows where a network is very sure and wrong."""
         scores = torch.tensor([[-500.0, 500.0, 0.0]], requires_grad=True)
-        targets = torch.tensor([[400.0, -400.0, float("nan")]])
+        sure = [1.0, 0.0] if loss == "lambda_loss" else [400.0, -400.0]
+        targets = torch.tensor([[*sure, float("nan")]])
         value = list_loss(loss)(scores, targets)
         value.backward()
-        assert value.isfinite() and value > 100
+        # the ranks of two documents are wrong by 1, and the second counts for 1 / log2(3)
+        expected = 0.5 * (1 + 1 / math.log2(3)) if loss == "adr_mse" else 100
+        assert value.isfinite() and value > expected - 1e-6
         assert scores.grad.isfinite().all() and scores.grad[0, 2] == 0
 
     def test_loss_of_a_perfect_student_is_zero(self):
@@ -275,15 +324,19 @@ class TestObjectives:
 class TestSentenceTransformers:
     """The losses over lists against those of sentence-transformers, on one network."""
 
-    @pytest.mark.parametrize("loss", ["listwise", "pairwise"])
+    @pytest.mark.parametrize("loss", ["listwise", "pairwise", "lambda_loss", "adr_mse"])
     def test_same_value_and_gradient(self, models, examples, loss):
         from sentence_transformers.cross_encoder import losses
+
+        modules = {"lambda_loss": losses.LambdaLoss, "adr_mse": losses.ADRMSELoss}
 
         reranker = CrossEncoder(models[CrossEncoder], dtype="float32")
         network, lists = reranker.network, listings(examples, "text", loss)
         inputs = [[row.query for row in lists], [row.texts for row in lists]]
         if loss == "listwise":  # the softmax of labels 100 and 0 is 1 and 0
             oracle, factor = losses.ListNetLoss(network), 100
+        elif loss in modules:
+            oracle, factor = modules[loss](network), 1
         else:
             oracle, factor = losses.RankNetLoss(network, reduction_log="natural"), 1
         score = functools.partial(reranker._list_scores, at_once=False)
@@ -303,7 +356,7 @@ class TestSentenceTransformers:
 
 class TestTeacher:
     @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder, BiEncoder])
-    @pytest.mark.parametrize("loss", ["margin_mse", "distillation"])
+    @pytest.mark.parametrize("loss", ["margin_mse", *UNLABELLED])
     def test_missing_scores_of_a_teacher(self, models, examples, cls, loss):
         reranker = cls(models[cls], training=ONE_STEP | {"loss": loss})
         error = f"loss='{loss}' learns from the scores of a teacher.* no column 'score'"
@@ -369,7 +422,7 @@ class TestLists:
     @pytest.mark.parametrize(("cls", "loss"), [case for case in CASES if case[1] != "pointwise"])
     def test_no_list_to_learn_from(self, models, examples, cls, loss):
         apart = examples.assign(qid=examples["docno"])
-        needed = "two documents" if loss == "distillation" else "a positive and a negative"
+        needed = "two documents" if loss in UNLABELLED else "a positive and a negative"
         with pytest.raises(ValueError, match=f"no qid has {needed}, which loss='{loss}' needs"):
             cls(models[cls], training={"loss": loss}).fit(apart)
 
@@ -385,7 +438,7 @@ class TestLists:
         alone = pd.DataFrame([("q9", "what", "d9", "a river", 1, 1.0)], columns=examples.columns)
         reranker = cls(models[cls], training=ONE_STEP | {"loss": loss} | training)
         reranker.fit(pd.concat([examples, alone], ignore_index=True))
-        assert reranker.history[-1]["step"] == (2 if loss == "distillation" else 3)
+        assert reranker.history[-1]["step"] == (2 if loss in UNLABELLED else 3)
 
     def test_batches_are_of_similar_length(self):
         """Every list once an epoch, the longest first, and neighbours of like length together."""
