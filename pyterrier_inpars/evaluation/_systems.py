@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import pyterrier as pt
@@ -20,8 +20,8 @@ from pyterrier_inpars.training.examples import check_qrels
 FEW = 50
 """Number of queries below which intervals are wide."""
 
-System = pt.Transformer | pd.DataFrame
-Systems = Sequence[System] | Mapping[str, System]
+System: TypeAlias = pt.Transformer | pd.DataFrame
+Systems: TypeAlias = Sequence[System] | Mapping[str, System]
 
 
 def named(systems: Systems, names: Sequence[str] | None = None) -> dict[str, System]:
@@ -92,7 +92,7 @@ def run_systems(
         ValueError: A system returns nothing, or its results lack a column; the error names it.
     """
     topics = topics[["qid", "query"]]
-    stages = {
+    stages: dict[str, tuple[pt.Transformer, ...]] = {
         name: tuple(system) if isinstance(system, pt.Compose) else (system,)
         for name, system in systems.items()
         if not isinstance(system, pd.DataFrame)

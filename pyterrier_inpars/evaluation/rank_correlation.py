@@ -43,10 +43,10 @@ def tau_ap(estimated: Sequence[float], true: Sequence[float]) -> float:
     Raises:
         ValueError: As in `kendall_tau`.
     """
-    estimated, true = _checked(estimated, true)
+    ours, truth = _checked(estimated, true)
     total = 0.0
-    for value in np.unique(estimated):
-        above, tied = true[estimated > value], true[estimated == value]
+    for value in np.unique(ours):
+        above, tied = truth[ours > value], truth[ours == value]
         # Mean number of systems above the tied ones that are truly better; a true tie counts half.
         difference = above[:, None] - tied[None, :]
         better = ((difference > 0) + 0.5 * (difference == 0)).sum() / len(tied)
@@ -54,7 +54,7 @@ def tau_ap(estimated: Sequence[float], true: Sequence[float]) -> float:
         for before in range(len(tied)):
             if len(above) + before:
                 total += (better + before / 2) / (len(above) + before)
-    return 2 * total / (len(true) - 1) - 1
+    return 2 * total / (len(truth) - 1) - 1
 
 
 def _checked(estimated: Sequence[float], true: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

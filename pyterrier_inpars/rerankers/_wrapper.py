@@ -1,4 +1,4 @@
-"""Base class of the stages that apply another reranker."""
+"""Base class of the stages that apply other rerankers."""
 
 from __future__ import annotations
 
@@ -18,20 +18,29 @@ class RerankerWrapper(Stage):
     _own_columns: tuple[str, ...] = ()
 
     def _required_columns(self) -> list[str]:
-        first, *others = pt.inspect.transformer_inputs(self.reranker, strict=False) or [[]]
-        # A filter in the pipeline declares columns that it does not need as its first mode.
-        least = min(
-            (
-                mode
-                for mode in others
-                if set(mode) < set(first)
-                and pt.inspect.transformer_outputs(self.reranker, mode, strict=False) is not None
-            ),
-            key=len,
-            default=first,
-        )
-        return with_columns(self._own_columns, *least)
+        return with_columns(self._own_columns, *required_by(self.reranker))
 
     def _output_columns(self, columns: list[str]) -> list[str]:
-        given = pt.inspect.transformer_outputs(self.reranker, columns, strict=False) or columns
-        return with_columns([c for c in given if c not in ("score", "rank")], "score", "rank")
+        return scored(self.reranker, columns)
+
+
+def required_by(reranker: pt.Transformer) -> list[str]:
+    """Returns the columns that a reranker requires."""
+    first, *others = pt.inspect.transformer_inputs(reranker, strict=False) or [[]]
+    # A filter in the pipeline declares columns that it does not need as its first mode.
+    return min(
+        (
+            mode
+            for mode in others
+            if set(mode) < set(first)
+            and pt.inspect.transformer_outputs(reranker, mode, strict=False) is not None
+        ),
+        key=len,
+        default=first,
+    )
+
+
+def scored(reranker: pt.Transformer, columns: list[str]) -> list[str]:
+    """Returns the columns of a reranker's output, with ``score`` and ``rank`` at the end."""
+    given = pt.inspect.transformer_outputs(reranker, columns, strict=False) or columns
+    return with_columns([c for c in given if c not in ("score", "rank")], "score", "rank")

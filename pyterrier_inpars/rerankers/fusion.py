@@ -1,4 +1,4 @@
-"""Fusion of the scores of a first stage and a reranker."""
+"""Fusion of the scores of a first stage and several rerankers."""
 
 from __future__ import annotations
 
@@ -7,56 +7,227 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pyterrier as pt
+from ir_measures import Measure, nDCG
 
-from pyterrier_inpars._stage import as_numbers, check_strings, finite
-from pyterrier_inpars.rerankers._wrapper import RerankerWrapper
+from pyterrier_inpars._retrieval import applied, check_retriever
+from pyterrier_inpars._stage import (
+    Stage,
+    as_numbers,
+    check_columns,
+    check_strings,
+    finite,
+    with_columns,
+)
+from pyterrier_inpars.queries.artifact import SyntheticQueries
+from pyterrier_inpars.queries.topics import topics_and_qrels
+from pyterrier_inpars.rerankers._weight_search import search_weights
+from pyterrier_inpars.rerankers._wrapper import required_by, scored
+from pyterrier_inpars.training.examples import check_qrels
+
+_KEYS = ["qid", "docno"]
 
 
-class ScoreFusion(RerankerWrapper):
+class ScoreFusion(Stage, pt.Estimator):
     """Reranks by score fusion: a weighted sum of z-scored first-stage and reranker scores.
 
-    Each of the two scores is standardized to mean 0 and standard deviation 1 (z-score) over the
+    The scores of each are standardized to mean 0 and standard deviation 1 (z-score) over the
     documents of a query, which makes their scales comparable. If all scores of a query are equal,
     their z-scores are 0::
 
         bm25 % 100 >> text >> ScoreFusion(BiEncoder(model))
+        bm25 % 100 >> text >> ScoreFusion([BiEncoder(model), monot5], weights=(1, 2, 1))
 
-    Requires the columns ``qid``, ``docno``, ``score`` (number) and those of the reranker. Each
-    ``docno`` may occur once per ``qid``. Returns the columns and the row order of the reranker,
-    with new ``score`` and ``rank``.
+    Weights can be set by labels, with `fit`, or by synthetic queries, with `tune`::
+
+        (bm25 % 100 >> text >> fusion).fit(topics, qrels)
+        fusion.tune(queries, bm25 % 100 >> text)
+
+    ``pt.GridScan`` can vary ``weights``, too. A reranker whose weight is 0 is not applied.
+
+    Requires the columns ``qid``, ``docno``, ``score`` (number) and those of the rerankers. Each
+    ``docno`` may occur once per ``qid``. Returns the columns and the row order of the first
+    reranker, with new ``score`` and ``rank``.
 
     Args:
-        reranker: Transformer that scores results, or a pipeline that ends with one. Documents that
-            it drops are missing from the output, too.
-        weights: Weights of the first-stage score and of the reranker score.
+        rerankers: Transformer that scores results, or a pipeline that ends with one; or a list of
+            them, each of which gets the results of the first stage. Documents that one of them
+            drops are missing from the output, too.
+        weights: Weights of the first-stage score and of each reranker's score. ``None``: 1 for
+            each.
+
+    Attributes:
+        rerankers: List of the rerankers.
+        weights: Weights of the first-stage score and of each reranker's score.
+        tuning: Weights that `fit` or `tune` tried, best first: a frame with ``weights``, their
+            value of the measure, and ``components``, the number of weights above 0; or ``None``.
 
     Raises:
-        ValueError: The weights are not two finite numbers, a score is not a finite number, or a
-            document occurs twice for a query.
+        TypeError: A reranker is not a transformer.
+        ValueError: There are no rerankers, the weights are not one finite number for the first
+            stage and one for each reranker, a score is not a finite number, or a document occurs
+            twice for a query.
     """
 
     schematic = {"label": "ScoreFusion", "help_url": None}
-    _own_columns = ("qid", "docno", "score")
 
-    def __init__(self, reranker: pt.Transformer, weights: tuple[float, float] = (1.0, 1.0)):
-        self.reranker = reranker
-        if not isinstance(weights, Sequence) or len(weights) != 2:
-            raise ValueError(f"weights must be two numbers, not {weights!r}")
-        self.weights = tuple(finite("weights", weight) for weight in weights)
+    def __init__(
+        self,
+        rerankers: pt.Transformer | Sequence[pt.Transformer],
+        weights: Sequence[float] | None = None,
+    ):
+        self.rerankers: list[pt.Transformer] = (
+            [rerankers] if isinstance(rerankers, pt.Transformer) else list(rerankers)
+        )
+        if not self.rerankers:
+            raise ValueError("rerankers is empty: give one transformer or more")
+        for reranker in self.rerankers:
+            if not isinstance(reranker, pt.Transformer):
+                raise TypeError(
+                    f"a reranker must be a PyTerrier transformer, not {reranker!r:.200}"
+                )
+        self.weights = weights
+        self.tuning: pd.DataFrame | None = None
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weights of the first-stage score and of each reranker's score."""
+        return (1.0,) * (len(self.rerankers) + 1) if self._weights is None else self._weights
+
+    @weights.setter
+    def weights(self, weights: Sequence[float] | None) -> None:
+        number = len(self.rerankers) + 1
+        self._weights: tuple[float, ...] | None = None
+        if weights is None:
+            return
+        listed = isinstance(weights, list | tuple | np.ndarray)
+        if not listed or len(weights) != number:
+            raise ValueError(
+                f"weights must be {number} numbers, one for the first stage and one for each "
+                f"reranker, not {weights!r:.200}"
+            )
+        self._weights = tuple(finite("weights", weight) for weight in weights)
+
+    def _required_columns(self) -> list[str]:
+        needed = [column for reranker in self.rerankers for column in required_by(reranker)]
+        return with_columns((*_KEYS, "score"), *needed)
+
+    def _output_columns(self, columns: list[str]) -> list[str]:
+        if applied := self._applied():
+            return scored(self.rerankers[applied[0]], columns)
+        return with_columns([c for c in columns if c not in ("score", "rank")], "score", "rank")
+
+    def _applied(self) -> list[int]:
+        """Returns the numbers of the rerankers whose weight is not 0."""
+        return [n for n, weight in enumerate(self.weights[1:]) if weight]
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        keys = ["qid", "docno"]
-        check_strings(inp, *keys)
-        if (duplicate := inp.duplicated(keys)).any():
-            qid, docno = inp.loc[duplicate.idxmax(), keys]
-            raise ValueError(f"duplicate docno {docno!r} for qid {qid!r}: drop one of the rows")
-        first = inp[keys].assign(first=_z_scores(inp))
-        out = self.reranker.transform(inp).reset_index(drop=True)
-        own = _z_scores(out)
-        first = out[keys].merge(first, on=keys, how="left", validate="one_to_one")["first"]
-        total = self.weights[0] * first + self.weights[1] * own
+        applied = self._applied()
+        out, scores = self._scores(inp, applied)
+        weights = [self.weights[0], *(self.weights[1 + n] for n in applied)]
         out = out.drop(columns=["score", "rank"], errors="ignore")
-        return pt.model.add_ranks(out.assign(score=total))
+        return pt.model.add_ranks(out.assign(score=scores @ np.array(weights)))
+
+    def _scores(self, inp: pd.DataFrame, applied: Sequence[int]) -> tuple[pd.DataFrame, np.ndarray]:
+        """Scores results by the first stage and by some of the rerankers.
+
+        Returns:
+            The rows of the first of these rerankers, and an array with one row for each of them and
+            one column of z-scores for the first stage and for each of these rerankers.
+        """
+        check_strings(inp, *_KEYS)
+        if (duplicate := inp.duplicated(_KEYS)).any():
+            qid, docno = inp.loc[duplicate.idxmax(), _KEYS]
+            raise ValueError(f"duplicate docno {docno!r} for qid {qid!r}: drop one of the rows")
+        outputs = [self.rerankers[n].transform(inp).reset_index(drop=True) for n in applied]
+        out, *_ = [*outputs, inp]
+        table = out[_KEYS]
+        for number, results in enumerate([inp, *outputs]):
+            scores = results[_KEYS].assign(**{str(number): _z_scores(results)})
+            table = table.merge(scores, on=_KEYS, how="left", validate="one_to_one")
+        kept = table.notna().all(axis=1)
+        scores = table[kept].drop(columns=_KEYS).to_numpy(float)
+        return out[kept].reset_index(drop=True), scores
+
+    def fit(
+        self,
+        results: pd.DataFrame,
+        qrels: pd.DataFrame,
+        validation: pd.DataFrame | None = None,
+        validation_qrels: pd.DataFrame | None = None,
+        *,
+        measure: Measure = nDCG @ 10,
+    ) -> ScoreFusion:
+        """Sets the weights that rank labelled results best, alone or as a pipeline's last stage.
+
+        Each reranker scores the results once. Then all weights that sum to 1 on a grid are tried,
+        and equal weights. The grid has steps of 0.1, or wider ones with more than four scores or
+        many queries, so that the search takes seconds. Of equally good weights, those with the
+        fewest scores are taken.
+
+        Args:
+            results: Frame ``qid, docno, score`` and the columns of the rerankers.
+            qrels: Frame ``qid, docno, label``.
+            validation: Not used; for the signature of ``pt.Estimator``.
+            validation_qrels: Not used.
+            measure: Measure of ``ir_measures`` to maximize.
+
+        Returns:
+            This fusion; ``tuning`` has the value of all weights.
+
+        Raises:
+            pt.validate.InputValidationError: A column is missing.
+            ValueError: There are no results, or the qrels judge none of their queries.
+        """
+        check_columns(results, *self._required_columns(), context=self)
+        if not isinstance(measure, Measure):
+            raise TypeError(
+                f"measure must be one of ir_measures, such as nDCG @ 10, not {measure!r:.200}"
+            )
+        if qrels is None:
+            raise ValueError(
+                "fit needs qrels (qid, docno, label); without labels, use "
+                "tune(queries, candidates) with synthetic queries"
+            )
+        check_qrels(qrels)
+        rows = results[results["qid"].isin(qrels["qid"])].reset_index(drop=True)
+        if len(rows) == 0:
+            raise ValueError(
+                f"the qrels judge none of the queries of the {len(results):,} results: their qids "
+                "must be those of the results"
+            )
+        out, scores = self._scores(rows, range(len(self.rerankers)))
+        self.tuning = search_weights(out[_KEYS], scores, qrels, measure)
+        self.weights = self.tuning["weights"].iloc[0]
+        return self
+
+    def tune(
+        self,
+        queries: SyntheticQueries | pd.DataFrame,
+        candidates: pt.Transformer,
+        measure: Measure = nDCG @ 10,
+    ) -> ScoreFusion:
+        """Sets the weights that rank the source documents of synthetic queries best; see `fit`.
+
+        Synthetic queries repeat words of their documents and so favor the weight of a lexical first
+        stage: keep such queries out (`OverlapFilter`), and use other queries than those that the
+        rerankers were trained on (`evaluation.split`).
+
+        Args:
+            queries: Synthetic queries, as `SyntheticQueries` or a frame ``qid, query, docno``.
+            candidates: The pipeline before the fusion, such as ``bm25 % 100 >> text``.
+            measure: Measure of ``ir_measures`` to maximize.
+
+        Returns:
+            This fusion; ``tuning`` has the value of all weights.
+
+        Raises:
+            TypeError: ``candidates`` is not a transformer.
+            pt.validate.InputValidationError: A column is missing.
+            ValueError: There are no queries, or the candidates are none.
+        """
+        check_retriever(candidates)
+        topics, qrels = topics_and_qrels(queries)
+        return self.fit(applied(candidates, topics[["qid", "query"]]), qrels, measure=measure)
 
 
 def _z_scores(results: pd.DataFrame) -> pd.Series:

@@ -69,12 +69,14 @@ def test_scales_do_not_matter():
     np.testing.assert_allclose(sorted(found), sorted(again), atol=1e-9)
 
 
-def test_documents_that_the_reranker_drops_are_dropped():
+def test_documents_that_a_reranker_drops_are_dropped():
     inp = frame([("a", str(i), float(i), -float(i)) for i in range(6)])
-    out = ScoreFusion(Scores() % 4, (1, 0))(inp)
+    out = ScoreFusion(Scores() % 4, (1, 1e-9))(inp)
     assert sorted(out["docno"]) == list("0123")
     first = dict(zip(map(str, range(6)), z([float(i) for i in range(6)]), strict=True))
-    assert list(out["score"]) == pytest.approx([first[d] for d in out["docno"]])
+    assert list(out["score"]) == pytest.approx([first[d] for d in out["docno"]], abs=1e-6)
+    both = ScoreFusion([Scores(), Scores() % 4])(inp)
+    assert sorted(both["docno"]) == list("0123")
 
 
 def test_invalid_input():
