@@ -302,7 +302,7 @@ class TrainingRun:
         trainer.training_run = self
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(ResumeCallback(trainer))
-        trainer.add_callback(CountingCallback(self, rows))
+        trainer.add_callback(CountingCallback(self, trainer, rows))
         if self.options.patience is not None:
             trainer.add_callback(EarlyStoppingCallback(self.options.patience))
         return trainer
@@ -321,11 +321,13 @@ class TrainingRun:
         """
         check_weights(network, f"{self.diverged(step)}: it", REMEDY)
 
-    def count_examples(self, rows: int, max_steps: int, show: bool) -> None:
+    def count_examples(self, rows: int, batches: Any, max_steps: int, show: bool) -> None:
         """Records how many examples the run sees, and shows it on request.
 
         Args:
             rows: Examples of an epoch.
+            batches: Batches of a sentence-transformers trainer, which may hold fewer examples than
+                there is room for.
             max_steps: Steps of the run.
             show: Whether to print it.
         """
@@ -335,9 +337,11 @@ class TrainingRun:
             settings[name]
             for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
         )
-        epoch = math.ceil(math.ceil(rows / (size * devices)) / times)
-        epochs, rest = divmod(max_steps, epoch)
-        seen = epochs * rows + min(rows, rest * effective)
+        in_batch = hasattr(batches, "seen")
+        number = len(batches) if in_batch else math.ceil(rows / (size * devices))
+        epochs, rest = divmod(max_steps, math.ceil(number / times))
+        part = batches.seen(epochs, rest * times) if in_batch else min(rows, rest * effective)
+        seen = epochs * rows + part
         self.provenance["batches"] = {
             "steps": max_steps,
             "effective_batch": effective,
@@ -378,12 +382,13 @@ class TrainingRun:
 class CountingCallback(TrainerCallback):
     """Has a run count its examples once the trainer knows the number of steps."""
 
-    def __init__(self, run: TrainingRun, rows: int):
-        self.training_run, self.rows = run, rows
+    def __init__(self, run: TrainingRun, trainer: Any, rows: int):
+        self.training_run, self.trainer, self.rows = run, trainer, rows
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         show = self.training_run.verbose and args.process_index == 0
-        self.training_run.count_examples(self.rows, state.max_steps, show)
+        batches = self.trainer.batches
+        self.training_run.count_examples(self.rows, batches, state.max_steps, show)
 
 
 def _json_name(value: object) -> Any:
