@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from itertools import chain, cycle, islice
+from collections.abc import Iterator, Mapping
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -37,10 +37,12 @@ class BiEncoder(SentenceTransformersReranker):
     - ``"in_batch"`` (the default) is the softmax cross-entropy of a query's positive against the
       other documents of the batch: its own negatives, and the positives and negatives of the other
       queries (sentence-transformers' ``MultipleNegativesRankingLoss``). It needs positives only;
-      larger batches give more negatives. A batch spans all processes, and contains each text once,
-      so that no query has its own document among its negatives. If queries have different numbers
-      of negatives, those with fewer repeat their own up to the largest number; those without any
-      take negatives of other queries, which the loss includes anyway.
+      larger batches give more negatives. A batch spans all processes. No query has its own document
+      among its negatives: queries with the same text or with the same document are in different
+      batches, which are smaller if there is no other way to train on all examples. A negative that
+      several queries of a batch share counts several times. If queries have different numbers of
+      negatives, those with fewer repeat their own up to the largest number; those without any take
+      negatives of other queries, which the loss includes anyway.
     - ``"margin_mse"`` and ``"distillation"`` learn from the scores of a teacher in the column
       ``score``: the margin between a positive and a negative of its qid, or the distribution over
       all documents of a qid. See :mod:`pyterrier_inpars.training.losses`. A list stays in one
@@ -139,9 +141,9 @@ class BiEncoder(SentenceTransformersReranker):
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
         )
-        from sentence_transformers.base.training_args import BatchSamplers
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
+        from pyterrier_inpars.rerankers._in_batch import InBatchSampler
         from pyterrier_inpars.rerankers._list_training import ListLoss
 
         name = str(run.options.loss)
@@ -156,13 +158,12 @@ class BiEncoder(SentenceTransformersReranker):
             loss = ListLoss(self.network, self._list_scores, objective)
         query_prompt, document_prompt = self._prompts()
         prompts = {c: query_prompt if c == "query" else document_prompt for c in columns}
-        sampler = "NO_DUPLICATES" if name == IN_BATCH else "BATCH_SAMPLER"
         run.train(
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
             self.network,
             arguments={
-                "batch_sampler": BatchSamplers[sampler],
+                "batch_sampler": InBatchSampler if name == IN_BATCH else "batch_sampler",
                 "prompts": {column: prompt for column, prompt in prompts.items() if prompt},
             },
             train_dataset=Dataset.from_dict(columns),
@@ -173,10 +174,14 @@ class BiEncoder(SentenceTransformersReranker):
         """Returns query, positive, and as many negatives per query as the largest number."""
         rows = groups(examples, self.text_field)
         width = max(len(row.negatives) for row in rows)
-        others = cycle(chain.from_iterable(row.negatives for row in rows))
-        negatives = [
-            list(islice(cycle(row.negatives) if row.negatives else others, width)) for row in rows
-        ]
+        known = [text for row in rows for text in row.negatives]
+        others, distinct = cycle(known), set(known)
+        negatives = []
+        for row in rows:
+            texts: Iterator[str] = cycle(row.negatives) if row.negatives else others
+            if not row.negatives and distinct != {row.positive}:
+                texts = filter(row.positive.__ne__, others)
+            negatives.append(list(islice(texts, width)))
         columns = {"query": [row.query for row in rows], "positive": [row.positive for row in rows]}
         for i in range(width):
             columns[f"negative_{i + 1}"] = [row[i] for row in negatives]
