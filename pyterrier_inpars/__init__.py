@@ -20,6 +20,7 @@ from pyterrier_inpars.filtering import (
 )
 from pyterrier_inpars.generation import QueryGenerator
 from pyterrier_inpars.mining import NegativeMiner
+from pyterrier_inpars.prompts.chat import ChatPrompt
 from pyterrier_inpars.prompts.templates import (
     FewShotPrompt,
     Prompt,
@@ -51,6 +52,7 @@ __all__ = [
     "evaluation",
     "training",
     "BiEncoder",
+    "ChatPrompt",
     "CopyFilter",
     "CrossEncoder",
     "DuplicateFilter",

@@ -74,19 +74,59 @@ _MOVED = {
 """Parameters of version 0.1, with their place in this version."""
 
 
+def _as_prompts(prompt: str | Prompt | Mapping[str, str | Prompt]) -> Any:
+    """Returns a prompt, a dict of prompts by type, or ``"auto"``."""
+    if isinstance(prompt, str) and prompt == AUTO:
+        return AUTO
+    if not isinstance(prompt, Mapping):
+        return as_prompt(prompt)
+    if not prompt:
+        raise ValueError('prompt must not be an empty dict: give {"question": "question", ...}')
+    for name in prompt:
+        if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+            raise ValueError(
+                "the type of a prompt must be a word of letters, digits and underscores, as it is "
+                f"a part of qids, not {name!r:.200}"
+            )
+    return {name: as_prompt(value) for name, value in prompt.items()}
+
+
+def _as_stop(stop: str | Sequence[str] | None) -> list[str] | None:
+    strings = [stop] if isinstance(stop, str) else stop
+    if strings is None:
+        return None
+    if not isinstance(strings, Sequence) or not all(isinstance(s, str) and s for s in strings):
+        raise ValueError(f"stop must be a string or several, none of them empty, not {stop!r:.200}")
+    return list(strings)
+
+
+def _as_types(types: str) -> str:
+    if types not in ("all", "one"):
+        raise ValueError(f"types must be 'all' or 'one', not {types!r:.200}")
+    return types
+
+
 class QueryGenerator(ModelStage, DocumentStage):
     """Generates queries for documents with a language model (InPars, arXiv 2202.05144, section 3).
 
     Input: documents ``docno, text``. Output: synthetic queries, one row each, in the order of the
     documents, with all columns of the input and:
 
-    - ``qid`` (str): The docno and the number of the query: ``docno-1``, ``docno-2``, ...
-    - ``query`` (str): The generated text up to a newline.
+    - ``qid`` (str): The docno and the number of the query: ``docno-1``, ``docno-2``, ... With
+      several types of queries ``docno-TYPE-1``, and ``docno-1.2`` for the second query of the first
+      answer.
+    - ``query`` (str): The generated text up to a newline, or what ``extract`` finds in the answer.
+    - ``type`` (str): The name of the prompt, if ``prompt`` is a dict.
     - ``score`` (float): Mean of ``log_probs``.
-    - ``log_probs`` (list of float): Natural log-probability of each generated token.
-    - ``finish_reason`` (str): ``stop`` if the model ended the query, ``length`` if the token limit
+    - ``log_probs`` (list of float): Natural log-probability of each generated token of the query.
+      This column and ``score`` are absent if the runtime gives no log-probabilities.
+    - ``finish_reason`` (str): ``stop`` if the model ended its text, ``length`` if the token limit
       did.
+    - ``answer`` (str): The whole text of the model, if ``keep_answer`` is set.
     - ``prompt_text`` (str): The prompt, if ``keep_prompt`` is set.
+
+    An instruct model gets a `ChatPrompt`, a base model a text to complete (``prompt="auto"``). The
+    prompt that is used is in `settings`, in the manifest of the queries, and in the log.
 
     A document without text gets no query, and an empty query gives no row. The attribute ``empty``
     counts both. Small models often repeat an example of the prompt, with high log-probabilities.
@@ -96,13 +136,27 @@ class QueryGenerator(ModelStage, DocumentStage):
     Args:
         model: Name on the Hugging Face hub, local folder, ``.gguf`` file, or a backend object: a
             `backends.Backend`, or an object with pyterrier_rag's ``generate`` method.
-        prompt: A `Prompt`, or a name for `load_prompt`.
-        num_queries: Number of queries per document. More than one requires a temperature.
+        prompt: A `Prompt`, or a name for `load_prompt`. ``"auto"`` is ``"chat"`` for an instruct
+            model and ``"three-shot"`` for a base model. A dict of prompts writes several types of
+            queries: ``{"question": "question", "keywords": "keywords"}``.
+        types: With a dict of prompts, whether a document gets queries of ``"all"`` types, or of
+            ``"one"``, which is drawn from the seed and the docno.
+        num_queries: Number of queries per document and type. More than one requires a temperature.
         sampling: A `Sampling`, or a dict of its fields: ``{"temperature": 0.7, "top_p": 0.9,
             "seed": 1}``. None for greedy decoding.
         max_doc_tokens: Maximum number of tokens of a document; longer documents are truncated.
             Documents in few-shot examples have the same limit.
-        max_new_tokens: Maximum number of tokens of a query.
+        max_new_tokens: Maximum number of tokens of a query, or of the whole answer it is a part of.
+        stop: String, or several, that end the model's text. None for a newline, or for none with a
+            `ChatPrompt` or ``extract``.
+        extract: Where the queries are in an answer. A marker, such as ``"Query:"``: the rest of the
+            line after its last occurrence. A compiled regular expression: its first group, or the
+            whole match; each match is a query. ``{"json": "query"}``: a string, or a list of
+            strings, in this field of a JSON object. A function from the answer to a query, or a
+            list of queries. None for that of the prompt, or else the first line. In answers to a
+            `ChatPrompt`, reasoning (``<think>``) is left out, and quotation marks around a query
+            are removed.
+        keep_answer: Whether to add the column ``answer``.
         text_field: Name of the column with the document text, or a list of names, whose texts are
             joined by spaces: ``["title", "text"]``.
         keep_prompt: Whether to add the column ``prompt_text``.
@@ -115,6 +169,7 @@ class QueryGenerator(ModelStage, DocumentStage):
     Attributes:
         empty: Number of queries that were not generated or were empty.
         copied: Number of queries that were dropped because they repeat an example of the prompt.
+        failed: Errors by docno, of prompts that failed for good on a runtime that skips them.
 
     Raises:
         ValueError: An argument is out of range, a docno or text is not a string, the model cannot
@@ -126,7 +181,10 @@ class QueryGenerator(ModelStage, DocumentStage):
     schematic = {"label": "QueryGenerator", "help_url": None}
     _counters = ("empty", "copied")
     _converters = {
-        "prompt": as_prompt,
+        "prompt": _as_prompts,
+        "types": _as_types,
+        "stop": _as_stop,
+        "extract": check_extract,
         "num_queries": partial(positive_int, "num_queries"),
         "max_doc_tokens": partial(positive_int, "max_doc_tokens"),
         "max_new_tokens": partial(positive_int, "max_new_tokens"),
@@ -136,11 +194,15 @@ class QueryGenerator(ModelStage, DocumentStage):
         self,
         model: str | Path | Backend,
         *,
-        prompt: str | Prompt = "three-shot",
+        prompt: str | Prompt | Mapping[str, str | Prompt] = AUTO,
+        types: str = "all",
         num_queries: int = 1,
         sampling: Sampling | Mapping[str, Any] | None = None,
         max_doc_tokens: int = 256,
         max_new_tokens: int = 64,
+        stop: str | Sequence[str] | None = None,
+        extract: Extract | None = None,
+        keep_answer: bool = False,
         text_field: str | list[str] = "text",
         keep_prompt: bool = False,
         verbose: bool = False,
@@ -150,19 +212,25 @@ class QueryGenerator(ModelStage, DocumentStage):
         for name in options:
             if name in _MOVED:
                 raise TypeError(f"{name} {_MOVED[name]}")
-        self.prompt = as_prompt(prompt)
+        self.prompt: Any = prompt
+        self.types = types
         self.num_queries = num_queries
         self.sampling = sampling
         Sampling.of(sampling).check_num_samples(num_queries)
         self.max_doc_tokens = max_doc_tokens
         self.max_new_tokens = max_new_tokens
+        self.stop = stop
+        self.extract = extract
+        self.keep_answer = keep_answer
         self.text_field = text_field
         self.keep_prompt = keep_prompt
         self.verbose = verbose
         self.empty = 0
         self.copied = 0
+        self.failed: dict[str, str] = {}
         self._queries = 0
-        self._warned = False
+        self._cut = 0
+        self._warned: set[str] = set()
         self._title_seen = False
         self._connect(model, options)
 
@@ -181,7 +249,8 @@ class QueryGenerator(ModelStage, DocumentStage):
         return ["docno", *fields_of(self.text_field)]
 
     def _output_columns(self, columns: list[str]) -> list[str]:
-        new = ["score", "log_probs", "finish_reason"] + ["prompt_text"] * self.keep_prompt
+        new = ["type"] * isinstance(self.prompt, dict) + ["score", "log_probs", "finish_reason"]
+        new += ["answer"] * self.keep_answer + ["prompt_text"] * self.keep_prompt
         return with_columns(["qid", "query"], *columns, *new)
 
     def settings(self) -> dict[str, Any]:
@@ -193,33 +262,67 @@ class QueryGenerator(ModelStage, DocumentStage):
         described = self._backend.describe()
         context = described.pop("context", None)
         sampling = Sampling.of(self.sampling)
+        prompts = self._prompts()
+        topics = [topic for prompt in prompts.values() for topic in prompt.topics]
+        lengths = {name: prompt.max_query_tokens for name, prompt in prompts.items()}
         # Keys and values are those of version 0.1, so that its artifacts can be resumed.
         return {
             **described,
-            "prompt": self.prompt.build("{document}"),
-            **({"fewshot_topics": self.prompt.topics} if self.prompt.topics else {}),
+            "prompt": _by_type({name: prompt.described() for name, prompt in prompts.items()}),
+            **({"fewshot_topics": topics} if topics else {}),
             "num_queries": self.num_queries,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_doc_tokens": self.max_doc_tokens,
-            "max_query_tokens": self.prompt.max_query_tokens,
+            "max_query_tokens": _by_type(lengths),
             "max_prompt_tokens": context,
             "max_new_tokens": self.max_new_tokens,
             "seed": sampling.seed,
+            **({"types": self.types} if isinstance(self.prompt, dict) else {}),
+            **({"stop": self.stop} if self.stop is not None else {}),
+            **({"extract": describe_extract(self.extract)} if self.extract is not None else {}),
+            **({"keep_answer": True} if self.keep_answer else {}),
+            **({"keep_prompt": True} if self.keep_prompt else {}),
         }
+
+    def _prompts(self) -> dict[str, Prompt]:
+        """Returns the prompts by type; the only prompt has the type ``""``."""
+        if isinstance(self.prompt, dict):
+            return self.prompt
+        if self.prompt != AUTO:
+            return {"": self.prompt}
+        name = _DEFAULTS[bool(getattr(self._backend, "chat", False))]
+        if name not in self._warned:
+            self._warned.add(name)
+            _log.info("the prompt for %r is %r", self.model, name)
+        return {"": _default_prompt(name)}
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "docno")
         texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
         self._warn_of_title(inp, texts)
+        prompts = self._prompts()
+        has_text = texts.str.strip() != ""
+        types = 1 if self.types == "one" else len(prompts)
+        self.empty += int((~has_text).sum()) * types * self.num_queries
+        rows: list[tuple[int, dict[str, Any]]] = []
+        for name, prompt in prompts.items():
+            documents = inp[has_text]
+            if self.types == "one":
+                documents = documents[[self._type(docno) == name for docno in documents["docno"]]]
+            if len(documents):
+                rows += self._generate(name, prompt, documents, texts)
+        rows.sort(key=lambda numbered: numbered[0])  # stable: the order of types is kept
         columns = self._output_columns(list(inp.columns))
-        rows = self._generate(inp[texts.str.strip() != ""], texts)
-        prompt = self.prompt.truncated(self._backend.tokenizer, self.max_doc_tokens)
-        copies = prompt.copies(row["query"] for row in rows) if rows else []
-        self.empty += len(inp) * self.num_queries - len(rows)
-        self._count_copies(sum(copies), len(rows))
-        rows = [row for row, is_copy in zip(rows, copies, strict=True) if not is_copy]
-        return as_frame(rows, columns)
+        out = as_frame([row for _, row in rows], columns)
+        if rows and not any("score" in row for _, row in rows):
+            return out.drop(columns=["score", "log_probs"])
+        return out
+
+    def _type(self, docno: str) -> str:
+        """Returns the type of a document's queries if it has one."""
+        names = list(self._prompts())
+        return names[_seed(Sampling.of(self.sampling).seed, f"{docno}\0type", 0) % len(names)]
 
     def _warn_of_title(self, documents: pd.DataFrame, texts: pd.Series) -> None:
         """Warns once if documents have titles that are not part of their texts."""
@@ -234,36 +337,110 @@ class QueryGenerator(ModelStage, DocumentStage):
                 stacklevel=4,
             )
 
+    def _warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, stacklevel=5)
+
     def _count_copies(self, copied: int, queries: int) -> None:
         """Counts dropped queries, and warns once if they are many."""
         self.copied += copied
         self._queries += queries
-        if self.copied >= MANY_COPIES[0] and self.copied > MANY_COPIES[1] * self._queries:
-            if not self._warned:
-                warnings.warn(
-                    f"{self.copied:,} of {self._queries:,} queries repeat an example of the prompt "
-                    "and were dropped, as small models often do: give another prompt, or a larger "
-                    "model",
-                    stacklevel=4,
-                )
-            self._warned = True
+        if _are_many(self.copied, self._queries, MANY_COPIES):
+            self._warn_once(
+                "copies",
+                f"{self.copied:,} of {self._queries:,} queries repeat an example of the prompt "
+                "and were dropped, as small models often do: give another prompt, or a larger "
+                "model",
+            )
 
-    def _generate(self, documents: pd.DataFrame, texts: pd.Series) -> list[dict[str, Any]]:
-        """Returns the rows of the queries for documents with text.
+    def _count_empty(self, empty: int, cut: int) -> None:
+        """Counts answers without a query, and warns once if many were cut by the token limit."""
+        self.empty += empty
+        self._cut += cut
+        if _are_many(self._cut, self._cut + self._queries, MANY_CUT):
+            self._warn_once(
+                "cut",
+                f"{self._cut:,} answers reached max_new_tokens={self.max_new_tokens} before their "
+                "query: raise max_new_tokens",
+            )
+
+    def _generate(
+        self, name: str, prompt: Prompt, documents: pd.DataFrame, texts: pd.Series
+    ) -> list[tuple[int, dict[str, Any]]]:
+        """Returns the rows of the queries of one type, with the number of their document.
 
         Args:
-            documents: Some of the documents.
+            name: The type.
+            prompt: Its prompt.
+            documents: Documents with text, at least one.
             texts: Texts of all documents.
         """
+        n = self.num_queries
+        prompt = prompt.truncated(self._backend.tokenizer, self.max_doc_tokens)
+        prompts = self._build(prompt, list(texts[documents.index]))
+        docnos = documents["docno"].tolist()
+        completions = self._complete(name, prompt, prompts, docnos)
+        extract = prompt.extract if self.extract is None else self.extract
+        found = [queries_of(c.text, extract, chat=prompt.chat) for c in completions]
+        without = [
+            c
+            for c, queries in zip(completions, found, strict=True)
+            if not queries and c.error is None
+        ]
         records = documents.to_dict("records")
-        if not records:
-            return []
+        rows = [
+            (
+                documents.index[i // n],
+                {
+                    **records[i // n],
+                    **self._query_row(name, docnos[i // n], (i % n + 1, number), query, completion),
+                    **({"answer": completion.text} if self.keep_answer else {}),
+                    **(
+                        {"prompt_text": self._prompt_text(prompts[i // n])}
+                        if self.keep_prompt
+                        else {}
+                    ),
+                },
+            )
+            for i, completion in enumerate(completions)
+            for number, query in enumerate(found[i], 1)
+        ]
+        copies = prompt.copies(row["query"] for _, row in rows)
+        self._count_copies(sum(copies), len(rows))
+        self._count_empty(len(without), sum(c.finish_reason == "length" for c in without))
+        return [row for row, is_copy in zip(rows, copies, strict=True) if not is_copy]
+
+    def _query_row(
+        self, name: str, docno: str, number: tuple[int, int], query: Query, completion: Completion
+    ) -> dict[str, Any]:
+        """Returns the columns of a query; ``number`` is that of its answer and its place there."""
+        log_probs = log_probs_of(completion, query)
+        qid = "-".join([docno, *[name] * bool(name), str(number[0])])
+        return {
+            "qid": qid if number[1] == 1 else f"{qid}.{number[1]}",
+            "query": query.text,
+            **({"type": name} if name else {}),
+            **(
+                {"score": sum(log_probs) / len(log_probs), "log_probs": log_probs}
+                if log_probs
+                else {}
+            ),
+            "finish_reason": completion.finish_reason,
+        }
+
+    def _complete(
+        self, name: str, prompt: Prompt, prompts: list[str | Messages], docnos: list[str]
+    ) -> list[Completion]:
+        """Returns ``num_queries`` completions per prompt, and keeps the errors of failed ones."""
         n = self.num_queries
         sampling = Sampling.of(self.sampling)
-        seeds = [_seed(sampling.seed, record["docno"], i) for record in records for i in range(n)]
-        prompt = self.prompt.truncated(self._backend.tokenizer, self.max_doc_tokens)
-        prompts = self._prompts(prompt, list(texts[documents.index]))
-        with pt.tqdm(total=len(seeds), desc="generate", unit="q", disable=not self.verbose) as bar:
+        keys = [f"{docno}\0{name}" if name else docno for docno in docnos]
+        seeds = [_seed(sampling.seed, key, i) for key in keys for i in range(n)]
+        is_part = prompt.extract is not None or self.extract is not None
+        default = () if is_part else prompt.stop
+        title = f"generate {name}".strip()
+        with pt.tqdm(total=len(seeds), desc=title, unit="q", disable=not self.verbose) as bar:
             try:
                 completions = self._backend.complete(
                     prompts,
@@ -273,39 +450,49 @@ class QueryGenerator(ModelStage, DocumentStage):
                     num_samples=n,
                     seeds=seeds,
                     progress=bar.update,
+                    stop=default if self.stop is None else self.stop,
+                    schema=prompt.schema,
                 )
-            except NotANumberError as error:
-                raise error.at(f"docno {records[error.row]['docno']!r}") from None
+            except (NotANumberError, PromptError) as error:
+                raise error.at(f"docno {docnos[error.row]!r}") from None
         for i, completion in enumerate(completions):
-            if any(map(math.isnan, completion.log_probs)):  # not every backend checks it
-                place = f"docno {records[i // n]['docno']!r}"
+            if completion.error is not None:
+                self.failed[docnos[i // n]] = completion.error
+            # not every backend checks its numbers
+            elif any(map(math.isnan, completion.log_probs or [])):
+                place = f"docno {docnos[i // n]!r}"
                 raise NotANumberError(repr(self.model)[:200], i // n, place)
-        return [
-            {
-                **records[i // n],
-                "qid": f"{records[i // n]['docno']}-{i % n + 1}",
-                "query": completion.text,
-                "score": sum(completion.log_probs) / len(completion.log_probs),
-                "log_probs": completion.log_probs,
-                "finish_reason": completion.finish_reason,
-                **({"prompt_text": prompts[i // n]} if self.keep_prompt else {}),
-            }
-            for i, completion in enumerate(completions)
-            if completion.text
-        ]
+        return completions
 
-    def _prompts(self, prompt: Prompt, documents: list[str]) -> list[str]:
+    def _prompt_text(self, prompt: str | Messages) -> str:
+        return as_text(self._backend.tokenizer, prompt)
+
+    def _build(self, prompt: Prompt, documents: list[str]) -> list[str | Messages]:
         """Returns the prompts, with documents truncated so that prompt and query fit."""
         tokenizer, context = self._backend.tokenizer, self._backend.context
         texts = truncate_to_fit(
             truncate(documents, tokenizer, self.max_doc_tokens),
-            lambda i, text: prompt.build(text),
+            prompt.build,
             tokenizer,
             math.inf if context is None else context - self.max_new_tokens,
             f"the context of {context} tokens, of which max_new_tokens={self.max_new_tokens} are "
             "reserved for the query",
         )
         return [prompt.build(text) for text in texts]
+
+
+@functools.cache
+def _default_prompt(name: str) -> Prompt:
+    return load_prompt(name)
+
+
+def _by_type(values: dict[str, Any]) -> Any:
+    """Returns values by type, or the value of the only prompt."""
+    return values.get("", values)
+
+
+def _are_many(count: int, whole: int, limits: tuple[int, float]) -> bool:
+    return count >= limits[0] and count > limits[1] * whole
 
 
 def _seed(seed: int, docno: str, number: int) -> int:

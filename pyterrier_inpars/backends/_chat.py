@@ -36,15 +36,15 @@ def encode(
         ValueError: The tokenizer has no chat template, or the template refuses the messages.
     """
     rests = [""] * len(prompts) if continuations is None else continuations
-    texts = [
-        prompt + rest for prompt, rest in zip(prompts, rests, strict=True) if type(prompt) is str
-    ]
-    if len(texts) == len(prompts):
+    texts: list[str] = []
+    rows: list[Parts] = []
+    for prompt, rest in zip(prompts, rests, strict=True):
+        if isinstance(prompt, str):
+            texts.append(prompt + rest)
+        else:
+            rows.append([*render(tokenizer, prompt), (rest, False)])
+    if not rows:
         return tokenizer(texts, split_special_tokens=True)["input_ids"] if texts else []
-    rows = [
-        [*render(tokenizer, prompt), (rest, False)]
-        for prompt, rest in zip(prompts, rests, strict=True)
-    ]
     encoded = tokenizer([_joined(row) for row in rows], add_special_tokens=False)["input_ids"]
     special = set(_special_tokens(tokenizer).values())
     for i, row in enumerate(rows):

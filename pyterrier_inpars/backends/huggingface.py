@@ -420,7 +420,8 @@ class HuggingFaceBackend:
         ended = self._has_ended(row.tokens, stop)
         count = len(row.tokens) - (row.tokens[-1] in self._end_tokens)
         kept = [i for i in range(count) if row.tokens[i] not in self._special_tokens]
-        tokens, log_probs = ([values[i] for i in kept] for values in (row.tokens, row.log_probs))
+        tokens = [row.tokens[i] for i in kept]
+        log_probs = [row.log_probs[i] for i in kept]
         whole = self.tokenizer.decode(tokens)
         cut = min((i for i in map(whole.find, stop) if i >= 0), default=len(whole))
         text = whole[:cut]

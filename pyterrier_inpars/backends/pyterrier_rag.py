@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pyterrier_inpars.backends.base import CUT, NEWLINE, Completion, Sampling
+from pyterrier_inpars.backends.base import CUT, NEWLINE, Completion, Messages, Sampling
 
 
 class PyTerrierRagBackend:
@@ -44,16 +44,18 @@ class PyTerrierRagBackend:
 
     def complete(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Messages],
         *,
-        prefix: str,
+        prefix: str | Messages,
         max_new_tokens: int,
         sampling: Sampling,
         num_samples: int,
         seeds: Sequence[int],
         progress: Callable[[int], object],
+        stop: Sequence[str] = (NEWLINE,),
+        schema: Mapping[str, Any] | None = None,
     ) -> list[Completion]:
-        """Completes each prompt up to a newline or the token limit; see `Backend.complete`."""
+        """Completes each prompt up to a stop string or the token limit; see `Backend.complete`."""
         if sampling.temperature or num_samples > 1:
             raise ValueError(
                 f"sampling and num_queries are not passed on to {self.backend!r}: set the "
@@ -63,25 +65,25 @@ class PyTerrierRagBackend:
             list(prompts),
             return_logprobs=True,
             max_new_tokens=max_new_tokens,
-            stop_sequences=[NEWLINE],
+            stop_sequences=list(stop),
         )
         if len(outputs) != len(prompts):
             raise RuntimeError(
                 f"{self.backend!r} returned {len(outputs)} outputs for {len(prompts)} prompts"
             )
         progress(len(outputs))
-        return [self._completion(output, max_new_tokens) for output in outputs]
+        return [self._completion(output, max_new_tokens, stop) for output in outputs]
 
-    def _completion(self, output: Any, max_new_tokens: int) -> Completion:
+    def _completion(self, output: Any, max_new_tokens: int, stop: Sequence[str]) -> Completion:
         if output.text is None or output.text.startswith("ERROR::"):
             raise RuntimeError(f"{self.backend!r} failed on a prompt: {output.text!r}")
         if output.logprobs is None:
             raise ValueError(
                 f"{self.backend!r} returns no log-probabilities, which queries need for their score"
             )
-        text = output.text.split(NEWLINE)[0]
+        text = output.text[: min((i for i in map(output.text.find, stop) if i >= 0), default=None)]
         log_probs = _token_log_probs(text, output.logprobs)
-        ended = NEWLINE in output.text or len(log_probs) < max_new_tokens
+        ended = len(text) < len(output.text) or len(log_probs) < max_new_tokens
         if not ended and text.endswith(CUT):
             text = text.rstrip(CUT)
             log_probs = _token_log_probs(text, output.logprobs)

@@ -1,5 +1,6 @@
 """Prompts for query generation."""
 
+from pyterrier_inpars.prompts.chat import ChatPrompt
 from pyterrier_inpars.prompts.templates import (
     FewShotPrompt,
     Prompt,
@@ -8,4 +9,4 @@ from pyterrier_inpars.prompts.templates import (
     prompt_names,
 )
 
-__all__ = ["FewShotPrompt", "Prompt", "StaticPrompt", "load_prompt", "prompt_names"]
+__all__ = ["ChatPrompt", "FewShotPrompt", "Prompt", "StaticPrompt", "load_prompt", "prompt_names"]

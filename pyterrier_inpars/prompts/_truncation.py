@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+from pyterrier_inpars.backends._chat import as_text, encode
+from pyterrier_inpars.backends.base import Messages
 
 
 def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[str]:
@@ -38,27 +41,31 @@ def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[
 
 def truncate_to_fit(
     documents: list[str],
-    build: Callable[[int, str], str],
+    build: Callable[[str], str | Messages],
     tokenizer: Any,
     max_tokens: float,
     limit: str,
+    continuations: Sequence[str] | None = None,
 ) -> list[str]:
-    """Truncates documents until the text built from each has at most ``max_tokens`` tokens.
+    """Truncates documents until the prompt built from each has at most ``max_tokens`` tokens.
 
     Args:
         documents: Texts with normalized white space.
-        build: Function from the index of a document and its truncated text to the whole text.
+        build: Function from a truncated document to its prompt, a text or messages.
         tokenizer: Tokenizer with the interface of transformers. None counts words instead.
-        max_tokens: Maximum number of tokens of the whole text; infinity for no limit.
+        max_tokens: Maximum number of tokens of a prompt and its continuation; infinity for no
+            limit.
         limit: Origin of the limit, for the error message.
+        continuations: A text after each prompt; None for none.
 
     Raises:
-        ValueError: A text is too long even without its document.
+        ValueError: A prompt is too long even without its document.
     """
     truncated = list(documents)
     pending = list(range(len(truncated))) if max_tokens < math.inf else []
     while pending:
-        lengths = _lengths([build(i, truncated[i]) for i in pending], tokenizer)
+        rests = None if continuations is None else [continuations[i] for i in pending]
+        lengths = _prompt_lengths([build(truncated[i]) for i in pending], tokenizer, rests)
         excess = {
             i: int(length - max_tokens)
             for i, length in zip(pending, lengths, strict=True)
@@ -71,7 +78,7 @@ def truncate_to_fit(
                     " give a shorter prompt, or fewer or shorter examples (max_doc_tokens, "
                     "max_query_tokens)"
                 )
-            room = _lengths([truncated[i]], tokenizer, add_special_tokens=False)[0] - tokens
+            room = _length(truncated[i], tokenizer) - tokens
             shorter = truncate(truncated[i : i + 1], tokenizer, room)[0] if room > 0 else ""
             # Tokens depend on the whole text, and one character may be several tokens.
             truncated[i] = min(shorter, truncated[i][:-1], key=len)
@@ -79,11 +86,25 @@ def truncate_to_fit(
     return truncated
 
 
-def _lengths(texts: list[str], tokenizer: Any, **options: bool) -> list[int]:
-    """Returns the number of tokens of each text, or of words without a tokenizer."""
+def _prompt_lengths(
+    prompts: list[str | Messages], tokenizer: Any, continuations: list[str] | None
+) -> list[int]:
+    """Returns the number of tokens of each prompt, with its continuation if there are any."""
+    is_chat = bool(prompts) and not isinstance(prompts[0], str)
+    if tokenizer is None or (is_chat and not getattr(tokenizer, "chat_template", None)):
+        rests = [""] * len(prompts) if continuations is None else continuations
+        return [
+            _length(as_text(tokenizer, prompt) + rest, tokenizer)
+            for prompt, rest in zip(prompts, rests, strict=True)
+        ]
+    return [len(ids) for ids in encode(tokenizer, prompts, continuations)]
+
+
+def _length(text: str, tokenizer: Any) -> int:
+    """Returns the number of tokens of a text, or of words without a tokenizer."""
     if tokenizer is None:
-        return [len(text.split()) for text in texts]
-    return [len(ids) for ids in tokenizer(texts, split_special_tokens=True, **options)["input_ids"]]
+        return len(text.split())
+    return len(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def _cut_position(last: tuple[int, int], cut: tuple[int, int]) -> int:

@@ -7,7 +7,7 @@ import difflib
 import random
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 
 from pyterrier_inpars._retrieval import clean
 from pyterrier_inpars._stage import check_columns, check_strings, lone_surrogate, positive_int
+from pyterrier_inpars.backends.base import NEWLINE
 from pyterrier_inpars.datasets import published
 from pyterrier_inpars.prompts._truncation import truncate
 
@@ -42,9 +43,17 @@ class Prompt:
         before: Text before the document.
         after: Text after the document.
         max_query_tokens: Maximum number of tokens of a query in a few-shot example.
+        stop: Strings that end the model's text.
+        chat: Whether the prompt is messages to an instruct model.
+        extract: Where the query is in the model's text; None if it is the text.
+        schema: JSON schema of the model's text, if it has one.
     """
 
     max_query_tokens = 200
+    stop: Sequence[str] = (NEWLINE,)
+    chat = False
+    extract: Any = None
+    schema: Mapping[str, Any] | None = None
 
     def __init__(self, before: str, after: str):
         self.before = before
@@ -68,10 +77,11 @@ class Prompt:
         """Loads a prompt from a YAML file in the format of the InPars Toolkit.
 
         Args:
-            path: File with entries ``name: {mode: static or dynamic, template: text}``.
+            path: File with entries ``name: {mode: static or dynamic, template: text}``, or with
+                ``{mode: chat, user: text}`` and further fields of `ChatPrompt`.
             name: Name of the entry.
             **options: For a dynamic prompt, the parameters of `FewShotPrompt`, of which
-                ``examples`` is required.
+                ``examples`` is required; for a chat prompt, those of `ChatPrompt`.
 
         Raises:
             ValueError: The file has no such entry or another format, or the options are invalid.
@@ -87,6 +97,14 @@ class Prompt:
     def build(self, document: str) -> str:
         """Returns the prompt for a document."""
         return f"{self.before}{' '.join(document.split())}{self.after}"
+
+    def continuation(self, query: str) -> str:
+        """Returns the text of a query after the prompt."""
+        return f" {query}"
+
+    def described(self) -> Any:
+        """Returns the prompt as it is stored in a manifest."""
+        return self.build(DOCUMENT)
 
     def example_queries(self) -> list[str]:
         """Returns the texts of the prompt that a model may copy instead of writing a query.
@@ -139,7 +157,7 @@ class StaticPrompt(Prompt):
 
     def __init__(self, template: str):
         self.template = template
-        super().__init__(*_split(template))
+        super().__init__(*split_template(template))
 
     def __repr__(self) -> str:
         return f"StaticPrompt({self.template!r})"
@@ -180,23 +198,12 @@ class FewShotPrompt(Prompt):
         seed: int = 0,
         max_query_tokens: int = 200,
     ):
-        check_columns(examples, "query", "text")
-        check_strings(examples, *examples.columns.intersection(["query", "text", "qid"]))
-        positive_int("num_examples", num_examples)
+        self.examples = draw_examples(examples, num_examples, seed)
         self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
-        if len(examples) < num_examples:
-            raise ValueError(
-                f"num_examples is {num_examples}, but there are only {len(examples)} examples"
-            )
         template = _shipped()["few-shot"]["template"] if template is None else template
-        after = _split(template)[1]
+        after = split_template(template)[1]
         if template.count(QUERY) != 1:
             raise ValueError(f"the template of an example must contain {QUERY} once: {template!r}")
-        ordered = examples.sort_values(["query", "text"])
-        chosen = random.Random(positive_int("seed", seed, least=0)).sample(
-            range(len(ordered)), num_examples
-        )
-        self.examples = ordered.iloc[chosen].reset_index(drop=True)
         self.template = template
         super().__init__(self._before(self.examples["query"], self.examples["text"]), after)
 
@@ -242,6 +249,28 @@ class FewShotPrompt(Prompt):
         return f"FewShotPrompt(<{len(self.examples)} examples>, template={self.template!r})"
 
 
+def check_examples(examples: pd.DataFrame) -> pd.DataFrame:
+    """Returns few-shot examples, indexed from 0, if their columns are valid."""
+    check_columns(examples, "query", "text")
+    check_strings(examples, *examples.columns.intersection(["query", "text", "qid"]))
+    return examples.reset_index(drop=True)
+
+
+def draw_examples(examples: pd.DataFrame, num_examples: int, seed: int) -> pd.DataFrame:
+    """Draws few-shot examples; see `FewShotPrompt`."""
+    examples = check_examples(examples)
+    positive_int("num_examples", num_examples)
+    if len(examples) < num_examples:
+        raise ValueError(
+            f"num_examples is {num_examples}, but there are only {len(examples)} examples"
+        )
+    ordered = examples.sort_values(["query", "text"])
+    chosen = random.Random(positive_int("seed", seed, least=0)).sample(
+        range(len(ordered)), num_examples
+    )
+    return ordered.iloc[chosen].reset_index(drop=True)
+
+
 def as_prompt(prompt: str | Prompt) -> Prompt:
     """Returns a prompt, loaded by `load_prompt` if a name is given.
 
@@ -275,7 +304,10 @@ def read_text(path: str | Path) -> str:
 def load_prompt(name: str, **options: Any) -> Prompt:
     """Loads a prompt by name. `Prompt.load` loads one from a file.
 
-    - ``three-shot``, ``zero-shot`` and ``few-shot`` were written for this package.
+    - ``three-shot``, ``zero-shot`` and ``few-shot`` were written for this package, for base models.
+    - ``chat``, ``chain-of-thought`` and ``structured`` are a `ChatPrompt` of this package for
+      instruct models. So are ``question``, ``keywords``, ``claim`` and ``title``, one for each type
+      of query; ``three-shot-question`` and so on are those for base models.
     - ``inpars`` and ``inpars-gbq`` are the prompts of InPars (arXiv 2202.05144, section 3),
       downloaded from its authors; see `published.templates`. The examples of ``inpars-gbq`` have a
       good and a bad question. Only the good one is generated, since a query ends at its line.
@@ -306,7 +338,7 @@ def prompt_names() -> list[str]:
     return [*_shipped(), *_INPARS]
 
 
-def _split(template: str) -> tuple[str, str]:
+def split_template(template: str) -> tuple[str, str]:
     """Returns the text before the document, and the text between document and query."""
     if not isinstance(template, str):
         raise ValueError(
@@ -353,25 +385,50 @@ def _is_copy(query: list[str], examples: list[list[str]]) -> bool:
 
 def _make(name: str, entry: Any, options: dict[str, Any]) -> Prompt:
     """Returns the prompt of an entry of a YAML file."""
-    if (
-        not isinstance(entry, dict)
-        or entry.get("mode") not in ("static", "dynamic")
-        or not isinstance(entry.get("template"), str)
-    ):
+    mode = entry.get("mode") if isinstance(entry, dict) else None
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ValueError(
+            f"prompt {name!r} must have a mode (static or dynamic) and a template (text), or the "
+            f"mode chat, but is {reprlib.repr(entry)}"
+        )
+    return MODES[mode](name, entry, options)
+
+
+def _template(name: str, entry: dict[str, Any]) -> str:
+    """Returns the template of an entry of a YAML file."""
+    if not isinstance(entry.get("template"), str):
         raise ValueError(
             f"prompt {name!r} must have a mode (static or dynamic) and a template (text), "
             f"but is {reprlib.repr(entry)}"
         )
-    if entry["mode"] == "static":
-        if options:
-            raise ValueError(f"prompt {name!r} is static and has no option {', '.join(options)}")
-        return StaticPrompt(entry["template"])
+    return entry["template"]
+
+
+def _static(name: str, entry: dict[str, Any], options: dict[str, Any]) -> Prompt:
+    template = _template(name, entry)
+    if options:
+        raise ValueError(f"prompt {name!r} is static and has no option {', '.join(options)}")
+    return StaticPrompt(template)
+
+
+def _dynamic(name: str, entry: dict[str, Any], options: dict[str, Any]) -> Prompt:
+    template = _template(name, entry)
     if "examples" not in options:
         raise ValueError(
             f"prompt {name!r} needs examples: give examples=, a frame with the columns query and "
             "text"
         )
-    return FewShotPrompt(template=entry["template"], **options)
+    return FewShotPrompt(template=template, **options)
+
+
+MODES: dict[str, Callable[[str, dict[str, Any], dict[str, Any]], Prompt]] = {
+    "static": _static,
+    "dynamic": _dynamic,
+}
+"""Functions that make the prompt of an entry of a YAML file, by its mode.
+
+Arguments are the name of the entry, its fields, and the options of `load_prompt`.
+"""
 
 
 def _shipped() -> dict[str, Any]:

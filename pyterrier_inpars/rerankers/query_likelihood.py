@@ -48,7 +48,8 @@ class QueryLikelihood(ModelStage):
             the method ``log_likelihood``, for example a `HuggingFaceBackend` that a
             `QueryGenerator` uses too.
         prompt: A `Prompt`, or a name for `load_prompt`. None for a prompt that introduces the
-            document's topic. The query follows the prompt after a space.
+            document's topic. The query follows the prompt after a space; with a `ChatPrompt`, it
+            is the answer.
         max_doc_tokens: Maximum number of tokens of a document; longer documents are truncated, and
             further if prompt and query would exceed the context. Documents in few-shot examples
             have the same limit.
@@ -121,14 +122,15 @@ class QueryLikelihood(ModelStage):
     def _score(self, queries: list[str], documents: list[str]) -> list[float]:
         tokenizer, context = self._backend.tokenizer, self._backend.context
         queries = truncate(queries, tokenizer, self.max_query_tokens)
-        continuations = [query and f" {query}" for query in queries]
         prompt = self.prompt.truncated(tokenizer, self.max_doc_tokens)
+        continuations = [query and prompt.continuation(query) for query in queries]
         texts = truncate_to_fit(
             truncate(documents, tokenizer, self.max_doc_tokens),
-            lambda i, text: prompt.build(text) + continuations[i],
+            prompt.build,
             tokenizer,
             math.inf if context is None else context,
             f"the context of {context} tokens",
+            continuations,
         )
         with pt.tqdm(
             total=len(texts), desc="likelihood", unit="pair", disable=not self.verbose

@@ -85,7 +85,7 @@ def test_options_of_the_model_are_shown_and_kept(stage):
     options = {"revision": "v1", "batch_size": 3, "dtype": "int8", "context": 99}
     made = stage("anything", max_doc_tokens=5, **options)
     shown = "max_doc_tokens=5, revision='v1', batch_size=3, dtype='int8', context=99)"
-    assert repr(made).startswith(f"{stage.__name__}('anything', prompt=StaticPrompt(")
+    assert repr(made).startswith(f"{stage.__name__}('anything', ")
     assert repr(made).endswith(shown)
     assert made.get_parameter("batch_size") == 3 == made._backend.batch_size
     again = pt.inspect.transformer_apply_attributes(made, max_doc_tokens=6)

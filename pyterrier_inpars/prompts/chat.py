@@ -1,0 +1,199 @@
+"""Chat prompts: messages that an instruct model answers with a query."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from pyterrier_inpars._retrieval import clean
+from pyterrier_inpars._stage import lone_surrogate, positive_int
+from pyterrier_inpars.backends.base import Messages
+from pyterrier_inpars.prompts._truncation import truncate
+from pyterrier_inpars.prompts.extraction import Extract, check_extract, describe_extract
+from pyterrier_inpars.prompts.templates import (
+    DOCUMENT,
+    MODES,
+    QUERY,
+    Prompt,
+    check_examples,
+    draw_examples,
+    split_template,
+)
+
+_FIELDS = ("mode", "system", "user", "examples", "prefill", "extract", "schema")
+"""Fields of a chat prompt in a YAML file."""
+
+
+class ChatPrompt(Prompt):
+    """A prompt for an instruct model: messages, in the form of the model's chat template.
+
+    Few-shot examples are turns of the chat: their documents are messages of the user, their queries
+    the answers. The text of a document stays a part of its message: special tokens and names of
+    roles that are written out in it have no meaning. In messages to a server, this is up to the
+    server.
+
+    Args:
+        user: Message with the document: a text that contains ``{document}`` once.
+        system: System message; None for none. A chat template that knows no system messages gets it
+            as the beginning of the first message.
+        examples: Frame with the columns ``query`` and ``text``: queries and relevant documents.
+            None for no examples.
+        num_examples: Number of examples to draw; None for all, in the order of the frame.
+        seed: Random seed of the draw, which does not depend on the order of the frame.
+        prefill: Beginning of the answer, which the model continues.
+        extract: Where the query is in the answer; see `QueryGenerator`.
+        schema: JSON schema of the answer, for runtimes that enforce one.
+        max_query_tokens: Maximum number of tokens of an example's query.
+
+    Attributes:
+        examples: The drawn examples, in their order in the prompt.
+
+    Raises:
+        ValueError: A text is not a string, ``{document}`` does not occur exactly once in ``user``,
+            or the examples are invalid; see `FewShotPrompt`.
+        TypeError: ``extract`` or ``schema`` has another type.
+    """
+
+    stop: Sequence[str] = ()
+    chat = True
+
+    def __init__(
+        self,
+        user: str,
+        *,
+        system: str | None = None,
+        examples: pd.DataFrame | None = None,
+        num_examples: int | None = 3,
+        seed: int = 0,
+        prefill: str = "",
+        extract: Extract | None = None,
+        schema: Mapping[str, Any] | None = None,
+        max_query_tokens: int = 200,
+    ):
+        for name, text in (("system", system or ""), ("prefill", prefill)):
+            if not isinstance(text, str) or lone_surrogate(text):
+                raise ValueError(
+                    f"{name} must be a string that UTF-8 can encode, not {text!r:.200}"
+                )
+        if schema is not None and not isinstance(schema, Mapping):
+            raise TypeError(f"schema must be a dict with a JSON schema, not {schema!r:.200}")
+        before, after = split_template(user)
+        if QUERY in user:
+            raise ValueError(f"user must not contain {QUERY}: the query is the answer: {user!r}")
+        super().__init__(before.lstrip(), after)
+        self.user = user
+        self.system = system
+        self.prefill = prefill.rstrip()
+        self.extract = check_extract(extract)
+        self.schema = schema
+        self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
+        self.examples = pd.DataFrame({"query": [], "text": []}, dtype=object)
+        if examples is not None:
+            self.examples = (
+                check_examples(examples)
+                if num_examples is None
+                else draw_examples(examples, num_examples, seed)
+            )
+        self._turns = list(zip(self.examples["query"], self.examples["text"], strict=True))
+
+    @property
+    def prefix(self) -> Messages:  # type: ignore[override]
+        """The messages without a document, which begin like those of every document."""
+        return self.build("")
+
+    @property
+    def topics(self) -> list[dict[str, str]]:
+        """Topics of the examples, ``qid`` (where known) and ``query``."""
+        columns = [column for column in ("qid", "query") if column in self.examples]
+        return self.examples[columns].drop_duplicates().to_dict("records")
+
+    def build(self, document: str) -> Messages:  # type: ignore[override]
+        """Returns the messages for a document."""
+        messages: Messages = []
+        if self.system:
+            messages.append(_message("system", self.system))
+        for query, text in self._turns:
+            messages.append(_message("user", super().build(text)))
+            messages.append(_message("assistant", self.prefill + self.continuation(query)))
+        messages.append(_message("user", super().build(document)))
+        if self.prefill:
+            messages.append(_message("assistant", self.prefill))
+        return messages
+
+    def continuation(self, query: str) -> str:
+        """Returns the text of a query after the prompt, with a space only after a prefill."""
+        return super().continuation(query) if self.prefill else query
+
+    def example_queries(self) -> list[str]:
+        """Returns the queries of the examples, and the lines of the messages; see `Prompt`."""
+        texts = [self.system or "", self.before, self.after, *self.examples["text"]]
+        lines = [line.strip() for text in texts for line in text.splitlines()]
+        return [*self.examples["query"], *(line for line in lines if len(clean(line).split()) >= 3)]
+
+    def truncated(self, tokenizer: Any, max_doc_tokens: int) -> ChatPrompt:
+        """Returns a copy with truncated examples; see `FewShotPrompt.truncated`."""
+        prompt = copy.copy(self)
+        prompt._turns = list(
+            zip(
+                truncate(self.examples["query"], tokenizer, self.max_query_tokens),
+                truncate(self.examples["text"], tokenizer, max_doc_tokens),
+                strict=True,
+            )
+        )
+        return prompt
+
+    def described(self) -> dict[str, Any]:
+        """Returns the prompt as it is stored in a manifest."""
+        return {
+            "messages": self.build(DOCUMENT),
+            **({} if self.extract is None else {"extract": describe_extract(self.extract)}),
+            **({} if self.schema is None else {"schema": self.schema}),
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChatPrompt) and self.described() == other.described()
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.described()))
+
+    def __repr__(self) -> str:
+        shown = [repr(self.user)]
+        for name in ("system", "prefill", "extract", "schema"):
+            if value := getattr(self, name):
+                shown.append(f"{name}={value!r}")
+        if len(self.examples):
+            shown.append(f"examples=<{len(self.examples)} examples>")
+        return f"ChatPrompt({', '.join(shown)})"
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content.strip()}
+
+
+def _from_entry(name: str, entry: dict[str, Any], options: dict[str, Any]) -> ChatPrompt:
+    """Returns the chat prompt of an entry of a YAML file."""
+    fields = {field: value for field, value in entry.items() if field != "mode"}
+    if unknown := [field for field in entry if field not in _FIELDS]:
+        raise ValueError(
+            f"chat prompt {name!r} has no field {unknown[0]!r}; there are: {', '.join(_FIELDS)}"
+        )
+    if not isinstance(entry.get("user"), str):
+        raise ValueError(f"chat prompt {name!r} must have the field user, a text with {DOCUMENT}")
+    shown = fields.pop("examples", None) or []
+    if shown and "examples" not in options:
+        try:
+            pairs = [{"query": pair["query"], "text": pair["document"]} for pair in shown]
+        except (LookupError, TypeError) as error:
+            raise ValueError(
+                f"examples of chat prompt {name!r} must be a list with the fields document and "
+                f"query, not {shown!r:.200}"
+            ) from error
+        options = {"num_examples": None, **options, "examples": pd.DataFrame(pairs)}
+    return ChatPrompt(**{**fields, **options})
+
+
+MODES["chat"] = _from_entry

@@ -1,0 +1,163 @@
+"""Extraction of queries from the answer of a language model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pyterrier_inpars.backends.base import Completion
+
+Extract = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], Any]
+"""A marker, a regular expression, ``{"json": field}``, or a function from answer to queries."""
+_REASONING_END = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]")
+_REASONING = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]")
+_QUOTES = ('""', "''", "“”", "‘’", "«»", "``", "「」")
+
+
+class Query(NamedTuple):
+    """A query in an answer.
+
+    Attributes:
+        text: The query, without white space at its ends.
+        start: Its position in the answer, None if it is not a part of the answer.
+    """
+
+    text: str
+    start: int | None
+
+
+def check_extract(extract: Extract | None) -> Extract | None:
+    """Returns ``extract`` if it is valid.
+
+    Raises:
+        TypeError: It is none of the accepted kinds.
+        ValueError: A marker is empty.
+    """
+    if isinstance(extract, Mapping):
+        valid = list(extract) == ["json"] and isinstance(extract["json"], str)
+    else:
+        valid = extract is None or isinstance(extract, str | re.Pattern) or callable(extract)
+    if not valid:
+        raise TypeError(
+            'extract must be a marker such as "Query:", a compiled regular expression, '
+            f'{{"json": field}}, or a function from the answer to queries, not {extract!r:.200}'
+        )
+    if extract == "":
+        raise ValueError('extract must not be an empty string: give a marker such as "Query:"')
+    return extract
+
+
+def describe_extract(extract: Extract) -> Any:
+    """Returns a JSON-serializable description for a manifest."""
+    if isinstance(extract, re.Pattern):
+        return {"regex": extract.pattern, "flags": extract.flags}
+    if isinstance(extract, str | Mapping):
+        return extract
+    return {"function": f"{extract.__module__}.{getattr(extract, '__qualname__', extract)}"}
+
+
+def queries_of(answer: str, extract: Extract | None, *, chat: bool) -> list[Query]:
+    """Extracts the queries of an answer.
+
+    Args:
+        answer: The whole answer.
+        extract: Where the queries are. A marker: the rest of the line after its last occurrence. A
+            regular expression: its first group, or the whole match, at each match.
+            ``{"json": field}``: the string, or the strings, in this field of the first JSON object
+            that has it. A function: what it returns, a string or several. None: the first line.
+        chat: Whether this is the answer to a chat prompt. Reasoning is left out then, an answer
+            that ends within it has no queries, and quotation marks around a query are removed.
+
+    Raises:
+        TypeError: A function returns neither strings nor None.
+    """
+    start = _answer_start(answer) if chat else 0
+    found = []
+    for query in _found(answer, start, extract):
+        query = _stripped(query)
+        while chat and len(query.text) > 2 and query.text[0] + query.text[-1] in _QUOTES:
+            place = None if query.start is None else query.start + 1
+            query = _stripped(Query(query.text[1:-1], place))
+        found.append(query)
+    return [query for query in found if query.text]
+
+
+def log_probs_of(completion: Completion, query: Query) -> list[float] | None:
+    """Returns the log-probabilities of the tokens of a query in a completion, None if unknown."""
+    if completion.log_probs is None or query.text == completion.text:
+        return completion.log_probs
+    if query.start is None or completion.ends is None:
+        return None
+    end = query.start + len(query.text)
+    spans = zip([0, *completion.ends], completion.ends, completion.log_probs, strict=False)
+    return [
+        value for first, last, value in spans if first < end and last > max(first, query.start)
+    ] or None
+
+
+def _answer_start(answer: str) -> int:
+    """Returns the position after the reasoning; the end of an answer that ends within it."""
+    start = max((match.end() for match in _REASONING_END.finditer(answer)), default=0)
+    return len(answer) if _REASONING.search(answer, start) else start
+
+
+def _found(answer: str, start: int, extract: Extract | None) -> Iterator[Query]:
+    """Yields the queries from ``start`` on, with white space and quotation marks."""
+    if extract is None:
+        start = min(len(answer), start + len(answer[start:]) - len(answer[start:].lstrip()))
+        yield _line(answer, start)
+    elif isinstance(extract, str):
+        if (place := answer.rfind(extract, start)) >= 0:
+            yield _line(answer, place + len(extract))
+    elif isinstance(extract, re.Pattern):
+        for match in extract.finditer(answer, start):
+            group = 1 if extract.groups else 0
+            if match[group] is not None:
+                yield _one_line(match[group], match.start(group))
+    else:
+        if isinstance(extract, Mapping):
+            texts = _json_field(answer[start:], extract["json"])
+        else:
+            texts = _texts(extract(answer[start:]), extract)
+        for text in texts:
+            place = answer.find(text, start)
+            yield _one_line(text, place if place >= 0 else None)
+
+
+def _line(answer: str, start: int) -> Query:
+    return Query(answer[start:].partition("\n")[0], start)
+
+
+def _one_line(text: str, start: int | None) -> Query:
+    """Returns a query; white space in one of several lines becomes spaces."""
+    return Query(" ".join(text.split()), None) if "\n" in text.strip() else Query(text, start)
+
+
+def _stripped(query: Query) -> Query:
+    space = len(query.text) - len(query.text.lstrip())
+    return Query(query.text.strip(), None if query.start is None else query.start + space)
+
+
+def _json_field(text: str, field: str) -> list[str]:
+    """Returns the strings in a field of the first JSON object of a text that has it."""
+    decoder = json.JSONDecoder()
+    for match in re.finditer(r"\{", text):
+        try:
+            value, _ = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            continue
+        found = value.get(field)
+        if found is not None:
+            values = found if isinstance(found, list) else [found]
+            return [value for value in values if isinstance(value, str)]
+    return []
+
+
+def _texts(found: Any, extract: Any) -> list[str]:
+    """Returns what a function returned as a list of strings."""
+    texts = [found] if isinstance(found, str) else list(found or [])
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"extract must return a string or several, but {extract!r} gave {found!r}")
+    return texts
