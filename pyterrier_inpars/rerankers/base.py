@@ -24,7 +24,14 @@ from pyterrier_inpars._compute.devices import CPU_TOKENS, best_device, best_dtyp
 from pyterrier_inpars._compute.xla import full_batch, on_xla, tie_weights, weights_on_cpu
 from pyterrier_inpars._files import write_json, write_text
 from pyterrier_inpars._hub import resolved
-from pyterrier_inpars._stage import Stage, check_columns, check_strings, positive_int
+from pyterrier_inpars._stage import (
+    Stage,
+    check_columns,
+    check_strings,
+    fields_of,
+    joined_text,
+    positive_int,
+)
 from pyterrier_inpars.rerankers._quiet import quiet
 from pyterrier_inpars.training._finite import check_weights
 from pyterrier_inpars.training._names import check_names
@@ -118,7 +125,8 @@ class Reranker(Stage, pt.Estimator):
             They are checked at once.
         batch_size: Maximum number of rows scored at once. On a CPU a batch also has at most 1,024
             tokens.
-        text_field: Column with the text of the document.
+        text_field: Column with the text of the document, or several, such as ``["title", "text"]``,
+            whose texts are joined by spaces.
         verbose: Whether to show progress bars and the libraries' own notices.
         **loading: ``revision``, ``trust_remote_code``, ``dtype``, ``compile`` and ``device``; see
             :class:`LoadingOptions`.
@@ -139,6 +147,8 @@ class Reranker(Stage, pt.Estimator):
         ValueError: A value is out of range.
     """
 
+    _folder: str | None = None
+    """Folder with the checkpoint of a copy, while it is loaded."""
     _method: str
     """Key of ``recipes.DEFAULTS``."""
     _losses: Sequence[str] = LOSSES
@@ -151,7 +161,7 @@ class Reranker(Stage, pt.Estimator):
         max_length: int | None = None,
         training: TrainingOptions | Mapping[str, Any] | str | None = None,
         batch_size: int = 32,
-        text_field: str = "text",
+        text_field: str | list[str] = "text",
         verbose: bool = False,
         **loading: Unpack[LoadingOptions],
     ):
@@ -173,6 +183,7 @@ class Reranker(Stage, pt.Estimator):
         self.train_loss: float | None = None
         self.provenance: dict[str, Any] | None = None
         self._network: Any = None
+        self._checkpoint: tuple[Any, dict[str, bytes]] | None = None  # of a copy of a trained one
         self._applied: dict[str, Any] = {}  # parameters that the network was loaded with
         self.training_options  # noqa: B018  (checks them)
 
@@ -207,7 +218,12 @@ class Reranker(Stage, pt.Estimator):
     @property
     def _name(self) -> str:
         """Name on the hub or path that the network is loaded from."""
-        return resolved(self.model)
+        return self._folder or resolved(self.model)
+
+    @property
+    def _origin(self) -> tuple[Any, ...]:
+        """The parameters that decide which model is loaded."""
+        return (self.model, self.revision, self.trust_remote_code)
 
     @property
     def _source(self) -> dict[str, Any]:
@@ -230,7 +246,7 @@ class Reranker(Stage, pt.Estimator):
         raise NotImplementedError
 
     def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:
-        """Trains the network on checked examples."""
+        """Trains the network on checked examples ``qid, query, docno, text``."""
         raise NotImplementedError
 
     def _write(self, path: str) -> None:
@@ -247,12 +263,14 @@ class Reranker(Stage, pt.Estimator):
         Raises:
             OSError: There is no such model, or it is of another kind.
         """
-        int8, source = is_int8(self.dtype), (self.model, self.revision, self.trust_remote_code)
+        int8, source = is_int8(self.dtype), self._origin
         before = self._applied
         if not before or before["source"] != source or (before["int8"] and not int8):
-            self._network = self._prepared(self._loaded())
-            if before:  # the weights are no longer the trained ones
+            with self._checkpoint_of_copy() as is_copy:
+                self._network = self._prepared(self._loaded())
+            if (before or self._checkpoint) and not is_copy:  # no longer the trained weights
                 self.history, self.train_loss, self.provenance = [], None, None
+            self._checkpoint = None
         else:
             if before["device"] != self.device:
                 self._on_device(self._network.to(best_device(self.device)))
@@ -270,6 +288,59 @@ class Reranker(Stage, pt.Estimator):
             "int8": int8,
         }
         return self._network
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the parameters, and the checkpoint of a trained network.
+
+        A loaded network cannot be pickled. A copy loads its model again on first use.
+        """
+        trained = self._network is not None and self.network is not None and self.provenance
+        state = vars(self) | {"_network": None, "_applied": {}}
+        if trained:
+            self._check_not_int8("copied")
+            with tempfile.TemporaryDirectory() as name:
+                with quiet(self.verbose), weights_on_cpu(self.network):
+                    self._write(name)
+                folder = Path(name)
+                files = [path for path in folder.rglob("*") if path.is_file()]
+                contents = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+            state["_checkpoint"] = (self._origin, contents)
+        return state
+
+    @contextmanager
+    def _checkpoint_of_copy(self) -> Iterator[bool]:
+        """Writes the checkpoint of a copy where the network is loaded from; yields if it has one."""
+        if self._checkpoint is None or self._checkpoint[0] != self._origin:
+            yield False
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in self._checkpoint[1].items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._folder = folder
+            try:
+                yield True
+            finally:
+                del self._folder
+
+    def __repr__(self) -> str:
+        """Returns the constructor call, and of trained weights ``@`` and a short fingerprint."""
+        weights = self._trained_weights()
+        return super().__repr__() + (f"@{weights[:8]}" if weights else "")
+
+    def _trained_weights(self) -> str:
+        """Returns the fingerprint of trained weights, without loading them; else an empty string."""
+        provenance, origin = self.provenance, self._applied.get("source")
+        if self._checkpoint is not None:
+            origin = self._checkpoint[0]
+        if provenance is None or origin != self._origin:
+            file = Path(self.model, TRAINING_FILE)
+            try:
+                provenance = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return ""
+        return provenance.get("weights", "")
 
     def _input_settings(self) -> tuple[Any, ...]:
         """Returns the parameters that ``_adapt`` applies, after a check."""
@@ -319,7 +390,7 @@ class Reranker(Stage, pt.Estimator):
         quantize(network, best_dtype(self.dtype, network.device), self._heads(network))
 
     def _required_columns(self) -> list[str]:
-        return ["qid", "query", "docno", self.text_field]
+        return ["qid", "query", "docno", *fields_of(self.text_field)]
 
     def _output_columns(self, columns: list[str]) -> list[str]:
         return [c for c in columns if c not in ("score", "rank")] + ["score", "rank"]
@@ -327,9 +398,10 @@ class Reranker(Stage, pt.Estimator):
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         import torch
 
-        check_strings(inp, "qid", "query", self.text_field)
+        check_strings(inp, "qid", "query")
+        queries, texts = inp["query"].tolist(), joined_text(inp, self.text_field)
         with torch.no_grad(), self._precision():  # XLA does not support inference_mode
-            scores = np.asarray(self._score(inp["query"].tolist(), inp[self.text_field].tolist()))
+            scores = np.asarray(self._score(queries, texts))
         if not np.isfinite(scores).all():
             first = (~np.isfinite(scores)).argmax()
             qid, docno = inp.iloc[first][["qid", "docno"]]
@@ -428,19 +500,23 @@ class Reranker(Stage, pt.Estimator):
         if labelled:
             examples = self._labelled(examples, qrels)
         self._check_not_int8("trained")
-        check_examples(examples, self.text_field, labelled)
+        check_examples(self._with_text(examples), "text", labelled)
         if holds_out:
             examples, validation = hold_out(examples, options.held_out or HELD_OUT, options.seed)
         settings = {
             "reranker": self._settings(),
-            "examples": fingerprint(examples, self.text_field),
+            "examples": fingerprint(self._with_text(examples)),
         }
         measure = None
         if validation is not None:
             measure, validation_settings = self._validation(validation, validation_qrels)
             settings |= validation_settings
-        self._run(examples.reset_index(drop=True), options, settings, measure)
+        self._run(self._with_text(examples).reset_index(drop=True), options, settings, measure)
         return self
+
+    def _with_text(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Returns the frame with the texts of the documents in the column ``text``."""
+        return frame.assign(text=joined_text(frame, self.text_field))
 
     def _labelled(self, examples: pd.DataFrame, qrels: pd.DataFrame | None) -> pd.DataFrame:
         if qrels is not None:
@@ -477,6 +553,7 @@ class Reranker(Stage, pt.Estimator):
         self.history, self.train_loss = run.history, run.loss
         earlier = self._last_provenance()
         self.provenance = run.provenance | ({"before": earlier} if earlier else {})
+        self.provenance["weights"] = weights_fingerprint(self.network)
 
     def _settings(self) -> dict[str, Any]:
         """Returns the parameters and options that the trained weights depend on."""
@@ -517,7 +594,7 @@ class Reranker(Stage, pt.Estimator):
             raise ValueError("no query of the validation has a relevant document in the qrels")
         results = results[self._required_columns()].reset_index(drop=True)
         settings = {
-            "validation": fingerprint(results, self.text_field),
+            "validation": fingerprint(self._with_text(results)),
             "validation_qrels": qrels.astype(str).sort_values(["qid", "docno"]).to_csv(),
         }
         return lambda name: self._measure(name, results, qrels), settings
