@@ -58,7 +58,8 @@ class BiEncoder(SentenceTransformersReranker):
         scale: Factor of the cosines in the loss, the inverse of a softmax temperature.
         training: See :class:`Reranker`.
         batch_size: Maximum number of texts encoded at once.
-        text_field: Column with the text of the document.
+        text_field: Column with the text of the document, or several, such as ``["title", "text"]``,
+            whose texts are joined by spaces.
         verbose: Whether to show progress bars and the libraries' own notices.
         **loading: See :class:`LoadingOptions`.
 
@@ -81,7 +82,7 @@ class BiEncoder(SentenceTransformersReranker):
         scale: float = 20.0,
         training: TrainingOptions | Mapping[str, Any] | str | None = None,
         batch_size: int = 64,
-        text_field: str = "text",
+        text_field: str | list[str] = "text",
         verbose: bool = False,
         **loading: Unpack[LoadingOptions],
     ):
@@ -172,7 +173,7 @@ class BiEncoder(SentenceTransformersReranker):
 
     def _in_batch_columns(self, examples: pd.DataFrame) -> dict[str, list]:
         """Returns query, positive, and as many negatives per query as the largest number."""
-        rows = groups(examples, self.text_field)
+        rows = groups(examples, "text")
         width = max(len(row.negatives) for row in rows)
         known = [text for row in rows for text in row.negatives]
         others, distinct = cycle(known), set(known)
@@ -192,7 +193,7 @@ class BiEncoder(SentenceTransformersReranker):
 
         Shorter lists are padded with empty texts, whose targets are NaN.
         """
-        rows = listings(examples, self.text_field, loss)
+        rows = listings(examples, "text", loss)
         targets = padded([row.targets for row in rows])
         columns: dict[str, list] = {"query": [row.query for row in rows]}
         for i in range(targets.shape[1]):

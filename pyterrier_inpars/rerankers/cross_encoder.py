@@ -59,7 +59,8 @@ class CrossEncoder(SentenceTransformersReranker):
             model's own limit (512 for the BERT family), which a checkpoint stores.
         training: See :class:`Reranker`.
         batch_size: Maximum number of pairs scored at once.
-        text_field: Column with the text of the document.
+        text_field: Column with the text of the document, or several, such as ``["title", "text"]``,
+            whose texts are joined by spaces.
         verbose: Whether to show progress bars and the libraries' own notices.
         **loading: See :class:`LoadingOptions`.
 
@@ -135,12 +136,12 @@ class CrossEncoder(SentenceTransformersReranker):
             examples = balanced(examples)
             columns = {
                 "query": examples["query"].tolist(),
-                "texts": examples[self.text_field].tolist(),
+                "texts": examples["text"].tolist(),
                 "labels": examples["label"].astype(float).tolist(),
             }
             loss: Any = losses.BinaryCrossEntropyLoss(self.network)
         else:
-            rows = listings(examples, self.text_field, name)
+            rows = listings(examples, "text", name)
             columns = {
                 "query": [row.query for row in rows],
                 "texts": [row.texts for row in rows],

@@ -131,7 +131,8 @@ class MonoT5(Reranker):
             which is 512 in the published ones.
         training: See :class:`Reranker`.
         batch_size: Maximum number of pairs scored at once.
-        text_field: Column with the text of the document.
+        text_field: Column with the text of the document, or several, such as ``["title", "text"]``,
+            whose texts are joined by spaces.
         verbose: Whether to show progress bars and the libraries' own notices.
         **loading: See :class:`LoadingOptions`.
 
@@ -156,7 +157,7 @@ class MonoT5(Reranker):
         max_length: int | None = None,
         training: TrainingOptions | Mapping[str, Any] | str | None = None,
         batch_size: int = 32,
-        text_field: str = "text",
+        text_field: str | list[str] = "text",
         verbose: bool = False,
         **loading: Unpack[LoadingOptions],
     ):
@@ -323,7 +324,7 @@ class MonoT5(Reranker):
             batch = self._batch([row["query"] for row in rows], [row["text"] for row in rows])
             return {**batch, "labels": words[[row["label"] for row in rows]]}
 
-        queries, texts = examples["query"].tolist(), examples[self.text_field].tolist()
+        queries, texts = examples["query"].tolist(), examples["text"].tolist()
         columns = {
             "query": queries,
             "text": texts,
@@ -347,7 +348,7 @@ class MonoT5(Reranker):
         from pyterrier_inpars.rerankers._list_training import ListTrainer
 
         name = str(run.options.loss)
-        lists = listings(examples, self.text_field, name)
+        lists = listings(examples, "text", name)
         targets = padded([row.targets for row in lists])
         longest = targets.shape[1]
 
