@@ -117,6 +117,11 @@ class Reranker(Stage, pt.Estimator):
         PyTerrier may rebuild a transformer from its constructor's parameters, which ``fit`` does
         not change: ``save`` a trained reranker, and load it by its path.
 
+        A reranker can be pickled and copied, also after use. The copy loads the model again; a
+        trained reranker takes its weights along. The ``repr`` of trained weights ends with ``@``
+        and the first eight digits of their fingerprint, which also tells apart the rows of
+        ``pt.Experiment``.
+
     Args:
         model: Name on the Hugging Face hub, or path of a folder such as ``save`` writes.
         max_length: Maximum number of tokens of the network's input, at least 8, so that query and
@@ -309,7 +314,7 @@ class Reranker(Stage, pt.Estimator):
 
     @contextmanager
     def _checkpoint_of_copy(self) -> Iterator[bool]:
-        """Writes the checkpoint of a copy where the network is loaded from; yields if it has one."""
+        """Has a copy load its own checkpoint; yields whether it has one."""
         if self._checkpoint is None or self._checkpoint[0] != self._origin:
             yield False
             return
@@ -330,7 +335,7 @@ class Reranker(Stage, pt.Estimator):
         return super().__repr__() + (f"@{weights[:8]}" if weights else "")
 
     def _trained_weights(self) -> str:
-        """Returns the fingerprint of trained weights, without loading them; else an empty string."""
+        """Returns the fingerprint of trained weights, or an empty string; loads no network."""
         provenance, origin = self.provenance, self._applied.get("source")
         if self._checkpoint is not None:
             origin = self._checkpoint[0]
