@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import ir_measures
 import numpy as np
 import pandas as pd
 import pyterrier as pt
@@ -33,19 +33,26 @@ from pyterrier_inpars._stage import (
     positive_int,
 )
 from pyterrier_inpars.rerankers._quiet import quiet
-from pyterrier_inpars.training._finite import check_weights
+from pyterrier_inpars.training._finite import NotFiniteError, check_weights
 from pyterrier_inpars.training._names import check_names
-from pyterrier_inpars.training.examples import check_examples, check_qrels, hold_out, with_labels
+from pyterrier_inpars.training.examples import (
+    check_examples,
+    check_qrels,
+    default_share,
+    hold_out,
+    with_labels,
+)
 from pyterrier_inpars.training.lora import lora_config
-from pyterrier_inpars.training.losses import LOSSES, UNLABELLED
-from pyterrier_inpars.training.options import OWN_OPTIONS, TrainingOptions
+from pyterrier_inpars.training.losses import FROM_TEACHER, LOSSES, UNLABELLED
+from pyterrier_inpars.training.model_selection import Validation, verdict_frame
+from pyterrier_inpars.training.options import OWN_OPTIONS, TrainingOptions, validates_during
 from pyterrier_inpars.training.provenance import (
     TRAINING_FILE,
     fingerprint,
     model_card,
     weights_fingerprint,
 )
-from pyterrier_inpars.training.recipes import HELD_OUT
+from pyterrier_inpars.training.recipes import HELD_OUT, recipe_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -140,12 +147,13 @@ class Reranker(Stage, pt.Estimator):
         history: Log of the last ``fit``, list of dict: ``loss`` (mean since the previous entry),
             ``learning_rate`` and ``step``, twenty entries per run; with a validation also ``eval_``
             and the name of the measure.
+        verdict: Frame of the systems that were compared on the validation of the last ``fit``.
         train_loss: Mean training loss of the last ``fit``, float; ``None`` before it.
         provenance: Dict that describes the last ``fit``: ``settings`` (of reranker, trainer and
             batches, fingerprints of examples and initial weights), ``batches`` (``steps``,
             ``effective_batch`` and the number of examples ``seen``), ``versions``, ``history``,
-            ``loss``, and in ``before`` the same of an earlier training; ``None`` before it.
-            ``save`` writes it.
+            ``loss``, ``verdict`` (whether it helped), and in ``before`` the same of an earlier
+            training; ``None`` before it. ``save`` writes it.
 
     Raises:
         TypeError: An option is unknown.
@@ -410,7 +418,7 @@ class Reranker(Stage, pt.Estimator):
         if not np.isfinite(scores).all():
             first = (~np.isfinite(scores)).argmax()
             qid, docno = inp.iloc[first][["qid", "docno"]]
-            raise ValueError(
+            raise NotFiniteError(
                 f"{self._described()} computed the score {scores[first]} for qid {qid!r}, docno "
                 f"{docno!r}: {NOT_FINITE}"
             )
@@ -476,17 +484,21 @@ class Reranker(Stage, pt.Estimator):
             qrels: Frame ``qid, docno, label``, from which the labels of ``examples`` are taken: 1
                 for pairs with a label above 0, and 0 for all others. ``None`` for the column
                 ``label`` of ``examples``.
-            validation: Frame ``qid, query, docno, text`` of results, which are reranked ten times
-                per run, or as ``eval_strategy`` and ``eval_steps`` in ``training`` say. The weights
-                with the best nDCG@10 are kept, or with the best ``metric_for_best_model``, any
-                measure of ``ir_measures``. ``None``: no validation, unless ``training`` has
-                ``patience`` or ``held_out``; then a share of the queries of ``examples`` is held
-                out, and their documents are reranked.
+            validation: Frame ``qid, query, docno, text`` of results, which are reranked before
+                training, ten times per run, or as ``eval_strategy`` and ``eval_steps`` in
+                ``training`` say, and after it. The weights with the best nDCG@10 are kept, or with
+                the best ``metric_for_best_model``, any measure of ``ir_measures``: the trained
+                ones, those before training, or an average of the two. If it has ``score``, the
+                verdict also compares that first stage. ``None``: a share of the queries of
+                ``examples`` is held out, see ``held_out`` of :class:`TrainingOptions`, and their
+                documents are reranked.
             validation_qrels: Frame ``qid, docno, label``; ``None`` for the column ``label`` of
                 ``validation``. Queries without results in ``validation`` are ignored.
 
         Returns:
-            This reranker; ``history``, ``train_loss`` and ``provenance`` describe the training.
+            This reranker; ``history``, ``train_loss``, ``verdict`` and ``provenance`` describe the
+            training. One line on standard error says whether it helped, or a warning that it did
+            not, or that there was no validation.
 
         Raises:
             pt.validate.InputValidationError: A column is missing.
@@ -499,25 +511,57 @@ class Reranker(Stage, pt.Estimator):
         """
         options = self.training_options
         lora_config(options.lora)  # a missing package is reported before the network is loaded
-        holds_out = validation is None and not (options.patience is options.held_out is None)
-        labelled = options.loss not in UNLABELLED or holds_out
+        share, why = self._held_out(options) if validation is None else (0.0, "")
+        by_default = share is None
+        labelled = options.loss not in UNLABELLED or bool(share)
         check_columns(examples, *self._required_columns(), context=self)
         if labelled:
             examples = self._labelled(examples, qrels)
         self._check_not_int8("trained")
         check_examples(self._with_text(examples), "text", labelled)
-        if holds_out:
-            examples, validation = hold_out(examples, options.held_out or HELD_OUT, options.seed)
+        if share is None:
+            share, why = default_share(examples)
+        baseline: str | None = "first stage"
+        if share:
+            baseline = "teacher" if options.loss in FROM_TEACHER else None
+            examples, validation = hold_out(examples, share, options.seed)
         settings = {
             "reranker": self._settings(),
             "examples": fingerprint(self._with_text(examples)),
         }
-        measure = None
+        checked = None
         if validation is not None:
-            measure, validation_settings = self._validation(validation, validation_qrels)
-            settings |= validation_settings
-        self._run(self._with_text(examples).reset_index(drop=True), options, settings, measure)
+            checked, of_validation = self._validation(validation, validation_qrels, baseline)
+            settings |= of_validation
+        self._run(
+            self._with_text(examples).reset_index(drop=True),
+            options,
+            settings,
+            validation=checked,
+            during=checked is not None and validates_during(options, by_default),
+            not_validated=why,
+        )
+        self._report(warns=by_default)
         return self
+
+    def _held_out(self, options: TrainingOptions) -> tuple[float | None, str]:
+        """Returns the share of the queries to validate on, ``None`` to decide; if 0, also why."""
+        if options.held_out is not None:
+            return options.held_out, f"held_out={options.held_out:g}"
+        if options.patience is not None:
+            return HELD_OUT, ""
+        share = recipe_arguments(options.recipe, self._method).get("held_out")
+        return share, f"the recipe {options.recipe!r} trains on all examples"
+
+    def _report(self, warns: bool) -> None:
+        """Says whether training helped, and with ``warns`` also if that is not known."""
+        verdict = (self.provenance or {})["verdict"]
+        if not is_main_process():
+            return
+        if verdict["helped"]:
+            pt.tqdm.write(verdict["summary"], file=sys.stderr)
+        elif warns or verdict["helped"] is False:
+            warnings.warn(verdict["summary"], stacklevel=3)
 
     def _with_text(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Returns the frame with the texts of the documents in the column ``text``."""
@@ -541,7 +585,7 @@ class Reranker(Stage, pt.Estimator):
         examples: pd.DataFrame,
         options: TrainingOptions,
         settings: dict[str, Any],
-        measure: Callable[[str], float] | None,
+        **validation: Any,
     ) -> None:
         from pyterrier_inpars.training.trainer import TrainingRun
 
@@ -551,7 +595,7 @@ class Reranker(Stage, pt.Estimator):
             dtype=best_dtype(self.dtype, self.network.device),
             verbose=self.verbose,
             settings=settings | {"first_weights": weights_fingerprint(self.network)},
-            measure=measure,
+            **validation,
         )
         with quiet(self.verbose):
             self._train(examples, run)
@@ -582,9 +626,16 @@ class Reranker(Stage, pt.Estimator):
         return self.provenance or read_json(self._name, TRAINING_FILE, self.revision)
 
     def _validation(
-        self, results: pd.DataFrame, qrels: pd.DataFrame | None
-    ) -> tuple[Callable[[str], float], dict[str, Any]]:
-        """Returns the measurement of a validation by measure, and its settings."""
+        self, results: pd.DataFrame, qrels: pd.DataFrame | None, baseline: str | None
+    ) -> tuple[Validation, dict[str, Any]]:
+        """Returns a checked validation, and its settings.
+
+        Args:
+            results: Results to rerank.
+            qrels: Frame ``qid, docno, label``; ``None`` for the results.
+            baseline: Name of the system whose scores the results have, if they have any; ``None``
+                to ignore them.
+        """
         pt.validate.columns(results, includes=self._required_columns(), context=self)
         if qrels is None:
             qrels = results
@@ -597,23 +648,36 @@ class Reranker(Stage, pt.Estimator):
         qrels = qrels.loc[qrels["qid"].isin(results["qid"]), ["qid", "docno", "label"]]
         if not results["qid"].isin(qrels["qid"][qrels["label"] > 0]).any():
             raise ValueError("no query of the validation has a relevant document in the qrels")
+        baselines = {}
+        if baseline is not None and "score" in results:
+            scores = pd.to_numeric(results["score"], errors="coerce").to_numpy(dtype=float)
+            baselines = {baseline: scores} if np.isfinite(scores).all() else {}
         results = results[self._required_columns()].reset_index(drop=True)
         settings = {
             "validation": fingerprint(self._with_text(results)),
             "validation_qrels": qrels.astype(str).sort_values(["qid", "docno"]).to_csv(),
         }
-        return lambda name: self._measure(name, results, qrels), settings
+        return Validation(results, qrels, self._reranked, baselines), settings
 
-    def _measure(self, name: str, results: pd.DataFrame, qrels: pd.DataFrame) -> float:
-        """Returns the mean of a measure over the judged queries, with the present scores."""
+    def _reranked(self, results: pd.DataFrame) -> pd.DataFrame:
+        """Returns the results with the present scores."""
         with warnings.catch_warnings():
             # the head is new only until training ends
             warnings.filterwarnings("ignore", message=".*without a scoring head")
-            reranked = self.transform(results)
-        run = reranked.rename(columns={"qid": "query_id", "docno": "doc_id"})
-        qrels = qrels.set_axis(["query_id", "doc_id", "relevance"], axis="columns")
-        measure = ir_measures.parse_measure(name)
-        return ir_measures.calc_aggregate([measure], qrels, run)[measure]
+            return self.transform(results)
+
+    @property
+    def verdict(self) -> pd.DataFrame | None:
+        """Whether the training of the present weights helped; ``None`` if they are not trained.
+
+        A row per system: ``"start"`` (the weights before training), ``"trained"``, the averages of
+        the two, and where the validation has scores, the ``"first stage"`` (of results) or the
+        ``"teacher"`` (of examples). Columns: ``system``; the measure, such as ``nDCG@10``;
+        ``queries``, their number; ``p`` of a paired t-test against the start, NaN where no query
+        differs; and ``kept``. Without a validation there is one row, with NaN for the value.
+        """
+        known = (self._last_provenance() or {}).get("verdict")
+        return None if known is None else verdict_frame(known)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Writes a checkpoint, which this class loads by its path with the same scores.

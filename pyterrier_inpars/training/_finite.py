@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     import torch
 
 
+class NotFiniteError(ValueError):
+    """A network computed NaN or infinite numbers, or has such weights."""
+
+
 def check_weights(network: torch.nn.Module, what: str, remedy: str) -> None:
     """Checks that all weights are finite.
 
@@ -17,8 +21,8 @@ def check_weights(network: torch.nn.Module, what: str, remedy: str) -> None:
         remedy: What to do about it.
 
     Raises:
-        ValueError: A weight is NaN or infinite; the error names it.
+        NotFiniteError: A weight is NaN or infinite; the error names it.
     """
     for name, weight in network.named_parameters():
         if not weight.detach().isfinite().all():
-            raise ValueError(f"{what} has weights that are NaN or infinite ({name}): {remedy}")
+            raise NotFiniteError(f"{what} has weights that are NaN or infinite ({name}): {remedy}")

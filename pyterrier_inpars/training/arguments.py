@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from pyterrier_inpars._compute.xla import on_xla
 from pyterrier_inpars.training.options import OWN_OPTIONS, TrainingOptions
-from pyterrier_inpars.training.recipes import DEFAULTS, HELD_OUT, batch_sizes, recipe_arguments
+from pyterrier_inpars.training.recipes import (
+    DEFAULTS,
+    HELD_OUT,
+    MEASURE,
+    batch_sizes,
+    recipe_arguments,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +49,7 @@ def training_arguments(
         output_dir: Folder of the trainer.
         device: Device of the network.
         dtype: Precision of the matrix products.
-        validates: Whether there is something to validate on.
+        validates: Whether the run validates during training.
         verbose: Whether progress is shown.
         more: Arguments that belong to the method and not to its tuning.
 
@@ -86,8 +92,15 @@ def training_arguments(
             f"eval_strategy={args.eval_strategy.value!r} needs something to validate on: give "
             f"fit(validation=), or training={{'held_out': {HELD_OUT}}}"
         )
+    if not validates and options.patience is not None:
+        raise ValueError(
+            f"patience={options.patience} needs something to validate on: give fit(validation=), "
+            f"or leave out held_out=0 and eval_strategy='no'"
+        )
     if validates and options.output_dir is None and args.world_size > 1:
-        raise ValueError("validation in several processes needs an output_dir that they share")
+        raise ValueError(
+            "validation during training in several processes needs an output_dir that they share"
+        )
     devices = args.world_size * max(1, args.n_gpu)
     size, steps = batch_sizes(options.given(), recipe, method, devices)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = size, steps
@@ -120,7 +133,7 @@ def _checkpoint_arguments(options: TrainingOptions, validates: bool) -> dict[str
             "save_strategy": strategy,
             "save_steps": steps,
             "load_best_model_at_end": True,
-            "metric_for_best_model": "nDCG@10",
+            "metric_for_best_model": MEASURE,
             "greater_is_better": True,
         }
     if any(name.startswith("save_") for name in given):

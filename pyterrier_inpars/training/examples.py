@@ -10,6 +10,10 @@ import pandas as pd
 
 from pyterrier_inpars._stage import check_columns, check_strings
 from pyterrier_inpars.training.losses import FROM_TEACHER, UNLABELLED
+from pyterrier_inpars.training.recipes import HELD_OUT
+
+FEWEST, MOST = 20, 200
+"""Minimum number of documents and approximate maximum number of queries held out by default."""
 
 
 class Group(NamedTuple):
@@ -213,29 +217,74 @@ def check_teacher(examples: pd.DataFrame, loss: str) -> None:
 
 
 def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Splits the examples by qid into those to train on and those to validate on.
+    """Splits the examples into those to train on and those to validate on.
+
+    Queries whose first relevant document is the same are on the same side. Queries without a
+    relevant document are trained on. If no held-out query has a negative, each of them is validated
+    on the relevant documents of all of them.
 
     Args:
-        examples: Frame ``qid, ..., label``.
-        share: Share of the qids to validate on, between 0 and 1; at least one qid is held out.
+        examples: Frame ``qid, query, docno, ..., label``.
+        share: Share of the documents whose queries are held out, between 0 and 1; at least one
+            document is.
         seed: Seed of the selection.
 
     Returns:
-        The examples to train on, and those to validate on, both in frame order.
+        The examples to train on, in frame order, and the results to validate on, with labels.
 
     Raises:
-        ValueError: There is only one qid, or the held-out queries have no negative or no positive.
+        ValueError: All queries have the same relevant document, or only one is held out, without a
+            negative.
     """
-    if examples["qid"].nunique() < 2:
+    document = source_documents(examples)
+    if document.nunique() < 2:
         raise ValueError("held_out needs two queries or more: one to train and one to validate on")
-    chosen = drawn(examples["qid"], share, seed)
-    held = examples[chosen]
+    known = document.notna().to_numpy()
+    chosen = np.zeros(len(examples), dtype=bool)
+    chosen[known] = drawn(document[known], share, seed)
+    train, held = examples[~chosen], examples[chosen]
+    if (held["label"] == 1).all():
+        held = _crossed(held)
     if held["label"].nunique() < 2:
         raise ValueError(
-            "the queries held out for validation have no negatives, or only negatives, so every "
-            "order is equally good: mine negatives, or give fit(validation=) results to rerank"
+            "the queries held out for validation have no negatives, so every order is equally "
+            "good: mine negatives, hold out more queries, or give fit(validation=) results to "
+            "rerank"
         )
-    return examples[~chosen], held
+    return train, held
+
+
+def source_documents(examples: pd.DataFrame) -> pd.Series:
+    """Returns for each row the first relevant document of its qid; missing if there is none."""
+    relevant = examples[examples["label"] == 1].drop_duplicates("qid")
+    return examples["qid"].map(relevant.set_index("qid")["docno"])
+
+
+def _crossed(positives: pd.DataFrame) -> pd.DataFrame:
+    """Returns each query with all documents of a frame of positives."""
+    other = positives.columns.intersection(["qid", "query", "label", "score", "rank"])
+    documents = positives.drop(columns=other).drop_duplicates("docno")
+    pairs = positives[["qid", "query"]].drop_duplicates("qid").merge(documents, how="cross")
+    relevant = pd.MultiIndex.from_frame(positives[["qid", "docno"]])
+    return pairs.assign(label=pd.MultiIndex.from_frame(pairs[["qid", "docno"]]).isin(relevant) * 1)
+
+
+def default_share(examples: pd.DataFrame) -> tuple[float, str]:
+    """Returns the share to hold out by default, and if it is 0, why.
+
+    It is a tenth, or about ``MOST`` queries if that is less. It is 0 if a tenth is fewer than
+    ``FEWEST`` documents, or if there are no labels of 0 and 1.
+    """
+    if "label" not in examples or not examples["label"].isin([0, 1]).all():
+        return 0.0, "the examples have no labels 0 and 1: give fit(validation=)"
+    document = source_documents(examples)
+    queries, documents = examples.loc[document.notna(), "qid"].nunique(), document.nunique()
+    if HELD_OUT * documents < FEWEST:
+        return 0.0, (
+            f"queries of {documents} source documents are too few to hold some out: give "
+            f"fit(validation=), or training={{'held_out': {HELD_OUT}}}"
+        )
+    return min(HELD_OUT, MOST / queries), ""
 
 
 def drawn(ids: pd.Series, share: float, seed: int) -> pd.Series:

@@ -133,8 +133,12 @@ class TrainingOptions:
             accumulation.
         patience: Number of consecutive validations without improvement after which training stops.
             Without ``fit(validation=)`` it holds out queries, see ``held_out``.
-        held_out: Share of the queries to validate on, between 0 and 1, if ``fit`` gets no
-            ``validation``. ``None`` is 0.1 with ``patience``, and no validation without it.
+        held_out: Share of the queries to validate on, if ``fit`` gets no ``validation``: at least 0
+            and below 1. Queries of one source document stay together. 0 trains on all queries,
+            without a validation. ``None`` is 0.1 with ``patience``, and what the recipe says; else
+            it is 0.1, or about 200 queries if that is less, and 0 for fewer than 200 source
+            documents. With ``None`` and without ``patience``, ``eval_strategy`` or ``eval_steps``,
+            the network is validated only before and after training.
         lora: ``True`` or a dict of fields of ``peft.LoraConfig``, such as ``{"r": 16}``: trains
             low-rank matrices that are added to the linear layers (LoRA, Hu et al. 2021, arXiv
             2106.09685), and merges them at the end. Needs the extra ``lora``. A scoring head is
@@ -259,8 +263,10 @@ class TrainingOptions:
             if getattr(self, name) is not None:
                 positive_int(name, getattr(self, name))
         share = self.held_out
-        if share is not None and not (_is_number(share) and 0 < share < 1):
-            raise ValueError(f"held_out must be a share between 0 and 1, not {share!r}")
+        if share is not None and not (_is_number(share) and 0 <= share < 1):
+            raise ValueError(
+                f"held_out must be a share of at least 0 and below 1, such as 0.1, not {share!r}"
+            )
         if self.lora is not True:  # whose fields need no check
             lora_config(self.lora)
         if not isinstance(self.overwrite, bool):
@@ -289,6 +295,17 @@ class TrainingOptions:
                 getattr(trainer_utils, CHOICES[name])(self.arguments[name])
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
+
+
+def validates_during(options: TrainingOptions, by_default: bool) -> bool:
+    """Returns whether a run validates during training, and not only before and after it.
+
+    Args:
+        options: Options of the run.
+        by_default: Whether the run only holds out queries because nothing else is said.
+    """
+    asked = {"eval_strategy", "eval_steps"} & options.arguments.keys()
+    return options.arguments.get("eval_strategy") != "no" and bool(asked or not by_default)
 
 
 OWN_OPTIONS: dict[str, Any] = {

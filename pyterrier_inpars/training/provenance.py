@@ -98,8 +98,22 @@ pipeline = first_stage >> reranker
 |---|---|
 {table}
 
-`{TRAINING_FILE}` has all settings and the loss curve.
+{_verdict(provenance.get("verdict"))}`{TRAINING_FILE}` has all settings and the loss curve.
 """
+
+
+def _verdict(known: dict[str, Any] | None) -> str:
+    """Returns what a model card says about the verdict of a training."""
+    if known is None:
+        return ""
+    lines = ["## Did training help?", "", known["summary"], ""]
+    if known["systems"]:
+        lines += [f"| system | {known['measure']} | p against the start |", "|---|---|---|"]
+        for row in known["systems"]:
+            p = "" if row["p"] is None else f"{row['p']:.2g}"
+            lines.append(f"| {row['system']} | {row['value']:.4f} | {p} |")
+        lines.append("")
+    return "\n".join([*lines, ""])
 
 
 def _best(history: list[dict[str, float]]) -> dict[str, float]:

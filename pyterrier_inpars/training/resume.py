@@ -12,6 +12,8 @@ from pyterrier_inpars._files import write_json
 from pyterrier_inpars._fingerprint import settings_difference
 from pyterrier_inpars.training.provenance import TRAINING_FILE
 
+WEIGHTS_FOLDER = "weights-"
+"""Prefix of the temporary folders, in ``output_dir``, of weights to select from."""
 NEXT = (
     "give another output_dir, or training={'overwrite': True} to remove its checkpoints and train "
     "from the start"
@@ -23,7 +25,8 @@ def open_output_dir(
 ) -> Path | None:
     """Prepares the folder of a run, and finds the checkpoint to resume from.
 
-    The first process removes incomplete checkpoints, and with ``overwrite`` all of them.
+    The first process removes incomplete checkpoints, and with ``overwrite``, or if that training
+    diverged, all of them.
 
     Args:
         folder: ``output_dir``, created if missing.
@@ -42,7 +45,7 @@ def open_output_dir(
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
     complete = [path for path in checkpoints if _is_complete(path, args.world_size)]
-    if overwrite:
+    if overwrite or (known is not None and known.get("diverged")):
         complete, known = [], None
     elif known is None and checkpoints:
         raise FileExistsError(
@@ -61,7 +64,7 @@ def open_output_dir(
     args.distributed_state.wait_for_everyone()
     if args.process_index == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in set(checkpoints) - set(complete):
+        for path in {*checkpoints, *folder.glob(f"{WEIGHTS_FOLDER}*")} - {*complete}:
             shutil.rmtree(path)
         write_json(file, provenance)
     args.distributed_state.wait_for_everyone()

@@ -19,12 +19,13 @@ from typing import Any
 
 import pyterrier as pt
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from pyterrier_inpars._compute.xla import Mixin, XlaTrainerMixin, on_xla
 from pyterrier_inpars._files import write_json
-from pyterrier_inpars.training._finite import check_weights
+from pyterrier_inpars.training._finite import NotFiniteError, check_weights
 from pyterrier_inpars.training.arguments import training_arguments
 from pyterrier_inpars.training.lora import (
     LoraTrainerMixin,
@@ -32,9 +33,19 @@ from pyterrier_inpars.training.lora import (
     lora_matrices,
     lora_settings,
 )
+from pyterrier_inpars.training.model_selection import (
+    SHARES,
+    START,
+    TRAINED,
+    StoredWeights,
+    Validation,
+    not_validated,
+    verdict,
+)
 from pyterrier_inpars.training.options import TrainingOptions
 from pyterrier_inpars.training.provenance import TRAINING_FILE, versions
-from pyterrier_inpars.training.resume import open_output_dir, trainer_state
+from pyterrier_inpars.training.recipes import MEASURE
+from pyterrier_inpars.training.resume import WEIGHTS_FOLDER, open_output_dir, trainer_state
 
 REMEDY = (
     "nothing was saved; load the reranker again, and give a lower learning_rate, "
@@ -140,12 +151,12 @@ class FiniteTrainerMixin(Mixin):
         """Runs a step.
 
         Raises:
-            ValueError: The loss is NaN or infinite. Not on XLA, which would wait for each step.
+            NotFiniteError: The loss is. Not on XLA, which would wait for each step.
         """
         loss = super().training_step(*args, **options)
         if loss.device.type != "xla" and not loss.isfinite():
             what = self.training_run.diverged(self.state.global_step + 1)
-            raise ValueError(f"{what}, where the loss is {loss.item()}: {REMEDY}")
+            raise NotFiniteError(f"{what}, where the loss is {loss.item()}: {REMEDY}")
         return loss
 
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:
@@ -194,8 +205,9 @@ class TrainingRun:
         dtype: Precision of the matrix products; the weights are float32.
         verbose: Whether the trainer shows its progress bar and the batch sizes.
         settings: What else the weights depend on, such as the fingerprint of the examples; JSON.
-        measure: Returns the value of a measure by its name, for the network at that time; ``None``
-            without validation.
+        validation: What the weights to keep are selected by; ``None`` to keep the trained ones.
+        during: Whether the run also validates during training.
+        not_validated: Why there is no validation.
 
     Attributes:
         history: Log of the trainer.
@@ -208,7 +220,9 @@ class TrainingRun:
     dtype: torch.dtype
     verbose: bool
     settings: dict[str, Any] = field(default_factory=dict)
-    measure: Callable[[str], float] | None = None
+    validation: Validation | None = None
+    during: bool = False
+    not_validated: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     loss: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -222,6 +236,9 @@ class TrainingRun:
         **parts: Any,
     ) -> None:
         """Trains the network in place, and leaves it on its device and in eval mode.
+
+        With a validation the network ends with the best of the start's weights, the trained ones
+        and their averages.
 
         Args:
             trainer_class: Subclass of ``transformers.Trainer``.
@@ -247,27 +264,73 @@ class TrainingRun:
                 output_dir=output_dir,
                 device=network.device,
                 dtype=self.dtype,
-                validates=self.measure is not None,
+                validates=self.during,
                 verbose=self.verbose,
                 more=arguments or {},
             )
             self._record(settings, lora)
-            with _restored(network), lora_matrices(network, lora, self.options.seed):
-                trainer = self._trainer(trainer_class, args, network, lora, parts)
-                checkpoint = None
-                if keeps:
-                    overwrite = self.options.overwrite
-                    checkpoint = open_output_dir(Path(output_dir), self.provenance, args, overwrite)
-                self._train(trainer, checkpoint)
-            self.check_weights(network, trainer.state.global_step)
-            self.provenance |= {
-                "finished": True,
-                "steps": trainer.state.global_step,
-                "loss": self.loss,
-                "history": self.history,
-            }
+            checkpoint, file = None, Path(output_dir) / TRAINING_FILE
+            if keeps:
+                overwrite = self.options.overwrite
+                checkpoint = open_output_dir(Path(output_dir), self.provenance, args, overwrite)
+            with self._selection(network, args, output_dir) as selected:
+                try:
+                    with _restored(network), lora_matrices(network, lora, self.options.seed):
+                        trainer = self._trainer(trainer_class, args, network, lora, parts)
+                        self._train(trainer, checkpoint)
+                    self.check_weights(network, trainer.state.global_step)
+                except NotFiniteError:
+                    if keeps:  # the next run starts anew
+                        write_json(file, self.provenance | {"diverged": True})
+                    raise
+                self.provenance |= {
+                    "finished": True,
+                    "steps": trainer.state.global_step,
+                    "loss": self.loss,
+                    "history": self.history,
+                    "verdict": selected(),
+                }
             if keeps and args.process_index == 0:
-                write_json(Path(output_dir) / TRAINING_FILE, self.provenance)
+                write_json(file, self.provenance)
+
+    @contextmanager
+    def _selection(
+        self, network: Any, args: Any, output_dir: str
+    ) -> Iterator[Callable[[], dict[str, Any]]]:
+        """Measures the network before training, and yields what selects weights after it.
+
+        The yielded function gives the network the selected weights, and returns the verdict.
+        """
+        validation, name = self.validation, args.metric_for_best_model or MEASURE
+        if validation is None:
+            yield lambda: not_validated(self.not_validated)
+            return
+        with tempfile.TemporaryDirectory(prefix=WEIGHTS_FOLDER, dir=output_dir) as folder:
+            stored = StoredWeights(network, Path(folder))
+            start = validation.of_network(name, START, 1.0)
+            forced = self.options.arguments.get("load_best_model_at_end") is False
+
+            def select() -> dict[str, Any]:
+                stored.end_of_training()
+                candidates = [start, validation.of_network(name, TRAINED, 0.0)]
+                for share in () if forced else SHARES:
+                    stored.load(share)
+                    average = f"average ({share} {START})"
+                    candidates.append(validation.of_network(name, average, share))
+                found = [
+                    verdict(
+                        name,
+                        candidates,
+                        validation.of_baselines(name),
+                        higher=args.greater_is_better is not False,
+                        forced=forced,
+                    )
+                ]
+                broadcast_object_list(found)  # rounding may differ between processes
+                stored.load(found[0]["start_share"])
+                return found[0]
+
+            yield select
 
     def _folder(self) -> AbstractContextManager[str]:
         if self.options.output_dir is None:
@@ -291,14 +354,15 @@ class TrainingRun:
             mixins.append(XlaTrainerMixin)
         if lora is not None:
             mixins.append(LoraTrainerMixin)
-        if self.measure is not None:
+        if self.during:
             parts["eval_dataset"] = parts["train_dataset"]  # required, but not read
         rows = len(parts["train_dataset"])
         trainer = type(trainer_class.__name__, (*mixins, trainer_class), {})(
             model=network, args=args, **parts
         )
         trainer.effective_batch = self.provenance["settings"]["effective_batch"]
-        trainer.measure, trainer.autocast_dtype = self.measure, self.dtype
+        trainer.measure = self.validation.value if self.validation else None
+        trainer.autocast_dtype = self.dtype
         trainer.training_run = self
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(ResumeCallback(trainer))

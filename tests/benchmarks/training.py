@@ -148,6 +148,7 @@ def trained(kind: str, name: str, path: str, frame: pd.DataFrame, seed: int) -> 
             "per_device_train_batch_size": BATCH,
             "gradient_accumulation_steps": STEP // BATCH,
             "loss": "pointwise",
+            "held_out": 0,
             "seed": seed,
         }
         options = {"max_length": TOKENS, "dtype": name, "device": "cpu"}

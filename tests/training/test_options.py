@@ -134,9 +134,9 @@ class TestValues:
             error = Error("seed must be a whole number of at least 0")
             gives(lambda v=value: TrainingOptions(seed=v), error)
 
-    @pytest.mark.parametrize("share", [0, 1, -0.1, 2, True, "0.1", NAN])
+    @pytest.mark.parametrize("share", [1, -0.1, 2, True, "0.1", NAN])
     def test_share_out_of_range(self, share):
-        error = Error("held_out must be a share between 0 and 1, not")
+        error = Error("held_out must be a share of at least 0 and below 1, .*, not")
         gives(lambda: TrainingOptions(held_out=share), error)
 
     @pytest.mark.parametrize("loss", ["hinge", "", 3, ["listwise"]])

@@ -63,7 +63,7 @@ class TestRecipes:
         assert settings["recipe"] == "inpars"
         assert (settings["effective_batch"], settings["arguments"]["max_steps"]) == (128, 2)
         rates = [entry["learning_rate"] for entry in reranker.history if "loss" in entry]
-        assert rates == [1e-3, 1e-3]
+        assert rates == [3e-4, 3e-4]
         assert reranker.provenance["batches"] == {"steps": 2, "effective_batch": 128, "seen": 96}
         light = CrossEncoder(models[CrossEncoder], training="inpars-light").fit(examples)
         assert light.provenance["settings"]["recipe"] == "inpars-light"
@@ -76,7 +76,7 @@ class TestRecipes:
         short = {"recipe": "inpars", "max_steps": 2, "per_device_train_batch_size": 4}
         long = {
             "max_steps": 2,
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-4,
             "lr_scheduler_type": "constant",
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 32,

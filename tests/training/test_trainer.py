@@ -204,6 +204,23 @@ class TestDivergence:
                 reranker.save(tmp_path / "saved")
             assert not (tmp_path / "saved").exists()
 
+    def test_next_training_in_the_folder_starts_anew(self, make, examples, tmp_path):
+        """Even if checkpoints were written before the divergence."""
+        output = {"output_dir": tmp_path / "out", "save_steps": 1}
+        wild = make(output | {"learning_rate": 1e3, "max_grad_norm": 0, "max_steps": 4})
+        weight = next(wild.network.parameters())
+        steps = []
+        weight.register_hook(
+            lambda gradient: steps.append(1) or gradient / (len(steps) < 3 or float("nan"))
+        )
+        with pytest.raises(ValueError, match="diverged at step [34]"):
+            wild.fit(examples)
+        assert [*(tmp_path / "out").glob("checkpoint-*")]
+        again = make(output).fit(examples)
+        assert torch.equal(weights(again), weights(make().fit(examples)))
+        known = json.loads((tmp_path / "out" / TRAINING_FILE).read_text())
+        assert known["finished"] and known["verdict"] == again.provenance["verdict"]
+
     def test_at_the_end(self, make, examples, tmp_path):
         """The last step has a finite loss, and gives weights that are not."""
         for options in ({}, {"output_dir": tmp_path / "out", "save_steps": 1}):
@@ -340,7 +357,7 @@ class TestActivationCheckpointing:
             model = getattr(reranker.network, "transformers_model", reranker.network)
             layer = next(m for m in model.modules() if isinstance(m, GradientCheckpointingLayer))
             linear = next(m for m in layer.modules() if isinstance(m, torch.nn.Linear))
-            linear.register_forward_hook(lambda *_: calls.append(1))
+            linear.register_forward_hook(lambda layer, *_: calls.extend([1] * layer.training))
         hooks = len(model.get_input_embeddings()._forward_hooks)
         assert count(saving) > 1.3 * count(whole)
         assert saving.history[0]["loss"] == whole.history[0]["loss"]
