@@ -136,6 +136,19 @@ class ValidatingTrainerMixin(Mixin):
         return metrics
 
 
+class WarmupTrainerMixin(Mixin):
+    """Rounds a warm-up that is a share of the steps down.
+
+    transformers rounds it up, so that a run of one step, at a learning rate of 0, trains nothing.
+    """
+
+    def create_scheduler(self, num_training_steps: int, *args: Any, **options: Any) -> Any:
+        """Creates the scheduler for a run of ``num_training_steps``."""
+        if self.args.warmup_steps < 1:
+            self.args.warmup_steps = int(self.args.warmup_steps * num_training_steps)
+        return super().create_scheduler(num_training_steps, *args, **options)
+
+
 class FiniteTrainerMixin(Mixin):
     """Stops a training at the first step that is not finite, before a checkpoint is written.
 
@@ -349,7 +362,12 @@ class TrainingRun:
         self, trainer_class: Any, args: Any, network: Any, lora: Any, parts: dict[str, Any]
     ) -> Any:
         """Makes the trainer, with the mixins that this run needs."""
-        mixins: list[type] = [ResumableTrainerMixin, ValidatingTrainerMixin, FiniteTrainerMixin]
+        mixins: list[type] = [
+            ResumableTrainerMixin,
+            WarmupTrainerMixin,
+            ValidatingTrainerMixin,
+            FiniteTrainerMixin,
+        ]
         if on_xla(network.device):
             mixins.append(XlaTrainerMixin)
         if lora is not None:
