@@ -12,6 +12,8 @@ CASES = {
     "MonoT5 distillation": (40, {"effective_batch": 8}),
     # with an incomplete last batch
     "CrossEncoder listwise": (42, {"effective_batch": 8}),
+    # with weights selected after training
+    "CrossEncoder pairwise": (42, {"effective_batch": 8, "held_out": 0.1, "eval_strategy": "no"}),
     "CrossEncoder pointwise": (42, {"effective_batch": 16, "lora": True}),
     "BiEncoder in_batch": (42, {"effective_batch": 8}),
     "BiEncoder margin_mse": (42, {"effective_batch": 8, "activation_checkpointing": True}),
@@ -67,6 +69,7 @@ def train(folder: Path, name: str) -> None:
         results[case] = {
             "losses": [entry["loss"] for entry in reranker.history if "loss" in entry],
             "batches": reranker.provenance["batches"],
+            "kept": reranker.provenance["verdict"]["kept"],
             "seen": seen,
             "weights": tiny_training.weights(reranker).tolist(),
         }
@@ -84,6 +87,7 @@ def compare(folder: Path, tolerance: float) -> bool:
             > [],
             "a half for each process": len(two[0]["seen"]) == len(two[1]["seen"]),
             "the same steps": one["batches"] == two[0]["batches"],
+            "the same verdict": one["kept"] == two[0]["kept"] == two[1]["kept"],
             "a loss for each": len(two[0]["losses"]) == one["batches"]["steps"] >= 10,
             "the same weights in both": two[0]["weights"] == two[1]["weights"],
             "one checkpoint": len(list((folder / f"two.{case}.saved").glob("*.safetensors"))) == 1,

@@ -159,7 +159,7 @@ class TestResume:
 
     def test_patience_counts_validations_before_the_stop(self, make, examples, tmp_path, stop):
         still = {"learning_rate": 0.0, "max_steps": 9, "eval_steps": 1, "patience": 3}
-        still["output_dir"] = tmp_path
+        still |= {"output_dir": tmp_path, "held_out": None}
         stop(make(still), examples, 3)
         assert make(still).fit(examples).provenance["steps"] == 4
 
