@@ -2,6 +2,6 @@
 
 Submodules: ``options`` (``TrainingOptions``), ``recipes`` (published and default settings),
 ``losses`` (which a reranker's ``loss`` names), ``examples`` (checks of training examples),
-``memory`` (``estimate_memory``), ``lora``, ``arguments``, ``trainer``, ``resume`` (checkpoints) and
-``provenance``.
+``memory`` (``estimate_memory``), ``lora``, ``arguments``, ``trainer``, ``resume`` (checkpoints),
+``model_selection`` (which weights are kept) and ``provenance``.
 """

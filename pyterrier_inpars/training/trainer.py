@@ -293,7 +293,7 @@ class TrainingRun:
                         self._train(trainer, checkpoint)
                     self.check_weights(network, trainer.state.global_step)
                 except NotFiniteError:
-                    if keeps:  # the next run starts anew
+                    if keeps:  # the next run starts over
                         write_json(file, self.provenance | {"diverged": True})
                     raise
                 self.provenance |= {

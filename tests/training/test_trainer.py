@@ -204,7 +204,7 @@ class TestDivergence:
                 reranker.save(tmp_path / "saved")
             assert not (tmp_path / "saved").exists()
 
-    def test_next_training_in_the_folder_starts_anew(self, make, examples, tmp_path):
+    def test_next_training_in_the_folder_starts_over(self, make, examples, tmp_path):
         """Even if checkpoints were written before the divergence."""
         output = {"output_dir": tmp_path / "out", "save_steps": 1}
         wild = make(output | {"learning_rate": 1e3, "max_grad_norm": 0, "max_steps": 4})
