@@ -65,7 +65,7 @@ def pseudo_qrels(
         ranked = ranked.sort_values(["score", "docno"], ascending=False)
         ranks = ranked.groupby("qid").cumcount() + 1
         votes.append(ranked[ids].assign(score=1 / (k + ranks)))
-    fused = pd.concat(votes).groupby(ids, as_index=False)["score"].sum()
+    fused = pd.concat(votes).groupby(ids, as_index=False)["score"].sum().round({"score": 12})
     fused = fused.sort_values(["qid", "score", "docno"], ascending=[True, False, False])
     place = fused.groupby("qid").cumcount()
     judged = fused[ids].assign(label=depth - place)[place < depth]

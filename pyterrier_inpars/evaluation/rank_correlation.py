@@ -54,7 +54,7 @@ def tau_ap(estimated: Sequence[float], true: Sequence[float]) -> float:
         for before in range(len(tied)):
             if len(above) + before:
                 total += (better + before / 2) / (len(above) + before)
-    return 2 * total / (len(truth) - 1) - 1
+    return float(2 * total / (len(truth) - 1) - 1)
 
 
 def _checked(estimated: Sequence[float], true: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

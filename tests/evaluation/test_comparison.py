@@ -1,0 +1,148 @@
+"""compare: against ``pt.Experiment``, and a bootstrap written out."""
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+import pytest
+from noisy_systems import Noisy, qrels_of, queries, topics_of
+from pyterrier.measures import RR, nDCG
+
+from pyterrier_inpars import SyntheticQueries
+from pyterrier_inpars.evaluation import compare
+
+NAMES = ["poor", "good", "best"]
+
+
+@pytest.fixture(scope="module")
+def systems():
+    return [Noisy(0.9, 1), Noisy(0.5, 2), Noisy(0.4, 3)]
+
+
+def experiment(systems, frame, **options):
+    arguments = {"names": NAMES, "baseline": 0} | options
+    return pt.Experiment(systems, topics_of(frame), qrels_of(frame), [nDCG @ 10, RR], **arguments)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"baseline": 1}, {"correction": "holm", "test": "wilcoxon"}]
+)
+def test_columns_of_an_experiment(systems, options):
+    frame = queries()
+    table = compare(systems, frame, [nDCG @ 10, RR], names=NAMES, **options)
+    expected = experiment(systems, frame, **options)
+    pd.testing.assert_frame_equal(table[expected.columns], expected)
+    assert list(table)[:4] == ["name", "nDCG@10", "nDCG@10 low", "nDCG@10 high"]
+    assert set(table) - set(expected) == {
+        f"{m} {b}" for m in ("nDCG@10", "RR") for b in ("low", "high")
+    }
+
+
+def test_intervals_are_those_of_a_bootstrap(systems):
+    """scipy draws other samples, of each system alone."""
+    from scipy.stats import bootstrap
+
+    table = compare(systems, queries(), names=NAMES, confidence=0.9)
+    values = experiment(systems, queries(), perquery=True, baseline=None)
+    for name, low, high in table[["name", "nDCG@10 low", "nDCG@10 high"]].itertuples(index=False):
+        of = values[(values["name"] == name) & (values["measure"] == "nDCG@10")]["value"]
+        expected = bootstrap(
+            (of,), np.mean, confidence_level=0.9, method="percentile", rng=np.random.default_rng(5)
+        ).confidence_interval
+        assert (low, high) == pytest.approx(tuple(expected), abs=0.01)
+    again = compare(systems, queries(), names=NAMES, confidence=0.9)
+    pd.testing.assert_frame_equal(table, again)
+    other = compare(systems, queries(), names=NAMES, confidence=0.9, seed=1)
+    assert list(other["nDCG@10 low"]) != list(table["nDCG@10 low"])
+
+
+def test_more_confidence_gives_wider_intervals(systems):
+    narrow, wide = (compare(systems, queries(), confidence=c) for c in (0.5, 0.99))
+    assert (wide["nDCG@10 low"] < narrow["nDCG@10 low"]).all()
+    assert (wide["nDCG@10 high"] > narrow["nDCG@10 high"]).all()
+    assert wide["nDCG@10"].between(wide["nDCG@10 low"], wide["nDCG@10 high"]).all()
+
+
+def test_query_types(systems):
+    frame = queries(120)
+    table = compare(systems, frame, names=NAMES, by_type=True)
+    assert list(table["type"]) == ["all"] * 3 + ["question"] * 3 + ["keywords"] * 3
+    for kind, rows in table.groupby("type"):
+        of_kind = frame if kind == "all" else frame[frame["type"] == kind]
+        expected = compare(systems, of_kind, names=NAMES)
+        pd.testing.assert_frame_equal(
+            rows.drop(columns="type").reset_index(drop=True), expected, check_dtype=False
+        )
+
+
+def test_an_artifact_a_dict_and_a_frame_of_results(systems, tmp_path):
+    frame = queries()
+    stored = SyntheticQueries(tmp_path / "queries").index(frame.to_dict("records"))
+    given = dict(zip(NAMES, [*systems[:2], systems[2](topics_of(frame))], strict=True))
+    expected = compare(systems, frame, names=NAMES)
+    pd.testing.assert_frame_equal(compare(given, stored), expected)
+
+
+def test_rows_of_one_qid_are_one_query_with_several_relevant_documents(systems):
+    frame = queries()
+    second = frame.assign(docno=[f"d{(n + 1) % 30}" for n in range(60)])
+    table = compare(systems, pd.concat([frame, second, frame.head(3)]), names=NAMES)
+    qrels = pd.concat([qrels_of(frame), qrels_of(second)])
+    expected = compare(systems, frame, names=NAMES, qrels=qrels)
+    pd.testing.assert_frame_equal(table, expected)
+    assert (table["nDCG@10"] < compare(systems, frame, names=NAMES)["nDCG@10"]).all()
+
+
+def test_labels_of_the_queries_are_their_qrels(systems):
+    frame = queries()
+    negatives = frame.assign(docno=[f"d{(n + 1) % 30}" for n in range(60)], label=0)
+    table = compare(systems, pd.concat([frame.assign(label=1), negatives]), names=NAMES)
+    pd.testing.assert_frame_equal(table, compare(systems, frame, names=NAMES))
+
+
+def test_other_qrels_replace_the_source_documents(systems):
+    """Queries that they do not judge are left out."""
+    frame = queries(120)
+    qrels = qrels_of(frame.head(60)).assign(docno="d7")
+    table = compare(systems, frame, names=NAMES, qrels=qrels)
+    expected = compare(systems, frame.head(60).assign(docno="d7"), names=NAMES)
+    pd.testing.assert_frame_equal(table, expected)
+
+
+def test_a_query_without_results_counts_as_zero(systems):
+    found = systems[2](topics_of(queries()))
+    half = found[found["qid"].isin([f"q{n}" for n in range(30)])]
+    table = compare({"all": found, "half": half, "first": found[found["qid"] == "q0"]}, queries())
+    means = dict(zip(table["name"], table["nDCG@10"], strict=True))
+    of_half = compare({"half": half}, queries().head(30))["nDCG@10"][0]
+    assert means["half"] == pytest.approx(of_half / 2)
+    assert means["first"] < 1 / 60 + 1e-9
+
+
+def test_shared_stages_run_once():
+    first = Noisy(0.5)
+    lower = pt.apply.doc_score(lambda row: row["score"] - 1)
+    seen = []
+    count = pt.apply.generic(lambda frame: (seen.append(len(frame)), frame)[1])
+    systems = [first, first % 10 >> lower, first % 10 >> count >> lower, first % 10 >> count]
+    table = compare(systems, queries(), names=list("abcd"))
+    assert first.calls == 1 and seen == [600]
+    assert table["nDCG@10"].nunique() == 1
+
+
+def test_few_queries_give_a_warning(systems, recwarn):
+    compare(systems, queries(50))
+    assert not [w for w in recwarn if "few" in str(w.message)]
+    with pytest.warns(UserWarning, match="48 queries are few: confidence intervals are wide"):
+        compare(systems, queries(48))
+
+
+def test_queries_are_put_without_punctuation():
+    """A frame of topics has no docno, which a search engine would rerank."""
+    seen = []
+
+    def remember(topics):
+        seen.append(topics)
+        return Noisy(0.5)(topics)
+
+    compare([pt.apply.generic(remember)], queries())
+    assert list(seen[0]) == ["qid", "query"] and seen[0]["query"][3] == "word number 3"
