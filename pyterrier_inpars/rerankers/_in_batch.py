@@ -62,7 +62,8 @@ class InBatchSampler(DefaultBatchSampler):
         return torch.randperm(number, generator=generator).tolist()
 
     def _filled(self, order: list[int]) -> list[list[int]]:
-        batches, unfilled = [], []
+        batches: list[_Batch] = []
+        unfilled: list[_Batch] = []
         for row in order:
             batch = next((b for b in unfilled if b.takes(self.texts[row])), None)
             if batch is None:
