@@ -44,7 +44,7 @@ from pyterrier_inpars.training.examples import (
 )
 from pyterrier_inpars.training.lora import lora_config
 from pyterrier_inpars.training.losses import FROM_TEACHER, LOSSES, UNLABELLED
-from pyterrier_inpars.training.model_selection import Validation, verdict_frame
+from pyterrier_inpars.training.model_selection import FIRST_STAGE, Validation, verdict_frame
 from pyterrier_inpars.training.options import OWN_OPTIONS, TrainingOptions, validates_during
 from pyterrier_inpars.training.provenance import (
     TRAINING_FILE,
@@ -521,7 +521,7 @@ class Reranker(Stage, pt.Estimator):
         check_examples(self._with_text(examples), "text", labelled)
         if share is None:
             share, why = default_share(examples)
-        baseline: str | None = "first stage"
+        baseline: str | None = FIRST_STAGE
         if share:
             baseline = "teacher" if options.loss in FROM_TEACHER else None
             examples, validation = hold_out(examples, share, options.seed)
@@ -671,10 +671,11 @@ class Reranker(Stage, pt.Estimator):
         """Whether the training of the present weights helped; ``None`` if they are not trained.
 
         A row per system: ``"start"`` (the weights before training), ``"trained"``, the averages of
-        the two, and where the validation has scores, the ``"first stage"`` (of results) or the
-        ``"teacher"`` (of examples). Columns: ``system``; the measure, such as ``nDCG@10``;
-        ``queries``, their number; ``p`` of a paired t-test against the start, NaN where no query
-        differs; and ``kept``. Without a validation there is one row, with NaN for the value.
+        the two, and where the validation has scores, the ``"first stage"`` (of results) with its
+        score fusion, or the ``"teacher"`` (of examples). Columns: ``system``; the measure, such as
+        ``nDCG@10``; ``queries``, their number; ``p`` of a paired t-test against the start, NaN
+        where no query differs; and ``kept``. Without a validation there is one row, with NaN for
+        the value.
         """
         known = (self._last_provenance() or {}).get("verdict")
         return None if known is None else verdict_frame(known)

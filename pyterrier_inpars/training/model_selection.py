@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SHARES = (0.25, 0.5, 0.75)
 """Shares of the start's weights in the averages."""
-START, TRAINED = "start", "trained"
+START, TRAINED, FIRST_STAGE = "start", "trained", "first stage"
 SPREAD = 1e-6
 """Scores of a query whose range is a smaller share of the largest one count as constant."""
 
@@ -35,6 +35,7 @@ class Measured:
         share: Share of the start's weights; ``None`` for a system that is only compared.
         value: Value of the measure.
         values: Value of each query, in the order of the qids.
+        scores: Scores of the results, in the order of the rows.
         constant: Number of queries all whose documents have the same score.
         queries: Number of queries with two or more documents.
     """
@@ -43,6 +44,7 @@ class Measured:
     share: float | None
     value: float
     values: np.ndarray
+    scores: np.ndarray
     constant: int
     queries: int
 
@@ -76,12 +78,22 @@ class Validation:
         """Measures the network at that time."""
         return self._measured(measure, system, share, self.rerank(self.results))
 
-    def of_baselines(self, measure: str) -> list[Measured]:
-        """Measures the other systems."""
+    def of_others(self, measure: str, kept: Measured) -> list[Measured]:
+        """Measures the baselines, and the score fusion of the first stage with what is kept."""
+        scores = dict(self.baselines)
+        if FIRST_STAGE in scores:
+            fused = self._z_scores(scores[FIRST_STAGE]) + self._z_scores(kept.scores)
+            scores[f"{FIRST_STAGE} + {kept.system}"] = fused
         return [
-            self._measured(measure, name, None, self.results.assign(score=scores))
-            for name, scores in self.baselines.items()
+            self._measured(measure, name, None, self.results.assign(score=values))
+            for name, values in scores.items()
         ]
+
+    def _z_scores(self, scores: np.ndarray) -> np.ndarray:
+        """Returns the scores with mean 0 and standard deviation 1 in each query, as ScoreFusion."""
+        by_query = pd.Series(scores).groupby(self.results["qid"].to_numpy())
+        deviation = by_query.transform("std", ddof=0).replace(0, 1)
+        return ((scores - by_query.transform("mean")) / deviation).to_numpy()
 
     def _measured(
         self, measure: str, system: str, share: float | None, scored: pd.DataFrame
@@ -89,18 +101,19 @@ class Validation:
         parsed = ir_measures.parse_measure(measure)
         run = scored.rename(columns={"qid": "query_id", "docno": "doc_id"})
         qrels = self.qrels.set_axis(["query_id", "doc_id", "relevance"], axis="columns")
-        found = ir_measures.calc([parsed], qrels, run)
+        found: Any = ir_measures.calc([parsed], qrels, run)
         values = {metric.query_id: metric.value for metric in found.per_query}
-        scores = scored.groupby("qid")["score"].agg(["min", "max", "size"])
-        scores = scores[scores["size"] > 1]
-        largest = scores[["min", "max"]].abs().max(axis=1)
+        ranges = scored.groupby("qid")["score"].agg(["min", "max", "size"])
+        ranges = ranges[ranges["size"] > 1]
+        largest = ranges[["min", "max"]].abs().max(axis=1)
         return Measured(
             system,
             share,
             float(found.aggregated[parsed]),
             np.array([values[qid] for qid in sorted(values)], dtype=float),
-            int((scores["max"] - scores["min"] <= SPREAD * largest).sum()),
-            len(scores),
+            scored["score"].to_numpy(dtype=float),
+            int((ranges["max"] - ranges["min"] <= SPREAD * largest).sum()),
+            len(ranges),
         )
 
 
@@ -155,7 +168,7 @@ class StoredWeights:
 def verdict(
     measure: str,
     candidates: list[Measured],
-    baselines: list[Measured],
+    others: Callable[[Measured], list[Measured]],
     *,
     higher: bool = True,
     forced: bool = False,
@@ -165,7 +178,7 @@ def verdict(
     Args:
         measure: Name of the measure.
         candidates: The start, the trained weights, and the averages.
-        baselines: Systems that are only compared.
+        others: Returns the systems that are only compared, for the kept one.
         higher: Whether higher values are better.
         forced: Whether the trained weights are kept in any case.
 
@@ -185,7 +198,7 @@ def verdict(
     helped = best is not start and kept is best
     systems = [
         {"system": s.system, "start_share": s.share, "value": s.value, "p": _p(s, start)}
-        for s in [*candidates, *baselines]
+        for s in [*candidates, *others(kept)]
     ]
     return {
         "kept": kept.system,

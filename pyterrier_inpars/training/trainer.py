@@ -14,6 +14,7 @@ from collections import UserDict
 from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -334,7 +335,7 @@ class TrainingRun:
                     verdict(
                         name,
                         candidates,
-                        validation.of_baselines(name),
+                        partial(validation.of_others, name),
                         higher=args.greater_is_better is not False,
                         forced=forced,
                     )

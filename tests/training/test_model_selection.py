@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 from tiny_training import QUICK, make_examples, ndcg, weights
 
-from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
+from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5, ScoreFusion
 from pyterrier_inpars.training.examples import default_share, hold_out
 from pyterrier_inpars.training.model_selection import (
     SHARES,
@@ -89,6 +89,10 @@ class TestTraining:
         assert rows["nDCG@10"]["trained"] < rows["nDCG@10"]["start"]
         # the relevant document is the last of four
         assert rows["nDCG@10"]["first stage"] == pytest.approx(1 / math.log2(5))
+        fusion = ScoreFusion(reranker)(results.assign(score=-results["label"]))
+        assert ndcg(lambda _: fusion, results, results[["qid", "docno", "label"]]) == pytest.approx(
+            rows["nDCG@10"]["first stage + start"], abs=1e-9
+        )
 
         saved = reranker.save(tmp_path / "saved")
         loaded = cls(saved, dtype="float32", device="cpu")
@@ -213,7 +217,7 @@ class TestHoldOut:
 
 
 def measured(value: float, *values: float, system="", constant=0) -> Measured:
-    return Measured(system, 0.0, value, np.array(values or [value]), constant, 2)
+    return Measured(system, 0.0, value, np.array(values or [value]), np.zeros(2), constant, 2)
 
 
 class TestVerdict:
@@ -222,7 +226,7 @@ class TestVerdict:
         candidates = [start, trained, *averages]
         for name, system in zip(names, candidates, strict=False):
             system.system = name
-        found = verdict("nDCG@10", candidates, [], **options)
+        found = verdict("nDCG@10", candidates, lambda kept: [], **options)
         return found["kept"], found["helped"]
 
     def test_best_is_kept(self):
@@ -244,12 +248,13 @@ class TestVerdict:
         assert self.kept(measured(0.1), measured(0.5), broken) == ("trained", True)
         assert self.kept(measured(0.9, constant=2), measured(0.1)) == ("trained", True)
         assert self.kept(measured(0.9, constant=2), broken) == ("start", False)
-        found = verdict("RR", [measured(0.1), broken], [])
+        found = verdict("RR", [measured(0.1), broken], lambda kept: [])
         assert "same score, for 2 of 2 queries: give a lower learning_rate" in found["summary"]
 
     def test_p_is_that_of_the_differences(self):
         start, better = measured(0.5, 0.2, 0.5, 0.8), measured(0.7, 0.5, 0.6, 1.0)
-        rows = verdict_frame(verdict("RR", [start, better, start], [measured(0.4, 0.4, 0.4, 0.4)]))
+        other = measured(0.4, 0.4, 0.4, 0.4)
+        rows = verdict_frame(verdict("RR", [start, better, start], lambda kept: [other]))
         assert rows["p"][1] == pytest.approx(ttest_1samp([0.3, 0.1, 0.2], 0).pvalue)
         assert rows["p"][3] == pytest.approx(ttest_1samp([0.2, -0.1, -0.4], 0).pvalue)
         assert np.isnan(rows["p"][0]) and np.isnan(rows["p"][2])
@@ -264,7 +269,8 @@ class TestValidationMeasures:
         validation = Validation(
             results, qrels, lambda frame: frame.assign(score=numbers[0]), {"BM25": numbers[1]}
         )
-        found = [validation.of_network("RR@3", "x", 0.5), *validation.of_baselines("RR@3")]
+        network = validation.of_network("RR@3", "x", 0.5)
+        found = [network, *validation.of_others("RR@3", network)]
         assert [(m.system, m.share) for m in found] == [("x", 0.5), ("BM25", None)]
         names = {"qid": "query_id", "docno": "doc_id", "label": "relevance"}
         measure = ir_measures.RR @ 3
