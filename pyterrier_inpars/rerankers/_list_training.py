@@ -51,7 +51,7 @@ class ListTrainer(Seq2SeqTrainer):
 
 
 class ListLoss(torch.nn.Module):
-    """A loss over lists, as the trainers of sentence-transformers take it.
+    """A loss over lists, as the trainer of sentence-transformers' cross-encoders takes it.
 
     Args:
         network: Network to train; the trainer replaces it by its wrapped one.

@@ -610,7 +610,7 @@ class Reranker(Stage, pt.Estimator):
         without = {"self", "model", "training", "batch_size", "verbose", "loading"}
         settings = {name: getattr(self, name) for name in names if name not in without}
         options = self.training_options
-        settings |= {name: getattr(options, name) for name in ("loss", "temperature", "seed")}
+        settings |= options.loss_settings() | {"seed": options.seed}
         settings["dtype"] = str(best_dtype(self.dtype, self.network.device)).removeprefix("torch.")
         if self.revision is not None:
             settings["revision"] = self.revision

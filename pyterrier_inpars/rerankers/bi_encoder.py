@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyterrier_inpars._compute.xla import on_xla
 from pyterrier_inpars.rerankers._sentence_transformers import SentenceTransformersReranker
 from pyterrier_inpars.training.examples import groups, listings
-from pyterrier_inpars.training.losses import FROM_TEACHER, list_loss, padded
+from pyterrier_inpars.training.losses import FROM_TEACHER, IN_BATCH, in_batch, list_loss
 from pyterrier_inpars.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from pyterrier_inpars.rerankers.base import LoadingOptions
     from pyterrier_inpars.training.trainer import TrainingRun
-
-IN_BATCH = "in_batch"
 
 
 class BiEncoder(SentenceTransformersReranker):
@@ -43,10 +42,22 @@ class BiEncoder(SentenceTransformersReranker):
       several queries of a batch share counts several times. If queries have different numbers of
       negatives, those with fewer repeat their own up to the largest number; those without any take
       negatives of other queries, which the loss includes anyway.
-    - ``"margin_mse"`` and ``"distillation"`` learn from the scores of a teacher in the column
-      ``score``: the margin between a positive and a negative of its qid, or the distribution over
-      all documents of a qid. See :mod:`pyterrier_inpars.training.losses`. A list stays in one
-      batch, ``per_device_train_batch_size`` counts lists, and lists of one document are dropped.
+      With the option ``guide``, a second encoder, suspected positives are no negatives: documents
+      that the guide scores above the query's positive, or within ``guide_margin`` of it (GISTEmbed,
+      Solatorio 2024, arXiv 2402.16829; sentence-transformers' ``CachedGISTEmbedLoss``, for query
+      to document only).
+    - ``"margin_mse"``, ``"distillation"`` and ``"adr_mse"`` learn from the scores of a teacher in
+      the column ``score``: the margin between a positive and a negative of its qid, the
+      distribution over all documents of a qid, or their ranks. See
+      :mod:`pyterrier_inpars.training.losses`. A list stays in one batch,
+      ``per_device_train_batch_size`` counts lists, and lists of one document are dropped. Each
+      distinct document of a batch is encoded once. ``in_batch_weight`` adds that share of the
+      cross-entropy of each list's best document among all documents of the batch in its process
+      (:func:`~pyterrier_inpars.training.losses.in_batch`).
+
+    ``mini_batch_size`` bounds the memory of a batch of any size: that many texts are embedded at
+    once, and embedded again for their gradients (gradient caching, Gao et al. 2021, arXiv
+    2101.06983). The weights are the same up to rounding.
 
     On a TPU, one program is compiled per combination of the padded lengths of queries, positives
     and negatives in a batch, so texts of similar length are faster.
@@ -142,34 +153,98 @@ class BiEncoder(SentenceTransformersReranker):
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
         )
-        from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
         from pyterrier_inpars.rerankers._in_batch import InBatchSampler
-        from pyterrier_inpars.rerankers._list_training import ListLoss
 
-        name = str(run.options.loss)
-        if name == IN_BATCH:
+        parts: dict[str, Any]
+        sampler: Any = "batch_sampler"
+        if run.options.loss == IN_BATCH:
             columns = self._in_batch_columns(examples)
-            loss: Any = MultipleNegativesRankingLoss(
-                self.network, scale=self.scale, gather_across_devices=True
-            )
+            names, sampler = [*columns], InBatchSampler
+            parts = {"loss": self._in_batch_loss(run.options)}
         else:
-            columns = self._list_columns(examples, name)
-            objective = list_loss(name, run.options.temperature)
-            loss = ListLoss(self.network, self._list_scores, objective)
-        query_prompt, document_prompt = self._prompts()
-        prompts = {c: query_prompt if c == "query" else document_prompt for c in columns}
+            columns, parts = self._list_parts(examples, run.options)
+            names = ["query", "document"]
+        prompts = self._prompts_of(names)
+        if "data_collator" in parts:
+            parts["data_collator"].prompts = prompts
         run.train(
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
             self.network,
-            arguments={
-                "batch_sampler": InBatchSampler if name == IN_BATCH else "batch_sampler",
-                "prompts": {column: prompt for column, prompt in prompts.items() if prompt},
-            },
+            arguments={"batch_sampler": sampler, "prompts": prompts},
             train_dataset=Dataset.from_dict(columns),
-            loss=loss,
+            **parts,
         )
+
+    def _prompts_of(self, columns: list[str]) -> dict[str, str]:
+        """Returns the prompts of the columns of a data set, all but ``query`` of documents."""
+        query_prompt, document_prompt = self._prompts()
+        prompts = {c: query_prompt if c == "query" else document_prompt for c in columns}
+        return {column: prompt for column, prompt in prompts.items() if prompt}
+
+    def _in_batch_loss(self, options: TrainingOptions) -> Any:
+        """Returns sentence-transformers' loss: plain, cached or guided, which is cached too."""
+        from sentence_transformers.sentence_transformer import losses
+
+        size = options.mini_batch_size
+        if options.guide is not None:
+            guide = BiEncoder(options.guide, dtype="float32", device=self.device)
+            return losses.CachedGISTEmbedLoss(
+                self.network,
+                guide.network.requires_grad_(False),
+                temperature=1 / self.scale,
+                mini_batch_size=size or self.batch_size,
+                margin_strategy="relative",
+                margin=options.guide_margin,
+                contrast_anchors=False,
+                contrast_positives=False,
+                gather_across_devices=True,
+            )
+        shared: dict[str, Any] = {"scale": self.scale, "gather_across_devices": True}
+        if size is None:
+            return losses.MultipleNegativesRankingLoss(self.network, **shared)
+        return losses.CachedMultipleNegativesRankingLoss(
+            self.network, mini_batch_size=size, **shared
+        )
+
+    def _list_parts(
+        self, examples: pd.DataFrame, options: TrainingOptions
+    ) -> tuple[dict[str, list], dict[str, Any]]:
+        """Returns the columns of the lists, and the loss and collator of a trainer."""
+        from pyterrier_inpars.rerankers._vector_training import ListCollator, VectorListLoss
+
+        rows = listings(examples, "text", str(options.loss))
+        columns: dict[str, list] = {
+            "query": [row.query for row in rows],
+            "texts": [row.texts for row in rows],
+            "label": [row.targets for row in rows],
+        }
+        longest = max(map(len, columns["texts"])) if on_xla(self.network.device) else None
+        objective = self._objective(options)
+        return columns, {
+            "loss": VectorListLoss(self.network, objective, options.mini_batch_size),
+            "data_collator": ListCollator(self.network.preprocess, longest=longest),
+        }
+
+    def _objective(self, options: TrainingOptions) -> Callable[..., torch.Tensor]:
+        """Returns the loss of the vectors of queries and documents, see ``VectorListLoss``."""
+        from torch.nn.functional import normalize
+
+        name, weight = str(options.loss), options.in_batch_weight
+        over_lists = list_loss(name, options.temperature, options.teacher_temperature)
+
+        def objective(
+            queries: torch.Tensor,
+            documents: torch.Tensor,
+            place: torch.Tensor,
+            targets: torch.Tensor,
+        ) -> torch.Tensor:
+            scores = self.scale * normalize(queries) @ normalize(documents).T
+            value = over_lists(scores.gather(1, place), targets)
+            return value + weight * in_batch(scores, place, targets) if weight else value
+
+        return objective
 
     def _in_batch_columns(self, examples: pd.DataFrame) -> dict[str, list]:
         """Returns query, positive, and as many negatives per query as the largest number."""
@@ -187,23 +262,3 @@ class BiEncoder(SentenceTransformersReranker):
         for i in range(width):
             columns[f"negative_{i + 1}"] = [row[i] for row in negatives]
         return columns
-
-    def _list_columns(self, examples: pd.DataFrame, loss: str) -> dict[str, list]:
-        """Returns query, documents and targets of each list.
-
-        Shorter lists are padded with empty texts, whose targets are NaN.
-        """
-        rows = listings(examples, "text", loss)
-        targets = padded([row.targets for row in rows])
-        columns: dict[str, list] = {"query": [row.query for row in rows]}
-        for i in range(targets.shape[1]):
-            columns[f"document_{i + 1}"] = [(row.texts[i : i + 1] or [""])[0] for row in rows]
-        return columns | {"label": targets.tolist()}
-
-    def _list_scores(self, network: Any, inputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        """Returns the scaled cosines of a batch of lists, (lists, longest list)."""
-        import torch
-
-        query, *documents = (network(column)["sentence_embedding"] for column in inputs)
-        cosines = [torch.cosine_similarity(query, document) for document in documents]
-        return self.scale * torch.stack(cosines, dim=1)

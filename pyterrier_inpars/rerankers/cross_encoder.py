@@ -148,7 +148,11 @@ class CrossEncoder(SentenceTransformersReranker):
                 "labels": [row.targets for row in rows],
             }
             score = partial(self._list_scores, at_once=name in FROM_TEACHER)
-            loss = ListLoss(self.network, score, list_loss(name, run.options.temperature))
+            loss = ListLoss(
+                self.network,
+                score,
+                list_loss(name, run.options.temperature, run.options.teacher_temperature),
+            )
         run.train(
             CrossEncoderTrainer,
             CrossEncoderTrainingArguments,

@@ -372,7 +372,7 @@ class MonoT5(Reranker):
             ),
             data_collator=collate,
             score=self._log_odds,
-            loss=list_loss(name, run.options.temperature),
+            loss=list_loss(name, run.options.temperature, run.options.teacher_temperature),
         )
 
     def _write(self, path: str) -> None:

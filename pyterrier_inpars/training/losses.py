@@ -43,6 +43,8 @@ FROM_TEACHER = ("margin_mse", *UNLABELLED)
 """Losses that learn from the scores of a teacher."""
 LOSSES = (POINTWISE, "pairwise", "listwise", "lambda_loss", *FROM_TEACHER)
 """Losses of rerankers that read query and document together."""
+IN_BATCH = "in_batch"
+"""Loss of bi-encoders over the documents of a batch."""
 ALIASES = {"binary": POINTWISE}
 """Other names of losses."""
 
@@ -233,11 +235,44 @@ def _mean_of_pairs(terms: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return terms.masked_fill(absent, 0.0).sum() / (~absent).sum()
 
 
-def padded(targets: list[list[float]]) -> torch.Tensor:
-    """Returns lists as the rows of a float32 tensor, padded with NaN."""
+def in_batch(
+    scores: torch.Tensor, place: torch.Tensor, targets: torch.Tensor, margin: float = 0.4
+) -> torch.Tensor:
+    """Returns the softmax cross-entropy of each list's best document in its whole batch (InfoNCE).
+
+    The positive of a list is the document that the teacher scores highest. All other documents of
+    the batch are negatives, except suspected positives: documents of the list that the teacher
+    scores within a share of the best one (Tamber et al. 2025, "CADET", arXiv 2505.19274, whose code
+    leaves out those above 0.6 of the best score).
+
+    Args:
+        scores: Scores of all distinct documents of the batch for each query, (lists, documents).
+        place: Columns of the documents of each list, (lists, longest list).
+        targets: Scores of the teacher in the same order, NaN where a list has no document.
+        margin: A document is a suspected positive if its score is above that of the best one less
+            this share of its absolute value.
+
+    Returns:
+        A scalar, the mean over lists.
+    """
+    absent = targets.isnan()
+    best, first = targets.masked_fill(absent, -float("inf")).max(dim=1, keepdim=True)
+    positive = place.gather(1, first)
+    suspected = targets > best - margin * best.abs()  # False where one is NaN
+    left_out = scores.new_zeros(scores.shape).scatter_add(1, place, suspected.to(scores)) > 0
+    in_a_list = scores.new_zeros(scores.shape[1:]).scatter_add(
+        0, place.flatten(), (~absent).flatten().to(scores)
+    )
+    left_out = (left_out | (in_a_list == 0)).scatter(1, positive, False)
+    scores = scores.masked_fill(left_out, -float("inf"))
+    return -scores.log_softmax(dim=1).gather(1, positive).mean()
+
+
+def padded(targets: list[list[float]], width: int | None = None) -> torch.Tensor:
+    """Returns lists as the rows of a float32 tensor, padded with NaN to the longest or a width."""
     import torch
 
-    width = max(map(len, targets))
+    width = width or max(map(len, targets))
     return torch.tensor([row + [float("nan")] * (width - len(row)) for row in targets])
 
 

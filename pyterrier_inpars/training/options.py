@@ -16,7 +16,7 @@ import ir_measures
 from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.training._names import check_names
 from pyterrier_inpars.training.lora import lora_config
-from pyterrier_inpars.training.losses import ALIASES, LOSSES
+from pyterrier_inpars.training.losses import ALIASES, IN_BATCH, LOSSES
 from pyterrier_inpars.training.recipes import RECIPES, recipe_arguments
 
 RENAMED = {"overwrite_output_dir": "overwrite"}
@@ -24,6 +24,11 @@ RENAMED = {"overwrite_output_dir": "overwrite"}
 
 SENTENCE_TRANSFORMERS = ("batch_sampler", "learning_rate_mapping", "prompts", "router_mapping")
 """Arguments that the trainers of sentence-transformers take beside ``TrainingArguments``."""
+
+OF_A_RECIPE = {"loss", "teacher_temperature", "in_batch_weight"}
+"""Options that a recipe may set, beside ``TrainingArguments``; their defaults are ``None``."""
+OF_A_BI_ENCODER = {"in_batch_weight", "guide", "guide_margin", "mini_batch_size"}
+"""Options of the losses of ``BiEncoder``."""
 
 _DEVICE = "the reranker decides the device: give the reranker device='cpu'"
 _VALIDATION = "a validation reranks results in batches of the reranker's batch_size"
@@ -117,12 +122,25 @@ class TrainingOptions:
     Args:
         loss: Training loss; ``None`` for the default of the class. ``MonoT5`` and ``CrossEncoder``
             take ``"pointwise"`` (also called ``"binary"``), ``"pairwise"``, ``"listwise"``,
-            ``"margin_mse"`` and ``"distillation"``; ``BiEncoder`` takes ``"in_batch"``,
-            ``"margin_mse"`` and ``"distillation"``. See the class.
+            ``"lambda_loss"``, ``"margin_mse"``, ``"distillation"`` and ``"adr_mse"``; ``BiEncoder``
+            takes ``"in_batch"``, ``"margin_mse"``, ``"distillation"`` and ``"adr_mse"``. See the
+            class.
         temperature: Temperature of both softmax distributions in ``"distillation"``, above 0. The
-            other losses ignore it.
-        recipe: Published settings: ``"inpars"`` (MonoT5) or ``"inpars-light"`` (CrossEncoder), see
-            ``training.recipes.RECIPES``. Options given beside it take precedence.
+            other losses ignore it. The scores of a ``BiEncoder`` are its cosines multiplied by its
+            ``scale``: at the default of 20, a temperature of 1 is one of 0.05 over cosines.
+        teacher_temperature: Temperature of the teacher's distribution in ``"distillation"``, if it
+            is another one; ``None`` for ``temperature``.
+        in_batch_weight: Weight of the in-batch cross-entropy that a ``BiEncoder`` adds to a loss
+            over lists; ``None`` for 0.
+        guide: Bi-encoder, by its name on the hub or its path, whose scores keep suspected positives
+            from being negatives in ``"in_batch"``.
+        guide_margin: Share of the guide's score of the positive, at least 0: documents that the
+            guide scores above the positive's score less this share of it are left out.
+        mini_batch_size: Number of texts that a ``BiEncoder`` embeds at once in training, by
+            gradient caching: it bounds the memory of a batch of any size. ``None`` for no caching.
+        recipe: Published settings: ``"inpars"`` (MonoT5), ``"inpars-light"`` (CrossEncoder),
+            ``"gpl"`` or ``"cadet"`` (BiEncoder), see ``training.recipes.RECIPES``. Options given
+            beside it take precedence.
         output_dir: Folder for checkpoints. One is written ten times per run, unless
             ``save_strategy`` or ``save_steps`` say otherwise, and the last one is kept. An
             interrupted run that is started again with the same data and settings resumes from the
@@ -164,6 +182,11 @@ class TrainingOptions:
 
     loss: str | None
     temperature: float
+    teacher_temperature: float | None
+    in_batch_weight: float | None
+    guide: str | os.PathLike[str] | None
+    guide_margin: float
+    mini_batch_size: int | None
     recipe: str | None
     output_dir: str | os.PathLike[str] | None
     seed: int
@@ -179,6 +202,11 @@ class TrainingOptions:
         *,
         loss: str | None = None,
         temperature: float = 1.0,
+        teacher_temperature: float | None = None,
+        in_batch_weight: float | None = None,
+        guide: str | os.PathLike[str] | None = None,
+        guide_margin: float = 0.0,
+        mini_batch_size: int | None = None,
         recipe: str | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         seed: int = 0,
@@ -229,7 +257,7 @@ class TrainingOptions:
     def for_reranker(
         self, method: str, losses: Collection[str], default_loss: str
     ) -> TrainingOptions:
-        """Returns the options of a reranker class, with its default loss if none is given.
+        """Returns the options of a reranker class, with the loss of the recipe or its default.
 
         Args:
             method: Key of ``recipes.DEFAULTS``.
@@ -237,29 +265,53 @@ class TrainingOptions:
             default_loss: One of them.
 
         Raises:
-            TypeError: An argument belongs to the trainers of other classes.
-            ValueError: The loss or the recipe is for other classes.
+            TypeError: An option belongs to other classes.
+            ValueError: The loss or the recipe is for other classes, or an option for another loss.
         """
-        loss = default_loss if self.loss is None else self.loss
+        recipe = recipe_arguments(self.recipe, method)
+        own = {name: recipe[name] for name in OF_A_RECIPE & recipe.keys()}
+        given = {"loss": default_loss} | own | self.given()
+        loss = given["loss"]
         if loss not in losses:
             raise ValueError(f"loss must be one of {', '.join(losses)}, not {loss!r}")
-        recipe_arguments(self.recipe, method)
+        for name in OF_A_BI_ENCODER & given.keys():
+            if method != "bi_encoder":
+                raise TypeError(f"{name} is for BiEncoder only: leave it out")
+        if given.get("guide") is not None and loss != IN_BATCH:
+            raise ValueError(f"guide is for loss={IN_BATCH!r}, not for {loss!r}: leave it out")
+        if given.get("in_batch_weight") and loss == IN_BATCH:
+            raise ValueError(f"in_batch_weight is for losses over lists, not for {loss!r}")
         for name in self.arguments:
             if method == "monot5" and name in SENTENCE_TRANSFORMERS:
                 raise TypeError(f"{name} is for BiEncoder and CrossEncoder only: leave it out")
-        return TrainingOptions(**(self.given() | {"loss": loss}))
+        return TrainingOptions(**given)
+
+    def loss_settings(self) -> dict[str, Any]:
+        """Returns the options of the loss for provenance: loss, temperature and those given."""
+        names = ["teacher_temperature", "in_batch_weight", "guide", "guide_margin"]
+        given = {name: value for name, value in self.given().items() if name in names}
+        if "guide" in given:
+            given["guide"] = os.path.basename(os.fspath(given["guide"]))
+        return {"loss": self.loss, "temperature": self.temperature} | given
 
     def _check(self) -> None:
         if self.loss is not None and not isinstance(self.loss, str):
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
         _above_0("temperature", self.temperature)
+        if self.teacher_temperature is not None:
+            _above_0("teacher_temperature", self.teacher_temperature)
+        if self.in_batch_weight is not None:
+            _at_least_0("in_batch_weight", self.in_batch_weight)
+        _at_least_0("guide_margin", self.guide_margin)
+        if not isinstance(self.guide, str | os.PathLike | None):
+            raise TypeError(f"guide must be the name or path of a model, not {self.guide!r:.200}")
         if self.recipe is not None and self.recipe not in [*RECIPES]:
             known = ", ".join(RECIPES)
             raise ValueError(f"there is no recipe {self.recipe!r}: it must be one of {known}")
         if not isinstance(self.output_dir, str | os.PathLike | None):
             raise TypeError(f"output_dir must be a path or None, not {self.output_dir!r}")
         positive_int("seed", self.seed, 0)
-        for name in ("effective_batch", "patience"):
+        for name in ("effective_batch", "mini_batch_size", "patience"):
             if getattr(self, name) is not None:
                 positive_int(name, getattr(self, name))
         share = self.held_out

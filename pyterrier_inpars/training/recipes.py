@@ -63,6 +63,25 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # pass a round trip at 3. No source at hand confirms its learning rate and batch size, so both
     # are a cross-encoder's defaults: only the single epoch is set, over all examples.
     "inpars-light": {"cross_encoder": {"num_train_epochs": 1, "held_out": 0.0}},
+    # GPL (Wang et al. 2022, arXiv 2112.07577, section 3, and gpl/train.py of UKPLab/gpl): margin
+    # MSE to a cross-encoder's scores, in batches of 32. The authors train for 140,000 steps on dot
+    # products, with 50 negatives for each query from each of two retrievers; the number of steps
+    # here is one epoch.
+    "gpl": {"bi_encoder": {"loss": "margin_mse", "per_device_train_batch_size": 32}},
+    # CADET (Tamber et al. 2025, arXiv 2505.19274, and training_scripts of
+    # manveertamber/cadet-dense-retrieval): Kullback-Leibler divergence from a cross-encoder's
+    # scores, clipped and scaled to 0..1, at temperatures of 0.3 for the teacher and 0.05 for the
+    # student's cosines (the default scale of 20), and a tenth of the in-batch cross-entropy. The
+    # authors' cross-entropy has a temperature of 0.01, and their steps have 4,096 lists at 2e-4,
+    # for up to 30 epochs with early stopping; batch, rate and number of epochs here are the
+    # defaults.
+    "cadet": {
+        "bi_encoder": {
+            "loss": "distillation",
+            "teacher_temperature": 0.3,
+            "in_batch_weight": 0.1,
+        }
+    },
 }
 """Published settings by recipe and method; they take precedence over ``DEFAULTS``."""
 
