@@ -317,6 +317,8 @@ class TestEveryReranker:
             tiny.tiny_classifier(model, "bert", 1, dropout=0.0)
         frame = frame.assign(label=[1, 0, 1] * 5)
         training = {"max_steps": 1, "learning_rate": 1e-3, "gradient_accumulation_steps": 1}
+        if cls is CrossEncoder:  # a listwise loss has no gradient for the bias but rounding
+            training["loss"] = "pointwise"
         options = {"dtype": "float32", "device": "cpu", "training": training}
         plain, compiled = cls(model, **options), cls(model, compile=True, **options)
         torch._dynamo.utils.counters.clear()
