@@ -329,6 +329,7 @@ def with_source(command: Callable) -> Callable:
 
 
 @click.group(NAME, context_settings=SETTINGS, invoke_without_command=True)
+@click.version_option(version("pyterrier_inpars"), "--version", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def commands(context: click.Context, debug: bool) -> None:
@@ -697,9 +698,15 @@ def rerank(
     "BEIR does.",
 )
 @click.option(
+    "--exclude_fewshot_topics",
     "--without",
+    "without",
     help="Synthetic queries whose few-shot topics are excluded from the evaluation, or a TSV file "
     "of topics, such as the toolkit's query_ids_to_remove_from_eval.tsv.",
+)
+@click.option(
+    "--baseline",
+    help="One of the runs. Adds the p-values of paired t-tests of the others against it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per run.")
 def evaluate(
@@ -710,9 +717,12 @@ def evaluate(
     remove_unjudged: bool,
     remove_own_document: bool | None,
     without: str | None,
+    baseline: str | None,
     as_json: bool,
 ) -> None:
     """Evaluate runs over all judged topics, like trec_eval -c."""
+    if baseline and baseline not in runs:
+        raise click.UsageError(f"--baseline {baseline} must be one of the runs: {', '.join(runs)}")
     judged = datasets.read_qrels(qrels) if qrels else source.collection().get_qrels()
     if without:
         topics = judged[["qid"]].drop_duplicates()
@@ -725,6 +735,7 @@ def evaluate(
         remove_own_document = source.dataset in beir.QUERY_IS_DOCUMENT
     measures = [*evaluation.measures(relevance_threshold), NumRet]
     values: dict[str, dict[str, float]] = {}
+    results: dict[str, pd.DataFrame] = {}
     for name in runs:
         run = source.run(name)
         if remove_own_document:
@@ -735,6 +746,10 @@ def evaluate(
             raise ValueError(f"{name} has no document for any judged topic")
         values[name] = {str(m): value for m, value in pt.Evaluate(run, judged, measures).items()}
         values[name] |= {"NumRet": int(values[name]["NumRet"]), "NumQ": judged["qid"].nunique()}
+        results[name] = run
+    for name in results if baseline else ():
+        if name != baseline:
+            values[name] |= _p_values(results[name], results[str(baseline)], judged, measures[:-1])
     if as_json:
         for name in runs:
             click.echo(json.dumps({"run": name, **values[name]}))
@@ -744,6 +759,20 @@ def evaluate(
             for name, row in values.items()
         }
         click.echo(pd.DataFrame(shown).to_string())
+
+
+def _p_values(
+    run: pd.DataFrame, baseline: pd.DataFrame, qrels: pd.DataFrame, measures: Sequence[Any]
+) -> dict[str, float]:
+    """Returns the p-values of paired t-tests, with 0 for topics that a run lacks."""
+    from scipy.stats import ttest_rel
+
+    values = []
+    for results in (run, baseline):
+        by_topic = pt.Evaluate(results, qrels, measures, perquery=True)
+        frame = pd.DataFrame.from_dict(by_topic, orient="index")
+        values.append(frame.reindex(qrels["qid"].unique(), fill_value=0.0))
+    return {f"{m} p-value": float(ttest_rel(*(v[str(m)] for v in values)).pvalue) for m in measures}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

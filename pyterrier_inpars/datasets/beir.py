@@ -99,7 +99,7 @@ def names(collection: str, source: str) -> str:
         available = [other for other, cells in _NAMES.items() if cells[source] != "-"]
         remedy = ""
         if source == "irds" and _NAMES[collection]["pyserini"] != "-":
-            remedy = ", but Pyserini does: give source='pyserini' (--dataset_source pyserini)"
+            remedy = ", but Pyserini does: give source='pyserini'"
         raise ValueError(
             f"{source} does not have {collection!r}{remedy}; it has {', '.join(available)}"
         )

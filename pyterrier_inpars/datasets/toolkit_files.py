@@ -128,6 +128,8 @@ def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Pat
             for column in ("docno", "query", "qid", "text"):
                 if not isinstance(record.get(column, ""), str):
                     raise ValueError(f"{at}: {column} must be a string, not {record[column]!r}")
+            if not record["query"].strip():
+                raise ValueError(f"{at}: the query is blank, which `read_queries` would drop")
             record["doc_id"] = record.pop("docno")
             first = {name: record.pop(name) for name in _WRITTEN if name in record}
             try:

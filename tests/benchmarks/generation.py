@@ -12,6 +12,7 @@ model loaded. The other peers are the continuous batching of transformers, ``gen
 a paged KV cache and the same limits, and this package in float32 with ``compile=True``, whose first
 run, which compiles, is timed separately.
 
+Our side is the line that users type, ``(generator >> SyntheticQueries(path)).index(documents)``.
 Checks first that both sides generate identical queries in float32. Then runs the peer and each
 precision alternately, and prints the queries/s of each run and the median of the ratios. The peer
 is slow, so it may get fewer documents, taken at equal steps from those sorted by length.
@@ -23,13 +24,14 @@ import itertools
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
 import pandas as pd
 from precisions import precisions
 
-from pyterrier_inpars import QueryGenerator
+from pyterrier_inpars import QueryGenerator, SyntheticQueries
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.demo import StdlibDocs, language_model
 
@@ -130,6 +132,13 @@ class Compiled:
 PEERS = {"toolkit": Toolkit, "generate_batch": Paged, "compiled": Compiled}
 
 
+def index(generator: QueryGenerator, frame: pd.DataFrame) -> None:
+    """Stores the queries for the documents."""
+    with tempfile.TemporaryDirectory() as folder:
+        queries = SyntheticQueries(os.path.join(folder, "queries"))
+        (generator >> queries).index(frame.to_dict("records"))
+
+
 def speed(write: Callable[[], object], count: int) -> float:
     start = time.perf_counter()
     write()
@@ -174,7 +183,7 @@ def main() -> None:
     sides = {
         args.peer: functools.partial(speed, lambda: peer(prompts), len(prompts)),
         **{
-            dtype: functools.partial(speed, functools.partial(generator, frame), len(frame))
+            dtype: functools.partial(speed, functools.partial(index, generator, frame), len(frame))
             for dtype, generator in ours.items()
         },
     }

@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -241,11 +243,11 @@ def test_generate_resumes_an_interrupted_run(tmp_path, run, fails, models, monke
     assert "max_new_tokens: was 6, is 5" in error
 
     shown = []
-    complete = QueryGenerator._generate
+    transform = QueryGenerator.transform
     monkeypatch.setattr(
         QueryGenerator,
-        "_generate",
-        lambda self, d, *more: shown.extend(d["docno"]) or complete(self, d, *more),
+        "transform",
+        lambda self, inp: shown.extend(inp["docno"]) or transform(self, inp),
     )
     run(*command("stopped.jsonl"))
     assert shown == [f"{i:03}" for i in range(1, 210)]  # --shard-size 1 is honoured
@@ -283,6 +285,26 @@ def test_train_resumes_an_interrupted_run(tmp_path, run, fails, models, monkeypa
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert "checkpoints" not in os.listdir(tmp_path / "stopped")
     assert "already exists" in fails(*command("stopped"))
+
+
+def test_a_diverged_training_fails_and_leaves_no_model(tmp_path, models, capfd):
+    rows = [f"query {i}\t{TEXTS[i % 12]}\t{TEXTS[(i + 5) % 12]}" for i in range(8)]
+    (tmp_path / "triples.tsv").write_text("\n".join(rows))
+
+    def train(rate):
+        command = ["train", "--triples", tmp_path / "triples.tsv", "--base_model", models["bert"],
+                   "--output_dir", tmp_path / "model", "--learning_rate", rate, "--max_steps", 3,
+                   "--max_grad_norm", 0, "--device", "cpu"]  # fmt: skip
+        cli.main([str(argument) for argument in command])
+
+    with pytest.raises(SystemExit) as ended:
+        train(1e30)
+    assert ended.value.code == 1
+    assert "diverged at step" in capfd.readouterr().err.splitlines()[-1]
+    assert os.listdir(tmp_path / "model") == ["checkpoints"]
+    train(1e-4)  # the same folder with another learning rate
+    assert "CrossEncoder" in capfd.readouterr().out
+    assert "model.safetensors" in os.listdir(tmp_path / "model")
 
 
 def test_complete_output_is_not_overwritten(tmp_path, run, generate, fails, models, beir):
@@ -350,7 +372,7 @@ def test_fewshot_topics_are_excluded_from_the_evaluation(tmp_path, run, generate
     judgements = ["--qrels", Path(beir, "qrels", "test.tsv")]
     for arguments, left in [
         (["--without", artifact.path], ["01"]),  # 1 by id, NA by text
-        (["--without", output], ["01", "NA"]),  # the file has only ids
+        (["--exclude_fewshot_topics", output], ["01", "NA"]),  # the file has only ids
         ([*judgements, "--without", artifact.path], ["01"]),
         (["--dataset", beir, *judgements, "--without", output], ["01", "NA"]),
     ]:
@@ -392,6 +414,42 @@ def test_examples_from_the_judgements_of_the_collection(tmp_path, generate):
     (row,) = lines(tmp_path / "a.jsonl")
     assert set(row["fewshot_examples"]) <= set(TOPICS)
     assert sum(f"Query: {query}" in row["prompt_text"] for query in TOPICS.values()) in (1, 2)
+
+
+def test_p_values_against_a_baseline(tmp_path, run, fails):
+    """Those of pt.Experiment; a topic that a run lacks counts 0."""
+    rng = random.Random(0)
+    qrels = [(f"t{i}", f"d{i}", 1) for i in range(12)]
+    runs = {}
+    for name, noise, topics in (("a", 1.0, 12), ("b", 3.0, 12), ("c", 2.0, 9)):
+        rows = [
+            (f"t{i}", f"d{j}", -abs(i - j) + noise * rng.random())
+            for i in range(topics)
+            for j in range(12)
+        ]
+        frame = pd.DataFrame(rows, columns=["qid", "docno", "score"])
+        runs[str(tmp_path / name)] = frame
+        lines = [f"{q} Q0 {d} 0 {s} x" for q, d, s in rows]
+        (tmp_path / name).write_text("\n".join(lines))
+    judged = tmp_path / "qrels"
+    judged.write_text("\n".join(f"{q} 0 {d} {label}" for q, d, label in qrels))
+    command = ["evaluate", "--qrels", judged, *(f"--run={name}" for name in runs)]
+    a, b, c = runs
+    printed = run(*command, "--baseline", b, "--json").splitlines()
+    found = {values.pop("run"): values for values in map(json.loads, printed)}
+    qrels = pd.DataFrame(qrels, columns=["qid", "docno", "label"])
+    expected = pt.Experiment(
+        list(runs.values()), qrels[["qid"]].assign(query="x"), qrels, measures(), baseline=1,
+        names=list(runs), validate="ignore",
+    ).set_index("name")  # fmt: skip
+    for measure in ("nDCG@10", "RR", "AP"):
+        for name in (a, c):
+            assert found[name][f"{measure} p-value"] == pytest.approx(
+                expected.loc[name, f"{measure} p-value"]
+            )
+        assert f"{measure} p-value" not in found[b]
+    assert "RR p-value" in run(*command, "--baseline", b)
+    assert "must be one of the runs" in fails(*command, "--baseline", "d", code=2)
 
 
 def test_a_file_without_fewshot_topics(tmp_path, fails, beir):
@@ -941,6 +999,10 @@ def test_errors_name_options(tmp_path, fails, models, monkeypatch):
     error = fails(*generate)
     assert error.startswith("--prompt inpars needs a download; --prompt three-shot needs none.")
     assert "--prompt templates.yaml --prompt_name NAME" in error and "Prompt.load" not in error
+
+
+def test_version(run):
+    assert run("--version") == f"pyterrier-inpars {metadata.version('pyterrier_inpars')}\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--debug"]])

@@ -241,6 +241,10 @@ def test_tables(tmp_path, content, expected):
             Error("docno must be a s"),
         ),
         (
+            lambda p: toolkit_files.write_queries([{"docno": "1", "query": " "}], p),
+            Error("row 1 .*: the query is blank"),
+        ),
+        (
             lambda p: toolkit_files.write_queries([{"docno": "1", "query": HALF}], p),
             Error("cannot write row 1"),
         ),
