@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve
+from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve, shared_words
 from pyterrier_inpars._stage import (
     Stage,
     as_numbers,
@@ -219,6 +219,43 @@ class CopyFilter(Filter):
         texts = map(clean, joined_text(inp, self.text_field))
         pairs = zip(inp["query"].map(clean), texts, strict=True)
         return np.array([not query or f" {query} " not in f" {text} " for query, text in pairs])
+
+
+class OverlapFilter(Filter):
+    """Drops queries that share too many words with their document.
+
+    Such queries are easy for a lexical system and favor it in `evaluation.compare`. The overlap is
+    the share of the query's distinct words that occur in the document, ignoring case and
+    punctuation, as `evaluation.overlap` returns it; a query without words has none. Words are not
+    stemmed.
+
+    Requires the columns ``query`` and ``text`` (both str).
+
+    Args:
+        max_share: Largest overlap of a query that is kept, from 0 to 1.
+        text_field: Column with the text of the document, or several, whose texts are joined by
+            spaces.
+
+    Raises:
+        ValueError: ``max_share`` is not from 0 to 1, or a query or text is not a string.
+    """
+
+    schematic = {"label": "OverlapFilter", "help_url": None}
+
+    def __init__(self, max_share: float, *, text_field: str | list[str] = "text"):
+        super().__init__()
+        self.max_share = finite("max_share", max_share)
+        self.text_field = text_field
+        if not 0 <= self.max_share <= 1:
+            raise ValueError(f"max_share must be from 0 to 1, such as 0.5, not {max_share!r}")
+
+    def _required_columns(self) -> list[str]:
+        return ["query", *fields_of(self.text_field)]
+
+    def _keep(self, inp: pd.DataFrame) -> np.ndarray:
+        check_strings(inp, "query")
+        pairs = zip(inp["query"], joined_text(inp, self.text_field), strict=True)
+        return np.array([shared_words(query, text) <= self.max_share for query, text in pairs])
 
 
 class DuplicateFilter(WholeSetFilter):

@@ -42,3 +42,5 @@ def test_a_column_of_the_queries():
     frame = pd.DataFrame({"query": ["a b", "c"], "body": ["b", "c"]}, index=[7, 3])
     shares = overlap(frame, text_field="body")
     assert frame.assign(overlap=shares)["overlap"].tolist() == [0.5, 1.0]
+    frame["title"] = ["A", None]
+    assert overlap(frame, text_field=["title", "body"]).tolist() == [1.0, 1.0]

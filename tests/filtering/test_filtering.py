@@ -14,6 +14,7 @@ from pyterrier_inpars.filtering import (
     DuplicateFilter,
     FalseNegativeFilter,
     LengthFilter,
+    OverlapFilter,
     RoundTripFilter,
     ScoreFilter,
 )
@@ -37,8 +38,16 @@ MAKERS = [
     lambda: CopyFilter(),
     lambda: DuplicateFilter(),
     lambda: RoundTripFilter(RANKINGS, 2),
+    lambda: OverlapFilter(0.5),
 ]
-NAMES = ["ScoreFilter", "LengthFilter", "CopyFilter", "DuplicateFilter", "RoundTripFilter"]
+NAMES = [
+    "ScoreFilter",
+    "LengthFilter",
+    "CopyFilter",
+    "DuplicateFilter",
+    "RoundTripFilter",
+    "OverlapFilter",
+]
 each_filter = pytest.mark.parametrize("make", MAKERS, ids=NAMES)
 COLUMNS = ["qid", "query", "docno", "text", "score", "log_probs"]
 
@@ -158,6 +167,26 @@ def test_copy_filter_joins_several_text_fields(rows):
     several = CopyFilter(text_field=["title", "body"])
     assert kept(several, queries) == kept(CopyFilter(), queries.assign(text=joined))
     assert pt.inspect.transformer_inputs(several)[-1] == ["query", "title", "body"]
+
+
+@quick
+@given(ROWS, st.sampled_from([0, 0.25, 0.5, 1]))
+def test_overlap_filter(rows, share):
+    expected = []
+    for i, (query, text, _) in enumerate(rows):
+        distinct = set(words(query))
+        common = [word for word in distinct if word in words(text)]
+        if len(common) <= share * len(distinct):
+            expected.append(f"q{i}")
+    assert kept(OverlapFilter(share), frame(rows)) == expected
+    several = frame(rows).assign(title="").rename(columns={"text": "body"})
+    assert kept(OverlapFilter(share, text_field=["title", "body"]), several) == expected
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, 50, None, float("nan"), "half"])
+def test_overlap_filter_with_a_bad_share(share):
+    with pytest.raises(ValueError, match="max_share must be"):
+        OverlapFilter(share)
 
 
 @pytest.mark.parametrize(
@@ -376,6 +405,11 @@ def test_inspection():
     assert pt.inspect.subtransformers(RoundTripFilter(RANKINGS)) == {"retriever": RANKINGS}
 
 
-TestScoreFilter, TestLengthFilter, TestCopyFilter, TestDuplicateFilter, TestRoundTripFilter = (
-    pt.testing.transformer_test_class(make) for make in MAKERS
-)
+(
+    TestScoreFilter,
+    TestLengthFilter,
+    TestCopyFilter,
+    TestDuplicateFilter,
+    TestRoundTripFilter,
+    TestOverlapFilter,
+) = (pt.testing.transformer_test_class(make) for make in MAKERS)
