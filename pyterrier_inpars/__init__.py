@@ -15,6 +15,7 @@ from pyterrier_inpars.filtering import (
     DuplicateFilter,
     FalseNegativeFilter,
     LengthFilter,
+    OverlapFilter,
     RoundTripFilter,
     ScoreFilter,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "LuceneIndex",
     "MonoT5",
     "NegativeMiner",
+    "OverlapFilter",
     "Prompt",
     "QueryGenerator",
     "QueryLikelihood",
