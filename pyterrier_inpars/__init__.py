@@ -37,6 +37,7 @@ from pyterrier_inpars.rerankers import (
     QueryLikelihood,
     RerankTop,
     ScoreFusion,
+    VectorPRF,
     load_reranker,
 )
 from pyterrier_inpars.training.options import TrainingOptions
@@ -75,6 +76,7 @@ __all__ = [
     "StaticPrompt",
     "SyntheticQueries",
     "TrainingOptions",
+    "VectorPRF",
     "load_prompt",
     "load_reranker",
     "prompt_names",

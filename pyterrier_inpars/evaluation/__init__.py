@@ -8,6 +8,7 @@ from pyterrier_inpars.evaluation.pseudo_judgements import pseudo_qrels
 from pyterrier_inpars.evaluation.rank_correlation import kendall_tau, tau_ap
 from pyterrier_inpars.evaluation.results_filters import ExcludeQueryDocument, JudgedOnly
 from pyterrier_inpars.evaluation.selection import Selection, select
+from pyterrier_inpars.evaluation.similar_documents import similar_qrels
 from pyterrier_inpars.evaluation.toolkit_measures import measures
 from pyterrier_inpars.evaluation.topics_agreement import (
     Agreement,
@@ -29,6 +30,7 @@ __all__ = [
     "overlap",
     "pseudo_qrels",
     "select",
+    "similar_qrels",
     "split",
     "tau_ap",
 ]

@@ -8,6 +8,7 @@ from pyterrier_inpars.rerankers.loading import load_reranker
 from pyterrier_inpars.rerankers.monot5 import MonoT5
 from pyterrier_inpars.rerankers.query_likelihood import QueryLikelihood
 from pyterrier_inpars.rerankers.rerank_top import RerankTop
+from pyterrier_inpars.rerankers.vector_prf import VectorPRF
 
 __all__ = [
     "BiEncoder",
@@ -18,5 +19,6 @@ __all__ = [
     "RerankTop",
     "Reranker",
     "ScoreFusion",
+    "VectorPRF",
     "load_reranker",
 ]

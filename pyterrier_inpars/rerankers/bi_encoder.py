@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pyterrier_inpars._compute.xla import on_xla
-from pyterrier_inpars.rerankers._sentence_transformers import SentenceTransformersReranker
+from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars.rerankers._sentence_transformers import (
+    SentenceTransformersReranker,
+    append_end_token,
+)
+from pyterrier_inpars.rerankers._vector_cache import VectorCache, weights_checksum
+from pyterrier_inpars.rerankers.base import read_json
 from pyterrier_inpars.training.examples import groups, listings
 from pyterrier_inpars.training.losses import FROM_TEACHER, IN_BATCH, in_batch, list_loss
 from pyterrier_inpars.training.options import TrainingOptions
@@ -23,6 +29,12 @@ if TYPE_CHECKING:
     from pyterrier_inpars.rerankers.base import LoadingOptions
     from pyterrier_inpars.training.trainer import TrainingRun
 
+LAST_TOKEN = "lasttoken"
+POOLING = ("mean", LAST_TOKEN, "cls", "max", "weightedmean", "mean_sqrt_len_tokens")
+"""Ways of pooling, by their names in sentence-transformers."""
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Names of the prompt for documents, in sentence-transformers' order."""
+
 
 class BiEncoder(SentenceTransformersReranker):
     """Bi-encoder: the score of a document is its cosine with the query, from -1 to 1.
@@ -30,6 +42,11 @@ class BiEncoder(SentenceTransformersReranker):
     Query and document are encoded separately, as in Promptagator (Dai et al. 2022, arXiv
     2209.11755, section 3). Each distinct text of a frame is encoded once. If the model defines
     prompts for queries and documents, they are used in training and in scoring.
+
+    A causal language model can be the encoder, too, as in RepLLaMA (Ma et al. 2023, arXiv
+    2310.08319): the last token represents the text. The end token is appended to each text, unless
+    the tokenizer or the checkpoint already decides how a text ends. Without training such a model
+    ranks poorly.
 
     The losses of ``training``:
 
@@ -63,15 +80,24 @@ class BiEncoder(SentenceTransformersReranker):
     and negatives in a batch, so texts of similar length are faster.
 
     Args:
-        model: What ``SentenceTransformer`` loads: its own models, or any encoder (mean pooling).
+        model: What ``SentenceTransformer`` loads: its own models, any encoder (mean pooling), or a
+            causal language model (last token).
         max_length: Maximum number of tokens of a query or a document; ``None`` for the model's own
             limit.
+        pooling: How the vectors of a text's tokens become one: ``"mean"``, ``"lasttoken"``,
+            ``"cls"``, ``"max"``, ``"weightedmean"`` or ``"mean_sqrt_len_tokens"``, as in
+            sentence-transformers' ``Pooling``; ``None`` for the model's own.
+        query_prompt: Text before each query, such as ``"query: "``; ``None`` for the model's own.
+        doc_prompt: Text before each document; ``None`` for the model's own.
         scale: Factor of the cosines in the loss, the inverse of a softmax temperature.
         training: See :class:`Reranker`.
         batch_size: Maximum number of texts encoded at once.
         text_field: Column with the text of the document, or several, such as ``["title", "text"]``,
             whose texts are joined by spaces.
         verbose: Whether to show progress bars and the libraries' own notices.
+        vector_cache: Number of document vectors to keep in memory, so that several stages and
+            calls encode a document once: 10,000 vectors of 768 numbers take 30 MB. Vectors of
+            other weights or another ``max_length`` are dropped.
         **loading: See :class:`LoadingOptions`.
 
     Raises:
@@ -90,11 +116,15 @@ class BiEncoder(SentenceTransformersReranker):
         model: str | os.PathLike[str],
         *,
         max_length: int | None = None,
+        pooling: str | None = None,
+        query_prompt: str | None = None,
+        doc_prompt: str | None = None,
         scale: float = 20.0,
         training: TrainingOptions | Mapping[str, Any] | str | None = None,
         batch_size: int = 64,
         text_field: str | list[str] = "text",
         verbose: bool = False,
+        vector_cache: int = 0,
         **loading: Unpack[LoadingOptions],
     ):
         super().__init__(
@@ -106,18 +136,84 @@ class BiEncoder(SentenceTransformersReranker):
             verbose=verbose,
             **loading,
         )
+        self.pooling = _check_pooling(pooling)
+        self.query_prompt = _check_prompt("query_prompt", query_prompt)
+        self.doc_prompt = _check_prompt("doc_prompt", doc_prompt)
         self.scale = scale
+        self.vector_cache = positive_int("vector_cache", vector_cache, 0)
+        self._cache = VectorCache()
 
     def _load(self, device: torch.device) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        return self._load_as(SentenceTransformer, device)
+        network = self._load_as(SentenceTransformer, device)
+        self._own_prompts, self._own_pooling = network.prompts, _pooling_mode(network)
+        self._is_new = read_json(self._name, "modules.json", self.revision) is None
+        return network
+
+    def _input_settings(self) -> tuple[Any, ...]:
+        return (
+            *super()._input_settings(),
+            _check_pooling(self.pooling),
+            _check_prompt("query_prompt", self.query_prompt),
+            _check_prompt("doc_prompt", self.doc_prompt),
+        )
+
+    def _adapt(self, network: Any) -> None:
+        super()._adapt(network)
+        mode = self.pooling or self._own_pooling
+        if self.pooling is not None and self._own_pooling is None:
+            raise ValueError(
+                f"{str(self.model)!r} does not pool the vectors of tokens: leave out pooling"
+            )
+        if mode != _pooling_mode(network):
+            for part in _poolings(network):
+                part.pooling_mode = mode
+        if self._is_new and mode == LAST_TOKEN:
+            append_end_token(network.tokenizer)
+        network.prompts = dict(self._own_prompts)
+        if self.query_prompt is not None:
+            network.prompts["query"] = self.query_prompt
+        if self.doc_prompt is not None:
+            network.prompts |= dict.fromkeys(DOCUMENT_PROMPTS, self.doc_prompt)
 
     def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
+        return (self._vectors("query", queries) * self._vectors("document", texts)).sum(axis=1)
+
+    def encode(self, texts: list[str], task: str = "document") -> np.ndarray:
+        """Returns the unit vectors of texts, by which `transform` scores.
+
+        Args:
+            texts: Documents or queries.
+            task: ``"document"`` or ``"query"``: which prompt of the model is used, if it has any.
+
+        Returns:
+            Array of (texts, dimensions), float32.
+
+        Raises:
+            ValueError: The task is another.
+        """
+        import torch
+
+        if task not in ("document", "query"):
+            raise ValueError(f"task must be 'document' or 'query', not {task!r}")
+        with torch.no_grad(), self._precision():
+            return self._vectors(task, texts)
+
+    def _vectors(self, task: str, texts: list[str]) -> np.ndarray:
+        """Returns unit vectors; those of documents from the cache, if there is one."""
         query_prompt, document_prompt = self._prompts()
-        query_vectors = self._encode("query", queries, query_prompt)
-        text_vectors = self._encode("document", texts, document_prompt)
-        return (query_vectors * text_vectors).sum(axis=1)
+        if task == "query":
+            return self._encode(task, texts, query_prompt)
+        if not self.vector_cache or not texts:
+            return self._encode(task, texts, document_prompt)
+        settings = (self._input_settings(), str(self.dtype), document_prompt)
+        return self._cache.vectors(
+            texts,
+            lambda missing: self._encode(task, missing, document_prompt),
+            (weights_checksum(self.network), *settings),
+            self.vector_cache,
+        )
 
     def _encode(self, task: str, texts: list[str], prompt: str | None) -> np.ndarray:
         """Returns unit vectors of the texts, (texts, dimensions), encoding each distinct one once.
@@ -144,7 +240,7 @@ class BiEncoder(SentenceTransformersReranker):
         sentence-transformers adds to every model as an empty prompt.
         """
         known = self.network.prompts
-        names = (known.get(name) for name in ("document", "passage", "corpus"))
+        names = (known.get(name) for name in DOCUMENT_PROMPTS)
         return known.get("query") or None, next(filter(None, names), None)
 
     def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:
@@ -262,3 +358,26 @@ class BiEncoder(SentenceTransformersReranker):
         for i in range(width):
             columns[f"negative_{i + 1}"] = [row[i] for row in negatives]
         return columns
+
+
+def _check_pooling(pooling: str | None) -> str | None:
+    if pooling is not None and pooling not in POOLING:
+        raise ValueError(f"pooling must be one of {', '.join(POOLING)}, not {pooling!r:.200}")
+    return pooling
+
+
+def _check_prompt(name: str, prompt: str | None) -> str | None:
+    if not isinstance(prompt, str | None):
+        raise ValueError(f"{name} must be a string or None, not {prompt!r:.200}")
+    return prompt
+
+
+def _poolings(network: Any) -> list[Any]:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return [part for part in network.modules() if isinstance(part, Pooling)]
+
+
+def _pooling_mode(network: Any) -> Any:
+    """Returns how a network pools; ``None`` if it does not."""
+    return next((part.pooling_mode for part in _poolings(network)), None)

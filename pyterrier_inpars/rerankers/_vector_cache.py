@@ -1,0 +1,55 @@
+"""Cache of the vectors that a network gives texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+class VectorCache:
+    """Vectors of texts, in memory. A copy or a pickle of it is empty."""
+
+    def __init__(self) -> None:
+        self._state: Hashable = None
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __reduce__(self) -> tuple[type[VectorCache], tuple[()]]:
+        return (VectorCache, ())
+
+    def vectors(
+        self,
+        texts: list[str],
+        encode: Callable[[list[str]], np.ndarray],
+        state: Hashable,
+        size: int,
+    ) -> np.ndarray:
+        """Returns the vectors of texts, in order.
+
+        Args:
+            texts: At least one text.
+            encode: Computes the vectors of those that are not kept.
+            state: What the vectors depend on besides the text. Those of another state are dropped.
+            size: Number of vectors to keep. The oldest are dropped first.
+        """
+        if state != self._state:
+            self._state, self._kept = state, {}
+        codes, distinct = pd.factorize(pd.Series(texts, dtype=object))
+        missing = [text for text in distinct if text not in self._kept]
+        if missing:
+            self._kept.update(zip(missing, encode(missing), strict=True))
+        found = np.stack([self._kept[text] for text in distinct])
+        for text in list(islice(self._kept, max(len(self._kept) - size, 0))):
+            del self._kept[text]
+        return found[codes]
+
+
+def weights_checksum(network: Any) -> tuple[float, ...]:
+    """Returns a number for each weight, which changes when the weight does."""
+    import torch
+
+    with torch.no_grad():
+        return tuple(weight.double().abs().sum().item() for weight in network.parameters())

@@ -1,0 +1,111 @@
+"""VectorPRF and the vector cache: against the vectors of sentence-transformers, in plain loops."""
+
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from pyterrier_inpars import BiEncoder, ScoreFusion, VectorPRF
+from pyterrier_inpars.rerankers import _vector_cache
+
+
+@pytest.fixture
+def encoder(models):
+    return lambda **options: BiEncoder(models[BiEncoder], dtype="float32", device="cpu", **options)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Texts that a bi-encoder encodes as documents."""
+    encode, texts = BiEncoder._encode, []
+
+    def noted(self, task, given, prompt):
+        texts.extend(given if task == "document" else [])
+        return encode(self, task, given, prompt)
+
+    monkeypatch.setattr(BiEncoder, "_encode", noted)
+    return texts
+
+
+@pytest.mark.parametrize(("k", "weight"), [(1, 1.0), (2, 0.5), (100, 2.0)])
+def test_scores(frame, encoder, models, k, weight):
+    network = SentenceTransformer(models[BiEncoder], device="cpu")
+    vector = lambda text: network.encode(text, normalize_embeddings=True)  # noqa: E731
+    expected = []
+    for row in frame.itertuples():
+        results = frame[frame["qid"] == row.qid].sort_values("score", ascending=False)
+        feedback = np.mean([vector(text) for text in results["text"][:k]], axis=0)
+        query = vector(row.query) + weight * feedback
+        expected.append(query @ vector(row.text) / np.linalg.norm(query))
+    out = VectorPRF(encoder(), k, weight)(frame)
+    np.testing.assert_allclose(out["score"], expected, atol=1e-5)
+    pd.testing.assert_frame_equal(out.drop(columns=["score", "rank"]), frame[list(out)[:-2]])
+    for _, rows in out.groupby("qid"):
+        assert list(rows.sort_values("rank")["score"]) == sorted(rows["score"], reverse=True)
+
+
+def test_no_weight_gives_the_scores_of_the_encoder(frame, encoder):
+    out = VectorPRF(encoder(), weight=0)(frame)
+    np.testing.assert_allclose(out["score"], encoder()(frame)["score"], atol=1e-6)
+
+
+def test_a_pipeline_in_fusion_encodes_each_document_once(frame, encoder, counted):
+    cached = encoder(vector_cache=100)
+    fused = ScoreFusion(cached)
+    pipeline = ScoreFusion([fused >> VectorPRF(cached), cached])
+    out = pipeline(frame)
+    assert sorted(counted) == sorted(set(frame["text"]))
+    uncached = encoder()
+    plain = ScoreFusion([ScoreFusion(uncached) >> VectorPRF(uncached), uncached])
+    np.testing.assert_allclose(out["score"], plain(frame)["score"], atol=1e-5)
+
+
+def test_vectors_of_other_weights_and_lengths_are_dropped(frame, encoder):
+    cached = encoder(vector_cache=100)
+    first = cached(frame)["score"]
+    cached.set_parameter("max_length", 8)
+    np.testing.assert_array_equal(cached(frame)["score"], encoder(max_length=8)(frame)["score"])
+    cached.set_parameter("max_length", None)
+    np.testing.assert_array_equal(cached(frame)["score"], first)
+    for weight in cached.network.parameters():
+        weight.data = weight.data * 1.1
+    changed = cached(frame)["score"]
+    assert not np.allclose(changed, first)
+    cached.vector_cache = 0
+    np.testing.assert_array_equal(cached(frame)["score"], changed)
+
+
+def test_the_oldest_vectors_are_dropped(encoder, counted):
+    cached = encoder(vector_cache=2)
+    for text in ["a", "b", "a", "c", "b", "a"]:
+        cached.encode([text])
+    assert counted == ["a", "b", "c", "a"]
+    assert len(cached.encode(["x", "y", "z", "x"])) == 4 and len(cached._cache._kept) == 2
+
+
+def test_copies_have_an_empty_cache(encoder):
+    cached = encoder(vector_cache=10)
+    cached.encode(["a"])
+    for other in (copy.deepcopy(cached), pickle.loads(pickle.dumps(cached))):
+        assert not other._cache._kept
+        np.testing.assert_array_equal(other.encode(["a"]), cached.encode(["a"]))
+
+
+def test_a_checksum_changes_with_each_weight(encoder):
+    network = encoder().network
+    before = _vector_cache.weights_checksum(network)
+    for number, weight in enumerate(network.parameters()):
+        weight.data = weight.data + 0.01
+        after = _vector_cache.weights_checksum(network)
+        assert [n for n, (a, b) in enumerate(zip(before, after, strict=True)) if a != b] == [number]
+        before = after
+
+
+def test_columns(frame, encoder):
+    stage = VectorPRF(encoder())
+    assert "score" in pt.inspect.transformer_inputs(stage)[0]
+    assert list(stage(frame[:0].assign(score=1.0)))[-2:] == ["score", "rank"]
