@@ -1,8 +1,9 @@
 """Chat templates: messages to tokens, with the contents of the messages as plain text.
 
 The template of a model puts special tokens between the messages. It is rendered with a mark in
-place of each content, so that the text of the template and the contents are known apart. Special
-tokens are parsed in the text of the template only.
+place of each content, so that the text of the template and the contents are known apart. Control
+tokens, which are the special tokens and others that the template writes, are parsed in the text of
+the template only.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def encode(
     """Tokenizes prompts of one kind, texts or messages; special tokens in a text are plain text.
 
     The tokens of messages are those of ``apply_chat_template``, without further special tokens,
-    except that special tokens which are written out in a content are plain text.
+    except that control tokens which are written out in a content are plain text.
 
     Args:
         tokenizer: Tokenizer with the interface of transformers.
@@ -46,10 +47,10 @@ def encode(
     if not rows:
         return tokenizer(texts, split_special_tokens=True)["input_ids"] if texts else []
     encoded = tokenizer([_joined(row) for row in rows], add_special_tokens=False)["input_ids"]
-    special = set(_special_tokens(tokenizer).values())
+    control = set(_control_tokens(tokenizer).values())
     for i, row in enumerate(rows):
         pieces = [piece for part in row for piece in _pieces(tokenizer, *part)]
-        if [t for t in encoded[i] if t in special] != [p for p in pieces if type(p) is int]:
+        if [t for t in encoded[i] if t in control] != [p for p in pieces if type(p) is int]:
             encoded[i] = _encode_pieces(tokenizer, pieces)
     return encoded
 
@@ -85,7 +86,7 @@ def render(tokenizer: Any, messages: Messages) -> Parts:
 
 
 def turn_end(tokenizer: Any) -> int | None:
-    """Returns the special token that ends an answer in the chat template, or None."""
+    """Returns the control token that ends an answer in the chat template, or None."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     pieces = _pieces(tokenizer, text[text.rindex("b") + 1 :], True)
@@ -135,34 +136,51 @@ def _joined(parts: Parts) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Returns the special tokens of a tokenizer by their texts."""
-    added = tokenizer.added_tokens_decoder.items()
+def _control_tokens(tokenizer: Any) -> dict[str, int]:
+    """Returns the control tokens by their texts.
+
+    Names of roles are not special tokens in some models, such as ``<｜User｜>`` of DeepSeek R1.
+    """
+    template = str(tokenizer.chat_template)
+    added = {token.content: (token, i) for i, token in tokenizer.added_tokens_decoder.items()}
     return {
-        **{token.content: number for number, token in added if token.special},
+        **{
+            text: number
+            for text, (token, number) in added.items()
+            if token.special or (text.strip() and text in template)
+        },
         **dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)),
     }
 
 
 @functools.lru_cache(maxsize=8)
-def _special_pattern(tokenizer: Any) -> re.Pattern[str]:
-    tokens = sorted(_special_tokens(tokenizer), key=len, reverse=True)
+def _control_pattern(tokenizer: Any) -> re.Pattern[str]:
+    tokens = sorted(_control_tokens(tokenizer), key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, tokens))})" if tokens else r"(?!)()")
 
 
 @functools.lru_cache(maxsize=32)
 def _split_template(tokenizer: Any, text: str) -> list[str | int]:
-    special = _special_tokens(tokenizer)
-    return [special.get(piece, piece) for piece in _special_pattern(tokenizer).split(text)]
+    control = _control_tokens(tokenizer)
+    return [control.get(piece, piece) for piece in _control_pattern(tokenizer).split(text)]
 
 
-def _pieces(tokenizer: Any, text: str, of_template: bool) -> list[str | int]:
-    """Splits a part into texts and special tokens; the content of a message has none."""
-    return _split_template(tokenizer, text) if of_template else [text]
+def _pieces(tokenizer: Any, text: str, of_template: bool) -> Sequence[str | int | None]:
+    """Splits a part into texts and control tokens.
+
+    The content of a message has none. None stands after the first character of those that are
+    written out in it, where the text is cut before it is tokenized.
+    """
+    if of_template:
+        return _split_template(tokenizer, text)
+    pieces: list[str | None] = []
+    for i, piece in enumerate(_control_pattern(tokenizer).split(text)):
+        pieces += [piece[:1], None, piece[1:]] if i % 2 else [piece]
+    return pieces
 
 
-def _encode_pieces(tokenizer: Any, pieces: Sequence[str | int]) -> list[int]:
-    """Tokenizes the texts between the special tokens, each as a whole."""
+def _encode_pieces(tokenizer: Any, pieces: Sequence[str | int | None]) -> list[int]:
+    """Tokenizes the texts between control tokens, each as a whole."""
     ids: list[int] = []
     text = ""
     for piece in [*pieces, None]:

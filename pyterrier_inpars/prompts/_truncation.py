@@ -23,7 +23,7 @@ def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[
         max_tokens: Maximum number of tokens, special tokens not included.
     """
     documents = [" ".join(document.split()) for document in documents]
-    if tokenizer is None:
+    if tokenizer is None or not documents:
         return [" ".join(document.split()[:max_tokens]) for document in documents]
     offsets = tokenizer(
         documents,

@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import chat_templates
 import tiny
 import tiny_llm
 
@@ -26,6 +27,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.rst"
 
 ROLES = {
     "language": ["google/gemma-3-270m", "EleutherAI/gpt-j-6B", "Qwen/Qwen2.5-7B"],
+    "instruct": ["Qwen/Qwen2.5-0.5B-Instruct"],
     "t5": [
         "castorini/monot5-base-msmarco-10k",
         "castorini/monot5-3b-msmarco-10k",
@@ -95,6 +97,7 @@ def local_models(folder: Path) -> dict[str, str]:
     """Saves the tiny models, and returns the folder of each hub name."""
     paths = {
         "language": _language_model(folder / "language"),
+        "instruct": _language_model(folder / "instruct", chat_templates.QWEN),
         "t5": tiny.tiny_t5(folder / "t5"),
         "flan": tiny.tiny_t5(folder / "flan", ("yes", "no"), kind="FLAN-T5"),
         "encoder": _encoder(folder / "encoder"),
@@ -103,8 +106,11 @@ def local_models(folder: Path) -> dict[str, str]:
     return {name: str(paths[role]) for role, names in ROLES.items() for name in names}
 
 
-def _language_model(path: Path) -> str:
-    tiny_llm.save(path)
+def _language_model(path: Path, template: str | None = None) -> str:
+    if template is None:
+        tiny_llm.save(path)
+    else:
+        chat_templates.save(path, template)
     config = json.loads((path / "config.json").read_text())
     config["max_position_embeddings"] = 4096  # the prompt alone has 800 tokens
     (path / "config.json").write_text(json.dumps(config))

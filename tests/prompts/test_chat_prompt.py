@@ -1,0 +1,144 @@
+"""ChatPrompt: messages, examples, YAML entries, invalid arguments."""
+
+import pandas as pd
+import pytest
+import tiny_llm
+
+from pyterrier_inpars import ChatPrompt, Prompt, load_prompt
+
+PAIRS = pd.DataFrame(
+    {
+        "qid": ["1", "2"],
+        "query": ["tall trees", "deep  seas"],
+        "text": ["Redwoods grow\ntall.", "Trenches are deep."],
+    }
+)
+
+
+def test_messages_in_order():
+    prompt = ChatPrompt("Text: {document}\n", system=" Be brief. ")
+    assert prompt.build("a {document}\n b") == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Text: a {document} b"},
+    ]
+    assert prompt.prefix == prompt.build("") and prompt.continuation("a b") == "a b"
+
+
+def test_examples_are_turns_and_a_prefill_begins_every_answer():
+    prompt = ChatPrompt("Text: {document}", examples=PAIRS, num_examples=None, prefill="Query: ")
+    assert prompt.build("x") == [
+        {"role": "user", "content": "Text: Redwoods grow tall."},
+        {"role": "assistant", "content": "Query: tall trees"},
+        {"role": "user", "content": "Text: Trenches are deep."},
+        {"role": "assistant", "content": "Query: deep  seas"},
+        {"role": "user", "content": "Text: x"},
+        {"role": "assistant", "content": "Query:"},
+    ]
+    assert prompt.continuation("a b") == " a b"
+    assert prompt.topics == [
+        {"qid": "1", "query": "tall trees"},
+        {"qid": "2", "query": "deep  seas"},
+    ]
+    assert prompt.copies(["Tall trees?", "high trees", "trenches are deep"]) == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_examples_are_drawn_and_truncated():
+    one = ChatPrompt("{document}", examples=PAIRS, num_examples=1, max_query_tokens=1)
+    assert one.examples["query"].tolist() == ["tall trees"] or one.examples["query"].size == 1
+    short = one.truncated(tiny_llm.tokenizer(), 2)
+    assert len(short.build("x")[0]["content"]) < len(one.build("x")[0]["content"])
+    assert short.topics == one.topics and short != one
+    assert short.truncated(None, 99).build("x")[0] == one.build("x")[0]
+
+
+def test_equal_prompts():
+    prompts = [ChatPrompt("{document}", extract=extract) for extract in ("Query:", "Query:", "Q:")]
+    assert prompts[0] == prompts[1] != prompts[2] and hash(prompts[0]) == hash(prompts[1])
+    assert prompts[0] != ChatPrompt("{document}")
+    assert repr(prompts[0]) == "ChatPrompt('{document}', extract='Query:')"
+
+
+ENTRY = """\
+mine:
+  mode: chat
+  system: Be brief.
+  user: "Text: {document}"
+  prefill: "Query:"
+  extract: {json: query}
+  schema: {type: object}
+  examples:
+    - {document: Redwoods grow tall., query: tall trees}
+    - {document: Another., query: another}
+"""
+
+
+def test_an_entry_of_a_yaml_file(tmp_path):
+    path = tmp_path / "prompts.yaml"
+    path.write_text(ENTRY)
+    prompt = Prompt.load(path, "mine")
+    expected = ChatPrompt(
+        "Text: {document}",
+        system="Be brief.",
+        prefill="Query:",
+        extract={"json": "query"},
+        schema={"type": "object"},
+        examples=pd.DataFrame(
+            {"query": ["tall trees", "another"], "text": ["Redwoods grow tall.", "Another."]}
+        ),
+        num_examples=None,
+    )
+    assert prompt == expected
+    other = Prompt.load(path, "mine", examples=PAIRS, num_examples=1)
+    assert len(other.examples) == 1 and other.topics[0]["qid"] in ("1", "2")
+
+
+def test_the_shipped_examples_can_be_replaced():
+    prompt = load_prompt("chat", examples=PAIRS, num_examples=2)
+    assert {topic["query"] for topic in prompt.topics} == set(PAIRS["query"])
+    assert prompt.system == load_prompt("chat").system
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ("{mode: chat}", "must have the field user"),
+        ("{mode: chat, user: [a]}", "must have the field user"),
+        ("{mode: chat, user: 'a'}", "contains it 0 times"),
+        ("{mode: chat, user: '{document}', template: a}", "no field 'template'; there are: mode"),
+        ("{mode: chat, user: '{document}', examples: [a]}", "list with the fields document and"),
+        ("{mode: chat, user: '{document}', examples: [{query: a}]}", "fields document and query"),
+        (
+            "{mode: chat, user: '{document}', examples: [{query: 7, document: a}]}",
+            "query must be a",
+        ),
+        ("{mode: chat, user: '{document}', extract: ''}", "must not be an empty string"),
+    ],
+)
+def test_invalid_entries_are_refused(tmp_path, entry, message):
+    path = tmp_path / "prompts.yaml"
+    path.write_text(f"mine: {entry}")
+    with pytest.raises(ValueError, match=message):
+        Prompt.load(path, "mine")
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"user": "a"}, ValueError, "contains it 0 times"),
+        ({"user": "{document} {query}"}, ValueError, "user must not contain {query}: the query is"),
+        ({"system": 7}, ValueError, "system must be a string .* not 7"),
+        ({"prefill": None}, ValueError, "prefill must be a string .* not None"),
+        ({"system": "\ud800"}, ValueError, "system must be a string that UTF-8 can encode"),
+        ({"schema": "a"}, TypeError, "schema must be a dict with a JSON schema, not 'a'"),
+        ({"extract": 7}, TypeError, "extract must be a marker"),
+        ({"examples": PAIRS, "num_examples": 3}, ValueError, "there are only 2 examples"),
+        ({"max_query_tokens": 0}, ValueError, "max_query_tokens .* not 0"),
+    ],
+)
+def test_invalid_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message.replace("{", r"\{")):
+        ChatPrompt(**{"user": "{document}", **arguments})

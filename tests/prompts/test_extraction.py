@@ -1,0 +1,124 @@
+"""Extraction of queries from answers, and the log-probabilities of their tokens."""
+
+import re
+
+import pytest
+
+from pyterrier_inpars.backends.base import Completion
+from pyterrier_inpars.prompts.extraction import (
+    Query,
+    check_extract,
+    describe_extract,
+    log_probs_of,
+    queries_of,
+)
+
+THOUGHT = '<think>\nQuery: no\n{"query": "no"}\n</think>\n\n'
+
+
+def texts(answer, extract=None, chat=True):
+    return [query.text for query in queries_of(answer, extract, chat=chat)]
+
+
+@pytest.mark.parametrize(
+    "answer, extract, expected",
+    [
+        ("a query", None, ["a query"]),
+        ("\n\n a query \nmore text", None, ["a query"]),
+        ("", None, []),
+        (" \n ", None, []),
+        ('"a query"', None, ["a query"]),
+        ("“a query”", None, ["a query"]),
+        ("'\"a query\"'", None, ["a query"]),
+        ('"a" or "b"', None, ['a" or "b']),
+        ('"', None, ['"']),
+        (THOUGHT + "a query", None, ["a query"]),
+        ("no opening tag</think>a query", None, ["a query"]),
+        ("<think>no end", None, []),
+        (THOUGHT + "a <think>again", None, []),
+        ("[THINK]x[/THINK]a query", None, ["a query"]),
+        (THOUGHT + "Thus.\nQuery: a query\nDone", "Query:", ["a query"]),
+        ("Query: one\nQuery: two", "Query:", ["two"]),
+        ("no marker", "Query:", []),
+        ("Query:", "Query:", []),
+        ("1. one\n2. two\n3. ", re.compile(r"^\d\.(.*)$", re.M), ["one", "two"]),
+        ("a <q>b</q>", re.compile("<q>.*?</q>"), ["<q>b</q>"]),
+        ("a b\nc d", re.compile(r"b\nc"), ["b c"]),
+        ("x", re.compile("(y)?x"), []),
+        (THOUGHT + '```json\n{"query": "a \\"b\\""}\n```', {"json": "query"}, ['a "b"']),
+        ('{"a": 1} {"query": ["one", "two", 3]}', {"json": "query"}, ["one", "two"]),
+        ('{"query": {"x": 1}}', {"json": "query"}, []),
+        ('{"query": "cut', {"json": "query"}, []),
+        ("{" * 5_000, {"json": "query"}, []),
+        (THOUGHT + "a; b", lambda text: text.strip().split(";"), ["a", "b"]),
+        ("a", lambda text: text * 2, ["aa"]),
+        ("a", lambda text: None, []),
+    ],
+)
+def test_queries_of_an_answer(answer, extract, expected):
+    assert texts(answer, extract) == expected
+
+
+def test_text_of_a_base_model_keeps_quotation_marks_and_tags():
+    assert texts('"a query"', chat=False) == ['"a query"']
+    assert texts("<think> a", chat=False) == ["<think> a"]
+
+
+@pytest.mark.parametrize(
+    "answer, extract",
+    [
+        ('Thus.\nQuery: "the noise" \nx', "Query:"),
+        (THOUGHT + "the noise", None),
+        ("the\n2. the noise", re.compile(r"\d\. (.*)")),
+        ('{"query": "the noise"}', {"json": "query"}),
+        ("of: the noise", lambda text: "the noise"),
+    ],
+)
+def test_log_probs_are_those_of_the_tokens_of_the_query(answer, extract):
+    """Tokens are characters here, so that the tokens of a query are its characters."""
+    ends = list(range(1, len(answer) + 1))
+    completion = Completion(answer, [-float(end) for end in ends], "stop", ends)
+    (query,) = queries_of(answer, extract, chat=True)
+    start = answer.rindex("the noise")
+    assert query == Query("the noise", start)
+    assert log_probs_of(completion, query) == [-float(start + i + 1) for i in range(9)]
+
+
+def test_tokens_that_hold_a_part_of_the_query_count():
+    completion = Completion("ab: cd ef", [-1.0, -2.0, -3.0, -4.0], "stop", [3, 6, 7, 9])
+    assert log_probs_of(completion, Query("cd", 4)) == [-2.0]
+    assert log_probs_of(completion, Query("d e", 5)) == [-2.0, -3.0, -4.0]
+
+
+def test_unknown_log_probs_are_none():
+    whole = Completion("a query", [-1.0], "stop")
+    assert log_probs_of(whole, Query("a query", 0)) == [-1.0]
+    assert log_probs_of(whole, Query("query", 2)) is None  # without positions
+    assert log_probs_of(Completion("a query", None, "stop", [1, 7]), Query("a query", 0)) is None
+    assert log_probs_of(Completion("a", [-1.0], "stop", [1]), Query("aa", None)) is None
+
+
+@pytest.mark.parametrize(
+    "value, error, message",
+    [
+        (7, TypeError, "a marker such as .*, not 7"),
+        ({"xml": "query"}, TypeError, "extract must be a marker"),
+        ({"json": 7}, TypeError, "extract must be a marker"),
+        ("", ValueError, "must not be an empty string"),
+    ],
+)
+def test_invalid_values_are_refused(value, error, message):
+    with pytest.raises(error, match=message):
+        check_extract(value)
+
+
+def test_a_function_that_returns_something_else_is_an_error():
+    with pytest.raises(TypeError, match=r"extract must return a string or several, .* gave \[7\]"):
+        queries_of("a", lambda text: [7], chat=True)
+
+
+def test_descriptions_for_manifests():
+    assert describe_extract("Query:") == "Query:"
+    assert describe_extract({"json": "q"}) == {"json": "q"}
+    assert describe_extract(re.compile("a", re.I)) == {"regex": "a", "flags": 34}
+    assert describe_extract(texts) == {"function": f"{texts.__module__}.texts"}
