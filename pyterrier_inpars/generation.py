@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import logging
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import pyterrier as pt
+from more_itertools import chunked
 
 from pyterrier_inpars._stage import (
     as_frame,
+    check_columns,
     check_strings,
     fields_of,
     joined_text,
@@ -26,6 +30,8 @@ from pyterrier_inpars._stage import (
 )
 from pyterrier_inpars.backends._chat import as_text
 from pyterrier_inpars.backends._model_stage import ModelStage
+from pyterrier_inpars.backends._streaming import collect, request
+from pyterrier_inpars.backends._tokens import count_tokens
 from pyterrier_inpars.backends.base import (
     Backend,
     Completion,
@@ -34,7 +40,7 @@ from pyterrier_inpars.backends.base import (
     PromptError,
     Sampling,
 )
-from pyterrier_inpars.backends.huggingface import BackendOptions, as_backend
+from pyterrier_inpars.backends.loading import ModelOptions, as_backend
 from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 from pyterrier_inpars.prompts.extraction import (
@@ -46,7 +52,7 @@ from pyterrier_inpars.prompts.extraction import (
     queries_of,
 )
 from pyterrier_inpars.prompts.templates import Prompt, as_prompt, load_prompt
-from pyterrier_inpars.queries._resume import DocumentStage
+from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, active_state
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -61,6 +67,8 @@ MANY_COPIES = (5, 0.05)
 """Number and share of queries that repeat the prompt from which there is a warning."""
 MANY_CUT = (5, 0.2)
 """Number and share of answers that end before the query from which there is a warning."""
+ESTIMATE_BATCH = 1_000
+"""Number of documents of a corpus that `QueryGenerator.estimate` holds in memory."""
 _MOVED = {
     "temperature": "is a field of sampling: give sampling={'temperature': 0.7}",
     "top_p": "is a field of sampling: give sampling={'temperature': 0.7, 'top_p': 0.9}",
@@ -106,6 +114,22 @@ def _as_types(types: str) -> str:
     return types
 
 
+class Estimate(NamedTuple):
+    """What a run of a `QueryGenerator` takes.
+
+    Attributes:
+        requests: Number of prompts.
+        prompt_tokens: Number of their tokens.
+        completion_tokens: Maximum number of tokens of the completions.
+        cost: Maximum cost, None without prices.
+    """
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
 class QueryGenerator(ModelStage, DocumentStage):
     """Generates queries for documents with a language model (InPars, arXiv 2202.05144, section 3).
 
@@ -134,7 +158,8 @@ class QueryGenerator(ModelStage, DocumentStage):
     the attribute ``copied``.
 
     Args:
-        model: Name on the Hugging Face hub, local folder, ``.gguf`` file, or a backend object: a
+        model: Name on the Hugging Face hub, local folder, ``.gguf`` file, address of an
+            OpenAI-compatible server (``http://127.0.0.1:8000/v1``), or a backend object: a
             `backends.Backend`, or an object with pyterrier_rag's ``generate`` method.
         prompt: A `Prompt`, or a name for `load_prompt`. ``"auto"`` is ``"chat"`` for an instruct
             model and ``"three-shot"`` for a base model. A dict of prompts writes several types of
@@ -164,7 +189,8 @@ class QueryGenerator(ModelStage, DocumentStage):
         **backend_options: If ``model`` is a name or a path, parameters of `HuggingFaceBackend`:
             ``revision``, ``trust_remote_code``, ``batch_size``, ``dtype``, ``compile``, ``device``
             and ``context``. Documents are truncated further if prompt and query would exceed the
-            context.
+            context. If it is an address, parameters of `OpenAIBackend`, with ``served_model`` for
+            the name of its model.
 
     Attributes:
         empty: Number of queries that were not generated or were empty.
@@ -206,7 +232,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         text_field: str | list[str] = "text",
         keep_prompt: bool = False,
         verbose: bool = False,
-        **backend_options: Unpack[BackendOptions],
+        **backend_options: Unpack[ModelOptions],
     ):
         options: dict[str, Any] = dict(backend_options)
         for name in options:
@@ -301,23 +327,81 @@ class QueryGenerator(ModelStage, DocumentStage):
         check_strings(inp, "docno")
         texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
         self._warn_of_title(inp, texts)
-        prompts = self._prompts()
         has_text = texts.str.strip() != ""
-        types = 1 if self.types == "one" else len(prompts)
+        types = 1 if self.types == "one" else len(self._prompts())
         self.empty += int((~has_text).sum()) * types * self.num_queries
         rows: list[tuple[int, dict[str, Any]]] = []
-        for name, prompt in prompts.items():
-            documents = inp[has_text]
-            if self.types == "one":
-                documents = documents[[self._type(docno) == name for docno in documents["docno"]]]
-            if len(documents):
-                rows += self._generate(name, prompt, documents, texts)
+        for name, prompt, documents, prompts in self._by_prompt(inp[has_text], texts):
+            rows += self._generate(name, prompt, documents, prompts)
         rows.sort(key=lambda numbered: numbered[0])  # stable: the order of types is kept
         columns = self._output_columns(list(inp.columns))
         out = as_frame([row for _, row in rows], columns)
         if rows and not any("score" in row for _, row in rows):
             return out.drop(columns=["score", "log_probs"])
         return out
+
+    def _by_prompt(
+        self, documents: pd.DataFrame, texts: pd.Series
+    ) -> Iterator[tuple[str, Prompt, pd.DataFrame, list[str | Messages]]]:
+        """Yields each type with its prompt, its documents, at least one, and their prompts.
+
+        Args:
+            documents: Documents with text.
+            texts: Texts of all documents.
+        """
+        for name, prompt in self._prompts().items():
+            rows = documents
+            if self.types == "one":
+                rows = documents[[self._type(docno) == name for docno in documents["docno"]]]
+            if len(rows):
+                prompt = prompt.truncated(self._backend.tokenizer, self.max_doc_tokens)
+                yield name, prompt, rows, self._build(prompt, list(texts[rows.index]))
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether the backend answers one by one, so that later documents can be sent early."""
+        return hasattr(self._backend, "submit")
+
+    def read_ahead(self, records: list[dict[str, Any]], end: int) -> None:
+        """Requests the answers to a later batch; see `DocumentStage.read_ahead`."""
+        state = active_state()
+        assert state is not None
+        with suppress(ValueError, TypeError):  # raised again when the batch is transformed
+            state.check_settings(self.settings())
+            inp = as_frame(records)
+            check_strings(inp, "docno")
+            texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
+            for name, prompt, documents, prompts in self._by_prompt(
+                inp[texts.str.strip() != ""], texts
+            ):
+                self._request(state, end, name, prompt, prompts, documents["docno"].tolist())
+
+    def estimate(
+        self, corpus: Iterable[Mapping[str, Any]], prices: tuple[float, float] | None = None
+    ) -> Estimate:
+        """Estimates what queries for a corpus cost, without running the model.
+
+        Tokens of prompts are counted by the model's tokenizer; without one, a token has 4
+        characters. Completions are counted with ``max_new_tokens``, which few of them reach.
+
+        Args:
+            corpus: Documents.
+            prices: Prices of a million tokens of prompts and of completions.
+
+        Returns:
+            Number of requests and tokens, and the cost in the currency of the prices.
+        """
+        requests = tokens = 0
+        for batch in chunked(corpus, ESTIMATE_BATCH):
+            inp = as_frame(map(dict, batch))
+            check_columns(inp, *self._required_columns(), context=self)
+            texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
+            for *_, prompts in self._by_prompt(inp[texts.str.strip() != ""], texts):
+                requests += len(prompts)
+                tokens += sum(count_tokens(self._backend.tokenizer, text) for text in prompts)
+        new_tokens = requests * self.num_queries * self.max_new_tokens
+        cost = prices and (tokens * prices[0] + new_tokens * prices[1]) / 1_000_000
+        return Estimate(requests, tokens, new_tokens, cost)
 
     def _type(self, docno: str) -> str:
         """Returns the type of a document's queries if it has one."""
@@ -366,7 +450,11 @@ class QueryGenerator(ModelStage, DocumentStage):
             )
 
     def _generate(
-        self, name: str, prompt: Prompt, documents: pd.DataFrame, texts: pd.Series
+        self,
+        name: str,
+        prompt: Prompt,
+        documents: pd.DataFrame,
+        prompts: list[str | Messages],
     ) -> list[tuple[int, dict[str, Any]]]:
         """Returns the rows of the queries of one type, with the number of their document.
 
@@ -374,11 +462,9 @@ class QueryGenerator(ModelStage, DocumentStage):
             name: The type.
             prompt: Its prompt.
             documents: Documents with text, at least one.
-            texts: Texts of all documents.
+            prompts: Their prompts.
         """
         n = self.num_queries
-        prompt = prompt.truncated(self._backend.tokenizer, self.max_doc_tokens)
-        prompts = self._build(prompt, list(texts[documents.index]))
         docnos = documents["docno"].tolist()
         completions = self._complete(name, prompt, prompts, docnos)
         extract = prompt.extract if self.extract is None else self.extract
@@ -434,35 +520,79 @@ class QueryGenerator(ModelStage, DocumentStage):
     ) -> list[Completion]:
         """Returns ``num_queries`` completions per prompt, and keeps the errors of failed ones."""
         n = self.num_queries
-        sampling = Sampling.of(self.sampling)
-        keys = [f"{docno}\0{name}" if name else docno for docno in docnos]
-        seeds = [_seed(sampling.seed, key, i) for key in keys for i in range(n)]
-        is_part = prompt.extract is not None or self.extract is not None
-        default = () if is_part else prompt.stop
-        title = f"generate {name}".strip()
-        with pt.tqdm(total=len(seeds), desc=title, unit="q", disable=not self.verbose) as bar:
+        title, total = f"generate {name}".strip(), len(prompts) * n
+        state = active_state() if self.reads_ahead else None
+        with pt.tqdm(total=total, desc=title, unit="q", disable=not self.verbose) as bar:
             try:
-                completions = self._backend.complete(
-                    prompts,
-                    prefix=prompt.prefix,
-                    max_new_tokens=self.max_new_tokens,
-                    sampling=sampling,
-                    num_samples=n,
-                    seeds=seeds,
-                    progress=bar.update,
-                    stop=default if self.stop is None else self.stop,
-                    schema=prompt.schema,
-                )
+                if state is None or state.answers is None:
+                    completions = self._backend.complete(
+                        prompts,
+                        prefix=prompt.prefix,
+                        progress=bar.update,
+                        **self._arguments(name, prompt, docnos),
+                    )
+                else:
+                    end = state.position.documents
+                    keys = self._request(state, end, name, prompt, prompts, docnos)
+                    completions = collect(state.answers, keys, n, bar.update)
             except (NotANumberError, PromptError) as error:
                 raise error.at(f"docno {docnos[error.row]!r}") from None
         for i, completion in enumerate(completions):
             if completion.error is not None:
-                self.failed[docnos[i // n]] = completion.error
+                self._add_failure(docnos[i // n], completion.error)
             # not every backend checks its numbers
             elif any(map(math.isnan, completion.log_probs or [])):
                 place = f"docno {docnos[i // n]!r}"
                 raise NotANumberError(repr(self.model)[:200], i // n, place)
         return completions
+
+    def _arguments(self, name: str, prompt: Prompt, docnos: list[str]) -> dict[str, Any]:
+        """Returns the arguments of the backend for the prompts of these documents."""
+        sampling = Sampling.of(self.sampling)
+        keys = [f"{docno}\0{name}" if name else docno for docno in docnos]
+        numbers = range(self.num_queries)
+        is_part = prompt.extract is not None or self.extract is not None
+        default = () if is_part else prompt.stop
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "sampling": sampling,
+            "num_samples": self.num_queries,
+            "seeds": [_seed(sampling.seed, key, i) for key in keys for i in numbers],
+            "stop": default if self.stop is None else self.stop,
+            "schema": prompt.schema,
+        }
+
+    def _request(
+        self,
+        state: ResumeState,
+        end: int,
+        name: str,
+        prompt: Prompt,
+        prompts: list[str | Messages],
+        docnos: list[str],
+    ) -> list[str]:
+        """Requests answers that are not stored, and returns the key of each prompt.
+
+        A key differs from another if the document, the type, the prompt or the settings do.
+        """
+        assert state.answers is not None
+        settings = {name: value for name, value in self.settings().items() if name != "versions"}
+        run = json.dumps([settings, name], sort_keys=True)
+        texts = (json.dumps([run, *pair]) for pair in zip(docnos, prompts, strict=True))
+        keys = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
+        arguments = self._arguments(name, prompt, docnos)
+        request(self._backend, state.answers, end, keys, prompts, **arguments)
+        return keys
+
+    def _add_failure(self, docno: str, error: str) -> None:
+        self.failed[docno] = error
+        if (state := active_state()) is not None:
+            state.add_failure(docno, error)
+        self._warn_once(
+            "failed",
+            f"a prompt failed at docno {docno!r}: {error}. It gets no query; the attribute failed "
+            "lists such documents",
+        )
 
     def _prompt_text(self, prompt: str | Messages) -> str:
         return as_text(self._backend.tokenizer, prompt)

@@ -6,6 +6,8 @@ A backend is any object with the methods of `base.Backend` (to generate queries)
 
 from pyterrier_inpars.backends.base import Backend, Completion, LikelihoodBackend, Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+from pyterrier_inpars.backends.openai import OpenAIBackend
+from pyterrier_inpars.backends.openai_batch import OpenAIBatch
 from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "Completion",
     "HuggingFaceBackend",
     "LikelihoodBackend",
+    "OpenAIBackend",
+    "OpenAIBatch",
     "PyTerrierRagBackend",
     "Sampling",
 ]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pyterrier_inpars._stage import Stage
-from pyterrier_inpars.backends.huggingface import BATCH_SIZE, BackendOptions
+from pyterrier_inpars.backends.huggingface import BATCH_SIZE
+from pyterrier_inpars.backends.loading import ModelOptions
 
 FEED_BATCHES = 8
 """Batches of the model in one call: places in a batch stay free only at the end of a call."""
@@ -55,13 +56,13 @@ class ModelStage(Stage):
 
     def get_parameter(self, name: str) -> Any:
         """Returns the value of a parameter, also of an option of the backend."""
-        if name in BackendOptions.__annotations__:
+        if name in ModelOptions.__annotations__:
             return self._backend_options.get(name)
         return super().get_parameter(name)
 
     def set_parameter(self, name: str, value: Any) -> None:
         """Sets a parameter, also an option of the backend; see `ModelStage`."""
-        if name in BackendOptions.__annotations__:
+        if name in ModelOptions.__annotations__:
             options = {**self._backend_options, name: value}
             if value is None:  # the default, or one of no effect
                 del options[name]

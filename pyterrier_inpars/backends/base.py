@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -210,14 +211,15 @@ class Backend(Protocol):
 
 
 class StreamingBackend(Backend, Protocol):
-    """A `Backend` that also returns each answer when it is there, as remote runtimes do.
+    """A `Backend` that answers prompts one by one, as remote runtimes do.
 
-    An interrupted ``SyntheticQueries.index()`` keeps every answer of such a backend.
+    ``SyntheticQueries.index()`` stores each of its answers when it arrives, and requests those to
+    the next documents while it waits.
     """
 
-    def stream(
+    def submit(
         self,
-        prompts: Sequence[str | Messages],
+        prompt: str | Messages,
         *,
         max_new_tokens: int,
         sampling: Sampling,
@@ -225,12 +227,23 @@ class StreamingBackend(Backend, Protocol):
         seeds: Sequence[int],
         stop: Sequence[str] = (NEWLINE,),
         schema: Mapping[str, Any] | None = None,
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """Completes prompts; for the arguments and errors, see `Backend.complete`.
+        answered: Callable[[list[Completion]], object] = lambda completions: None,
+    ) -> Future[list[Completion]]:
+        """Requests the completions of a prompt; for the arguments, see `Backend.complete`.
 
-        Yields:
-            The number of a prompt and its ``num_samples`` completions, in the order in which the
-            answers arrive.
+        Args:
+            prompt: The prompt.
+            max_new_tokens: See there, as for the other arguments.
+            sampling: See there.
+            num_samples: See there.
+            seeds: One seed per completion.
+            stop: See there.
+            schema: See there.
+            answered: Callback that receives the completions when they arrive, perhaps in another
+                thread. It is not called if the prompt fails.
+
+        Returns:
+            The completions. Its result raises the errors of `Backend.complete`.
         """
 
 

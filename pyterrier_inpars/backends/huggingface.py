@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
 import itertools
 import math
 import warnings
@@ -570,35 +568,6 @@ class _Row:
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
-
-
-def as_backend(model: Any, options: dict[str, Any], stage: type) -> Any:
-    """Returns the backend for the ``model`` argument of a stage.
-
-    Args:
-        model: Name on the hub, folder, ``.gguf`` file, or a backend object.
-        options: Keyword arguments of the stage that are not its own parameters.
-        stage: Class of the stage, for error messages.
-
-    Raises:
-        TypeError: An option is not a parameter of `HuggingFaceBackend`, or ``model`` is a backend
-            object, which takes no options.
-        ValueError: An option is out of range.
-    """
-    known = list(BackendOptions.__annotations__)
-    for name in options:
-        if name not in known:
-            parameters = [*inspect.signature(stage).parameters, *known]
-            near = difflib.get_close_matches(name, parameters, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the model takes {', '.join(known)}"
-            raise TypeError(f"{stage.__name__} has no parameter {name!r}: {hint}")
-    if isinstance(model, str | Path):
-        return HuggingFaceBackend(model, **options)
-    if options:
-        raise TypeError(
-            f"{', '.join(options)} cannot be given with a backend object: set it on {model!r:.200}"
-        )
-    return model
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -7,7 +7,7 @@ runs them on each batch with `transform_batch`. The stage that turns documents i
 generates queries only for the documents that no earlier run has stored.
 
 Only the stream of the pipeline counts: the state is active only while a `DocumentStage` of the
-pipeline processes a batch, and ``transform`` never reads it.
+pipeline processes a batch, and ``transform`` only stores answers and failures there.
 
 A `DocumentStage` must follow two rules: it takes a batch only after it has yielded all rows of the
 previous batch, and it runs in the thread that runs ``index()``.
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import pyterrier as pt
@@ -37,8 +37,23 @@ from pyterrier_inpars._stage import (
     fields_of,
     joined_text,
 )
+from pyterrier_inpars.queries._answers import AnswerLog
 
 T = TypeVar("T")
+
+
+class FailedDocument(NamedTuple):
+    """A document without queries because a prompt failed.
+
+    Attributes:
+        docno: Its identifier.
+        error: Why the prompt failed.
+        end: Position in the corpus at which the document's batch ends.
+    """
+
+    docno: str
+    error: str
+    end: int
 
 
 @dataclass
@@ -60,6 +75,8 @@ class ResumeState:
         by_document: Whether a `DocumentStage` of this run adds the documents. If none does, the
             rows themselves are compared.
         regenerating: Shard number of each document that belongs to a damaged shard, by docno.
+        failed: Documents without queries because a prompt failed, until their shard is stored.
+        answers: Log of the answers to the documents of unfinished shards, if one is kept.
     """
 
     name: str
@@ -73,6 +90,8 @@ class ResumeState:
     position: StreamFingerprint = StreamFingerprint()
     by_document: bool = False
     regenerating: dict[str, int] = field(default_factory=dict)
+    failed: list["FailedDocument"] = field(default_factory=list)
+    answers: AnswerLog | None = None
     _checked: bool = False
 
     @property
@@ -132,6 +151,9 @@ class ResumeState:
         old, new = {**(self.settings or {})}, {**settings}
         if self.stages is not None:
             old["stages"], new["stages"] = self.stages, self.current_stages
+        else:  # version 0.1 did not store it
+            new.pop("keep_prompt", None)
+            old.pop("keep_prompt", None)
         return settings_difference(old, new)
 
     def add_document(self, *fields: str) -> bool:
@@ -166,6 +188,15 @@ class ResumeState:
             if shard in self.damaged:
                 self.regenerating[fields[0]] = shard
         return self.is_pending(number)
+
+    def add_failure(self, docno: str, error: str) -> None:
+        """Adds a document of the current batch whose prompt failed."""
+        self.failed.append(FailedDocument(docno, error, self.position.documents))
+
+    def close(self) -> None:
+        """Closes the log of the answers, if any."""
+        if self.answers is not None:
+            self.answers.close()
 
     def is_pending(self, number: int) -> bool:
         """Returns whether the queries of a document must still be generated.
@@ -259,6 +290,19 @@ class DocumentStage(Stage):
         """Returns the settings that determine the queries; see `ResumeState.check_settings`."""
         raise NotImplementedError
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether `read_ahead` has an effect."""
+        return False
+
+    def read_ahead(self, records: list[dict[str, Any]], end: int) -> None:
+        """Begins with a later batch; its documents are pending, and it is transformed in its turn.
+
+        Args:
+            records: Documents of the batch.
+            end: Position in the corpus at which the batch ends.
+        """
+
     def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Transforms the records of the documents that are pending."""
         records = list(inp)
@@ -303,6 +347,29 @@ def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:
         )
     after = stages[generators[0] + 1 :] if generators else stages
     return [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(stage)) for stage in after]
+
+
+def batches_ahead(
+    stage: pt.Transformer, batches: Iterable[list[T]], state: ResumeState
+) -> Iterator[list[T]]:
+    """Yields batches of a corpus; a `DocumentStage` that reads ahead begins with the next one.
+
+    It reads ahead only after the last stored document, since the corpus may be another one before.
+    """
+    if not isinstance(stage, DocumentStage) or not stage.reads_ahead:
+        yield from batches
+        return
+    waiting: list[list[T]] = []
+    end = 0
+    for batch in batches:
+        end += len(batch)
+        if state.position >= state.stored_position and not state.complete:
+            with activated(state):
+                stage.read_ahead(batch, end)
+        if waiting:
+            yield waiting.pop()
+        waiting.append(batch)
+    yield from waiting
 
 
 def transform_batch(

@@ -26,7 +26,7 @@ from pyterrier_inpars.queries._manifest import (
     shard_name,
     without_partial_shard,
 )
-from pyterrier_inpars.queries._resume import ResumeState
+from pyterrier_inpars.queries._resume import FailedDocument, ResumeState
 
 LOCK = "queries-writer.lock"
 """Name of the lock file, which holds the PID and the host of the writer."""
@@ -137,11 +137,13 @@ class Writer:
         shard_ends: Position in the corpus at which each stored shard ends. The last one may be the
             end of a partial shard.
         qids: The qids of all rows.
+        failed: Documents of the partial shard without queries because a prompt failed.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder = folder
         self.manifest = manifest
+        self.failed: list[FailedDocument] = []
         self.faults, self.qids = check_shards(folder, manifest)
         self.shard_ends = shard_ends(manifest)
         self._lines = self._load_partial_shard()
@@ -159,6 +161,8 @@ class Writer:
                 lines = _read_lines(self.folder, entry)
                 documents = self.manifest["documents"] + entry["documents"]
                 self.shard_ends.append(StreamFingerprint(documents, entry["fingerprint"]))
+                failed = entry.get("failed", {}).items()
+                self.failed = [FailedDocument(docno, why, documents) for docno, why in failed]
             except ValueError:  # damaged: its queries are generated again
                 self.manifest, entry = without_partial_shard(self.manifest), None
         for line in lines:
@@ -237,7 +241,8 @@ class Writer:
     def store(self, end: StreamFingerprint, state: ResumeState) -> None:
         """Writes the open shard, which ends at a position in the corpus, and the manifest."""
         name = shard_name(len(self.manifest["shards"]))
-        entry = self._write_shard(name, self._lines, self.missing(end), end)
+        failed = _take_failed(state, end)
+        entry = self._write_shard(name, self._lines, self.missing(end), end, failed)
         manifest, partial = self._current_manifest(state), self.manifest.get("open")
         manifest |= end._asdict()
         manifest["queries"] += entry["queries"]
@@ -245,6 +250,8 @@ class Writer:
         self._save(manifest)
         if partial:
             (self.folder / partial["file"]).unlink(missing_ok=True)
+        if state.answers is not None:
+            state.answers.discard(end.documents)
         self.qids.compact()
         self._lines = []
 
@@ -257,7 +264,8 @@ class Writer:
         if not state.by_document or end <= state.stored_position or self.missing(end) <= 0:
             return
         name = partial_shard_name(len(self.manifest["shards"]), self.missing(end))
-        entry = self._write_shard(name, self._lines[:count], self.missing(end), end)
+        failed = _take_failed(state, end)
+        entry = self._write_shard(name, self._lines[:count], self.missing(end), end, failed)
         previous = self.manifest.get("open")
         self._save(self._current_manifest(state) | {"open": entry})
         if previous:
@@ -271,7 +279,8 @@ class Writer:
             old = self.manifest["shards"][number]
             lines = self._regenerated.pop(number, [])
             end = self.shard_ends[number]
-            entry = self._write_shard(old["file"], lines, old["documents"], end)
+            failed = _take_failed(state, end, number)
+            entry = self._write_shard(old["file"], lines, old["documents"], end, failed)
             if entry["sha256"] != old["sha256"]:
                 warnings.warn(
                     f"{self.folder / old['file']} was damaged and has been regenerated, but not "
@@ -298,7 +307,12 @@ class Writer:
         return manifest | {"versions": versions}
 
     def _write_shard(
-        self, name: str, lines: list[bytes], documents: int, end: StreamFingerprint
+        self,
+        name: str,
+        lines: list[bytes],
+        documents: int,
+        end: StreamFingerprint,
+        failed: dict[str, str],
     ) -> dict[str, Any]:
         """Writes lines to a shard and returns its entry for the manifest."""
         buffer = io.BytesIO()
@@ -312,12 +326,33 @@ class Writer:
             "documents": documents,
             "queries": len(lines),
             "fingerprint": end.fingerprint,
+            **({"failed": failed} if failed else {}),
         }
 
     def _save(self, manifest: dict[str, Any], complete: bool = False) -> None:
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
         _write(self.folder / (COMPLETE if complete else UNFINISHED), text.encode() + b"\n")
         self.manifest = manifest
+
+
+def _take_failed(
+    state: ResumeState, end: StreamFingerprint, damaged: int | None = None
+) -> dict[str, str]:
+    """Removes the failed documents of a shard from the state, and returns their errors.
+
+    Args:
+        state: Resume state of this run.
+        end: Position at which the shard ends.
+        damaged: Number of the shard if it is a damaged one.
+    """
+    taken = [
+        document
+        for document in state.failed
+        if state.regenerating.get(document.docno) == damaged
+        and (damaged is not None or document.end <= end.documents)
+    ]
+    state.failed = [document for document in state.failed if document not in taken]
+    return {document.docno: document.error for document in taken}
 
 
 class QidSet:

@@ -11,6 +11,7 @@ import pyterrier as pt
 from more_itertools import chunked
 
 from pyterrier_inpars._stage import positive_int, with_columns
+from pyterrier_inpars.queries._answers import AnswerLog
 from pyterrier_inpars.queries._manifest import (
     COMPLETE,
     UNFINISHED,
@@ -21,7 +22,9 @@ from pyterrier_inpars.queries._manifest import (
 )
 from pyterrier_inpars.queries._resume import (
     ResumeState,
+    activated,
     active_rows,
+    batches_ahead,
     describe_stages,
     pipeline_of,
     transform_batch,
@@ -29,6 +32,8 @@ from pyterrier_inpars.queries._resume import (
 from pyterrier_inpars.queries._shards import Writer, check_shards, read_rows, writer_lock
 
 _COLUMNS = ["qid", "query", "docno", "text"]
+_FILES = ("queries-", "answers-", UNFINISHED)
+"""Beginnings of the names of files that a killed run may leave without a manifest."""
 
 
 class SyntheticQueries(pt.Artifact, pt.Indexer):
@@ -47,6 +52,10 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     The generator yields no rows for documents that are already stored, so later stages of the
     pipeline must accept an empty batch. The stages of this package do; apply other stages to
     ``get_results()``. Only one process may write at a time.
+
+    With a backend whose answers arrive one by one, such as `OpenAIBackend`, each answer is stored
+    when it arrives, so that a killed run loses none. Documents whose prompts failed for good are
+    listed by `failed`.
 
     The folder holds the rows in corpus order as gzipped JSON Lines (``queries-00000.jsonl.gz``,
     ...) and a manifest that lists these shards with their SHA-256, the settings of the generator
@@ -112,7 +121,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             OSError: A file cannot be written; the error names it. Stored queries are kept.
         """
         self._check_folder()
-        with writer_lock(self.path, repr(self), required=not self.built()):
+        with writer_lock(self.path, repr(self), required=not self.built()), activated(None):
             manifest = self._manifest() or new_manifest(self._metadata())
             writer = Writer(self.path, manifest)
             state = ResumeState(
@@ -123,6 +132,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 settings=manifest["settings"],
                 packages=manifest["versions"][-1]["packages"] if manifest["versions"] else None,
                 stages=manifest.get("stages"),
+                failed=writer.failed,
+                answers=AnswerLog(self.path),
             )
             try:
                 for row in self._rows(iter, state):
@@ -144,6 +155,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                         file=sys.stderr,
                     )
                 raise
+            finally:
+                state.close()
         return self
 
     def _rows(self, iter: Iterable[dict[str, Any]], state: ResumeState) -> Iterator[dict[str, Any]]:
@@ -154,7 +167,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             return
         stages, corpus, batch_size = pipeline
         state.current_stages = describe_stages(stages)
-        for batch in chunked(corpus, min(batch_size, self.shard_size)):
+        batches = chunked(corpus, min(batch_size, self.shard_size))
+        for batch in batches_ahead(stages[0], batches, state):
             yield from transform_batch(stages, batch, state)
 
     def built(self) -> bool:
@@ -243,6 +257,16 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         topics = (self.metadata["settings"] or {}).get("fewshot_topics", [])
         return pd.DataFrame(topics, columns=None if topics else ["qid", "query"])
 
+    @property
+    def failed(self) -> pd.DataFrame:
+        """Documents whose prompts failed for good: ``docno`` and ``error``.
+
+        To try them again, generate queries for them alone, into another artifact.
+        """
+        shards = self.metadata["shards"]
+        rows = [pair for shard in shards for pair in shard.get("failed", {}).items()]
+        return pd.DataFrame(rows, columns=["docno", "error"])
+
     def build_package(self, *args: Any, **kwargs: Any) -> str:
         """Packs a complete artifact into one file for sharing; see ``pt.Artifact``.
 
@@ -266,10 +290,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         """Checks that the path is free, holds an artifact, or has what a killed run left."""
         if not self.path.exists() or (self.path.is_dir() and manifest_file(self.path)):
             return
-        if not (
-            self.path.is_dir()
-            and all(f.name.startswith(("queries-", UNFINISHED)) for f in self.path.iterdir())
-        ):
+        if not (self.path.is_dir() and all(f.name.startswith(_FILES) for f in self.path.iterdir())):
             raise FileExistsError(
                 f"{self.path} is a file, or a folder with other files: give SyntheticQueries an "
                 "empty folder or a new path"

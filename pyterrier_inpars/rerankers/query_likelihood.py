@@ -13,7 +13,8 @@ import pyterrier as pt
 from pyterrier_inpars._stage import check_strings, fields_of, joined_text, positive_int
 from pyterrier_inpars.backends._model_stage import ModelStage
 from pyterrier_inpars.backends.base import LikelihoodBackend, NotANumberError
-from pyterrier_inpars.backends.huggingface import BackendOptions, as_backend
+from pyterrier_inpars.backends.huggingface import BackendOptions
+from pyterrier_inpars.backends.loading import as_backend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, as_prompt
 

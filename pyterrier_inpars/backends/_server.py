@@ -1,0 +1,152 @@
+"""Connection to an OpenAI-compatible server: one event loop, retries, rate limits, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Coroutine
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pyterrier_inpars.backends._rate_limit import RateLimit
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+T = TypeVar("T")
+
+REFUSALS = (400, 413, 422)
+"""HTTP statuses of a server that does not accept a request because of its content."""
+NO_KEY = "none"
+"""Key for servers that need none; the client does not accept an empty one."""
+
+
+class PromptFailure(Exception):
+    """A prompt failed for good; the message says why."""
+
+
+class Connection:
+    """Sends requests to a server from an event loop in a thread of its own.
+
+    Args:
+        base_url: Address of the server.
+        api_key_env: Environment variable with the API key; None for no key.
+        concurrency: Maximum number of requests in progress at once.
+        requests_per_minute: Rate limit in requests; None for no limit.
+        tokens_per_minute: Rate limit in tokens; None for no limit.
+        timeout: Seconds after which an attempt has failed.
+        max_retries: Number of further attempts for a request.
+
+    Attributes:
+        client: The client.
+        slots: Semaphore to hold while a request is in progress.
+        tokens: Rate limit in tokens.
+
+    Raises:
+        ImportError: The package ``openai`` is not installed.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key_env: str | None,
+        concurrency: int,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+        timeout: float,
+        max_retries: int,
+    ):
+        try:
+            import aiohttp
+            import openai
+        except ImportError as error:
+            raise ImportError(
+                f"the server {base_url} needs the package openai: "
+                "pip install pyterrier_inpars[openai]"
+            ) from error
+        self._errors = openai
+        self._unreachable = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+        self._base_url = base_url
+        self._api_key_env = api_key_env
+        self._key = os.environ.get(api_key_env or "") or NO_KEY
+        self.slots = asyncio.Semaphore(concurrency)
+        self.tokens = RateLimit(tokens_per_minute)
+        requests = RateLimit(requests_per_minute)
+
+        async def wait(request: Any) -> None:  # before each attempt
+            await requests.wait()
+
+        self.client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=self._key,
+            timeout=timeout,
+            max_retries=max_retries,
+            http_client=openai.DefaultAioHttpClient(event_hooks={"request": [wait]}),
+        )
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="openai", daemon=True).start()
+        self._loop = loop
+        self.close = weakref.finalize(self, _close, loop, self.client)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Starts a coroutine in the event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def get(self, path: str) -> Any:
+        """Returns the body of the answer to a GET request, with one more attempt; see `post`."""
+        options: Any = {"max_retries": 1}
+        return await self.send(self.client.get(path, cast_to=object, options=options))
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Returns the body of the answer to a POST request.
+
+        Returns:
+            The parsed JSON; None if it is malformed, and perhaps a text if it is no JSON.
+
+        Raises:
+            PromptFailure: The server refused the request, or answered no attempt with success.
+            RuntimeError: The server does not answer at all, or accepts no requests from this user.
+        """
+        return await self.send(self.client.post(path, body=body, cast_to=object))
+
+    async def send(self, request: Awaitable[T]) -> T | None:
+        """Returns the answer to a request of the client; see `post`."""
+        errors = self._errors
+        try:
+            return await request
+        except errors.APIStatusError as error:
+            message = self._without_key(f"HTTP status {error.status_code}: {_message(error)}")
+            if error.status_code in REFUSALS or error.status_code >= 500:
+                raise PromptFailure(message) from None
+            raise self._server_error(message) from None
+        except errors.APIConnectionError as error:
+            cause = getattr(error.__cause__, "__cause__", None)
+            if isinstance(cause, self._unreachable):
+                raise self._server_error(f"no connection at any attempt: {cause}") from None
+            raise PromptFailure("no complete answer within the timeout at any attempt") from None
+        except ValueError:  # the body is no JSON
+            return None
+
+    def _server_error(self, message: str) -> RuntimeError:
+        variable = self._api_key_env or "the variable of api_key_env="
+        return RuntimeError(
+            f"the server {self._base_url} failed with {message}. Check the address, the model's "
+            f"name, the API key ({variable}) and the rate limits; answers that are stored are kept"
+        )
+
+    def _without_key(self, text: str) -> str:
+        return text if self._key == NO_KEY else text.replace(self._key, "***")
+
+
+def _message(error: Any) -> str:
+    """Returns what a server reports in an error's body."""
+    body = error.body
+    message = body.get("message") if isinstance(body, dict) else body
+    return f"{message or error.message}"[:300]
+
+
+def _close(loop: asyncio.AbstractEventLoop, client: AsyncOpenAI) -> None:
+    asyncio.run_coroutine_threadsafe(client.close(), loop).result(timeout=10)
+    loop.call_soon_threadsafe(loop.stop)

@@ -1,0 +1,485 @@
+"""OpenAI-compatible servers: vLLM, SGLang, llama.cpp, Ollama, ``transformers serve``, APIs."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from importlib.metadata import version
+from typing import Any, Literal, TypedDict
+from urllib.parse import urlsplit
+
+from pyterrier_inpars._stage import finite, positive_int
+from pyterrier_inpars.backends._server import Connection, PromptFailure
+from pyterrier_inpars.backends._streaming import wait
+from pyterrier_inpars.backends._tokens import count_tokens
+from pyterrier_inpars.backends.base import (
+    CUT,
+    NEWLINE,
+    Completion,
+    Messages,
+    PromptError,
+    Sampling,
+)
+
+OPENAI_HOST = "api.openai.com"
+OPENAI_KEY = "OPENAI_API_KEY"
+"""Environment variable whose value goes to `OPENAI_HOST` unless another variable is named."""
+OPENAI_URL = f"https://{OPENAI_HOST}/v1"
+PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+MALFORMED_ANSWERS = 3
+"""Number of malformed answers to one request after which its prompt has failed."""
+FAILURES_IN_A_ROW = 20
+"""Number of failed prompts without an answer between them after which the run fails."""
+
+
+class ServerOptions(TypedDict, total=False):
+    """Keyword parameters of `OpenAIBackend`, which stages with a ``model`` accept too.
+
+    ``served_model`` is its parameter ``model``.
+    """
+
+    served_model: str | None
+    endpoint: Literal["chat", "completions"]
+    api_key_env: str | None
+    concurrency: int
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    timeout: float
+    max_retries: int
+    on_error: Literal["skip", "raise"]
+    log_probs: bool
+    parameters: Mapping[str, Any] | None
+    tokenizer: Any
+    context: int | None
+
+
+class OpenAIBackend:
+    """Completes prompts with a server that has OpenAI's HTTP interface.
+
+    Up to ``concurrency`` requests are in progress at once. A request that meets a rate limit, an
+    overloaded server, a time-out or a cut connection is sent again after an exponential back-off,
+    or after the time that the server's ``Retry-After`` header asks for. A malformed answer is
+    requested again.
+
+    A prompt fails for good if the server refuses it (too long, content filter), or if no attempt
+    was answered. If the server cannot be reached, does not accept the key, or
+    ``FAILURES_IN_A_ROW`` prompts fail in a row, the whole call fails.
+
+    Log-probabilities are those that the server returns; many servers return none.
+
+    Args:
+        base_url: Address of the server up to the version: ``http://127.0.0.1:8000/v1``.
+        model: Name of the model at the server. None if the server has one model only.
+        endpoint: ``"chat"`` for an instruct model, whose prompts are messages, or
+            ``"completions"`` for a base model, which continues a text.
+        api_key_env: Name of the environment variable with the API key. The key is read when the
+            first request is sent, and stored nowhere. None for ``OPENAI_API_KEY`` at
+            ``api.openai.com``, and for no key at other servers.
+        concurrency: Maximum number of requests in progress at once.
+        requests_per_minute: Rate limit in requests, attempts included. None for no limit.
+        tokens_per_minute: Rate limit in tokens: those of the prompts, estimated without a
+            ``tokenizer``, and ``max_new_tokens`` for each completion. None for no limit.
+        timeout: Seconds after which an attempt has failed.
+        max_retries: Number of further attempts for a request.
+        on_error: What happens to a prompt that fails for good. ``"skip"``: its completions have an
+            ``error``. ``"raise"``: the call raises a `PromptError`.
+        log_probs: Whether to request log-probabilities.
+        parameters: Further fields of each request, such as ``{"reasoning_effort": "low"}``. They
+            replace fields that this class sets; a field that is None is not sent.
+        tokenizer: Name or tokenizer of ``transformers`` for the model, to truncate documents by
+            tokens. None to truncate by words.
+        context: Maximum number of tokens of a prompt and its completion together, None if unknown.
+
+    Attributes:
+        usage: Number of ``requests`` that were answered, and of ``prompt_tokens`` and
+            ``completion_tokens`` as the server counts them.
+        failed: Number of prompts that failed for good.
+
+    Raises:
+        ValueError: An argument is out of range, or the environment variable is not set.
+        ImportError: On use, the package ``openai`` is not installed.
+        RuntimeError: On use, the server cannot be reached or does not accept the key.
+    """
+
+    def __init__(
+        self,
+        base_url: str = OPENAI_URL,
+        model: str | None = None,
+        *,
+        endpoint: Literal["chat", "completions"] = "chat",
+        api_key_env: str | None = None,
+        concurrency: int = 64,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        timeout: float = 600.0,
+        max_retries: int = 8,
+        on_error: Literal["skip", "raise"] = "skip",
+        log_probs: bool = True,
+        parameters: Mapping[str, Any] | None = None,
+        tokenizer: Any = None,
+        context: int | None = None,
+    ):
+        self.base_url = _checked_url(base_url)
+        self._model = model
+        self.endpoint = _one_of("endpoint", endpoint, PATHS)
+        self.api_key_env = api_key_env
+        if api_key_env is not None and not os.environ.get(api_key_env):
+            raise ValueError(
+                f"the environment variable {api_key_env} is not set: set it to the API key for "
+                f"{base_url}"
+            )
+        self.concurrency = positive_int("concurrency", concurrency)
+        self.requests_per_minute = _positive("requests_per_minute", requests_per_minute)
+        self.tokens_per_minute = _positive("tokens_per_minute", tokens_per_minute)
+        self.timeout = timeout
+        _positive("timeout", timeout)
+        self.max_retries = positive_int("max_retries", max_retries, least=0)
+        self.on_error = _one_of("on_error", on_error, ("skip", "raise"))
+        self.log_probs = log_probs
+        self.parameters = dict(parameters or {})
+        self._tokenizer = tokenizer
+        self.context = None if context is None else positive_int("context", context)
+        self.usage = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        self.failed = 0
+        self._failures_in_a_row = 0
+        self._open_connection: Connection | None = None
+
+    def __repr__(self) -> str:
+        shown = [self.base_url] if self._model is None else [self.base_url, self._model]
+        return f"{type(self).__name__}({', '.join(map(repr, shown))}, endpoint={self.endpoint!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open_connection": None}
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts are messages; see `Backend.chat`."""
+        return self.endpoint == "chat"
+
+    @property
+    def batch_size(self) -> int:
+        """Number of prompts for which one call is worthwhile."""
+        return 2 * self.concurrency
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """Tokenizer of the model, None if none was given."""
+        if not isinstance(self._tokenizer, str):
+            return self._tokenizer
+        from transformers import AutoTokenizer
+
+        from pyterrier_inpars._hub import resolved
+
+        return AutoTokenizer.from_pretrained(resolved(self._tokenizer))
+
+    @functools.cached_property
+    def model(self) -> str:
+        """Name of the model at the server.
+
+        Raises:
+            ValueError: No name was given, and the server has none or several.
+        """
+        if self._model is not None:
+            return self._model
+        names = self.connection.run(self._model_names()).result()
+        if len(names) != 1:
+            raise ValueError(
+                f"{self.base_url} serves {len(names)} models: give model= one of {names[:20]}"
+            )
+        return names[0]
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the settings that determine the output; see `Backend.describe`.
+
+        The address is among the versions: a run may be resumed at another one. The key is not
+        included.
+        """
+        settings = {
+            "model": self.model,
+            "backend": "openai",
+            "endpoint": self.endpoint,
+            "parameters": self.parameters,
+            "tokenizer": getattr(self._tokenizer, "name_or_path", self._tokenizer),
+            "context": self.context,
+        }
+        return {
+            **{name: value for name, value in settings.items() if value},
+            "versions": {"openai": version("openai"), "server": self.base_url},
+        }
+
+    def complete(
+        self,
+        prompts: Sequence[str | Messages],
+        *,
+        prefix: str | Messages = "",
+        max_new_tokens: int = 64,
+        sampling: Sampling | None = None,
+        num_samples: int = 1,
+        seeds: Sequence[int] = (),
+        progress: Callable[[int], object] = lambda completions: None,
+        stop: Sequence[str] = (NEWLINE,),
+        schema: Mapping[str, Any] | None = None,
+    ) -> list[Completion]:
+        """Completes prompts; see `Backend.complete`."""
+        futures = {}
+        for number, prompt in enumerate(prompts):
+            future = self.submit(
+                prompt,
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                num_samples=num_samples,
+                seeds=seeds[number * num_samples : (number + 1) * num_samples],
+                stop=stop,
+                schema=schema,
+            )
+            futures[future] = number
+        found = wait(futures, lambda: progress(num_samples))
+        return [completion for number in range(len(prompts)) for completion in found[number]]
+
+    def submit(
+        self,
+        prompt: str | Messages,
+        *,
+        max_new_tokens: int = 64,
+        sampling: Sampling | None = None,
+        num_samples: int = 1,
+        seeds: Sequence[int] = (),
+        stop: Sequence[str] = (NEWLINE,),
+        schema: Mapping[str, Any] | None = None,
+        answered: Callable[[list[Completion]], object] = lambda completions: None,
+    ) -> Future[list[Completion]]:
+        """Requests the completions of a prompt; see `StreamingBackend.submit`.
+
+        A text as a prompt of the endpoint ``chat`` is sent as the message of a user. The
+        completions of a prompt are requested together, with the seed of the first one. If the
+        server returns fewer, the others are requested with the seed of the first that is missing.
+        Seeds are sent modulo 2³¹, since some servers take no larger ones.
+        """
+        sampling = sampling or Sampling()
+        sampling.check_num_samples(num_samples)
+        fields = self.fields(prompt, max_new_tokens, sampling, stop, schema)
+        answer = self._answer(fields, num_samples, seeds, stop, answered)
+        return self.connection.run(answer)
+
+    async def _answer(
+        self,
+        fields: dict[str, Any],
+        count: int,
+        seeds: Sequence[int],
+        stop: Sequence[str],
+        answered: Callable[[list[Completion]], object],
+    ) -> list[Completion]:
+        """Returns the completions of one prompt, or those that say why it failed."""
+        try:
+            completions = await self._completions(fields, count, seeds, stop)
+        except PromptFailure as failure:
+            self._count_failure(str(failure))
+            return [Completion("", None, "error", error=str(failure))] * count
+        self._failures_in_a_row = 0
+        answered(completions)
+        return completions
+
+    def _count_failure(self, reason: str) -> None:
+        """Counts a failed prompt, and raises if it ends the run."""
+        if self.on_error == "raise":
+            raise PromptError(reason, 0)
+        self.failed += 1
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+            raise RuntimeError(
+                f"{self.base_url} failed on {FAILURES_IN_A_ROW} prompts in a row, at last with: "
+                f"{reason}. Check the server and the parameters; answers that are stored are kept"
+            )
+
+    def fields(
+        self,
+        prompt: str | Messages,
+        max_new_tokens: int,
+        sampling: Sampling,
+        stop: Sequence[str],
+        schema: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Returns the fields of a request but for its seed and number of completions."""
+        fields: dict[str, Any] = {"model": self.model}
+        limit = "max_tokens"
+        if not self.chat:
+            if not isinstance(prompt, str):
+                raise TypeError(
+                    "the endpoint 'completions' takes texts, not messages: use a text prompt, or "
+                    "endpoint='chat'"
+                )
+            fields |= {"prompt": prompt, "logprobs": 1 if self.log_probs else None}
+        else:
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            fields |= {"messages": messages, "logprobs": self.log_probs or None}
+            if messages[-1]["role"] == "assistant":
+                fields |= {"continue_final_message": True, "add_generation_prompt": False}
+            if urlsplit(self.base_url).hostname == OPENAI_HOST:
+                limit = "max_completion_tokens"
+        fields |= {limit: max_new_tokens, "temperature": sampling.temperature}
+        fields["top_p"] = sampling.top_p if sampling.temperature else None
+        fields["stop"] = list(stop) or None
+        if schema is not None:
+            json_schema = {"name": "answer", "strict": True, "schema": schema}
+            fields["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+        return fields
+
+    async def _completions(
+        self, fields: dict[str, Any], count: int, seeds: Sequence[int], stop: Sequence[str]
+    ) -> list[Completion]:
+        """Returns the completions of one prompt.
+
+        Raises:
+            PromptFailure: The prompt failed for good.
+        """
+        connection = self.connection
+        answers: list[Completion] = []
+        prompt = fields["messages"] if self.chat else fields["prompt"]
+        prompt_tokens = count_tokens(self.tokenizer, prompt) if self.tokens_per_minute else 0
+        limit = fields.get("max_tokens") or fields.get("max_completion_tokens") or 0
+        async with connection.slots:
+            while len(answers) < count:
+                missing = count - len(answers)
+                await connection.tokens.wait(prompt_tokens + missing * limit)
+                body = self.body(fields, missing, seeds[len(answers) :])
+                choices = await self._request(body)
+                answers += [completion_of(choice, stop) for choice in choices[:missing]]
+        return answers
+
+    def body(self, fields: dict[str, Any], count: int, seeds: Sequence[int]) -> dict[str, Any]:
+        """Returns a request for a number of completions; see `fields`.
+
+        Args:
+            fields: Its other fields.
+            count: Number of completions.
+            seeds: Their seeds, of which the first is sent.
+        """
+        own: dict[str, Any] = {"n": count} if count > 1 else {}
+        if fields["temperature"] and seeds:
+            own["seed"] = seeds[0] % 2**31
+        body = {**fields, **own, **self.parameters}
+        return {name: value for name, value in body.items() if value is not None}
+
+    def choices(self, answer: Any) -> list[dict[str, Any]]:
+        """Returns the choices of an answer, none if it is malformed, and counts its tokens."""
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not choices or not all(isinstance(choice, dict) for choice in choices):
+            return []
+        usage = answer.get("usage") or {}
+        self.usage["requests"] += 1
+        for name in ("prompt_tokens", "completion_tokens"):
+            self.usage[name] += usage.get(name) or 0
+        return choices
+
+    async def _request(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """Returns the choices of one answer, at least one."""
+        for _ in range(MALFORMED_ANSWERS):
+            answer = await self.connection.post(PATHS[self.endpoint], body)
+            if choices := self.choices(answer):
+                return choices
+        raise PromptFailure(f"{MALFORMED_ANSWERS} malformed answers, at last {answer!r:.100}")
+
+    async def _model_names(self) -> list[str]:
+        body = await self.connection.get("/models")
+        return [model["id"] for model in body["data"]]
+
+    @property
+    def connection(self) -> Connection:
+        """The connection to the server, made on first use."""
+        if self._open_connection is None:
+            is_openai = urlsplit(self.base_url).hostname == OPENAI_HOST
+            self._open_connection = Connection(
+                self.base_url,
+                self.api_key_env or (OPENAI_KEY if is_openai else None),
+                self.concurrency,
+                self.requests_per_minute,
+                self.tokens_per_minute,
+                self.timeout,
+                self.max_retries,
+            )
+        return self._open_connection
+
+
+def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion:
+    """Returns the completion of one choice of an answer.
+
+    Raises:
+        PromptFailure: The model refused to answer, or a content filter removed the answer.
+    """
+    message = choice.get("message") or {}
+    raw = choice.get("text") or message.get("content") or ""
+    reason = choice.get("finish_reason")
+    if refusal := message.get("refusal"):
+        raise PromptFailure(f"the model refused to answer: {refusal!r:.200}")
+    if reason == "content_filter":
+        raise PromptFailure("a content filter removed the answer")
+    cut = min((raw.find(end) for end in stop if end in raw), default=len(raw))
+    text = raw[:cut].strip()
+    if reason == "length" and cut == len(raw):
+        text = text.rstrip(CUT)
+    log_probs, ends = _log_probs(choice.get("logprobs") or {}, raw, raw.find(text) + len(text))
+    if ends is not None:
+        skipped = raw.find(text)
+        ends = [min(max(end - skipped, 0), len(text)) for end in ends]
+    stopped = reason != "length" or cut < len(raw)
+    return Completion(text, log_probs, "stop" if stopped else "length", ends)
+
+
+def _log_probs(
+    returned: Mapping[str, Any], raw: str, length: int
+) -> tuple[list[float] | None, list[int] | None]:
+    """Returns the log-probabilities of the tokens of a text, and the positions of their ends.
+
+    Args:
+        returned: Field ``logprobs`` of a choice, in the form of either endpoint.
+        raw: Text that the server returned.
+        length: Number of its characters that are the text.
+    """
+    if "content" in returned:
+        rows = returned["content"] or []
+        values = [row["logprob"] for row in rows]
+        tokens = [
+            bytes(row["bytes"]) if row.get("bytes") else row["token"].encode() for row in rows
+        ]
+    else:
+        values = returned.get("token_logprobs") or []
+        tokens = [token.encode("utf-8", "surrogatepass") for token in returned.get("tokens") or []]
+    if not values or any(value is None for value in values) or not length:
+        return None, None
+    joined = b""
+    ends = []
+    for token in tokens:
+        joined += token
+        ends.append(len(joined.decode("utf-8", "ignore")))
+    if len(ends) != len(values) or not joined.decode("utf-8", "ignore").startswith(raw[:length]):
+        return (values, None) if length == len(raw) else (None, None)
+    count = sum(end < length for end in ends) + 1
+    return values[:count], ends[:count]
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(
+            f"base_url must be an address such as 'http://127.0.0.1:8000/v1', not {url!r:.200}"
+        )
+    if parts.username or parts.password or parts.query:
+        raise ValueError(
+            "base_url must not contain a user, a password or a query, which would be stored with "
+            "the queries: put the key into an environment variable, and name it by api_key_env="
+        )
+    return url.rstrip("/")
+
+
+def _one_of(name: str, value: Any, values: Iterable[str]) -> Any:
+    if value not in values:
+        raise ValueError(f"{name} must be one of {', '.join(values)}, not {value!r:.200}")
+    return value
+
+
+def _positive(name: str, value: float | None) -> float | None:
+    if value is not None and finite(name, value) <= 0:
+        raise ValueError(f"{name} must be above 0, not {value!r:.200}")
+    return value

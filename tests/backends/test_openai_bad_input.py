@@ -1,0 +1,82 @@
+"""OpenAI-compatible servers: wrong arguments, keys, addresses and servers."""
+
+import json
+import pickle
+
+import pytest
+from fault_server import FaultServer
+
+from pyterrier_inpars.backends.openai import FAILURES_IN_A_ROW, OpenAIBackend
+
+KEY = "sk-a-secret-of-the-tests"
+URL = "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"base_url": "127.0.0.1:8000"}, "base_url must be an address such as"),
+        ({"base_url": "http://user:word@host/v1"}, "must not contain a user"),
+        ({"base_url": "http://host/v1?key=word"}, "must not contain a user"),
+        ({"endpoint": "responses"}, "endpoint must be one of chat, completions, not 'responses'"),
+        ({"on_error": "ignore"}, "on_error must be one of skip, raise"),
+        ({"concurrency": 0}, "concurrency must be a whole number of at least 1"),
+        ({"requests_per_minute": 0}, "requests_per_minute must be above 0"),
+        ({"tokens_per_minute": -1}, "tokens_per_minute must be above 0"),
+        ({"timeout": float("nan")}, "timeout must be a number"),
+        ({"max_retries": -1}, "max_retries must be a whole number"),
+        ({"api_key_env": "NO_SUCH_KEY"}, "environment variable NO_SUCH_KEY is not set"),
+    ],
+)
+def test_arguments_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        OpenAIBackend(**{"base_url": URL, **arguments})
+    assert "word@" not in str(error.value) and "key=word" not in str(error.value)
+
+
+def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
+    monkeypatch.setenv("SERVER_KEY", KEY)
+    caplog.set_level("DEBUG")
+    with FaultServer(lambda prompt, attempt: prompt) as server:  # the prompt names the fault
+        backend = OpenAIBackend(server.url, api_key_env="SERVER_KEY", max_retries=0)
+        assert backend.complete(["no fault"])[0].text
+        assert server.headers["authorization"] == f"Bearer {KEY}"
+        with pytest.raises(RuntimeError, match=r"401: Incorrect.*\*\*\*.*\(SERVER_KEY\)") as error:
+            backend.complete(["unauthorized"])
+        shown = [str(error.value), repr(backend), json.dumps(backend.describe()), caplog.text]
+        assert not any(KEY in text for text in shown)
+        assert KEY.encode() not in pickle.dumps(backend)
+
+
+def test_the_key_of_openai_goes_to_openai_only(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FaultServer() as server:
+        OpenAIBackend(server.url).complete(["a"])
+        assert KEY not in server.headers["authorization"]
+
+
+def test_a_server_that_is_not_there():
+    with pytest.raises(RuntimeError, match="127.0.0.1:9/v1 failed with no connection"):
+        OpenAIBackend(URL, "model", max_retries=0).complete(["a"])
+
+
+@pytest.mark.parametrize("fault", ["no model", "429"])
+def test_errors_that_are_not_the_prompt_s(fault):
+    with FaultServer(lambda prompt, attempt: fault) as server:
+        backend = OpenAIBackend(server.url, max_retries=1)
+        with pytest.raises(RuntimeError, match="Check the address, the model's name"):
+            backend.complete(["a"])
+
+
+def test_a_server_that_fails_on_every_prompt():
+    with FaultServer(lambda prompt, attempt: "too long") as server:
+        backend = OpenAIBackend(server.url)
+        with pytest.raises(RuntimeError, match=f"{FAILURES_IN_A_ROW} prompts in a row.*400"):
+            backend.complete([f"prompt {i}" for i in range(100)])
+
+
+def test_a_base_model_takes_no_messages():
+    with FaultServer() as server:
+        backend = OpenAIBackend(server.url, endpoint="completions")
+        with pytest.raises(TypeError, match="takes texts, not messages"):
+            backend.complete([[{"role": "user", "content": "a"}]])

@@ -1,0 +1,89 @@
+"""OpenAI's batch interface, over a server on the loopback that keeps its forms."""
+
+import json
+import signal
+import threading
+import time
+
+import pytest
+from fault_server import FaultServer, answer
+
+from pyterrier_inpars.backends import OpenAIBackend, OpenAIBatch
+from pyterrier_inpars.backends.base import PromptError, Sampling
+
+PROMPTS = [f"document {i}: the spectrum of a plasma" for i in range(9)]
+
+
+def batch(server, **options):
+    return OpenAIBatch(server.url, poll_seconds=0.01, **options)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_a_batch_has_the_completions_of_single_requests(endpoint):
+    options = {"num_samples": 2, "sampling": Sampling(temperature=1), "seeds": range(18)}
+    with FaultServer() as server:
+        found = batch(server, endpoint=endpoint).complete(PROMPTS, **options)
+        assert not server.requests and len(server.batches) == 1
+        assert found == OpenAIBackend(server.url, endpoint=endpoint).complete(PROMPTS, **options)
+        lines = list(map(json.loads, server.files["file-0"].splitlines()))
+    assert [line["body"]["seed"] for line in lines] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    assert all(line["url"] == server.batches[0]["endpoint"] for line in lines)
+
+
+def test_an_interrupted_run_waits_for_the_batch_that_it_submitted():
+    with FaultServer() as server:
+
+        def interrupt():
+            time.sleep(0.3)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        backend = OpenAIBatch(server.url, poll_seconds=60)
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            backend.complete(PROMPTS)
+        assert len(server.batches) == 1
+        found = batch(server).complete(PROMPTS)
+        assert [completion.text for completion in found] == list(map(answer, PROMPTS))
+        assert len(server.batches) == 1
+        batch(server).complete(PROMPTS[:3])
+        assert len(server.batches) == 2
+
+
+def test_what_an_expired_batch_left_is_submitted_again():
+    with FaultServer() as server:
+        server.batch_ends = ["expired"]
+        backend = batch(server)
+        found = backend.complete(PROMPTS)
+        assert [completion.text for completion in found] == list(map(answer, PROMPTS))
+        assert [len(server.files[b["input_file_id"]].splitlines()) for b in server.batches] == [
+            9,
+            5,
+        ]
+        assert backend.usage["requests"] == 9
+
+
+def test_a_failed_batch_is_an_error():
+    with FaultServer() as server:
+        server.batch_ends = ["failed"]
+        with pytest.raises(RuntimeError, match="batch-0 at .* ended as 'failed' without results"):
+            batch(server).complete(PROMPTS)
+        assert batch(server).complete(PROMPTS)[0].text  # submitted again
+
+
+def test_failed_prompts_are_skipped_or_an_error():
+    faults = {PROMPTS[2]: "too long", PROMPTS[5]: "content filter", PROMPTS[6]: "no choices"}
+    with FaultServer(lambda prompt, attempt: faults.get(prompt)) as server:
+        found = batch(server).complete(PROMPTS)
+        errors = [completion.error for completion in found]
+        assert [i for i, error in enumerate(errors) if error] == [2, 5, 6]
+        assert "HTTP status 400: This model's maximum context" in errors[2]
+        assert "0 completions instead of 1" in errors[6]
+        with pytest.raises(PromptError, match="at prompt 2"):
+            batch(server, on_error="raise").complete(PROMPTS)
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="poll_seconds must be above 0"):
+        OpenAIBatch(poll_seconds=0)
+    with pytest.raises(ValueError, match="on_error must be one of"):
+        OpenAIBatch(on_error="ignore")

@@ -1,0 +1,61 @@
+"""Queries a second from a server with a latency, and memory, as the number of documents grows.
+
+The server is a process of its own on the same machine, whose answers take ``--latency`` seconds::
+
+    python tests/benchmarks/servers.py --documents 2000 --concurrency 64 --latency 0.1
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pyterrier_inpars import QueryGenerator, StaticPrompt, SyntheticQueries
+
+TESTS = Path(__file__).parents[1]
+PROMPT = StaticPrompt("{document}\nQuery:")
+
+
+def documents(count, words):
+    for i in range(count):
+        yield {"docno": f"d{i}", "text": f"d{i}" + " word" * words}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--documents", type=int, default=2_000)
+    options.add_argument("--words", type=int, default=150)
+    options.add_argument("--concurrency", type=int, default=64)
+    options.add_argument("--latency", type=float, default=0.1)
+    options = options.parse_args()
+    command = [sys.executable, str(TESTS / "fault_server.py"), "--latency", str(options.latency)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    url = server.stdout.readline().strip()
+    limit = options.concurrency / options.latency
+    try:
+        for count in (options.documents // 10, options.documents, 5 * options.documents):
+            generator = QueryGenerator(
+                url, endpoint="completions", prompt=PROMPT, concurrency=options.concurrency
+            )
+            corpus = documents(count, options.words)
+            with tempfile.TemporaryDirectory() as folder:
+                start, cpu = time.perf_counter(), time.process_time()
+                (generator >> SyntheticQueries(f"{folder}/queries")).index(corpus)
+                seconds = time.perf_counter() - start
+                cpu = time.process_time() - cpu
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(
+                f"{count:,} documents: {seconds:.2f} s, {count / seconds:.0f} queries/s, "
+                f"{count / seconds / limit:.1%} of concurrency / latency, "
+                f"{cpu / count * 1000:.2f} ms CPU a query, {memory:.0f} MiB at most"
+            )
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Queries of a server: interrupted runs, failed documents, addresses as models, estimates."""
+
+import math
+import time
+from collections import Counter
+
+import pyterrier as pt
+import pytest
+from fault_server import FaultServer
+from plain_generation import documents, generator
+
+from pyterrier_inpars import QueryGenerator, StaticPrompt, SyntheticQueries
+from pyterrier_inpars.backends.openai import OpenAIBackend
+from pyterrier_inpars.queries._answers import AnswerLog
+
+PROMPT = StaticPrompt("{document}\nQuery:")
+FRAME = documents(60)
+FRAME["text"] = FRAME["docno"] + " " + FRAME["text"]
+FRAME = FRAME[["docno", "text"]]
+CORPUS = FRAME.to_dict("records")
+
+
+class Faults:
+    """Fault function by docno; each is used ``most`` times."""
+
+    def __init__(self, most=10**6, **kinds):
+        self.most, self.kinds, self.used = most, kinds, Counter()
+
+    def __call__(self, prompt, attempt):
+        docno = prompt.split()[0]
+        if docno in self.kinds and self.used[docno] < self.most:
+            self.used[docno] += 1
+            return self.kinds[docno]
+        return None
+
+
+def index(server, path, batch_size=10, **options):
+    options = {"prompt": PROMPT, "concurrency": 4, "max_retries": 0, **options}
+    queries = QueryGenerator(server.url, endpoint="completions", **options)
+    artifact = SyntheticQueries(path, shard_size=20)
+    (queries >> artifact).index(CORPUS, batch_size=batch_size)
+    return artifact
+
+
+def content(artifact):
+    files = {file.name: file.read_bytes() for file in artifact.path.iterdir()}
+    files["pt_meta.json"] = files["pt_meta.json"].replace(
+        artifact.metadata["versions"][0]["packages"]["server"].encode(), b"SERVER"
+    )
+    return files
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    with FaultServer() as server:
+        return content(index(server, tmp_path_factory.mktemp("whole") / "queries"))
+
+
+@pytest.mark.parametrize("stopped_at", ["d3", "d17", "d27", "d59"])
+def test_an_interrupted_run_asks_for_no_answer_twice(tmp_path, whole, stopped_at):
+    with FaultServer(Faults(1, **{stopped_at: "unauthorized"}), latency=0.005) as server:
+        with pytest.raises(RuntimeError, match="401"):
+            index(server, tmp_path / "queries")
+        received = server.answered.total()
+        assert len(AnswerLog(tmp_path / "queries")) and received > int(stopped_at[1:]) // 10 * 10
+        artifact = index(server, tmp_path / "queries")
+    assert content(artifact) == whole
+    in_progress = 4  # the answers to these were sent, but perhaps not received
+    assert received < 60 + in_progress and server.answered.total() <= 60 + in_progress
+    assert not list(artifact.path.glob("answers-*"))
+
+
+def test_answers_of_other_settings_are_not_used(tmp_path):
+    with FaultServer(Faults(1, d8="unauthorized"), latency=0.005) as server:
+        with pytest.raises(RuntimeError, match="401"):
+            index(server, tmp_path / "queries")
+        assert len(AnswerLog(tmp_path / "queries")) > 3
+        index(server, tmp_path / "queries", max_new_tokens=2)
+    assert sum(request["max_tokens"] == 2 for request in server.requests) == 60
+
+
+def test_documents_that_fail_for_good_are_named_and_lose_no_other(tmp_path, whole):
+    kinds = {"d0": "too long", "d19": "content filter", "d20": "refused prompt", "d59": "500"}
+    with FaultServer(Faults(**kinds)) as server:
+        with pytest.warns(UserWarning, match=r"a prompt failed at docno 'd\d+'.*attribute failed"):
+            artifact = index(server, tmp_path / "queries")
+        assert artifact.failed["docno"].tolist() == ["d0", "d19", "d20", "d59"]
+        assert "maximum context length" in artifact.failed["error"][0]
+        queries = artifact.get_results()
+        assert set(queries["docno"]) == {d["docno"] for d in CORPUS} - set(kinds)
+        server.fault = lambda prompt, attempt: None
+        alone = [d for d in CORPUS if d["docno"] in set(artifact.failed["docno"])]
+        again = QueryGenerator(server.url, endpoint="completions", prompt=PROMPT)
+        rest = SyntheticQueries(tmp_path / "rest")
+        (again >> rest).index(alone)
+    joined = {row["qid"]: row for part in (artifact, rest) for row in part.iter_results()}
+    with FaultServer() as server:
+        expected = index(server, tmp_path / "whole").iter_results()
+        assert joined == {row["qid"]: row for row in expected}
+
+
+def test_failures_survive_an_interruption(tmp_path):
+    kinds = {"d2": "too long", "d13": "too long", "d41": "too long", "d45": "unauthorized"}
+    with FaultServer(Faults(**kinds)) as server:
+        with pytest.warns(UserWarning, match="failed"), pytest.raises(RuntimeError, match="401"):
+            index(server, tmp_path / "queries")
+        del server.fault.kinds["d45"]
+        artifact = index(server, tmp_path / "queries")
+        assert artifact.failed["docno"].tolist() == ["d2", "d13", "d41"]
+        assert server.fault.used["d2"] == 1  # in a batch that was finished
+
+
+def test_failures_can_stop_the_run_at_the_docno(tmp_path):
+    message = "at docno 'd14': HTTP status 400"
+    with FaultServer(Faults(d14="too long")) as server, pytest.raises(RuntimeError, match=message):
+        index(server, tmp_path / "queries", on_error="raise")
+
+
+def test_a_server_without_log_probabilities(tmp_path):
+    with FaultServer(log_probs=False) as server:
+        rows = index(server, tmp_path / "queries").get_results()
+    assert len(rows) == 60 and "score" not in rows and "log_probs" not in rows
+
+
+def test_requests_are_in_progress_across_the_borders_of_batches(tmp_path):
+    """While a batch is filtered, the next one is answered."""
+
+    class Waiting(pt.Transformer):
+        def transform(self, inp):
+            waited.append(min(20 + 10 * len(waited), 60))
+            end = time.monotonic() + 60
+            while server.answered.total() < waited[-1] and time.monotonic() < end:
+                time.sleep(0.01)
+            assert server.answered.total() == waited[-1]
+            return inp
+
+    waited = []
+    with FaultServer(latency=0.005) as server:
+        generator = QueryGenerator(server.url, endpoint="completions", prompt=PROMPT)
+        (generator >> Waiting() >> SyntheticQueries(tmp_path)).index(CORPUS, batch_size=10)
+    assert waited == [20, 30, 40, 50, 60, 60] and max(server.answered.values()) == 1
+
+
+def test_what_the_corpus_breaks_loses_no_answer(tmp_path):
+    def broken():
+        yield from CORPUS[:25]
+        yield {"docno": "d25", "text": 25}
+        yield from CORPUS[26:]
+
+    with FaultServer() as server:
+        generator = QueryGenerator(server.url, endpoint="completions", prompt=PROMPT)
+        queries = SyntheticQueries(tmp_path / "queries", shard_size=20)
+        with pytest.raises(ValueError, match="text must be a string, but is 25"):
+            (generator >> queries).index(broken(), batch_size=10)
+        stored = len(AnswerLog(tmp_path / "queries"))
+        requested = len(server.requests)
+        (generator >> queries).index(CORPUS, batch_size=10)
+    assert stored >= 20 and len(server.requests) == requested + 60 - stored
+    assert len(queries) == 60
+
+
+def test_a_part_of_a_line_is_no_answer(tmp_path):
+    log = AnswerLog(tmp_path)
+    log.add("a", ["first"], 10)
+    log.close()
+    (file,) = tmp_path.glob("answers-*")
+    file.write_bytes(file.read_bytes() + b'{"key": "b", "ans')
+    log = AnswerLog(tmp_path)
+    assert log.get("a") == ["first"] and log.get("b") is None
+    log.add("c", ["third"], 10)
+    log.add("d", ["fourth"], 20)
+    log.discard(10)
+    assert [log.get(key) for key in "acd"] == [None, None, ["fourth"]]
+    log.close()
+    log = AnswerLog(tmp_path)
+    assert [log.get(key) for key in "acd"] == [None, None, ["fourth"]]
+
+
+def test_options_of_an_address_can_be_set():
+    with FaultServer() as server:
+        queries = QueryGenerator(server.url, endpoint="completions", prompt=PROMPT, concurrency=2)
+        queries.set_parameter("concurrency", 7)
+        assert queries.get_parameter("concurrency") == 7
+        assert queries._backend.concurrency == 7 and len(queries(FRAME.head(9))) == 9
+        named = QueryGenerator(server.url, served_model="other", endpoint="completions")
+        assert named.settings()["model"] == "other"
+    with pytest.raises(TypeError, match="no parameter 'concurency': did you mean 'concurrency'"):
+        QueryGenerator(server.url, concurency=3)
+    with pytest.raises(TypeError, match="no parameter 'concurrency'"):
+        QueryGenerator("a/model", concurrency=3)
+
+
+def test_a_chat_server_gets_messages():
+    with FaultServer() as server:
+        found = QueryGenerator(server.url)(FRAME.head(3))
+        messages = [request["messages"] for request in server.requests]
+    assert len(found) == 3 and messages[0][-1]["role"] == "user"
+    assert all(any("d" in m["content"] for m in chat) for chat in messages)
+
+
+def test_estimates_are_what_is_sent(model):
+    with FaultServer() as server:
+        backend = OpenAIBackend(server.url, "m", endpoint="completions", tokenizer=model)
+        queries = QueryGenerator(backend, prompt=PROMPT, max_new_tokens=9)
+        blank = {"docno": "blank", "text": " "}
+        found = queries.estimate(iter([*CORPUS, blank]), prices=(2.0, 8.0))
+        assert not server.requests
+        queries(FRAME)
+    sent = [request["prompt"] for request in server.requests]
+    tokens = sum(len(backend.tokenizer(prompt)["input_ids"]) for prompt in sent)
+    assert found[:3] == (60, tokens, 60 * 9)
+    assert found.cost == pytest.approx((tokens * 2 + 540 * 8) / 1e6)
+    backend = OpenAIBackend("http://127.0.0.1:9/v1", "m", endpoint="completions")
+    rough = QueryGenerator(backend, prompt=PROMPT).estimate(CORPUS)
+    assert rough.prompt_tokens == sum(math.ceil(len(prompt) / 4) for prompt in sent)
+    assert rough.cost is None
+    assert generator(model).estimate(CORPUS).requests == 60
