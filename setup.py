@@ -82,6 +82,7 @@ setup(
             "ray>=2.30",
             "ruff",
             "setuptools>=77",
+            "transformers[serving]>=5.16",
         ],
     },
     entry_points={

@@ -30,13 +30,19 @@ def main() -> None:
     options.add_argument("--words", type=int, default=150)
     options.add_argument("--concurrency", type=int, default=64)
     options.add_argument("--latency", type=float, default=0.1)
+    options.add_argument("--times", type=int, default=5, help="documents of the last run")
     options = options.parse_args()
     command = [sys.executable, str(TESTS / "fault_server.py"), "--latency", str(options.latency)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     url = server.stdout.readline().strip()
     limit = options.concurrency / options.latency
     try:
-        for count in (options.documents // 10, options.documents, 5 * options.documents):
+        # the first run imports the client
+        for count in (
+            options.documents // 10,
+            options.documents,
+            options.documents * options.times,
+        ):
             generator = QueryGenerator(
                 url, endpoint="completions", prompt=PROMPT, concurrency=options.concurrency
             )
@@ -55,6 +61,8 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(f"the server used {used.ru_utime + used.ru_stime:.1f} s of CPU")
 
 
 if __name__ == "__main__":
