@@ -40,6 +40,7 @@ from pyterrier_inpars.rerankers import (
     VectorPRF,
     load_reranker,
 )
+from pyterrier_inpars.training.distillation import TeacherScores
 from pyterrier_inpars.training.options import TrainingOptions
 
 __version__ = "0.2.0"
@@ -75,6 +76,7 @@ __all__ = [
     "ScoreFusion",
     "StaticPrompt",
     "SyntheticQueries",
+    "TeacherScores",
     "TrainingOptions",
     "VectorPRF",
     "load_prompt",
