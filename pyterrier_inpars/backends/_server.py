@@ -23,7 +23,7 @@ NO_KEY = "none"
 """Key for servers that need none; the client does not accept an empty one."""
 
 
-class PromptFailure(Exception):
+class PromptFailure(RuntimeError):
     """A prompt failed for good; the message says why."""
 
 
@@ -109,9 +109,12 @@ class Connection:
             PromptFailure: The server refused the request, or answered no attempt with success.
             RuntimeError: The server does not answer at all, or accepts no requests from this user.
         """
-        return await self.send(self.client.post(path, body=body, cast_to=object))
+        try:
+            return await self.send(self.client.post(path, body=body, cast_to=object))
+        except ValueError:  # the body is no JSON
+            return None
 
-    async def send(self, request: Awaitable[T]) -> T | None:
+    async def send(self, request: Awaitable[T]) -> T:
         """Returns the answer to a request of the client; see `post`."""
         errors = self._errors
         try:
@@ -126,8 +129,6 @@ class Connection:
             if isinstance(cause, self._unreachable):
                 raise self._server_error(f"no connection at any attempt: {cause}") from None
             raise PromptFailure("no complete answer within the timeout at any attempt") from None
-        except ValueError:  # the body is no JSON
-            return None
 
     def _server_error(self, message: str) -> RuntimeError:
         variable = self._api_key_env or "the variable of api_key_env="

@@ -383,7 +383,8 @@ class OpenAIBackend:
 
     async def _model_names(self) -> list[str]:
         body = await self.connection.get("/models")
-        return [model["id"] for model in body["data"]]
+        models = body.get("data") if isinstance(body, dict) else None
+        return [model["id"] for model in models or []]
 
     @property
     def connection(self) -> Connection:

@@ -350,8 +350,8 @@ def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:
 
 
 def batches_ahead(
-    stage: pt.Transformer, batches: Iterable[list[T]], state: ResumeState
-) -> Iterator[list[T]]:
+    stage: pt.Transformer, batches: Iterable[list[dict[str, Any]]], state: ResumeState
+) -> Iterator[list[dict[str, Any]]]:
     """Yields batches of a corpus; a `DocumentStage` that reads ahead begins with the next one.
 
     It reads ahead only after the last stored document, since the corpus may be another one before.
@@ -359,7 +359,7 @@ def batches_ahead(
     if not isinstance(stage, DocumentStage) or not stage.reads_ahead:
         yield from batches
         return
-    waiting: list[list[T]] = []
+    waiting: list[list[dict[str, Any]]] = []
     end = 0
     for batch in batches:
         end += len(batch)
