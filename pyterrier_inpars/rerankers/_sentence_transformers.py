@@ -106,6 +106,19 @@ def _unused_at_the_end(tokenizer: Any) -> str:
     return next((token for token in tokens if token and token not in last), tokenizer.eos_token)
 
 
+def append_end_token(tokenizer: Any) -> None:
+    """Makes a tokenizer append its end token, also to a truncated text.
+
+    A tokenizer that appends a token already, or puts others than the start token before a text,
+    stays unchanged.
+    """
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"] != alone else []
+    if tokenizer.eos_token is not None and tokenizer("a")["input_ids"] == start + alone:
+        tokenizer.add_bos_token = bool(start)
+        tokenizer.add_eos_token = True
+
+
 def pad_for_device(network: Any) -> None:
     """Pads the input of a sentence-transformers network to the lengths of ``padded_length``."""
     preprocess = network.preprocess

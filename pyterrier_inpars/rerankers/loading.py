@@ -81,5 +81,7 @@ def _sentence_transformers_class(name: str, revision: str | None) -> str:
 def _not_a_reranker(model: str, kind: str) -> ValueError:
     return ValueError(
         f"{model!r} is a {kind}, which is not a reranker: give an encoder-decoder (T5, mT5), a "
-        f"cross-encoder, a BERT-like encoder or a sentence-transformers model"
+        f"cross-encoder, a BERT-like encoder or a sentence-transformers model. To train a causal "
+        f"language model, choose the class: BiEncoder(...) or CrossEncoder(...); QueryLikelihood "
+        f"reranks with it untrained"
     )

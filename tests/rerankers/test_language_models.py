@@ -1,0 +1,143 @@
+"""Language models as encoders and cross-encoders."""
+
+import warnings
+
+import numpy as np
+import pytest
+import tiny_llm
+import torch
+from tiny_training import QUICK, scores
+
+from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*without a scoring head", "ignore:The inplace keyword"),
+]
+KINDS = ["gemma3", "llama", "gpt2", "mistral"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def llm(request, tmp_path_factory) -> str:
+    return tiny_llm.save(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def hidden_states(path: str, text: str, end: bool) -> torch.Tensor:
+    """States of the last layer of a text alone, (tokens, width), in transformers."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    ids = tokenizer(text)["input_ids"][: 16 - end] + [tokenizer.eos_token_id] * end
+    with torch.no_grad():
+        return AutoModel.from_pretrained(path).eval()(torch.tensor([ids])).last_hidden_state[0]
+
+
+class TestBiEncoder:
+    @pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
+    def test_cosines(self, llm, frame, pooling, tmp_path):
+        """Of the state of the end token, or of the mean; for any batch, and after saving."""
+        from sentence_transformers import SentenceTransformer
+
+        rows = frame.head(8)
+        if pooling == "mean":  # which an empty text does not have
+            rows = rows[rows["text"] != ""]
+        expected = []
+        for pair in zip(rows["query"], rows["text"], strict=True):
+            states = [hidden_states(llm, text, pooling == "lasttoken") for text in pair]
+            pooled = [s[-1] if pooling == "lasttoken" else s.mean(dim=0) for s in states]
+            expected.append(torch.cosine_similarity(*pooled, dim=0).item())
+        for batch_size in (1, 8):
+            options = {"max_length": 16, "batch_size": batch_size, "dtype": "float32"}
+            reranker = BiEncoder(llm, pooling=pooling, **options)
+            np.testing.assert_allclose(scores(reranker, rows), expected, atol=1e-4)
+        path = reranker.save(tmp_path / "saved")
+        np.testing.assert_array_equal(
+            scores(BiEncoder(path, dtype="float32", batch_size=8), rows), scores(reranker, rows)
+        )
+        oracle = SentenceTransformer(str(path))
+        vectors = [oracle.encode(rows[column].tolist()) for column in ("query", "text")]
+        np.testing.assert_allclose(oracle.similarity_pairwise(*vectors), expected, atol=1e-4)
+
+    def test_training(self, llm, frame, examples, tmp_path):
+        reranker = BiEncoder(llm, pooling="lasttoken", dtype="float32", training=QUICK)
+        before = scores(reranker, frame)
+        after = scores(reranker.fit(examples), frame)
+        assert not np.allclose(before, after)
+        assert reranker.provenance["settings"]["reranker"]["pooling"] == "lasttoken"
+        path = reranker.save(tmp_path / "saved")
+        np.testing.assert_array_equal(scores(BiEncoder(path, dtype="float32"), frame), after)
+
+    def test_the_tokenizer_ends_texts_already(self, frame, tmp_path):
+        """Then no second token is appended."""
+        from transformers import AutoTokenizer
+
+        path = tiny_llm.save(tmp_path, "llama")
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer.add_eos_token = True
+        tokenizer.save_pretrained(path)
+        network = BiEncoder(path, pooling="lasttoken").network
+        assert network.tokenizer("the gain")["input_ids"].count(1) == 1
+
+    def test_pooling_of_an_encoder(self, models, frame):
+        """It replaces the model's own, and can be changed after use."""
+        network = BiEncoder(models[BiEncoder], dtype="float32").network
+        found = {}
+        reranker = BiEncoder(models[BiEncoder], dtype="float32", max_length=16)
+        for pooling in (None, "cls", "mean", "max"):
+            reranker.set_parameter("pooling", pooling)
+            found[pooling] = scores(reranker, frame)
+            fresh = BiEncoder(models[BiEncoder], dtype="float32", max_length=16, pooling=pooling)
+            np.testing.assert_array_equal(scores(fresh, frame), found[pooling])
+        np.testing.assert_array_equal(found["mean"], found[None])
+        assert not np.allclose(found["cls"], found["mean"])
+        assert network[1].pooling_mode == "mean"
+
+    def test_prompts(self, models, frame, tmp_path):
+        plain = BiEncoder(models[BiEncoder], dtype="float32")
+        by_hand = frame.assign(query="what is " + frame["query"], text="a good " + frame["text"])
+        expected = scores(plain, by_hand)
+        reranker = BiEncoder(
+            models[BiEncoder], dtype="float32", query_prompt="what is ", doc_prompt="a good "
+        )
+        np.testing.assert_allclose(scores(reranker, frame), expected, atol=1e-6)
+        saved = reranker.save(tmp_path / "saved")
+        again = BiEncoder(saved, dtype="float32")
+        np.testing.assert_allclose(scores(again, frame), expected, atol=1e-6)
+        for name in ("query_prompt", "doc_prompt"):
+            again.set_parameter(name, "")
+            reranker.set_parameter(name, None)
+        np.testing.assert_array_equal(scores(again, frame), scores(plain, frame))
+        np.testing.assert_array_equal(scores(reranker, frame), scores(plain, frame))
+
+    def test_no_such_pooling(self, models):
+        with pytest.raises(ValueError, match="pooling must be one of mean, lasttoken.*not 'last'"):
+            BiEncoder(models[BiEncoder], pooling="last")
+        for name in ("query_prompt", "doc_prompt"):
+            with pytest.raises(ValueError, match=f"{name} must be a string or None, not 3"):
+                BiEncoder(models[BiEncoder], **{name: 3})
+
+
+class TestCrossEncoder:
+    def test_a_new_head(self, llm, frame, examples, tmp_path):
+        """It comes from the seed, is warned about, and is trained and saved."""
+        reranker = CrossEncoder(llm, dtype="float32", training=QUICK)
+        with pytest.warns(UserWarning, match="without a scoring head: its scores"):
+            before = scores(reranker, frame)
+        one_by_one = CrossEncoder(llm, dtype="float32", batch_size=1)
+        np.testing.assert_allclose(scores(one_by_one, frame), before, atol=1e-4)
+        with pytest.warns(UserWarning, match="and 36 pairs are few to train one"):
+            reranker.fit(examples)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            after = scores(reranker, frame)
+            again = CrossEncoder(reranker.save(tmp_path / "saved"), dtype="float32")
+            np.testing.assert_array_equal(scores(again, frame), after)
+        assert not np.allclose(before, after)
+
+    def test_enough_pairs(self, models, examples, monkeypatch):
+        from pyterrier_inpars.rerankers import cross_encoder
+
+        monkeypatch.setattr(cross_encoder, "PAIRS_FOR_A_HEAD", len(examples))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            CrossEncoder(models[CrossEncoder], training=QUICK).fit(examples)
