@@ -18,6 +18,7 @@ from pyterrier_inpars.filtering import (
     OverlapFilter,
     RoundTripFilter,
     ScoreFilter,
+    SemanticDuplicateFilter,
 )
 from pyterrier_inpars.generation import QueryGenerator
 from pyterrier_inpars.mining import NegativeMiner
@@ -74,6 +75,7 @@ __all__ = [
     "Sampling",
     "ScoreFilter",
     "ScoreFusion",
+    "SemanticDuplicateFilter",
     "StaticPrompt",
     "SyntheticQueries",
     "TeacherScores",

@@ -11,6 +11,12 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve, shared_words
+from pyterrier_inpars._similarity import (
+    check_encoder,
+    check_threshold,
+    first_of_each,
+    unit_vectors,
+)
 from pyterrier_inpars._stage import (
     Stage,
     as_numbers,
@@ -89,35 +95,77 @@ class WholeSetFilter(Filter):
 
 
 class ScoreFilter(WholeSetFilter):
-    """Keeps the ``k`` queries with the highest ``score``.
+    """Keeps the ``k`` queries with the highest ``score``, those above a minimum score, or both.
 
     The score is the mean log-probability of the generated tokens, as in InPars (arXiv 2202.05144,
-    section 3), or the score of a reranker, as in InPars-v2 (arXiv 2301.01820):
-    ``reranker >> ScoreFilter(k)``. Ties are broken by ascending ``qid``.
+    section 3), the score of a reranker, as in InPars-v2 (arXiv 2301.01820), or the grade of a
+    judge::
 
-    Requires the columns ``qid`` (str) and ``score`` (number).
+        ScoreFilter(10_000)
+        reranker >> ScoreFilter(10_000)
+        RelevanceJudge(model) >> ScoreFilter(min_score=2)
+
+    Ties are broken by ascending ``qid``. With ``min_score`` alone, the filter compares no queries
+    with each other, and can run inside ``pipeline.index(...)``.
+
+    Requires the columns ``qid`` (str) and ``score`` (number). A language model served without
+    log-probabilities gives no ``score``: put a reranker or a judge before the filter.
 
     Args:
-        k: Number of queries to keep.
+        k: Number of queries to keep; None for no limit.
+        min_score: Lowest score of a query that is kept; None for no limit.
 
     Raises:
-        ValueError: ``k`` is not a positive whole number, or a score is not a number.
+        ValueError: ``k`` is not a positive whole number, ``min_score`` or a score is not a number,
+            or neither is given.
     """
 
     schematic = {"label": "ScoreFilter", "help_url": None}
 
-    def __init__(self, k: int):
+    def __init__(self, k: int | None = None, *, min_score: float | None = None):
         super().__init__()
-        self.k = positive_int("k", k)
+        # Without min_score, k is needed.
+        self.k = None if k is None and min_score is not None else positive_int("k", k)
+        self.min_score = None if min_score is None else finite("min_score", min_score)
 
     def _required_columns(self) -> list[str]:
         return ["qid", "score"]
 
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Drops rows according to their score; see the class.
+
+        Raises:
+            pt.validate.InputValidationError: A column is missing. Without a score, the error says
+                what can score queries.
+        """
+        try:
+            return super().transform(inp)
+        except pt.validate.InputValidationError as error:
+            if not isinstance(inp, pd.DataFrame) or "score" in inp or len(inp) == 0:
+                raise
+            raise pt.validate.InputValidationError(
+                f"{error}. The language model gave no log-probabilities: score the queries first, "
+                "such as reranker >> ScoreFilter(k) or RelevanceJudge(model) >> "
+                "ScoreFilter(min_score=2)",
+                error.modes,
+            ) from None
+
+    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Transforms records, with ``min_score`` alone; see `WholeSetFilter`."""
+        if self.k is None:
+            return Filter.transform_iter(self, inp)
+        return super().transform_iter(inp)
+
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "qid")
         qids, scores = list(inp["qid"]), as_numbers(inp, "score")
+        high = np.ones(len(inp), dtype=bool)
+        if self.min_score is not None:
+            high = scores >= self.min_score
         kept = np.zeros(len(inp), dtype=bool)
-        kept[sorted(range(len(inp)), key=lambda row: (-scores[row], qids[row]))[: self.k]] = True
+        kept[sorted(np.flatnonzero(high), key=lambda row: (-scores[row], qids[row]))[: self.k]] = (
+            True
+        )
         return kept
 
 
@@ -275,6 +323,48 @@ class DuplicateFilter(WholeSetFilter):
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "query")
         return ~inp["query"].map(fold).duplicated().to_numpy()
+
+
+class SemanticDuplicateFilter(WholeSetFilter):
+    """Drops near-duplicates by meaning. The first one is kept.
+
+    A text is a near-duplicate if its cosine with a text that is kept is at least ``threshold``.
+    With ``field="text"``, queries of near-duplicate documents are dropped; queries of one document
+    are kept.
+
+    Requires the columns ``query`` (str), or ``docno`` and ``text`` (both str).
+
+    Args:
+        encoder: Object whose ``encode`` returns the vectors of a list of texts, (texts,
+            dimensions): a `BiEncoder`, or a model of sentence-transformers.
+        threshold: Lowest cosine of near-duplicates, above 0 and at most 1.
+        field: ``"query"``, or ``"text"`` for the documents.
+
+    Raises:
+        TypeError: The encoder has no method ``encode``.
+        ValueError: The threshold or the field is invalid, or a text is not a string.
+    """
+
+    schematic = {"label": "SemanticDuplicates", "help_url": None}
+
+    def __init__(self, encoder: Any, threshold: float = 0.9, *, field: str = "query"):
+        super().__init__()
+        self.encoder = check_encoder(encoder)
+        self.threshold = check_threshold(threshold)
+        if field not in ("query", "text"):
+            raise ValueError(f"field must be 'query' or 'text', not {field!r}")
+        self.field = field
+
+    def _required_columns(self) -> list[str]:
+        return ["query"] if self.field == "query" else ["docno", "text"]
+
+    def _keep(self, inp: pd.DataFrame) -> np.ndarray:
+        check_strings(inp, *self._required_columns())
+        if self.field == "query":
+            return first_of_each(unit_vectors(self.encoder, inp["query"]), self.threshold)
+        documents = inp.drop_duplicates("docno")
+        kept = first_of_each(unit_vectors(self.encoder, documents["text"]), self.threshold)
+        return inp["docno"].isin(documents["docno"][kept]).to_numpy()
 
 
 class RoundTripFilter(Filter):

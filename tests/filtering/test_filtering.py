@@ -3,12 +3,14 @@
 import re
 import unicodedata
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyterrier_inpars import _similarity as similarity
 from pyterrier_inpars.filtering import (
     CopyFilter,
     DuplicateFilter,
@@ -17,6 +19,7 @@ from pyterrier_inpars.filtering import (
     OverlapFilter,
     RoundTripFilter,
     ScoreFilter,
+    SemanticDuplicateFilter,
 )
 from pyterrier_inpars.mining import NegativeMiner
 
@@ -32,6 +35,16 @@ RANKINGS = pt.Transformer.from_df(
     )
 )
 RANKINGS.schematic = {"label": "Rankings", "help_url": None}  # otherwise looked up on the web
+
+
+class Letters:
+    """An encoder whose vectors are counts of letters."""
+
+    def encode(self, texts):
+        counts = [[text.lower().count(letter) for letter in "abcdefghij"] for text in texts]
+        return np.array(counts, dtype=float).reshape(len(texts), 10)
+
+
 MAKERS = [
     lambda: ScoreFilter(3),
     lambda: LengthFilter(1, 2),
@@ -39,6 +52,7 @@ MAKERS = [
     lambda: DuplicateFilter(),
     lambda: RoundTripFilter(RANKINGS, 2),
     lambda: OverlapFilter(0.5),
+    lambda: SemanticDuplicateFilter(Letters()),
 ]
 NAMES = [
     "ScoreFilter",
@@ -47,6 +61,7 @@ NAMES = [
     "DuplicateFilter",
     "RoundTripFilter",
     "OverlapFilter",
+    "SemanticDuplicateFilter",
 ]
 each_filter = pytest.mark.parametrize("make", MAKERS, ids=NAMES)
 COLUMNS = ["qid", "query", "docno", "text", "score", "log_probs"]
@@ -107,6 +122,64 @@ def test_score_filter_names_a_score_that_is_not_a_number():
         ScoreFilter(1)(queries)
     with pytest.raises(ValueError, match="score is not a number at qid 'q1'"):
         ScoreFilter(1)(queries.assign(score=pd.Series([1.0, None], dtype=object).values))
+
+
+def test_a_minimum_score_and_its_ties_with_k():
+    queries = frame([("a", "", s) for s in (1.0, 3.0, 2.0, 2.0)])
+    assert kept(ScoreFilter(min_score=2), queries) == ["q1", "q2", "q3"]
+    assert kept(ScoreFilter(2, min_score=2), queries) == ["q1", "q2"]
+    assert kept(ScoreFilter(3, min_score=2.5), queries) == ["q1"]
+    streamed = ScoreFilter(min_score=2).transform_iter(queries.to_dict("records"))
+    assert [row["qid"] for row in streamed] == ["q1", "q2", "q3"]
+    with pytest.raises(ValueError, match="k must be"):
+        ScoreFilter()
+    with pytest.raises(ValueError, match="compares all queries"):
+        ScoreFilter(1, min_score=2).transform_iter(queries.to_dict("records"))
+
+
+def test_queries_without_scores_need_a_reranker_or_a_judge():
+    with pytest.raises(
+        pt.validate.InputValidationError, match=r"RelevanceJudge\(model\) >> ScoreFilter"
+    ):
+        ScoreFilter(1)(frame([("a", "", 0.0)]).drop(columns="score"))
+
+
+VECTORS = st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=2), max_size=12)
+
+
+@quick
+@given(VECTORS, st.sampled_from([0.5, 0.9, 1.0]), st.integers(1, 5))
+def test_semantic_duplicates_are_found_in_blocks_as_one_by_one(vectors, threshold, block):
+    words = ["a" * a + "b" * b for a, b in vectors]
+    unit = [np.array(v) / max(np.linalg.norm(v), 1e-9) for v in vectors]
+    expected = []
+    for i, vector in enumerate(unit):
+        if all(vector @ unit[j] < threshold - 1e-6 for j in expected):
+            expected.append(i)
+    queries = frame([(word, word, 0.0) for word in words])
+    before, similarity.BLOCK = similarity.BLOCK, block
+    try:
+        found = kept(SemanticDuplicateFilter(Letters(), threshold), queries)
+    finally:
+        similarity.BLOCK = before
+    assert found == [f"q{i}" for i in expected]
+
+
+def test_queries_of_near_duplicate_documents():
+    rows = [("q0", "x", "d0", "ab"), ("q1", "y", "d1", "ba"), ("q2", "x", "d0", "ab")]
+    rows += [("q3", "z", "d2", "cd")]
+    queries = pd.DataFrame(rows, columns=["qid", "query", "docno", "text"])
+    assert kept(SemanticDuplicateFilter(Letters(), field="text"), queries) == ["q0", "q2", "q3"]
+
+
+def test_an_encoder_and_a_cosine_are_needed():
+    with pytest.raises(TypeError, match="must be a BiEncoder"):
+        SemanticDuplicateFilter("all-MiniLM-L6-v2")
+    for wrong in (0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="threshold must be"):
+            SemanticDuplicateFilter(Letters(), wrong)
+    with pytest.raises(ValueError, match="field must be"):
+        SemanticDuplicateFilter(Letters(), field="title")
 
 
 @quick
@@ -329,7 +402,7 @@ def test_streams(make):
     stage = make()
     queries = frame([(f"w{i}" + " more" * (i % 4), f"w{i % 2}", float(i)) for i in range(9)])
     records = queries.to_dict("records")
-    if isinstance(stage, ScoreFilter | DuplicateFilter):
+    if isinstance(stage, ScoreFilter | DuplicateFilter | SemanticDuplicateFilter):
         with pytest.raises(ValueError, match=re.escape(f"write {stage!r}(queries.get_results())")):
             (stage >> Collect()).index(iter(records))
         assert (stage.seen, stage.dropped) == (0, 0)
@@ -412,4 +485,5 @@ def test_inspection():
     TestDuplicateFilter,
     TestRoundTripFilter,
     TestOverlapFilter,
+    TestSemanticDuplicateFilter,
 ) = (pt.testing.transformer_test_class(make) for make in MAKERS)
