@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyterrier_inpars._compute.xla import padded_length
-from pyterrier_inpars.rerankers.base import Reranker
+from pyterrier_inpars.rerankers.base import Reranker, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,8 @@ class SentenceTransformersReranker(Reranker):
             **self._source,
             **options,
         )
+        if read_json(self._name, "modules.json", self.revision) is None:
+            ignore_chat_template(network)
         pad_after_text(network)
         pad_for_device(network)
         self._own_limit = network.max_seq_length
@@ -75,6 +77,22 @@ def number_of_positions(network: Any) -> float:
         if name.endswith("position_embeddings") and padding is not None:
             limits.append(layer.num_embeddings - padding - 1)
     return min(limits, default=np.inf)
+
+
+def ignore_chat_template(network: Any) -> None:
+    """Makes a network read texts as they are, unless its chat template has a place for documents.
+
+    sentence-transformers would put each text into the template of an instruct model, as the turn
+    of a user.
+    """
+    from sentence_transformers.base.modules import Transformer
+
+    for part in network.modules():
+        if not isinstance(part, Transformer) or "text" not in part.modality_config:
+            continue
+        if "document" not in str(getattr(part.processor, "chat_template", None)):
+            part.modality_config.pop("message", None)
+            part.input_formatter.supported_modalities = list(part.modality_config)
 
 
 def pad_after_text(network: Any) -> None:
@@ -128,6 +146,7 @@ def pad_for_device(network: Any) -> None:
         if "attention_mask" in batch:  # absent without a transformer
             tokens = batch["attention_mask"].shape[1]
             length = padded_length(tokens, network.max_seq_length or np.inf, network.device)
+            length = max(1, length)  # a language model may read no token of an empty text
             if length > tokens:
                 parts = {k: batch[k] for k in network.tokenizer.model_input_names if k in batch}
                 batch |= network.tokenizer.pad(

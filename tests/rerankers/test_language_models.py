@@ -32,6 +32,31 @@ def hidden_states(path: str, text: str, end: bool) -> torch.Tensor:
         return AutoModel.from_pretrained(path).eval()(torch.tensor([ids])).last_hidden_state[0]
 
 
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean", None])
+def test_an_empty_text(llm, frame, pooling):
+    """It has a score, which does not depend on the batch."""
+    rows = frame.head(4).assign(text=["", "", "noise", ""], query=["gain", "", "", "noise"])
+    cls, options = (CrossEncoder, {}) if pooling is None else (BiEncoder, {"pooling": pooling})
+    one, many = (scores(cls(llm, dtype="float32", batch_size=n, **options), rows) for n in (1, 8))
+    np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+CHAT = "{% for m in messages %}<bos>{{ m.role }}: {{ m.content }}{% endfor %}<bos>assistant:"
+
+
+def test_a_chat_template_is_not_used(frame, tmp_path):
+    """Texts of an instruct model are read as they are, also after saving."""
+    path = tiny_llm.save(tmp_path / "plain", "llama")
+    chat = tiny_llm.save(tmp_path / "chat", "llama")
+    (tmp_path / "chat" / "chat_template.jinja").write_text(CHAT)
+    for cls in (BiEncoder, CrossEncoder):
+        expected = scores(cls(path, dtype="float32", max_length=40), frame)
+        reranker = cls(chat, dtype="float32", max_length=40)
+        np.testing.assert_array_equal(scores(reranker, frame), expected)
+        saved = reranker.save(tmp_path / cls.__name__)
+        np.testing.assert_array_equal(scores(cls(saved, dtype="float32"), frame), expected)
+
+
 class TestBiEncoder:
     @pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
     def test_cosines(self, llm, frame, pooling, tmp_path):
