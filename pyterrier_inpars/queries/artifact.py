@@ -1,7 +1,8 @@
 """`SyntheticQueries`: an artifact of synthetic queries that an interrupted run can resume."""
 
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,45 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         batches = chunked(corpus, min(batch_size, self.shard_size))
         for batch in batches_ahead(stages[0], batches, state):
             yield from transform_batch(stages, batch, state)
+
+    def concat(self, parts: "Mapping[str, SyntheticQueries]") -> "SyntheticQueries":
+        """Stores the queries of other artifacts, such as those of several prompts or models.
+
+        For example::
+
+            SyntheticQueries("both.queries").concat({"gemma": gemma, "qwen": qwen})
+
+        The name of an artifact becomes the beginning of its qids, ``gemma-d1-1``, and the column
+        ``source``. The settings of all parts are stored.
+
+        Args:
+            parts: Complete artifacts by name: letters, digits and underscores.
+
+        Returns:
+            This artifact.
+
+        Raises:
+            ValueError: A name is invalid, or the artifact already holds other queries.
+            FileNotFoundError: A part is empty.
+            RuntimeError: A part is not complete.
+        """
+        for name in parts:
+            if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+                raise ValueError(
+                    "the name of a part must consist of letters, digits and underscores, as it is "
+                    f"a part of qids, not {name!r:.200}"
+                )
+        settings = {name: queries.metadata["settings"] or {} for name, queries in parts.items()}
+        topics: list[dict[str, Any]] = []
+        for found in settings.values():
+            topics += [topic for topic in found.get("fewshot_topics", []) if topic not in topics]
+        rows = (
+            {**row, "qid": f"{name}-{row['qid']}", "source": name}
+            for name, queries in parts.items()
+            for row in queries.iter_results()
+        )
+        shown = {"fewshot_topics": topics} if topics else {}
+        return self.index(rows, settings={"parts": settings, **shown})
 
     def built(self) -> bool:
         """Returns whether the artifact is complete."""

@@ -286,3 +286,35 @@ class Keeps(Stage):
 def test_a_path_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert SyntheticQueries("~/queries").path == tmp_path / "queries"
+
+
+class TestConcat:
+    @staticmethod
+    def part(folder, query, settings=None):
+        rows = [{"qid": f"d{i}-1", "query": query, "docno": f"d{i}", "text": "x"} for i in range(3)]
+        return SyntheticQueries(folder).index(rows, settings=settings)
+
+    def test_parts_have_their_names_in_qids_and_source(self, tmp_path):
+        topic = {"qid": "7", "query": "a topic"}
+        one = self.part(tmp_path / "1", "one", {"prompt": "A", "fewshot_topics": [topic]})
+        two = self.part(tmp_path / "2", "two", {"prompt": "B", "fewshot_topics": [topic]})
+        joined = SyntheticQueries(tmp_path / "both").concat({"a": one, "b_2": two})
+        found = joined.get_results()
+        assert found["qid"].tolist() == [
+            f"{name}-d{i}-1" for name in ("a", "b_2") for i in range(3)
+        ]
+        assert found["source"].tolist() == ["a"] * 3 + ["b_2"] * 3
+        assert found["query"].tolist() == ["one"] * 3 + ["two"] * 3
+        assert joined.fewshot_topics.to_dict("records") == [topic]
+        assert joined.metadata["settings"]["parts"]["b_2"]["prompt"] == "B"
+        assert joined.concat({"a": one, "b_2": two}).metadata == joined.metadata
+
+    def test_other_parts_are_refused(self, tmp_path):
+        one, two = self.part(tmp_path / "1", "one"), self.part(tmp_path / "2", "two")
+        joined = SyntheticQueries(tmp_path / "both").concat({"a": one})
+        with pytest.raises(ValueError, match="parts"):
+            joined.concat({"b": two})
+        with pytest.raises(ValueError, match="letters, digits and underscores, .* not 'a-b'"):
+            SyntheticQueries(tmp_path / "other").concat({"a-b": one})
+        with pytest.raises(FileNotFoundError, match="holds nothing"):
+            joined.concat({"a": SyntheticQueries(tmp_path / "empty")})
