@@ -589,6 +589,12 @@ def triples(queries: str, source: Source, depth: int, output: str, **mining: Any
     "model.",
 )
 @click.option("--seed", default=42, help="Random seed of the order of examples and of dropout.")
+@click.option(
+    "--held_out",
+    type=float,
+    help="Share of the queries to validate on; 0 trains on all, as the toolkit does. By default, a "
+    "tenth, or about 200 queries if that is less.",
+)
 @DTYPE
 @DEVICE
 @click.option(
@@ -600,6 +606,7 @@ def train(
     pairs: str | None,
     model: str,
     seed: int,
+    held_out: float | None,
     dtype: str,
     output_dir: str,
     training_arguments: Sequence[str],
@@ -618,6 +625,8 @@ def train(
     _check_new(output_dir, not set(there) <= {"checkpoints"})
     checkpoints = os.path.join(output_dir, "checkpoints")
     training = _training(training_arguments)
+    if held_out is not None:
+        training["held_out"] = held_out
     for flag, name in (("fp16", "float16"), ("bf16", "bfloat16")):
         dtype = name if training.pop(flag, False) else dtype
     reranker = load_reranker(
@@ -635,9 +644,9 @@ def train(
         return
     if not any(name.startswith("save_") for name in training):
         shutil.rmtree(checkpoints)
-    click.echo(
-        f"{output_dir}: {type(reranker).__name__}, mean training loss {reranker.train_loss:.4f}"
-    )
+    verdict = (reranker.provenance or {})["verdict"]["summary"]
+    loss = f"mean training loss {reranker.train_loss:.4f}"
+    click.echo(f"{output_dir}: {type(reranker).__name__}, {loss}; {verdict}")
 
 
 @commands.command()

@@ -36,6 +36,7 @@ from pyterrier_inpars.rerankers._quiet import quiet
 from pyterrier_inpars.training._finite import NotFiniteError, check_weights
 from pyterrier_inpars.training._names import check_names
 from pyterrier_inpars.training.examples import (
+    NEGATIVES,
     check_examples,
     check_qrels,
     default_share,
@@ -524,7 +525,8 @@ class Reranker(Stage, pt.Estimator):
         baseline: str | None = FIRST_STAGE
         if share:
             baseline = "teacher" if options.loss in FROM_TEACHER else None
-            examples, validation = hold_out(examples, share, options.seed)
+            most = NEGATIVES if by_default else None
+            examples, validation = hold_out(examples, share, options.seed, most)
         settings = {
             "reranker": self._settings(),
             "examples": fingerprint(self._with_text(examples)),

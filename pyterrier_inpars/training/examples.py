@@ -14,6 +14,8 @@ from pyterrier_inpars.training.recipes import HELD_OUT
 
 FEWEST, MOST = 20, 200
 """Minimum number of documents and approximate maximum number of queries held out by default."""
+NEGATIVES = 20
+"""Maximum number of negatives that a query held out by default is validated on."""
 
 
 class Group(NamedTuple):
@@ -216,7 +218,9 @@ def check_teacher(examples: pd.DataFrame, loss: str) -> None:
         )
 
 
-def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def hold_out(
+    examples: pd.DataFrame, share: float, seed: int, negatives: int | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Splits the examples into those to train on and those to validate on.
 
     Queries whose first relevant document is the same are on the same side. Queries without a
@@ -228,6 +232,7 @@ def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFr
         share: Share of the documents whose queries are held out, between 0 and 1; at least one
             document is.
         seed: Seed of the selection.
+        negatives: Maximum number of negatives to validate a query on, the first of its rows.
 
     Returns:
         The examples to train on, in frame order, and the results to validate on, with labels.
@@ -243,6 +248,8 @@ def hold_out(examples: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFr
     chosen = np.zeros(len(examples), dtype=bool)
     chosen[known] = drawn(document[known], share, seed)
     train, held = examples[~chosen], examples[chosen]
+    if negatives is not None:
+        held = held[(held["label"] == 1) | (held.groupby(["qid", "label"]).cumcount() < negatives)]
     if (held["label"] == 1).all():
         held = _crossed(held)
     if held["label"].nunique() < 2:
@@ -276,13 +283,13 @@ def default_share(examples: pd.DataFrame) -> tuple[float, str]:
     ``FEWEST`` documents, or if there are no labels of 0 and 1.
     """
     if "label" not in examples or not examples["label"].isin([0, 1]).all():
-        return 0.0, "the examples have no labels 0 and 1: give fit(validation=)"
+        return 0.0, "the examples have no labels 0 and 1: give a validation"
     document = source_documents(examples)
     queries, documents = examples.loc[document.notna(), "qid"].nunique(), document.nunique()
     if HELD_OUT * documents < FEWEST:
         return 0.0, (
-            f"queries of {documents} source documents are too few to hold some out: give "
-            f"fit(validation=), or training={{'held_out': {HELD_OUT}}}"
+            f"queries of {documents} source documents are too few to hold some out: give a "
+            f"validation, or held_out"
         )
     return min(HELD_OUT, MOST / queries), ""
 

@@ -154,9 +154,10 @@ class TrainingOptions:
         held_out: Share of the queries to validate on, if ``fit`` gets no ``validation``: at least 0
             and below 1. Queries of one source document stay together. 0 trains on all queries,
             without a validation. ``None`` is 0.1 with ``patience``, and what the recipe says; else
-            it is 0.1, or about 200 queries if that is less, and 0 for fewer than 200 source
-            documents. With ``None`` and without ``patience``, ``eval_strategy`` or ``eval_steps``,
-            the network is validated only before and after training.
+            it is 0.1, or about 200 queries if that is less, each with its first 20 negatives, and 0
+            for fewer than 200 source documents. With ``None`` and without ``patience``,
+            ``eval_strategy`` or ``eval_steps``, the network is validated only before and after
+            training.
         lora: ``True`` or a dict of fields of ``peft.LoraConfig``, such as ``{"r": 16}``: trains
             low-rank matrices that are added to the linear layers (LoRA, Hu et al. 2021, arXiv
             2106.09685), and merges them at the end. Needs the extra ``lora``. A scoring head is

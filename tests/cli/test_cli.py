@@ -291,10 +291,10 @@ def test_a_diverged_training_fails_and_leaves_no_model(tmp_path, models, capfd):
     rows = [f"query {i}\t{TEXTS[i % 12]}\t{TEXTS[(i + 5) % 12]}" for i in range(8)]
     (tmp_path / "triples.tsv").write_text("\n".join(rows))
 
-    def train(rate):
+    def train(rate, *more):
         command = ["train", "--triples", tmp_path / "triples.tsv", "--base_model", models["bert"],
                    "--output_dir", tmp_path / "model", "--learning_rate", rate, "--max_steps", 3,
-                   "--max_grad_norm", 0, "--device", "cpu"]  # fmt: skip
+                   "--max_grad_norm", 0, "--device", "cpu", *more]  # fmt: skip
         cli.main([str(argument) for argument in command])
 
     with pytest.raises(SystemExit) as ended:
@@ -302,8 +302,9 @@ def test_a_diverged_training_fails_and_leaves_no_model(tmp_path, models, capfd):
     assert ended.value.code == 1
     assert "diverged at step" in capfd.readouterr().err.splitlines()[-1]
     assert os.listdir(tmp_path / "model") == ["checkpoints"]
-    train(1e-4)  # the same folder with another learning rate
-    assert "CrossEncoder" in capfd.readouterr().out
+    train(1e-4, "--held_out", 0.5)  # the same folder with another learning rate
+    printed = capfd.readouterr().out
+    assert "CrossEncoder" in printed and "on 4 validation queries" in printed
     assert "model.safetensors" in os.listdir(tmp_path / "model")
 
 

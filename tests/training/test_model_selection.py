@@ -200,6 +200,13 @@ class TestHoldOut:
         relevant = held[held["label"] == 1][["qid", "docno"]]
         assert set(relevant.itertuples(index=False, name=None)) <= set(sources.items())
 
+    def test_negatives_to_validate_on(self):
+        """The first of each query, and all its positives."""
+        examples = make_examples(10, 4, 0, "class")
+        held = hold_out(examples, 0.5, 0, 2)[1]
+        expected = [f"d{qid[1:]}.{j}" for qid in dict.fromkeys(held["qid"]) for j in range(3)]
+        assert held["docno"].tolist() == expected and len(expected) == 15
+
     def test_default_share(self):
         def share(number, queries_each=1):
             qids = [f"q{i}" for i in range(number * queries_each)]
