@@ -85,10 +85,10 @@ class Connection:
             max_retries=max_retries,
             http_client=openai.DefaultAioHttpClient(event_hooks={"request": [wait]}),
         )
-        loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="openai", daemon=True).start()
-        self._loop = loop
-        self.close = weakref.finalize(self, _close, loop, self.client)
+        self._loop = loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="openai", daemon=True)
+        thread.start()
+        weakref.finalize(self, _close, loop, thread, self.client)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Starts a coroutine in the event loop."""
@@ -148,6 +148,13 @@ def _message(error: Any) -> str:
     return f"{message or error.message}"[:300]
 
 
-def _close(loop: asyncio.AbstractEventLoop, client: AsyncOpenAI) -> None:
-    asyncio.run_coroutine_threadsafe(client.close(), loop).result(timeout=10)
-    loop.call_soon_threadsafe(loop.stop)
+def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: AsyncOpenAI) -> None:
+    """Closes the client and ends the thread of its loop, from which it may be called too."""
+
+    async def close() -> None:
+        await client.close()
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(close(), loop)
+    if threading.current_thread() is not thread:
+        thread.join(timeout=10)

@@ -1,11 +1,14 @@
 """The server of transformers, a real OpenAI-compatible one, over tiny models."""
 
 import contextlib
+import json
 import socket
 import time
+from pathlib import Path
 
 import chat_templates
 import pytest
+import tiny_llm
 from plain_generation import documents, generator
 
 from pyterrier_inpars import ChatPrompt, QueryGenerator
@@ -39,11 +42,20 @@ def serving(model):
         server.kill_server()
 
 
-def test_greedy_queries_of_a_base_model_are_those_of_transformers(llama):
+def with_special_end(model):
+    """Lets a special token alone end the text: the server returns the texts of the others."""
+    for name in ("config.json", "generation_config.json"):
+        file = Path(model, name)
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": 1}))
+    return model
+
+
+def test_greedy_queries_of_a_base_model_are_those_of_transformers(tmp_path):
+    model = with_special_end(tiny_llm.save(tmp_path, "llama"))
     frame = documents(12)
-    expected = generator(llama)(frame)
-    with serving(llama) as url:
-        backend = OpenAIBackend(url, llama, endpoint="completions", log_probs=False)
+    expected = generator(model)(frame)
+    with serving(model) as url:
+        backend = OpenAIBackend(url, model, endpoint="completions", log_probs=False)
         found = generator(backend)(frame)
     assert len(found) > 8 and "score" not in found
     assert found["query"].tolist() == expected["query"].tolist()
@@ -51,7 +63,7 @@ def test_greedy_queries_of_a_base_model_are_those_of_transformers(llama):
 
 
 def test_greedy_answers_to_messages_are_those_of_transformers(tmp_path):
-    model = chat_templates.save(tmp_path, chat_templates.QWEN)
+    model = with_special_end(chat_templates.save(tmp_path, chat_templates.QWEN))
     prompt = ChatPrompt("Document: {document}", system="Write a query.")
     options = {"prompt": prompt, "max_new_tokens": 12, "keep_answer": True}
     frame = documents(6)

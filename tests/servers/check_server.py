@@ -1,0 +1,47 @@
+"""Writes queries through a running server twice, and checks them and their log-probabilities::
+
+python tests/servers/check_server.py http://127.0.0.1:8000/v1 chat
+"""
+
+import argparse
+import time
+import urllib.error
+import urllib.request
+
+from pyterrier_inpars import QueryGenerator, demo
+
+
+def wait_for(url, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            return urllib.request.urlopen(f"{url}/models").read()
+        except urllib.error.URLError:
+            time.sleep(0.5)
+    raise TimeoutError(f"no server at {url} after {seconds} s")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("url")
+    options.add_argument("endpoint", choices=["chat", "completions"])
+    options.add_argument("--documents", type=int, default=8)
+    options = options.parse_args()
+    wait_for(options.url)
+    documents = demo.StdlibDocs().get_corpus_iter()
+    documents = [next(documents) for _ in range(options.documents)]
+    generator = QueryGenerator(
+        options.url, endpoint=options.endpoint, max_doc_tokens=64, max_new_tokens=24, concurrency=1
+    )
+    first, second = (generator.transform_iter(documents) for _ in range(2))
+    for row in first:
+        score = f"{row['score']:.2f}" if "score" in row else "no score"
+        print(f"{row['qid']}: {row['query']} ({score}, {row['finish_reason']})")
+    assert first, f"no queries; failed: {generator.failed}"
+    assert [row["query"] for row in first] == [row["query"] for row in second]
+    assert all(value <= 0 for row in first for value in row.get("log_probs", []))
+    print(f"{len(first)} queries for {options.documents} documents, equal in two runs")
+
+
+if __name__ == "__main__":
+    main()
