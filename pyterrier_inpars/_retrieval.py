@@ -125,7 +125,7 @@ def retrieve(
     topics = pd.DataFrame({"qid": list(equal), "query": list(qids_of)})
     sources = [docno for docno in queries.get("docno", ()) if isinstance(docno, str)]
     with_space = {d.split()[0]: d for d in sources if d.strip() and d.split() != [d]}
-    retriever = _with_cutoff(retriever, depth)
+    retriever = with_cutoff(retriever, depth)
     starts = range(0, len(topics), batch_size)
     for start in pt.tqdm(starts, disable=not verbose, desc="retrieving", unit="batch"):
         batch = topics[start : start + batch_size].reset_index(drop=True)
@@ -158,7 +158,7 @@ def _check_ids_uncut(results: pd.DataFrame, with_space: Mapping[str, str]) -> No
         )
 
 
-def _with_cutoff(retriever: pt.Transformer, depth: int) -> pt.Transformer:
+def with_cutoff(retriever: pt.Transformer, depth: int) -> pt.Transformer:
     """Fuses a rank cutoff into the retriever, or drops it, since a separate one needs ranks."""
     fused = (retriever % depth).compile()
     if isinstance(fused, pt.Compose) and fused[-1] == pt.RankCutoff(depth):

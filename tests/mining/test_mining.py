@@ -441,7 +441,8 @@ def test_inspection(bm25):
     assert outputs == EXAMPLES
     names = [attribute.name for attribute in pt.inspect.transformer_attributes(miner)]
     assert names == [
-        *("retriever", "num_negatives", "depth", "skip", "seed", "texts"),
+        *("retriever", "num_negatives", "depth", "skip", "sampling_strategy"),
+        *("min_score", "max_score", "relative_margin", "random_share", "seed", "texts"),
         *("batch_size", "text_field", "verbose"),
     ]
     again = pt.inspect.transformer_apply_attributes(miner, seed=5)

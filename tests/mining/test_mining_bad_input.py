@@ -37,6 +37,10 @@ def bm25(tmp_path_factory):
         *is_no_string("text"),
         *is_no_string("query"),
         ({"qid": "q1"}, Error("duplicate qid 'q1'")),
+        (
+            {"qid": "q1", "query": CORPUS[1]["text"], "docno": "d1"},
+            Error("duplicate docno 'd1' for qid 'q1': give each positive once"),
+        ),
         ({"query": ""}, [1, 0]),
         ({"query": LONG}, [1, 0, 1, 0]),
         ({"text": ""}, [1, 0, 1, 0]),
@@ -120,3 +124,35 @@ def test_a_number_that_must_be_zero_or_more(bm25, value):
         lambda: NegativeMiner(bm25, skip=value),
     ):
         gives(make, Error("must be a whole number of at least 0, not"))
+
+
+@pytest.mark.parametrize(
+    "options, error",
+    rows(
+        ({"relative_margin": 1.5}, Error("relative_margin must be a share from 0 to 1, not 1.5")),
+        ({"relative_margin": "5%"}, Error("relative_margin must be a number, not '5%'")),
+        ({"random_share": -0.1}, Error("random_share must be a share from 0 to 1, not -0.1")),
+        ({"min_score": float("nan")}, Error("min_score must be a number, not nan")),
+        ({"max_score": None, "min_score": "1"}, Error("min_score must be a number, not '1'")),
+        ({"min_score": 2, "max_score": 1}, Error("min_score must be at most max_score.* 1, not 2")),
+        ({"sampling_strategy": "best"}, Error("must be 'random' or 'top', not 'best'")),
+        ({"random_share": 1}, Error("draws from all documents, but None cannot list them: set")),
+        ({"random_share": 1, "texts": Finds()}, Error(r"but Finds\(\) cannot list them")),
+    ),
+)
+def test_options(bm25, options, error):
+    gives(lambda: NegativeMiner(bm25, **options), error)
+
+
+def test_lists_of_retrievers(bm25):
+    gives(lambda: NegativeMiner([]), Error("a retriever or a list of some, not an empty list"))
+    gives(
+        lambda: NegativeMiner([bm25, "bm25"]),
+        Error("must be a PyTerrier transformer, not 'bm25'", TypeError),
+    )
+
+
+def test_results_without_scores():
+    ranks = Finds(("q1", "d3", 0), ("q2", "d3", 0))
+    miner = NegativeMiner(ranks, texts=lambda: iter(CORPUS), min_score=1)
+    gives(lambda: miner(queries()), Error(r"Finds\(\) returns no column 'score', which min_score"))
