@@ -577,9 +577,8 @@ class QueryGenerator(ModelStage, DocumentStage):
         """
         assert state.answers is not None
         settings = {name: value for name, value in self.settings().items() if name != "versions"}
-        run = json.dumps([settings, name], sort_keys=True)
-        texts = (json.dumps([run, *pair]) for pair in zip(docnos, prompts, strict=True))
-        keys = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
+        run = _digest([settings, name])
+        keys = [_digest([run, *pair]) for pair in zip(docnos, prompts, strict=True)]
         arguments = self._arguments(name, prompt, docnos)
         request(self._backend, state.answers, end, keys, prompts, **arguments)
         return keys
@@ -623,6 +622,10 @@ def _by_type(values: dict[str, Any]) -> Any:
 
 def _are_many(count: int, whole: int, limits: tuple[int, float]) -> bool:
     return count >= limits[0] and count > limits[1] * whole
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _seed(seed: int, docno: str, number: int) -> int:

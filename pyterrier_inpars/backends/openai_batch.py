@@ -102,7 +102,11 @@ class OpenAIBatch:
             fields = self._backend.fields(prompt, max_new_tokens, sampling, stop, schema)
             own = seeds[number * num_samples : (number + 1) * num_samples]
             requests[str(number)] = self._backend.body(fields, num_samples, own)
-        results = self._backend.connection.run(self._results(requests)).result()
+        waiting = self._backend.connection.run(self._results(requests))
+        try:
+            results = waiting.result()
+        finally:
+            waiting.cancel()
         completions: list[Completion] = []
         for number in range(len(prompts)):
             completions += self._completions(number, results[str(number)], num_samples, stop)
