@@ -287,7 +287,7 @@ class TrainingRun:
             if keeps:
                 overwrite = self.options.overwrite
                 checkpoint = open_output_dir(Path(output_dir), self.provenance, args, overwrite)
-            with self._selection(network, args, output_dir) as selected:
+            with self._selection(network, output_dir) as selected:
                 try:
                     with _restored(network), lora_matrices(network, lora, self.options.seed):
                         trainer = self._trainer(trainer_class, args, network, lora, parts)
@@ -308,21 +308,20 @@ class TrainingRun:
                 write_json(file, self.provenance)
 
     @contextmanager
-    def _selection(
-        self, network: Any, args: Any, output_dir: str
-    ) -> Iterator[Callable[[], dict[str, Any]]]:
+    def _selection(self, network: Any, output_dir: str) -> Iterator[Callable[[], dict[str, Any]]]:
         """Measures the network before training, and yields what selects weights after it.
 
         The yielded function gives the network the selected weights, and returns the verdict.
         """
-        validation, name = self.validation, args.metric_for_best_model or MEASURE
+        validation, given = self.validation, self.options.arguments
+        name = given.get("metric_for_best_model", MEASURE)
         if validation is None:
             yield lambda: not_validated(self.not_validated)
             return
         with tempfile.TemporaryDirectory(prefix=WEIGHTS_FOLDER, dir=output_dir) as folder:
             stored = StoredWeights(network, Path(folder))
             start = validation.of_network(name, START, 1.0)
-            forced = self.options.arguments.get("load_best_model_at_end") is False
+            forced = given.get("load_best_model_at_end") is False
 
             def select() -> dict[str, Any]:
                 stored.end_of_training()
@@ -336,7 +335,7 @@ class TrainingRun:
                         name,
                         candidates,
                         partial(validation.of_others, name),
-                        higher=args.greater_is_better is not False,
+                        higher=given.get("greater_is_better") is not False,
                         forced=forced,
                     )
                 ]
