@@ -1,26 +1,26 @@
-"""Compares ways of training a small encoder as a reranker on synthetic queries.
+"""Measures how well synthetic queries choose and tune a system, where human topics can tell.
 
-    python examples/effectiveness.py path/to/collection [--prompt topics] [--ways WAY ...]
+    python examples/effectiveness.py path/to/collection
 
-The collection is in BEIR's folder layout, see beir_folder.py. The demo language model generates
-queries from a prompt with five topics of the collection (``--prompt topics``) or without examples
-(``--prompt about``). Both evaluations exclude those five topics. Each trained model reranks the top
-results of BM25, alone and in score fusion with BM25. Every run appends one line to a results file,
-and a later call skips the runs in that file. Without ``--ways``, all ways in ``Bench.ways`` run.
-With the default options this takes days on two cores; smaller ``--sizes``, ``--few``, ``--depth``
-and ``--max-length`` reduce it to hours. Use one folder per combination of these options. See
+The collection is in BEIR's folder layout, see beir_folder.py. The demo language model writes a
+query for each of ``--documents`` documents, which each seed draws anew. Twenty-nine systems over
+BM25's top 100 are compared on these queries and on the collection's topics, which are not used for
+anything else. One table answers one question:
+
+1. Which systems are good, by people and by synthetic queries?
+2. Which filters and judgements make synthetic queries agree with people?
+3. How many queries are needed?
+4. What do the chosen and the tuned system gain over BM25?
+
+Queries and results of systems are stored in ``--folder``, and a later call resumes after them. See
 effectiveness.md for results.
 """
 
 import argparse
-import json
-import sys
-import time
 import warnings
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,384 +32,338 @@ from scipy.stats import ttest_rel
 from pyterrier_inpars import (
     BiEncoder,
     CopyFilter,
-    CrossEncoder,
     DuplicateFilter,
-    FalseNegativeFilter,
-    FewShotPrompt,
     LengthFilter,
-    NegativeMiner,
+    OverlapFilter,
     QueryGenerator,
-    QueryLikelihood,
-    RoundTripFilter,
     ScoreFusion,
     StaticPrompt,
     SyntheticQueries,
+    VectorPRF,
+    evaluation,
 )
-from pyterrier_inpars.datasets import BeirFolder, judged_pairs
-from pyterrier_inpars.demo import encoder, language_model
-from pyterrier_inpars.evaluation import exclude_fewshot_topics
+from pyterrier_inpars.datasets import BeirFolder
+from pyterrier_inpars.demo import encoder, language_model, strong_encoder
 
-TOPICS = "{document}\nThis abstract is about {query}\n\n"
-ABOUT = "Abstract: {document}\n\nThis article is about the {query}"
-SAMPLED = 4
-"""Queries per document if they are sampled."""
-LISTED = 10
-"""Documents per query if the student learns the teacher's scores of a whole list."""
-LONGER = {"num_train_epochs": 3, "learning_rate": 5e-5}
-"""Longer than the default of the package: one epoch at 2e-5."""
-LIKELIHOOD = "query likelihood"
-"""The untrained language model as reranker."""
+PROMPT = StaticPrompt("Abstract: {document}\n\nA researcher asks: how {query}")
+OVERLAP = 0.7
+"""Largest share of a query's words that may be in its document."""
+SIMILAR = 5
+"""Number of documents beside the source that count as partly relevant."""
+DEPTH = 100
+BASELINE = "BM25"
+VECTORS = 200_000
+"""Number of document vectors that an encoder keeps in memory."""
 
 
 class Bench:
-    """A collection with its first stage, its synthetic queries, and the ways to train on them.
+    """A collection with its systems, its synthetic queries and the results of both.
 
     Args:
         collection: Folder of the collection.
         folder: Folder of the queries and the results.
-        prompt: ``topics`` or ``about``.
-        sizes: Numbers of synthetic queries, ascending.
-        few: Number of queries for cross-encoders and teachers.
-        depth: Depth of the BM25 ranking.
-        max_length: Number of tokens of the encoder's input.
+        documents: Number of documents to write a query for.
     """
 
-    def __init__(
-        self,
-        collection: Path,
-        folder: Path,
-        prompt: str,
-        sizes: list[int],
-        few: int,
-        depth: int,
-        max_length: int,
-    ):
-        self.sizes, self.few, self.depth, self.max_length = sizes, few, depth, max_length
+    def __init__(self, collection: Path, folder: Path, documents: int):
+        self.folder, self.documents = folder, documents
         self.dataset = BeirFolder(collection)
-        self.folder = folder
         corpus = pd.DataFrame(self.dataset.get_corpus_iter())
-        self.corpus = corpus[corpus["text"].str.strip() != ""]
-        index = PisaIndex(str(folder / "index"), text_field="text")
-        if not index.built():
-            index.index(self.corpus.to_dict("records"))
-        self.bm25 = index.bm25(num_results=depth)
-        pairs = judged_pairs(self.dataset).groupby("qid").head(1)
-        shown = FewShotPrompt(pairs, num_examples=5, seed=1, template=TOPICS)
-        self.name = prompt
-        self.prompt = shown if prompt == "topics" else StaticPrompt(ABOUT)
-        self.topics = exclude_fewshot_topics(self.dataset.get_topics(), shown.examples)
+        self.corpus = corpus[corpus["text"].str.split().str.len() > 12]
+        self.index = PisaIndex(str(folder / "index"), text_field="text")
+        if not self.index.built():
+            self.index.index(corpus[corpus["text"].str.strip() != ""].to_dict("records"))
         qrels = self.dataset.get_qrels()
-        self.qrels = qrels[qrels["qid"].isin(self.topics["qid"])]
-        self.first = self.bm25(self.topics).merge(self.corpus, on="docno")
-        self.teacher = QueryLikelihood(
-            language_model(), prompt=self.prompt, max_doc_tokens=160, verbose=True
-        )
-        self.queries = cache(self._queries)
-        self.returned = cache(self._returned)
-        self.teacher_pairs = cache(partial(self._stored, "teacher", self._teacher_pairs))
-        self.fusion_lists = cache(partial(self._stored, "fusion", self._fusion_lists))
+        topics = self.dataset.get_topics()
+        self.topics, self.qrels = topics[topics["qid"].isin(qrels["qid"])], qrels
+        self.first = self.index.bm25(num_results=DEPTH) >> self.dataset.text_loader()
+        self.mini = BiEncoder(encoder(), max_length=256, vector_cache=VECTORS)
+        self.mpnet = BiEncoder(strong_encoder(), max_length=256, vector_cache=VECTORS)
+        self.fused = ScoreFusion([self.mini, self.mpnet])
+        self.values = cache(self._values)
+        self.similar = cache(self._similar)
 
-    def written(self, per_document: int) -> pd.DataFrame:
-        """Returns all queries: one per document, or several sampled ones for fewer documents."""
-        most = self.sizes[-1] if per_document == 1 else self.sizes[0] // per_document
-        documents = self.corpus.sample(frac=1, random_state=0)[:most]
-        sampling = {"temperature": 0.7} if per_document > 1 else None
+    @cached_property
+    def systems(self) -> dict[str, pt.Transformer]:
+        """The systems by name, of which ``BASELINE`` is the first."""
+        index, first, mini, mpnet = self.index, self.first, self.mini, self.mpnet
+        parameters = [(1.2, 0.75), (0.9, 0.0), (0.4, 0.2), (3.0, 0.9)]
+        systems = {
+            BASELINE: index.bm25(num_results=DEPTH),
+            **{
+                f"BM25 k1={k1} b={b}": index.bm25(k1=k1, b=b, num_results=DEPTH)
+                for k1, b in parameters
+            },
+            "query likelihood (Dirichlet)": index.qld(num_results=DEPTH),
+            "DPH": index.dph(num_results=DEPTH),
+            "PL2": index.pl2(num_results=DEPTH),
+            "MiniLM": first >> mini,
+            "mpnet": first >> mpnet,
+            "MiniLM, top 20": first % 20 >> mini,
+            "mpnet, top 20": first % 20 >> mpnet,
+            "MiniLM + mpnet": first >> ScoreFusion([mini, mpnet], (0, 1, 1)),
+            "feedback MiniLM": first >> self.fused >> VectorPRF(mini),
+            "feedback mpnet": first >> self.fused >> VectorPRF(mpnet),
+        }
+        for a, b in [(1, 1), (2, 1), (1, 2)]:
+            systems[f"{a} BM25 + {b} MiniLM"] = first >> ScoreFusion(mini, (a, b))
+            systems[f"{a} BM25 + {b} mpnet"] = first >> ScoreFusion(mpnet, (a, b))
+        for weights in [(1, 1, 1), (2, 1, 1), (1, 2, 2), (1, 1, 2)]:
+            parts = "{} BM25 + {} MiniLM + {} mpnet".format(*weights)
+            systems[parts] = first >> ScoreFusion([mini, mpnet], weights)
+            systems[f"{parts}, feedback"] = first >> self.feedback(weights)
+        return systems
+
+    def feedback(self, weights: tuple[float, ...] | None = None) -> ScoreFusion:
+        """Returns the fusion of BM25 with both encoders after feedback from a first fusion."""
+        after = [self.fused >> VectorPRF(model) for model in (self.mini, self.mpnet)]
+        return ScoreFusion(after, weights)
+
+    @cache  # noqa: B019  (one bench a run)
+    def queries(self, seed: int) -> pd.DataFrame:
+        """Returns the queries of a sample of documents, without short ones, copies, duplicates."""
+        queries = SyntheticQueries(self.folder / f"{self.documents}-{seed}.queries")
+        sample = self.corpus.sample(min(self.documents, len(self.corpus)), random_state=seed)
         generator = QueryGenerator(
             language_model(),
-            prompt=self.prompt,
-            max_doc_tokens=160,
-            max_new_tokens=32,
-            num_queries=per_document,
-            sampling=sampling,
+            prompt=PROMPT,
+            stop=["\n", "."],
+            max_doc_tokens=128,
+            max_new_tokens=24,
             verbose=True,
         )
-        name = f"{self.name}-{len(documents)}x{per_document}.queries"
-        queries = SyntheticQueries(self.folder / name, shard_size=256)
-        if not queries.built():
-            (generator >> queries).index(documents.to_dict("records"), batch_size=256)
-        return queries.get_results()
+        (generator >> queries).index(sample.to_dict("records"))
+        usable = LengthFilter(3) >> CopyFilter() >> DuplicateFilter()
+        return usable(queries.get_results())
 
-    def _queries(self, number: int, per_document: int = 1) -> pd.DataFrame:
-        """Returns the queries of the first documents, without short ones, copies and duplicates."""
-        written = self.written(per_document)
-        documents = written["docno"].drop_duplicates()[: number // per_document]
-        chosen = written[written["docno"].isin(documents)]
-        return (LengthFilter(3) >> CopyFilter() >> DuplicateFilter())(chosen)
-
-    def _returned(self, number: int, per_document: int = 1) -> pd.DataFrame:
-        """Returns the queries whose source document BM25 ranks first."""
-        return RoundTripFilter(self.bm25, 1)(self.queries(number, per_document))
-
-    def few_returned(self) -> pd.DataFrame:
-        """Returns the first of them, for slow training or a slow teacher."""
-        return self.returned(self.sizes[-1])[: self.few]
-
-    def mined(
-        self,
-        queries: pd.DataFrame,
-        number: int,
-        seed: int,
-        retriever: pt.Transformer | None = None,
-    ) -> pd.DataFrame:
-        """Returns examples with negatives of BM25, or of another retriever."""
-        miner = NegativeMiner(
-            retriever or self.bm25,
-            num_negatives=number,
-            depth=self.depth,
-            texts=self.dataset,
-            seed=seed,
-        )
-        return miner(queries)
-
-    def _stored(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """Returns the scores of a teacher, from the folder if an earlier run stored them."""
-        file = self.folder / f"{self.name}-{name}.parquet"
+    def results(self, key: str, name: str, topics: pd.DataFrame) -> pd.DataFrame:
+        """Returns the results of a system, from the folder if an earlier run stored them."""
+        file = self.folder / key / f"{name}.parquet"
         if not file.exists():
-            part = file.with_suffix(".part")
-            make().to_parquet(part)
+            print(f"{key}: {name}", flush=True)
+            file.parent.mkdir(exist_ok=True)
+            found = self.systems[name](topics[["qid", "query"]])[["qid", "docno", "score"]]
+            found.to_parquet(part := file.with_suffix(".part"))
             part.replace(file)
         return pd.read_parquet(file)
 
-    def _teacher_pairs(self) -> pd.DataFrame:
-        """Returns a few queries with 4 mined negatives, scored by the language model."""
-        return self.teacher(self.mined(self.few_returned(), 4, seed=0))
+    def runs(self, seed: int | None) -> dict[str, pd.DataFrame]:
+        """Returns the results of all systems on queries, or on the human topics without a seed."""
+        if seed is None:
+            key, topics = "topics", self.topics
+        else:
+            key, topics = f"{self.documents}-{seed}", evaluation_topics(self.queries(seed))
+        return {name: self.results(key, name, topics) for name in self.systems}
 
-    def _fusion_lists(self) -> pd.DataFrame:
-        """Returns the top results of BM25 for a few queries, scored by fusion of three systems.
-
-        The systems are BM25, the language model and the untrained encoder. There are no labels.
-        """
-        queries = self.few_returned()[["qid", "query"]]
-        returned = (self.bm25 % LISTED)(queries).merge(self.corpus, on="docno")
-        return (ScoreFusion(self.teacher) >> ScoreFusion(self.bi_encoder()))(returned)
-
-    def dense(self, model: BiEncoder) -> pt.Transformer:
-        """Returns an exhaustive dense retriever over all documents."""
-        network = model.network
-        documents = network.encode_document(
-            self.corpus["text"].tolist(), normalize_embeddings=True, batch_size=64
-        )
-        docnos = self.corpus["docno"].to_numpy()
-
-        def retrieve(topics: pd.DataFrame) -> pd.DataFrame:
-            vectors = network.encode_query(topics["query"].tolist(), normalize_embeddings=True)
-            scores = vectors @ documents.T
-            best = np.argsort(-scores, axis=1)[:, : self.depth]
-            rows = topics.loc[topics.index.repeat(best.shape[1])].reset_index(drop=True)
-            rows["docno"] = docnos[best.ravel()]
-            rows["score"] = np.take_along_axis(scores, best, axis=1).ravel()
-            return pt.model.add_ranks(rows)
-
-        return pt.apply.generic(retrieve)
-
-    def bi_encoder(self, seed: int = 0, **training: Any) -> BiEncoder:
-        return BiEncoder(encoder(), max_length=self.max_length, training={"seed": seed, **training})
-
-    def cross_encoder(self, seed: int, **training: Any) -> CrossEncoder:
-        return CrossEncoder(
-            encoder(),
-            max_length=self.max_length,
-            # A high learning rate for a new scoring head and few examples.
-            training={"seed": seed, "learning_rate": 1e-4, **training},
-        )
-
-    # Each way takes a seed and returns a trained reranker.
-
-    def in_batch(self, seed: int, queries: pd.DataFrame, **training: Any) -> BiEncoder:
-        return self.bi_encoder(seed, **training).fit(queries.assign(label=1))
-
-    def second_round(self, seed: int, number: int) -> BiEncoder:
-        """Trains, filters by its own round trip, and trains on (arXiv 2209.11755, section 3.2)."""
-        queries = self.queries(number)
-        model = self.in_batch(seed, queries)
-        kept = RoundTripFilter(self.dense(model), 1)(queries)
-        return model.fit(kept.assign(label=1))
-
-    def without_false_negatives(self, seed: int) -> BiEncoder:
-        examples = FalseNegativeFilter()(self.teacher_pairs())
-        return self.bi_encoder(seed).fit(examples)
-
-    def by_halves(self, seed: int, **training: Any) -> pt.Transformer:
-        """Reranks each half of the topics with a model trained on the qrels of the other half.
-
-        Human queries and judgements give an upper bound for synthetic queries.
-        """
-        pairs = judged_pairs(self.dataset, topics=self.topics, qrels=self.qrels)
-        shuffled = self.topics["qid"].sample(frac=1, random_state=seed)
-        halves = [set(shuffled.iloc[half::2]) for half in (0, 1)]
-        learned = [
-            self.in_batch(seed, pairs[~pairs["qid"].isin(half)], **training) for half in halves
-        ]
-
-        def rerank(results: pd.DataFrame) -> pd.DataFrame:
-            parts = zip(learned, halves, strict=True)
-            return pd.concat([model(results[results["qid"].isin(half)]) for model, half in parts])
-
-        return pt.apply.generic(rerank)
-
-    def ways(self) -> dict[str, Callable[[int], Any]]:
-        small, middle = self.sizes[0], self.sizes[min(1, len(self.sizes) - 1)]
-        encoded = cache(lambda: self.dense(self.bi_encoder()))
-        unfiltered = cache(lambda: self.queries(self.sizes[-1])[: self.few])
-
-        def in_batch(number: int, returned: bool) -> Callable[[int], BiEncoder]:
-            chosen = self.returned if returned else self.queries
-            return lambda s: self.in_batch(s, chosen(number))
-
-        def crossed(
-            loss: str, negatives: int, queries: Any = self.few_returned
-        ) -> Callable[[int], CrossEncoder]:
-            return lambda s: self.cross_encoder(s, loss=loss).fit(
-                self.mined(queries(), negatives, s)
-            )
-
-        return {
-            **{f"in-batch, {n}": in_batch(n, False) for n in self.sizes},
-            **{f"in-batch, {n}, round trip": in_batch(n, True) for n in self.sizes},
-            f"in-batch, {small}, {SAMPLED} per document, round trip": lambda s: self.in_batch(
-                s, self.returned(small, SAMPLED)
-            ),
-            f"in-batch, {middle}, longer": lambda s: self.in_batch(
-                s, self.queries(middle), **LONGER
-            ),
-            f"second round, {middle}": lambda s: self.second_round(s, middle),
-            f"mined, {middle}, round trip": lambda s: self.bi_encoder(s).fit(
-                self.mined(self.returned(middle), 1, s)
-            ),
-            f"mined by the encoder, {middle}, round trip": lambda s: self.bi_encoder(s).fit(
-                self.mined(self.returned(middle), 1, s, encoded())
-            ),
-            "teacher, margin-MSE": lambda s: self.bi_encoder(s, loss="margin_mse").fit(
-                self.teacher_pairs()
-            ),
-            "teacher, distillation": lambda s: self.bi_encoder(s, loss="distillation").fit(
-                self.teacher_pairs()
-            ),
-            "fusion teacher": lambda s: self.bi_encoder(s, loss="distillation").fit(
-                self.fusion_lists()
-            ),
-            "no false negatives": self.without_false_negatives,
-            "qrels of the other half": self.by_halves,
-            "qrels of the other half, longer": lambda s: self.by_halves(s, **LONGER),
-            "CE pointwise, 1 negative": crossed("pointwise", 1),
-            "CE pairwise, 4 negatives": crossed("pairwise", 4),
-            "CE listwise, 4 negatives": crossed("listwise", 4),
-            "CE listwise, 8 negatives": crossed("listwise", 8),
-            "CE listwise, 4 negatives, no round trip": crossed("listwise", 4, unfiltered),
-            "CE fusion teacher": lambda s: self.cross_encoder(s, loss="distillation").fit(
-                self.fusion_lists()
-            ),
-        }
-
-    def measure(self, model: pt.Transformer | None) -> dict[str, dict[str, float]]:
-        """Returns nDCG@10 of each topic: BM25 reranked by the model, alone and in score fusion."""
-        runs = {"alone": self.first}
-        if model is not None:
-            reranked = model(self.first)
-            fused = ScoreFusion(pt.apply.generic(lambda _: reranked))(self.first)
-            runs = {"alone": reranked, "fusion": fused}
+    def _values(self, seed: int | None, judgements: str = "source") -> pd.DataFrame:
+        """Returns nDCG@10 by query (row) and system (column)."""
+        if seed is None:
+            topics, qrels = self.topics, self.qrels
+        else:
+            topics, qrels = evaluation_topics(self.queries(seed)), self.judged(seed, judgements)
         table = pt.Experiment(
-            list(runs.values()),
-            self.topics,
-            self.qrels,
+            list((runs := self.runs(seed)).values()),
+            topics[["qid", "query"]],
+            qrels,
             [nDCG @ 10],
             names=list(runs),
             perquery=True,
         )
-        by_run = table.assign(value=table["value"].round(5)).groupby("name", sort=False)
-        return {run: dict(zip(rows["qid"], rows["value"], strict=True)) for run, rows in by_run}
+        return table.pivot(index="qid", columns="name", values="value")[list(runs)]
+
+    def judged(self, seed: int, judgements: str) -> pd.DataFrame:
+        """Returns qrels of synthetic queries."""
+        queries = self.queries(seed)
+        if judgements == "source":
+            return queries[["qid", "docno"]].assign(label=1)
+        if judgements == "similar":
+            return self.similar(seed)
+        names = [BASELINE, "DPH", "MiniLM", "mpnet"]
+        return evaluation.pseudo_qrels({name: self.runs(seed)[name] for name in names}, queries)
+
+    def _similar(self, seed: int) -> pd.DataFrame:
+        file = self.folder / f"{self.documents}-{seed}-similar.parquet"
+        if not file.exists():
+            similar = evaluation.similar_qrels(
+                self.queries(seed), self.first >> self.fused, SIMILAR
+            )
+            similar.to_parquet(file)
+        return pd.read_parquet(file)
+
+    def kept(self, seed: int, filters: str) -> pd.Index:
+        """Returns the qids of the queries that a filter keeps."""
+        queries = self.queries(seed)
+        if filters == "overlap":
+            queries = OverlapFilter(OVERLAP)(queries)
+        if filters == "hard":
+            first = self.values(seed)[BASELINE]
+            queries = queries[queries["qid"].map(first) < 1]
+        return pd.Index(queries["qid"])
+
+    def agreement(
+        self, seed: int, filters: str, judgements: str, number: int | None = None, feedback=True
+    ) -> evaluation.Agreement:
+        """Returns how well queries of a seed agree with the human topics."""
+        synthetic = self.values(seed, judgements).loc[self.kept(seed, filters)[:number]]
+        names = [name for name in self.systems if feedback or "feedback" not in name]
+        return evaluation.agreement_of_values(synthetic[names], self.values(None)[names])
+
+
+def evaluation_topics(queries: pd.DataFrame) -> pd.DataFrame:
+    """Returns synthetic queries as topics that any search engine can parse."""
+    words = queries["query"].str.lower().str.findall(r"\w+").str.join(" ")
+    return queries[["qid"]].assign(query=words)
+
+
+def systems_table(bench: Bench, seeds: range) -> pd.DataFrame:
+    """1. Which systems are good, by people and by synthetic queries?"""
+    chosen = [
+        bench.values(seed, "similar").loc[bench.kept(seed, "overlap")].mean() for seed in seeds
+    ]
+    plain = [bench.values(seed).mean() for seed in seeds]
+    return pd.DataFrame(
+        {
+            "topics": bench.values(None).mean(),
+            "synthetic queries": sum(chosen) / len(seeds),
+            "no filter, source only": sum(plain) / len(seeds),
+        }
+    ).sort_values("topics", ascending=False)
+
+
+SETTINGS: dict[str, tuple[str, str]] = {
+    "source document only": ("none", "source"),
+    "source only, OverlapFilter": ("overlap", "source"),
+    "source only, not first in BM25": ("hard", "source"),
+    "fused rankings (pseudo_qrels)": ("none", "pseudo"),
+    "fused rankings, OverlapFilter": ("overlap", "pseudo"),
+    "similar documents": ("none", "similar"),
+    "similar documents, OverlapFilter": ("overlap", "similar"),
+}
+
+
+def settings_table(bench: Bench, seeds: range) -> pd.DataFrame:
+    """2. Which filters and judgements make synthetic queries agree with people?"""
+    rows = {}
+    for name, (filters, judgements) in SETTINGS.items():
+        rows[name] = [bench.agreement(seed, filters, judgements) for seed in seeds]
+    rows["the same, without systems with feedback"] = [
+        bench.agreement(seed, "overlap", "similar", feedback=False) for seed in seeds
+    ]
+    table = summary(rows)
+    counts = [np.mean([len(bench.kept(s, f)) for s in seeds]) for f, _ in SETTINGS.values()]
+    table.insert(0, "queries", [f"{count:.0f}" for count in [*counts, counts[-1]]])
+    return table
+
+
+def numbers_table(bench: Bench, seeds: range) -> pd.DataFrame:
+    """3. How many queries are needed?"""
+    most = min(len(bench.kept(seed, "overlap")) for seed in seeds)
+    numbers = [number for number in (25, 50, 100, 200, 400, 800) if number < most] + [most]
+    return summary(
+        {
+            str(number): [bench.agreement(s, "overlap", "similar", number) for s in seeds]
+            for number in numbers
+        }
+    )
+
+
+def summary(rows: dict[str, list[evaluation.Agreement]]) -> pd.DataFrame:
+    """Returns a table of agreements: the mean over seeds, with the range."""
+    columns: dict[str, tuple[str, Callable[[float], str]]] = {
+        "tau": ("kendall_tau", "{:.2f}".format),
+        "tau-AP": ("tau_ap", "{:.2f}".format),
+        "significant pairs alike": ("significant_agreement", "{:.0%}".format),
+        "regret": ("relative_regret", "{:.1%}".format),
+        "gain over BM25": ("relative_gain", "{:.1%}".format),
+    }
+
+    def cell(found: list[evaluation.Agreement], field: str, shown: Callable) -> str:
+        values = [getattr(one, field) for one in found]
+        return f"{shown(np.mean(values))} ({shown(min(values))} to {shown(max(values))})"
+
+    return pd.DataFrame(
+        {
+            title: [cell(found, field, shown) for found in rows.values()]
+            for title, (field, shown) in columns.items()
+        },
+        index=list(rows),
+    )
+
+
+def gains_table(bench: Bench, seeds: range) -> pd.DataFrame:
+    """4. What do the chosen and the tuned system gain over BM25?"""
+    human = bench.values(None)
+    rows = {BASELINE: human[BASELINE]}
+    for seed in seeds:
+        chosen = bench.agreement(seed, "overlap", "similar").chosen
+        rows[f"seed {seed}, chosen: {chosen}"] = human[chosen]
+        weights, values = tuned(bench, seed)
+        rows[f"seed {seed}, tuned feedback fusion {weights}"] = values
+    best = human.mean().idxmax()
+    rows[f"best of {len(bench.systems)} by topics: {best}"] = human[best]
+    return pd.DataFrame([gain(name, values, human[BASELINE]) for name, values in rows.items()])
+
+
+def tuned(bench: Bench, seed: int) -> tuple[tuple[float, ...], pd.Series]:
+    """Tunes the weights of the fusion with feedback on synthetic queries.
+
+    Returns:
+        The weights of BM25, MiniLM and mpnet, and nDCG@10 by topic.
+    """
+    fusion = bench.feedback()
+    queries = bench.queries(seed)
+    kept = evaluation_topics(queries[queries["qid"].isin(bench.kept(seed, "overlap"))])
+    fusion.fit(bench.first(kept), bench.judged(seed, "similar"))
+    name = f"tuned {fusion.weights}"
+    bench.systems[name] = bench.first >> fusion
+    results = bench.results("topics", name, bench.topics)
+    del bench.systems[name]
+    table = pt.Experiment([results], bench.topics, bench.qrels, [nDCG @ 10], perquery=True)
+    return fusion.weights, table.set_index("qid")["value"]
+
+
+def gain(name: str, values: pd.Series, baseline: pd.Series) -> dict[str, str]:
+    """Returns a row of the table of gains, with a bootstrap interval over topics."""
+    differences = (values - baseline[values.index]).to_numpy()
+    rng = np.random.default_rng(0)
+    number = len(differences)
+    means = [differences[rng.integers(number, size=number)].mean() for _ in range(2_000)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    same = not differences.any()
+    return {
+        "system": name,
+        "nDCG@10": f"{values.mean():.4f}",
+        "gain": "" if same else f"{differences.mean() / baseline.mean():+.1%}",
+        "95% interval": "" if same else f"{low:+.3f} to {high:+.3f}",
+        "p": "" if same else f"{ttest_rel(values, baseline[values.index]).pvalue:.1g}",
+    }
+
+
+def markdown(table: pd.DataFrame) -> Iterator[str]:
+    """Yields the lines of a table in Markdown."""
+    if not isinstance(table.index, pd.RangeIndex):
+        table = table.rename_axis("").reset_index()
+    yield "| " + " | ".join(map(str, table)) + " |"
+    yield "|" + "---|" * table.shape[1]
+    for row in table.itertuples(index=False):
+        cells = (f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row)
+        yield "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("collection", type=Path)
-    parser.add_argument("--ways", nargs="*", metavar="WAY", help="ways to run; default: all")
-    parser.add_argument("--prompt", choices=["topics", "about"], default="topics")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--sizes",
-        type=int,
-        nargs="+",
-        default=[1_000, 4_000, 10_000],
-        help="numbers of synthetic queries; the smallest also with 4 sampled queries per document",
-    )
-    parser.add_argument(
-        "--few", type=int, default=500, help="number of queries for cross-encoders and teachers"
-    )
-    parser.add_argument("--depth", type=int, default=100, help="depth of the BM25 ranking")
-    parser.add_argument("--max-length", type=int, default=128, help="number of tokens of the input")
+    parser.add_argument("--documents", type=int, default=500, help="documents with a query")
+    parser.add_argument("--seeds", type=int, default=3, help="number of samples of documents")
     parser.add_argument("--folder", type=Path, help="folder of the queries and the results")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    folder = arguments.folder or Path(f"inpars-effectiveness-{arguments.collection.name}")
+    folder = arguments.folder or Path(f"inpars-effectiveness-{arguments.collection.resolve().name}")
     folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(
-        arguments.collection,
-        folder,
-        arguments.prompt,
-        sorted(arguments.sizes),
-        arguments.few,
-        arguments.depth,
-        arguments.max_length,
-    )
-    file = folder / f"{arguments.prompt}.jsonl"
-    ways = bench.ways()
-    untrained = {"BM25": None, "untrained": bench.bi_encoder(), LIKELIHOOD: bench.teacher}
-    known = [*ways, LIKELIHOOD]
-    chosen = arguments.ways or known
-    for way in chosen:
-        if way not in known:
-            sys.exit(f"unknown way {way!r}: choose from {', '.join(known)}")
-    results = read(file)
-    for seed in range(arguments.seeds):
-        for way in ["BM25", "untrained", *chosen]:
-            if (way in untrained and seed > 0) or (way, seed) in results:
-                continue
-            start = time.monotonic()
-            model = untrained[way] if way in untrained else ways[way](seed)
-            row = {"way": way, "seed": seed}
-            provenance = getattr(model, "provenance", None)
-            row |= {"loss": getattr(model, "train_loss", None)}
-            row |= {"examples": provenance and provenance["settings"]["examples"]["rows"]}
-            row |= {"seconds": round(time.monotonic() - start)}
-            print(row, flush=True)
-            with file.open("a") as out:
-                out.write(json.dumps(row | bench.measure(model)) + "\n")
-    show(pd.DataFrame(read(file).values()), [*untrained, *ways])
-
-
-def read(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    if not file.exists():
-        return {}
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return {(row["way"], row["seed"]): row for row in rows}
-
-
-def show(results: pd.DataFrame, ways: list[str]) -> None:
-    """Prints a Markdown table: mean and standard deviation over seeds, p against the untrained.
-
-    Rows follow the order of the ways; ways of an earlier version come last. The p-value is that of
-    a paired t-test over topics, with the mean over seeds for each topic.
-    """
-    print("| way | examples | nDCG@10 | p | fused with BM25 | p | seeds |")
-    print("|---|---|---|---|---|---|---|")
-    untrained = results[results["way"] == "untrained"].iloc[0]
-    place = {way: number for number, way in enumerate(ways)}
-    ordered = results.sort_values("way", key=lambda names: names.map(place), kind="stable")
-    for way, runs in ordered.groupby("way", sort=False):
-        cells = []
-        for run in ("alone", "fusion"):
-            if runs[run].isna().any():
-                cells += ["", ""]
-                continue
-            topics = pd.DataFrame(runs[run].tolist())  # one row per seed
-            seeds, base = topics.mean(axis=1), pd.Series(untrained[run])
-            spread = f" ± {seeds.std(ddof=0):.4f}" if len(seeds) > 1 else ""
-            p = ttest_rel(topics.mean(), base[topics.columns]).pvalue
-            cells += [f"{seeds.mean():.4f}{spread}", "" if np.isnan(p) else f"{p:.2g}"]
-        examples = runs["examples"].iloc[0]
-        count = "" if pd.isna(examples) else f"{examples:,.0f}"
-        print(f"| {way} | {count} | {' | '.join(cells)} | {len(runs)} |")
+    bench = Bench(arguments.collection, folder, arguments.documents)
+    for table in (systems_table, settings_table, numbers_table, gains_table):
+        print(f"\n### {table.__doc__}\n")
+        print("\n".join(markdown(table(bench, range(arguments.seeds)))), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,5 +7,13 @@ from pyterrier_inpars.demo.models import (
     language_model,
     strong_encoder,
 )
+from pyterrier_inpars.demo.native_log import mute_native_log
 
-__all__ = ["StdlibDocs", "encoder", "instruct_model", "language_model", "strong_encoder"]
+__all__ = [
+    "StdlibDocs",
+    "encoder",
+    "instruct_model",
+    "language_model",
+    "mute_native_log",
+    "strong_encoder",
+]
