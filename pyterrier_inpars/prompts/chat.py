@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from pyterrier_inpars._retrieval import clean
-from pyterrier_inpars._stage import lone_surrogate, positive_int
+from pyterrier_inpars._stage import check_strings, lone_surrogate, positive_int
 from pyterrier_inpars.backends.base import Messages
 from pyterrier_inpars.prompts._truncation import truncate
 from pyterrier_inpars.prompts.extraction import Extract, check_extract, describe_extract
@@ -41,6 +41,7 @@ class ChatPrompt(Prompt):
         system: System message; None for none. A chat template that knows no system messages gets it
             as the beginning of the first message.
         examples: Frame with the columns ``query`` and ``text``: queries and relevant documents.
+            The optional column ``answer`` has whole answers, in the form that the prompt asks for.
             None for no examples.
         num_examples: Number of examples to draw; None for all, in the order of the frame.
         seed: Random seed of the draw, which does not depend on the order of the frame.
@@ -98,7 +99,9 @@ class ChatPrompt(Prompt):
                 if num_examples is None
                 else draw_examples(examples, num_examples, seed)
             )
-        self._turns = list(zip(self.examples["query"], self.examples["text"], strict=True))
+        if "answer" in self.examples:
+            check_strings(self.examples, "answer")
+        self._turns = self._examples_as_turns(self.examples["query"], self.examples["text"])
 
     @property
     def prefix(self) -> Messages:  # type: ignore[override]
@@ -116,13 +119,22 @@ class ChatPrompt(Prompt):
         messages: Messages = []
         if self.system:
             messages.append(_message("system", self.system))
-        for query, text in self._turns:
+        for text, answer in self._turns:
             messages.append(_message("user", super().build(text)))
-            messages.append(_message("assistant", self.prefill + self.continuation(query)))
+            messages.append(_message("assistant", answer))
         messages.append(_message("user", super().build(document)))
         if self.prefill:
             messages.append(_message("assistant", self.prefill))
         return messages
+
+    def _examples_as_turns(
+        self, queries: Iterable[str], texts: Iterable[str]
+    ) -> list[tuple[str, str]]:
+        """Returns the text and the answer of each example."""
+        if "answer" in self.examples:
+            return list(zip(texts, self.examples["answer"], strict=True))
+        answers = (self.prefill + self.continuation(query) for query in queries)
+        return list(zip(texts, answers, strict=True))
 
     def continuation(self, query: str) -> str:
         """Returns the text of a query after the prompt, with a space only after a prefill."""
@@ -137,12 +149,9 @@ class ChatPrompt(Prompt):
     def truncated(self, tokenizer: Any, max_doc_tokens: int) -> ChatPrompt:
         """Returns a copy with truncated examples; see `FewShotPrompt.truncated`."""
         prompt = copy.copy(self)
-        prompt._turns = list(
-            zip(
-                truncate(self.examples["query"], tokenizer, self.max_query_tokens),
-                truncate(self.examples["text"], tokenizer, max_doc_tokens),
-                strict=True,
-            )
+        prompt._turns = self._examples_as_turns(
+            truncate(self.examples["query"], tokenizer, self.max_query_tokens),
+            truncate(self.examples["text"], tokenizer, max_doc_tokens),
         )
         return prompt
 
@@ -186,11 +195,13 @@ def _from_entry(name: str, entry: dict[str, Any], options: dict[str, Any]) -> Ch
     shown = fields.pop("examples", None) or []
     if shown and "examples" not in options:
         try:
-            pairs = [{"query": pair["query"], "text": pair["document"]} for pair in shown]
+            more = ["answer"] * any("answer" in pair for pair in shown)
+            pairs = [{**pair, "text": pair["document"]} for pair in shown]
+            pairs = [{name: pair[name] for name in ("query", "text", *more)} for pair in pairs]
         except (LookupError, TypeError) as error:
             raise ValueError(
                 f"examples of chat prompt {name!r} must be a list with the fields document and "
-                f"query, not {shown!r:.200}"
+                f"query, and answer in all or none, not {shown!r:.200}"
             ) from error
         options = {"num_examples": None, **options, "examples": pd.DataFrame(pairs)}
     return ChatPrompt(**{**fields, **options})

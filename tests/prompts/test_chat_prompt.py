@@ -102,6 +102,20 @@ def test_the_shipped_examples_can_be_replaced():
     assert prompt.system == load_prompt("chat").system
 
 
+def test_examples_with_whole_answers(tmp_path):
+    answers = PAIRS.assign(answer=["Trees.\nQuery: tall trees", "Seas.\nQuery: deep seas"])
+    prompt = ChatPrompt("{document}", examples=answers, num_examples=None, extract="Query:")
+    assert [m["content"] for m in prompt.build("x")[1::2]] == answers["answer"].tolist()
+    assert prompt.truncated(None, 1).build("x")[1] == prompt.build("x")[1]
+    assert prompt.copies(["tall trees"]) == [True]
+    path = tmp_path / "prompts.yaml"
+    path.write_text(
+        "mine:\n  mode: chat\n  user: '{document}'\n  examples:\n"
+        "    - {document: a, query: b, answer: c}\n"
+    )
+    assert Prompt.load(path, "mine").build("x")[1] == {"role": "assistant", "content": "c"}
+
+
 @pytest.mark.parametrize(
     "entry, message",
     [
@@ -114,6 +128,11 @@ def test_the_shipped_examples_can_be_replaced():
         (
             "{mode: chat, user: '{document}', examples: [{query: 7, document: a}]}",
             "query must be a",
+        ),
+        (
+            "{mode: chat, user: '{document}', "
+            "examples: [{query: a, document: a, answer: c}, {query: a, document: a}]}",
+            "answer in all or none",
         ),
         ("{mode: chat, user: '{document}', extract: ''}", "must not be an empty string"),
     ],
