@@ -75,18 +75,29 @@ class ScoreFusion(Stage, pt.Estimator):
         rerankers: pt.Transformer | Sequence[pt.Transformer],
         weights: Sequence[float] | None = None,
     ):
-        self.rerankers: list[pt.Transformer] = (
-            [rerankers] if isinstance(rerankers, pt.Transformer) else list(rerankers)
-        )
-        if not self.rerankers:
+        self._rerankers: list[pt.Transformer] = []
+        self._weights: tuple[float, ...] | None = None
+        self.rerankers = rerankers  # type: ignore[assignment]
+        self.weights = weights  # type: ignore[assignment]
+        self.tuning: pd.DataFrame | None = None
+
+    # pt.GridScan sets attributes: setters check them as the constructor does.
+    @property
+    def rerankers(self) -> list[pt.Transformer]:
+        """List of the rerankers."""
+        return self._rerankers
+
+    @rerankers.setter
+    def rerankers(self, rerankers: pt.Transformer | Sequence[pt.Transformer]) -> None:
+        listed = [rerankers] if isinstance(rerankers, pt.Transformer) else list(rerankers)
+        if not listed:
             raise ValueError("rerankers is empty: give one transformer or more")
-        for reranker in self.rerankers:
+        for reranker in listed:
             if not isinstance(reranker, pt.Transformer):
                 raise TypeError(
                     f"a reranker must be a PyTerrier transformer, not {reranker!r:.200}"
                 )
-        self.weights = weights
-        self.tuning: pd.DataFrame | None = None
+        self._rerankers = listed
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -95,39 +106,43 @@ class ScoreFusion(Stage, pt.Estimator):
 
     @weights.setter
     def weights(self, weights: Sequence[float] | None) -> None:
-        number = len(self.rerankers) + 1
-        self._weights: tuple[float, ...] | None = None
-        if weights is None:
-            return
-        listed = isinstance(weights, list | tuple | np.ndarray)
-        if not listed or len(weights) != number:
-            raise ValueError(
-                f"weights must be {number} numbers, one for the first stage and one for each "
-                f"reranker, not {weights!r:.200}"
-            )
-        self._weights = tuple(finite("weights", weight) for weight in weights)
+        if weights is not None:
+            if not isinstance(weights, list | tuple | np.ndarray):
+                raise self._wrong_weights(weights)
+            weights = tuple(finite("weights", weight) for weight in weights)
+            if len(weights) != len(self.rerankers) + 1:
+                raise self._wrong_weights(weights)
+        self._weights = weights
+
+    def _wrong_weights(self, weights: object) -> ValueError:
+        return ValueError(
+            f"weights must be {len(self.rerankers) + 1} numbers, one for the first stage and one "
+            f"for each reranker, not {weights!r:.200}"
+        )
 
     def _required_columns(self) -> list[str]:
         needed = [column for reranker in self.rerankers for column in required_by(reranker)]
         return with_columns((*_KEYS, "score"), *needed)
 
     def _output_columns(self, columns: list[str]) -> list[str]:
-        if applied := self._applied():
-            return scored(self.rerankers[applied[0]], columns)
+        if used := self._used():
+            return scored(self.rerankers[used[0]], columns)
         return with_columns([c for c in columns if c not in ("score", "rank")], "score", "rank")
 
-    def _applied(self) -> list[int]:
+    def _used(self) -> list[int]:
         """Returns the numbers of the rerankers whose weight is not 0."""
         return [n for n, weight in enumerate(self.weights[1:]) if weight]
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        applied = self._applied()
-        out, scores = self._scores(inp, applied)
-        weights = [self.weights[0], *(self.weights[1 + n] for n in applied)]
+        if len(self.weights) != len(self.rerankers) + 1:  # the rerankers were replaced
+            raise self._wrong_weights(self.weights)
+        used = self._used()
+        out, scores = self._scores(inp, used)
+        weights = [self.weights[0], *(self.weights[1 + n] for n in used)]
         out = out.drop(columns=["score", "rank"], errors="ignore")
         return pt.model.add_ranks(out.assign(score=scores @ np.array(weights)))
 
-    def _scores(self, inp: pd.DataFrame, applied: Sequence[int]) -> tuple[pd.DataFrame, np.ndarray]:
+    def _scores(self, inp: pd.DataFrame, used: Sequence[int]) -> tuple[pd.DataFrame, np.ndarray]:
         """Scores results by the first stage and by some of the rerankers.
 
         Returns:
@@ -138,7 +153,7 @@ class ScoreFusion(Stage, pt.Estimator):
         if (duplicate := inp.duplicated(_KEYS)).any():
             qid, docno = inp.loc[duplicate.idxmax(), _KEYS]
             raise ValueError(f"duplicate docno {docno!r} for qid {qid!r}: drop one of the rows")
-        outputs = [self.rerankers[n].transform(inp).reset_index(drop=True) for n in applied]
+        outputs = [self.rerankers[n].transform(inp).reset_index(drop=True) for n in used]
         out, *_ = [*outputs, inp]
         table = out[_KEYS]
         for number, results in enumerate([inp, *outputs]):
@@ -205,6 +220,8 @@ class ScoreFusion(Stage, pt.Estimator):
         queries: SyntheticQueries | pd.DataFrame,
         candidates: pt.Transformer,
         measure: Measure = nDCG @ 10,
+        *,
+        qrels: pd.DataFrame | None = None,
     ) -> ScoreFusion:
         """Sets the weights that rank the source documents of synthetic queries best; see `fit`.
 
@@ -216,6 +233,8 @@ class ScoreFusion(Stage, pt.Estimator):
             queries: Synthetic queries, as `SyntheticQueries` or a frame ``qid, query, docno``.
             candidates: The pipeline before the fusion, such as ``bm25 % 100 >> text``.
             measure: Measure of ``ir_measures`` to maximize.
+            qrels: Frame ``qid, docno, label`` that replaces the source documents, such as
+                `evaluation.similar_qrels`.
 
         Returns:
             This fusion; ``tuning`` has the value of all weights.
@@ -226,8 +245,9 @@ class ScoreFusion(Stage, pt.Estimator):
             ValueError: There are no queries, or the candidates are none.
         """
         check_retriever(candidates)
-        topics, qrels = topics_and_qrels(queries)
-        return self.fit(applied(candidates, topics[["qid", "query"]]), qrels, measure=measure)
+        topics, sources = topics_and_qrels(queries)
+        results = applied(candidates, topics[["qid", "query"]])
+        return self.fit(results, sources if qrels is None else qrels, measure=measure)
 
 
 def _z_scores(results: pd.DataFrame) -> pd.Series:

@@ -142,8 +142,15 @@ def test_grid_scan_over_the_weights():
     assert list(table["nDCG@10"]) == pytest.approx(expected)
     with pytest.raises(ValueError, match="weights must be 3 numbers"):
         fusion.set_parameter("weights", (1, 2))
-    fusion.set_parameter("weights", None)
     assert fusion.weights == (1, 1, 1)
+    other = Scores("other")
+    fusion.set_parameter("rerankers", other)
+    with pytest.raises(ValueError, match="weights must be 2 numbers"):
+        fusion(results)
+    fusion.set_parameter("weights", None)
+    fresh = ScoreFusion(other)
+    pd.testing.assert_frame_equal(fusion(results), fresh(results))
+    assert repr(fusion) == repr(fresh)
 
 
 def labelled(queries, seed=0):
@@ -227,6 +234,10 @@ def test_tune_on_synthetic_queries():
     fitted = ScoreFusion(Scores()).fit(results, queries.assign(label=1), measure=RR)
     assert tuned.weights == fitted.weights
     pd.testing.assert_frame_equal(tuned.tuning, fitted.tuning)
+    _, qrels = labelled(15)
+    candidates = pt.Transformer.from_df(results)
+    judged = ScoreFusion(Scores()).tune(queries, candidates, qrels=qrels)
+    assert judged.weights == ScoreFusion(Scores()).fit(results, qrels).weights
 
 
 def test_fit_scores_once_and_ignores_unjudged_queries():
