@@ -4,6 +4,7 @@ from pyterrier_inpars.evaluation.comparison import compare
 from pyterrier_inpars.evaluation.document_split import split
 from pyterrier_inpars.evaluation.fewshot import exclude_fewshot_topics
 from pyterrier_inpars.evaluation.hardness import overlap
+from pyterrier_inpars.evaluation.matching import match
 from pyterrier_inpars.evaluation.pseudo_judgements import pseudo_qrels
 from pyterrier_inpars.evaluation.rank_correlation import kendall_tau, tau_ap
 from pyterrier_inpars.evaluation.results_filters import ExcludeQueryDocument, JudgedOnly
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "exclude_fewshot_topics",
     "kendall_tau",
+    "match",
     "measures",
     "overlap",
     "pseudo_qrels",
