@@ -71,6 +71,7 @@ ALIASES = (
 """Parameters of the classes, and the options that set them in the commands that have these."""
 PHRASES = (
     (r'Prompt\.load\("(\S+)", name\) as the prompt', r"--prompt \1 --prompt_name NAME"),
+    (r"load the reranker again, and give", "give"),
     (r"(?:sampling=)?\{'(temperature|top_p|seed)': (\S+?)\}", r"--\1 \2"),
 )
 """Python code in errors, and the options that have its effect."""
@@ -99,7 +100,7 @@ def _output_folder(context: click.Context, parameter: click.Parameter, path: str
 
 def _queries_output(context: click.Context, parameter: click.Parameter, path: str) -> str:
     """Checks the output of ``generate``: a JSON Lines file or a folder."""
-    if not path.endswith(LINES):
+    if not path.lower().endswith(LINES):
         return _output_folder(context, parameter, path)
     _output_folder(context, parameter, f"{path}.queries")
     return _output_file(context, parameter, path)
@@ -430,7 +431,7 @@ def generate(
     end. Until then, the queries are stored in the folder OUTPUT.queries, which is kept, since it
     records the settings.
     """
-    as_lines = output.endswith(LINES)
+    as_lines = output.lower().endswith(LINES)
     queries = SyntheticQueries(f"{output}.queries" if as_lines else output, shard_size=shard_size)
     _check_new(output, os.path.exists(output) if as_lines else queries.built())
     source = Source(dataset, dataset_source, docno, text, fix_text)
@@ -449,7 +450,14 @@ def generate(
         **generator_options,
     )
     documents = datasets.sample(corpus, max_generations, seed)
+    if not documents:
+        raise ValueError(f"{dataset} has no documents")
     pt.Compose(generator, queries).index(documents)
+    if not len(queries):
+        raise ValueError(
+            f"no query for any of the {len(documents):,} documents: the model wrote nothing, or "
+            "repeated examples of the prompt; give another --prompt or --base_model"
+        )
     if as_lines:
         toolkit_files.write_queries(_rows(queries.path), output)
     click.echo(f"{output}: {len(queries):,} queries for {len(documents):,} documents")
@@ -553,6 +561,24 @@ def filter(
 @click.option(
     "--n_samples", "num_negatives", type=COUNT, default=100, help="Number of negatives per query."
 )
+@click.option("--skip", default=0, help="Number of top ranks without negatives.")
+@click.option(
+    "--sampling_strategy",
+    type=click.Choice(["random", "top"]),
+    default="random",
+    help="Draw from the results uniformly, or take the best.",
+)
+@click.option(
+    "--relative_margin",
+    type=float,
+    help="How far below the source document a negative must score: 0.05 is at most 0.95 of its "
+    "BM25 score. By default, any score.",
+)
+@click.option(
+    "--random_share",
+    default=0.0,
+    help="Share of the negatives drawn from the documents that BM25 does not return.",
+)
 @click.option("--batch_size", type=COUNT, default=32, help="Number of queries per batch.")
 @click.option("--seed", default=1, help="Random seed of the draws.")
 @click.option(
@@ -572,6 +598,8 @@ def triples(queries: str, source: Source, depth: int, output: str, **mining: Any
         raise ValueError(
             f"no examples: BM25 found no document besides the source document (and copies of it) "
             f"for any of the {miner.seen:,} queries"
+            + f", within --relative_margin {miner.relative_margin}"
+            * (miner.relative_margin is not None)
         )
     toolkit_files.write_triples(examples, output)
     click.echo(f"{output}: {miner.seen - miner.dropped:,} of {miner.seen:,} queries")
@@ -816,6 +844,9 @@ def _in_options(message: str, arguments: Sequence[str]) -> str:
     name = next((argument for argument in arguments if argument in commands.commands), None)
     params = commands.commands[name].params if name else []
     options = {str(p.name): p.opts[0] for p in params if isinstance(p, click.Option)}
+    if name == "train" and (transformers := sys.modules.get("transformers")):
+        fields_of_trainer = transformers.TrainingArguments.__dataclass_fields__
+        options |= {field: f"--{field}" for field in fields_of_trainer if field not in options}
     known = set(options.values())
     for parameter, option in ALIASES:
         if option in known:
@@ -885,7 +916,7 @@ def _prompt(
         fewshot: Parameters of ``FewShotPrompt``, used if the prompt has examples.
     """
     file = Path(name)
-    if file.is_file() and file.suffix not in (".yaml", ".yml"):
+    if file.is_file() and file.suffix.lower() not in (".yaml", ".yml"):
         return StaticPrompt(read_text(file))
     options: dict[str, Any] = {}
     if examples or (entry or name).startswith(("few-shot", "promptagator-")):

@@ -300,7 +300,10 @@ def test_a_diverged_training_fails_and_leaves_no_model(tmp_path, models, capfd):
     with pytest.raises(SystemExit) as ended:
         train(1e30)
     assert ended.value.code == 1
-    assert "diverged at step" in capfd.readouterr().err.splitlines()[-1]
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert "diverged at step" in error and error.endswith(
+        "--max_grad_norm 1.0 or --dtype 'float32'"
+    )
     assert os.listdir(tmp_path / "model") == ["checkpoints"]
     train(1e-4, "--held_out", 0.5)  # the same folder with another learning rate
     printed = capfd.readouterr().out
@@ -316,6 +319,29 @@ def test_complete_output_is_not_overwritten(tmp_path, run, generate, fails, mode
                       "--dataset", beir, "--output", tmp_path / name)  # fmt: skip
         assert str(tmp_path / name) in error and "already exists" in error
         assert sorted((f, f.stat().st_mtime_ns) for f in tmp_path.rglob("*")) == before
+
+
+def test_no_query_at_all_is_an_error(tmp_path, fails, models):
+    (tmp_path / "blank.csv").write_text("docno,text\na, \nb, \n")
+    (tmp_path / "empty.csv").write_text("docno,text\n")
+    for name, message in [
+        ("blank", "no query for any of the 2 documents"),
+        ("empty", "has no doc"),
+    ]:
+        error = fails("generate", "--base_model", models["llm"], "--prompt", models["prompt"],
+                      "--dataset", tmp_path / f"{name}.csv", "--output",
+                      tmp_path / "queries.jsonl")  # fmt: skip
+        assert message in error
+    assert not (tmp_path / "queries.jsonl").exists()
+
+
+def test_suffixes_in_upper_case(tmp_path, generate):
+    prompt = tmp_path / "OWN.YAML"
+    prompt.write_text('plain: {mode: static, template: "About {document}: {query}"}\n')
+    generate(tmp_path / "Q.JSONL", "--max_generations", 2, "--prompt", prompt, "--prompt_name",
+             "plain")  # fmt: skip
+    (row, _) = lines(tmp_path / "Q.JSONL")
+    assert row["prompt_text"].startswith("About ")
 
 
 def test_documents_are_sampled(tmp_path, generate, beir, models):
@@ -943,6 +969,27 @@ def test_outputs_are_checked_first(tmp_path, fails, command):
         error = fails(*arguments, tmp_path / "file", code=2)
         assert "file is a file, but the output is a folder" in error
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.jsonl"]
+
+
+def test_triples_with_options_of_the_miner(tmp_path, run, fails, beir):
+    toolkit_queries(tmp_path / "queries.jsonl")
+    command = ["triples", "--input", tmp_path / "queries.jsonl", "--dataset", beir, "--n_samples",
+               4, "--max_hits", 12]  # fmt: skip
+    run(*command, "--skip", 1, "--sampling_strategy", "top", "--random_share", 0.5, "--output",
+        tmp_path / "a.tsv")  # fmt: skip
+    collection = datasets.BeirFolder(beir)
+    index = pisa.PisaIndex(str(tmp_path / "index"), text_field="text")
+    index.index(collection.get_corpus_iter())
+    miner = NegativeMiner(index.bm25(num_results=12), num_negatives=4, depth=12, texts=collection,
+                          skip=1, sampling_strategy="top", random_share=0.5, seed=1)  # fmt: skip
+    queries = pd.DataFrame(toolkit_files.read_queries(tmp_path / "queries.jsonl"))
+    toolkit_files.write_triples(miner(queries), tmp_path / "b.tsv")
+    assert miner.random_negatives > 3
+    assert (tmp_path / "a.tsv").read_text() == (tmp_path / "b.tsv").read_text()
+    error = fails(*command, "--relative_margin", 1, "--output", tmp_path / "c.tsv")
+    assert "for any of the 9 queries, within --relative_margin 1.0" in error
+    error = fails(*command, "--relative_margin", 2, "--output", tmp_path / "c.tsv")
+    assert error.startswith("--relative_margin must be a share from 0 to 1")
 
 
 def test_the_index_is_built_once_and_quietly(tmp_path, capfd, home, beir, monkeypatch):

@@ -350,6 +350,20 @@ def test_stages_of_version_0_1_are_unknown(tmp_path):
         shutil.rmtree(path)
 
 
+def test_prompts_kept_by_version_0_1_are_unknown(tmp_path):
+    """Later versions compare the setting keep_prompt."""
+    path = tmp_path / "queries"
+    kept = Writer(settings=SETTINGS | {"keep_prompt": True})
+    with pytest.raises(OSError, match="disk"):
+        index(path, corpus(20, stop=14))
+    with pytest.raises(ValueError, match="keep_prompt: was None, is True"):
+        index(path, corpus(20), kept)
+    manifest = json.loads((path / "progress.json").read_text())
+    del manifest["stages"]
+    (path / "progress.json").write_text(json.dumps(manifest))
+    assert len(index(path, corpus(20), kept)) == 20
+
+
 def test_stages_around_the_generator(tmp_path):
     def pipeline(path, stop=None):
         documents = ({"id": d["docno"], "body": d["text"]} for d in corpus(30, stop=stop))
