@@ -21,6 +21,7 @@ from pyterrier_inpars.filtering import (
     SemanticDuplicateFilter,
 )
 from pyterrier_inpars.generation import QueryGenerator
+from pyterrier_inpars.judging import RelabelNegatives, RelevanceJudge
 from pyterrier_inpars.mining import NegativeMiner
 from pyterrier_inpars.prompts.chat import ChatPrompt
 from pyterrier_inpars.prompts.templates import (
@@ -70,6 +71,8 @@ __all__ = [
     "Prompt",
     "QueryGenerator",
     "QueryLikelihood",
+    "RelabelNegatives",
+    "RelevanceJudge",
     "RerankTop",
     "RoundTripFilter",
     "Sampling",

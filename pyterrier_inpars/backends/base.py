@@ -278,3 +278,38 @@ class LikelihoodBackend(Protocol):
             Natural log-probabilities of the tokens of each continuation, in the order of the
             prompts.
         """
+
+
+class ChoiceBackend(Protocol):
+    """An LLM runtime that returns the log-probabilities of given choices, such as grades.
+
+    Attributes:
+        tokenizer: See `Backend`.
+        context: See `Backend`.
+        chat: See `Backend`.
+    """
+
+    tokenizer: Any
+    context: int | None
+    chat: bool
+
+    def choice_log_probs(
+        self,
+        prompts: Sequence[str | Messages],
+        choices: Sequence[str],
+        *,
+        prefix: str | Messages,
+        progress: Callable[[int], object],
+    ) -> list[list[float]]:
+        """Scores the same continuations of every prompt.
+
+        Args:
+            prompts: Complete prompts.
+            choices: Continuations, including their leading space if any.
+            prefix: Text that all prompts begin with, which a runtime may process once.
+            progress: Callback that receives the number of prompts that have been scored.
+
+        Returns:
+            Natural log-probabilities of the choices for each prompt, (prompts, choices). They may
+            lack the same constant in all choices of a prompt.
+        """

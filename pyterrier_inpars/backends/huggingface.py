@@ -328,6 +328,73 @@ class HuggingFaceBackend:
                 progress(len(indices))
         return likelihoods
 
+    def choice_log_probs(
+        self,
+        prompts: Sequence[str | Messages],
+        choices: Sequence[str],
+        *,
+        prefix: str | Messages = "",
+        progress: Callable[[int], object] = lambda prompts: None,
+    ) -> list[list[float]]:
+        """Scores the same continuations of every prompt, such as the grades of a judge.
+
+        If the choices differ in one token only, each prompt is computed once. The log-probability
+        is that of this token then, and otherwise that of all tokens of the choice.
+
+        Args:
+            prompts: Complete prompts; see `complete`.
+            choices: Continuations, including their leading space if any.
+            prefix: See `complete`.
+            progress: Callback that receives the number of prompts after each batch.
+
+        Returns:
+            Natural log-probabilities of the choices for each prompt, (prompts, choices).
+
+        Raises:
+            ValueError: A prompt and a choice exceed the context.
+            NotANumberError: The logits of a prompt are NaN.
+        """
+        import torch
+
+        if not prompts:
+            return []
+        encoded = [self._encode(prompts, 0, [choice] * len(prompts)) for choice in choices]
+        rows = [row[:-1] for row in encoded[0]]
+        tokens = [ids[0][-1] for ids in encoded]
+        expected = [[[*row, token] for row in rows] for token in tokens]
+        if encoded != expected or len(set(tokens)) < len(tokens) or not all(rows):
+            return self._choices_one_by_one(prompts, choices, prefix, progress)
+        prefix_ids = self._encode_prefix(prefix, prompts)
+        prefix_ids = prefix_ids[: _shared_length(prefix_ids, rows)]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+        found: list[list[float]] = [[] for _ in rows]
+        with torch.inference_mode():
+            self._check_masks(prefix_ids, rows, order[0])
+            for indices in self._scoring_batches(order, [1] * len(rows)):
+                batch, length = self._new_batch(prefix_ids, len(indices), len(rows[indices[0]]))
+                batch.prefill([rows[i][length:-1] for i in indices])
+                logits = batch.forward([rows[i][-1:] for i in indices])
+                for i, values in zip(indices, logits, strict=True):
+                    found[i] = values[0].float().log_softmax(dim=-1)[tokens].tolist()
+                    self._check_numbers(found[i], i)
+                progress(len(indices))
+        return found
+
+    def _choices_one_by_one(
+        self,
+        prompts: Sequence[str | Messages],
+        choices: Sequence[str],
+        prefix: str | Messages,
+        progress: Callable[[int], object],
+    ) -> list[list[float]]:
+        """Returns `choice_log_probs` by computing each prompt once per choice."""
+        columns = [
+            self.log_likelihood(prompts, [choice] * len(prompts), prefix=prefix)
+            for choice in choices
+        ]
+        progress(len(prompts))
+        return [[sum(tokens) for tokens in row] for row in zip(*columns, strict=True)]
+
     def _check_numbers(self, log_probs: Sequence[float], row: int) -> None:
         """Checks that the log-probabilities of a prompt are numbers.
 

@@ -4,6 +4,7 @@ from pyterrier_inpars.evaluation.comparison import compare
 from pyterrier_inpars.evaluation.document_split import split
 from pyterrier_inpars.evaluation.fewshot import exclude_fewshot_topics
 from pyterrier_inpars.evaluation.hardness import overlap
+from pyterrier_inpars.evaluation.judge_agreement import JudgeAgreement, judge_agreement
 from pyterrier_inpars.evaluation.matching import match
 from pyterrier_inpars.evaluation.pseudo_judgements import pseudo_qrels
 from pyterrier_inpars.evaluation.rank_correlation import kendall_tau, tau_ap
@@ -20,12 +21,14 @@ from pyterrier_inpars.evaluation.topics_agreement import (
 __all__ = [
     "Agreement",
     "ExcludeQueryDocument",
+    "JudgeAgreement",
     "JudgedOnly",
     "Selection",
     "agreement",
     "agreement_of_values",
     "compare",
     "exclude_fewshot_topics",
+    "judge_agreement",
     "kendall_tau",
     "match",
     "measures",

@@ -97,6 +97,11 @@ def log_probs_of(completion: Completion, query: Query) -> list[float] | None:
     ] or None
 
 
+def answer_of(answer: str) -> str:
+    """Returns an answer without the reasoning before it."""
+    return answer[_answer_start(answer) :]
+
+
 def _answer_start(answer: str) -> int:
     """Returns the position after the reasoning; the end of an answer that ends within it."""
     start = max((match.end() for match in _REASONING_END.finditer(answer)), default=0)

@@ -12,11 +12,11 @@ PACKAGE = Path(pyterrier_inpars.__file__).parent
 
 LAYERS = [  # from the bottom to the top; a room may import those below its own line
     ["_files", "_fingerprint", "_hub", "_stage"],
-    ["_compute", "_retrieval"],
+    ["_compute", "_retrieval", "_similarity"],
     ["_text_sources", "backends", "queries", "training"],
     ["datasets"],
     ["prompts"],
-    ["evaluation", "filtering", "generation", "mining", "rerankers"],
+    ["evaluation", "filtering", "generation", "judging", "mining", "rerankers"],
     ["demo", "distributed"],
     ["pyterrier_inpars"],
     ["cli"],

@@ -1,0 +1,361 @@
+"""Relevance judgements by a language model: as a filter, as labels, and in evaluation."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_inpars._stage import (
+    Stage,
+    as_numbers,
+    check_columns,
+    check_strings,
+    fields_of,
+    finite,
+    joined_text,
+    positive_int,
+    with_columns,
+)
+from pyterrier_inpars.backends._model_stage import ModelStage
+from pyterrier_inpars.backends.base import (
+    Backend,
+    ChoiceBackend,
+    Messages,
+    NotANumberError,
+    PromptError,
+    Sampling,
+)
+from pyterrier_inpars.backends.loading import ModelOptions, as_backend
+from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
+from pyterrier_inpars.prompts.extraction import answer_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+DOCUMENT, QUERY = "{document}", "{query}"
+_TASK = (
+    "Judge how relevant a passage is to a search query, with one of these grades:\n{grades}\n\n"
+    "Query: {query}\nPassage: {document}\n\nThe grade is one number, without further text. Grade:"
+)
+_MEANINGS = {
+    (0, 1): (
+        "not relevant: it does not help to answer the query",
+        "relevant: it answers the query",
+    ),
+    (0, 1, 2, 3): (
+        "not related: it has nothing to do with the query",
+        "related: it is on the topic, but does not answer the query",
+        "relevant: it has an answer, which is partial, unclear or among other matters",
+        "perfect: it is about the query and has the whole answer",
+    ),
+}
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?!\.?\d|\w)")
+
+
+class RelevanceJudge(ModelStage):
+    """Grades how relevant documents are to queries, with a language model.
+
+    The default scale has the four grades of UMBRELA (Upadhyay et al. 2024, arXiv 2406.06519),
+    which reproduces the judgements of TREC's assessors; the wording of the prompt is this
+    package's. The judge is a transformer like any reranker, and has three uses::
+
+        (judge >> ScoreFilter(min_score=2))(queries.get_results())  # keep relevant queries
+        NegativeMiner(bm25, texts=dataset) >> judge >> RelabelNegatives(2)  # find false negatives
+        judge.qrels(bm25(topics) % 20 >> text)  # judgements to evaluate with
+
+    Measure it before you rely on it: `evaluation.judge_agreement` compares it with human qrels.
+    Small models judge poorly.
+
+    Requires ``qid, query, docno, text``. Returns the rows and columns of the input, in their order,
+    with:
+
+    - ``grade`` (int): The most probable grade, or the one in the model's answer.
+    - ``score`` (float): The expected grade: the mean of the grades, weighted by the probabilities
+      that the model gives them. It equals the grade if the model is served without probabilities of
+      given tokens, as by an OpenAI-compatible server.
+    - ``rank`` (int): Rank by ``score``, from 0.
+
+    An answer without a grade counts as the lowest one. The attribute ``unparsed`` counts them, and
+    the first ones give a warning.
+
+    Args:
+        model: Name on the Hugging Face hub, local folder, ``.gguf`` file, address of an
+            OpenAI-compatible server, or a backend object with ``choice_log_probs`` or ``complete``;
+            see `backends.base`.
+        scale: Grades, whole numbers in ascending order.
+        prompt: Text with ``{query}`` and ``{document}`` once each, at whose end the model writes a
+            grade. An instruct model gets it as a message. None for the package's own prompt, which
+            knows the scales (0, 1, 2, 3) and (0, 1).
+        max_doc_tokens: Maximum number of tokens of a document; longer documents are truncated.
+        max_query_tokens: Maximum number of tokens of a query.
+        max_new_tokens: Maximum number of tokens of an answer, where there are no probabilities.
+        text_field: Column with the text of the document, or several, whose texts are joined.
+        verbose: Whether to show a progress bar.
+        **backend_options: Options of the model's backend; see `QueryGenerator`.
+
+    Attributes:
+        unparsed: Number of answers without a grade.
+
+    Raises:
+        ValueError: An argument is out of range, a query or text is not a string, the model cannot
+            be loaded, or the prompt leaves no room for a document.
+        TypeError: An argument is unknown or has a wrong type, or the backend can neither score
+            choices nor answer.
+    """
+
+    schematic = {"label": "RelevanceJudge", "help_url": None}
+    _converters = {
+        "scale": lambda scale: _check_scale(scale),
+        "max_doc_tokens": partial(positive_int, "max_doc_tokens"),
+        "max_query_tokens": partial(positive_int, "max_query_tokens"),
+        "max_new_tokens": partial(positive_int, "max_new_tokens"),
+    }
+
+    def __init__(
+        self,
+        model: str | Path | Backend | ChoiceBackend,
+        *,
+        scale: Sequence[int] = (0, 1, 2, 3),
+        prompt: str | None = None,
+        max_doc_tokens: int = 512,
+        max_query_tokens: int = 200,
+        max_new_tokens: int = 16,
+        text_field: str | list[str] = "text",
+        verbose: bool = False,
+        **backend_options: Unpack[ModelOptions],
+    ):
+        self.scale = scale
+        self.prompt = prompt
+        self.max_doc_tokens = max_doc_tokens
+        self.max_query_tokens = max_query_tokens
+        self.max_new_tokens = max_new_tokens
+        self.text_field = text_field
+        self.verbose = verbose
+        self.unparsed = 0
+        self._template()
+        self._connect(model, dict(backend_options))
+
+    def _make_backend(self, model: Any, options: dict[str, Any]) -> Any:
+        backend = as_backend(model, options, type(self))
+        if not hasattr(backend, "choice_log_probs") and not hasattr(backend, "complete"):
+            raise TypeError(
+                "model must be a name, a path, an address, or a backend with choice_log_probs or "
+                f"complete, not {model!r:.200}"
+            )
+        return backend
+
+    def _required_columns(self) -> list[str]:
+        return ["qid", "query", "docno", *fields_of(self.text_field)]
+
+    def _output_columns(self, columns: list[str]) -> list[str]:
+        kept = [c for c in columns if c not in ("grade", "score", "rank")]
+        return [*kept, "grade", "score", "rank"]
+
+    def qrels(self, results: pd.DataFrame) -> pd.DataFrame:
+        """Judges results, and returns the grades as qrels.
+
+        Args:
+            results: Frame ``qid, query, docno`` and the text, such as a pool of the top documents
+                of several systems. A pair that occurs several times is judged once.
+
+        Returns:
+            Frame ``qid, docno, label``.
+        """
+        check_columns(results, *self._required_columns(), context=self)
+        pool = results[self._required_columns()].drop_duplicates(["qid", "docno"])
+        judged = self.transform(pool).rename(columns={"grade": "label"})
+        return judged[["qid", "docno", "label"]].reset_index(drop=True)
+
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        check_strings(inp, "qid", "query", "docno")
+        prompts = self._prompts(inp["query"].tolist(), joined_text(inp, self.text_field))
+        judge = self._by_choice if hasattr(self._backend, "choice_log_probs") else self._by_answer
+        try:
+            grades, scores = judge(prompts)
+        except (NotANumberError, PromptError) as error:
+            row = inp.iloc[error.row]
+            raise error.at(f"qid {row['qid']!r}, docno {row['docno']!r}") from None
+        out = inp.drop(columns=["grade", "score", "rank"], errors="ignore")
+        return pt.model.add_ranks(out.assign(grade=grades, score=scores))
+
+    def _by_choice(self, prompts: list[str | Messages]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns grades and expected grades by the probabilities of the grades."""
+        space = "" if self._is_chat else " "
+        with self._bar(len(prompts)) as bar:
+            log_probs = self._backend.choice_log_probs(
+                prompts,
+                [f"{space}{grade}" for grade in self.scale],
+                prefix=self._build("", ""),
+                progress=bar.update,
+            )
+        values = np.array(log_probs, dtype=float).reshape(len(prompts), len(self.scale))
+        if (rows := np.isnan(values).any(axis=1)).any():  # not every backend checks it
+            raise NotANumberError(repr(self.model)[:200], int(rows.argmax()))
+        grades = np.array(self.scale)
+        shares = np.exp(values - values.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        return grades[values.argmax(axis=1)], shares @ grades
+
+    def _by_answer(self, prompts: list[str | Messages]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the grades in the answers of the model."""
+        with self._bar(len(prompts)) as bar:
+            completions = self._backend.complete(
+                prompts,
+                prefix=self._build("", ""),
+                max_new_tokens=self.max_new_tokens,
+                sampling=Sampling(),
+                num_samples=1,
+                seeds=[0] * len(prompts),
+                progress=bar.update,
+                stop=(),
+            )
+        found = [self._grade(completion.text) for completion in completions]
+        if missing := sum(grade is None for grade in found):
+            if not self.unparsed:
+                answer = next(
+                    c.error or c.text for c, g in zip(completions, found, strict=True) if g is None
+                )
+                warnings.warn(
+                    f"{missing:,} of {len(found):,} answers have no grade of {self.scale}, and "
+                    f"count as {self.scale[0]}; the first one is {answer!r:.200}",
+                    stacklevel=4,
+                )
+            self.unparsed += missing
+        grades = np.array([self.scale[0] if grade is None else grade for grade in found])
+        return grades, grades.astype(float)
+
+    def _grade(self, answer: str) -> int | None:
+        """Returns the last number of an answer that is a grade, after any reasoning."""
+        numbers = [int(number) for number in _NUMBER.findall(answer_of(answer))]
+        return next((number for number in reversed(numbers) if number in self.scale), None)
+
+    def _bar(self, total: int) -> Any:
+        return pt.tqdm(total=total, desc="judge", unit="pair", disable=not self.verbose)
+
+    @property
+    def _is_chat(self) -> bool:
+        return bool(getattr(self._backend, "chat", False))
+
+    def _template(self) -> str:
+        """Returns the checked prompt."""
+        if self.prompt is None:
+            meanings = _MEANINGS.get(self.scale)
+            if meanings is None:
+                known = " and ".join(map(str, _MEANINGS))
+                raise ValueError(
+                    f"the own prompt has the scales {known}: for the scale {self.scale}, give "
+                    "prompt=, a text that explains its grades"
+                )
+            pairs = zip(self.scale, meanings, strict=True)
+            grades = "\n".join(f"{grade}: {meaning}" for grade, meaning in pairs)
+            return _TASK.replace("{grades}", grades)
+        if not isinstance(self.prompt, str) or any(
+            self.prompt.count(field) != 1 for field in (DOCUMENT, QUERY)
+        ):
+            raise ValueError(
+                f"prompt must be a text with {QUERY} and {DOCUMENT} once each, not "
+                f"{self.prompt!r:.200}"
+            )
+        return self.prompt
+
+    def _build(self, query: str, document: str) -> str | Messages:
+        """Returns the prompt for a pair."""
+        fields = {QUERY: query, DOCUMENT: document}
+        parts = re.split("({query}|{document})", self._template())
+        text = "".join(fields.get(part, part) for part in parts).rstrip()
+        return [{"role": "user", "content": text}] if self._is_chat else text
+
+    def _prompts(self, queries: list[str], documents: list[str]) -> list[str | Messages]:
+        """Returns the prompts, with documents truncated so that prompt and grade fit."""
+        tokenizer, context = self._backend.tokenizer, self._backend.context
+        queries = truncate(queries, tokenizer, self.max_query_tokens)
+        texts = truncate(documents, tokenizer, self.max_doc_tokens)
+        if context is None:
+            return [self._build(*pair) for pair in zip(queries, texts, strict=True)]
+        limit = f"the context of {context} tokens, with {self.max_new_tokens} for the grade"
+        return [
+            self._build(
+                query,
+                truncate_to_fit(
+                    [text],
+                    partial(self._build, query),
+                    tokenizer,
+                    context - self.max_new_tokens,
+                    limit,
+                )[0],
+            )
+            for query, text in zip(queries, texts, strict=True)
+        ]
+
+
+class RelabelNegatives(Stage):
+    """Corrects the labels of training examples that a judge or a teacher scores high.
+
+    A mined negative (label 0) with a score of at least ``min_score`` is relevant, so it becomes a
+    positive, or is dropped. Positives stay as they are::
+
+        NegativeMiner(bm25, texts=dataset) >> RelevanceJudge(model) >> RelabelNegatives(2)
+
+    Requires the columns ``label`` (0 for a negative) and ``score`` (number).
+
+    Args:
+        min_score: Lowest score of a relevant document.
+        drop: Whether relevant negatives are dropped, instead of labelled 1.
+
+    Attributes:
+        changed: Number of negatives that were relabelled or dropped so far.
+
+    Raises:
+        ValueError: ``min_score``, a label or a score is not a number.
+    """
+
+    schematic = {"label": "RelabelNegatives", "help_url": None}
+
+    def __init__(self, min_score: float, *, drop: bool = False):
+        super().__init__()
+        self.min_score = finite("min_score", min_score)
+        self.drop = drop
+        self.changed = 0
+
+    def transform_inputs(self) -> list[list[str]]:
+        """Returns the accepted sets of columns, the whole frame of examples first."""
+        whole = ["qid", "query", "docno", "text", "label", "score"]
+        return [whole, self._required_columns()]
+
+    def _required_columns(self) -> list[str]:
+        return ["label", "score"]
+
+    def _output_columns(self, columns: list[str]) -> list[str]:
+        return with_columns(columns, "label")
+
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        labels = as_numbers(inp, "label")
+        relevant = (labels == 0) & (as_numbers(inp, "score") >= self.min_score)
+        self.changed += int(relevant.sum())
+        if self.drop:
+            return inp[~relevant].reset_index(drop=True)
+        return inp.assign(label=np.where(relevant, 1, labels).astype(inp["label"].dtype))
+
+
+def _check_scale(scale: Sequence[int]) -> tuple[int, ...]:
+    """Returns a scale of grades as a tuple.
+
+    Raises:
+        ValueError: The grades are not two or more whole numbers in ascending order.
+    """
+    grades = tuple(scale) if isinstance(scale, Sequence) else ()
+    whole = all(isinstance(grade, int) and not isinstance(grade, bool) for grade in grades)
+    if len(grades) < 2 or not whole or list(grades) != sorted(set(grades)):
+        raise ValueError(
+            f"scale must be two or more whole numbers in ascending order, such as (0, 1, 2, 3), "
+            f"not {scale!r:.200}"
+        )
+    return grades

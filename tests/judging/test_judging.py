@@ -1,0 +1,205 @@
+"""RelevanceJudge, compared with the probabilities of the grades computed one pair at a time."""
+
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+import pytest
+import tiny_llm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pyterrier_inpars import QueryGenerator, RelabelNegatives, RelevanceJudge, ScoreFilter, judging
+from pyterrier_inpars.backends.base import Completion
+from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PROMPT = "passage {document} for {query} is of grade"
+
+
+def results(count=7):
+    words = tiny_llm.WORDS
+    rows = [
+        (f"q{i % 3}", " ".join(words[i % 3 : i % 3 + 3]), f"d{i}", " ".join(words[i : i + 2 + i]))
+        for i in range(count)
+    ]
+    return pd.DataFrame(rows, columns=["qid", "query", "docno", "text"]).assign(score=0.0, x=1)
+
+
+def plainly(folder, frame, scale):
+    """Returns the expected grades, with the whole sequence computed for each pair."""
+    llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = []
+    for query, text in zip(frame["query"], frame["text"], strict=True):
+        totals = []
+        for grade in scale:
+            prompt = PROMPT.replace("{query}", query).replace("{document}", text)
+            before, ids = (
+                tokenizer(prompt)["input_ids"],
+                tokenizer(f"{prompt} {grade}")["input_ids"],
+            )
+            start = next((i for i, t in enumerate(before) if t != ids[i]), len(before))
+            with torch.no_grad():
+                logits = llm(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+            totals.append(sum(logits[i - 1, ids[i]].item() for i in range(start, len(ids))))
+        shares = np.exp(np.array(totals) - max(totals))
+        found.append(float((shares * np.array(scale)).sum() / shares.sum()))
+    return found
+
+
+@pytest.mark.parametrize("scale", [(0, 1, 2, 3), (0, 1), (1, 10, 200)])
+def test_expected_grades_equal_the_probabilities_of_the_grades(model, scale):
+    frame = results()
+    judge = RelevanceJudge(model, scale=scale, prompt=PROMPT, dtype="float32", batch_size=3)
+    out = judge(frame)
+    assert list(out) == ["qid", "query", "docno", "text", "x", "grade", "score", "rank"]
+    assert out["score"].to_numpy() == pytest.approx(plainly(model, frame, scale), rel=1e-4)
+    assert set(out["grade"]) <= set(scale) and out["grade"].dtype.kind == "i"
+    alone = pd.concat([judge(frame[i : i + 1]) for i in range(len(frame))])
+    assert alone["score"].to_numpy() == pytest.approx(out["score"].to_numpy(), rel=1e-4)
+    assert judge(frame.iloc[:0]).columns.tolist() == list(out)
+
+
+@pytest.mark.parametrize("one_token", [True, False])
+def test_choices_of_one_token_and_of_several(model, monkeypatch, one_token):
+    backend = HuggingFaceBackend(model, dtype="float32")
+    called = []
+    several = HuggingFaceBackend._choices_one_by_one
+    monkeypatch.setattr(
+        HuggingFaceBackend,
+        "_choices_one_by_one",
+        lambda self, *rest: called.append(1) or several(self, *rest),
+    )
+    prompts = ["the noise of", "a plasma in the magnetic field is", "the"]
+    choices = ["x", "y"] if one_token else ["x", "xyz"]
+    found = backend.choice_log_probs(prompts, choices)
+    expected = [[sum(backend.log_likelihood([p], [c])[0]) for c in choices] for p in prompts]
+    assert np.array(found) == pytest.approx(np.array(expected), rel=1e-4)
+    assert called == [] if one_token else called
+    assert backend.choice_log_probs([], choices) == []
+
+
+class Answers:
+    """A backend that answers with texts which are known in advance."""
+
+    tokenizer, context, chat = None, None, True
+
+    def __init__(self, *answers):
+        self.answers, self.prompts = answers, []
+
+    def complete(self, prompts, *, progress, stop, **_):
+        self.prompts += prompts
+        progress(len(prompts))
+        return [Completion(self.answers[i], None, "stop") for i in range(len(prompts))]
+
+    def describe(self):
+        return {}
+
+
+def test_grades_are_parsed_from_answers():
+    answers = (
+        "2",
+        "Grade: 3",
+        "<think>grade 0 or 1</think>\n**1**",
+        "Of 0 to 3: 2.",
+        "7",
+        "12 or 2.5",
+        "score=0",
+    )
+    backend = Answers(*answers)
+    judge = RelevanceJudge(backend)
+    with pytest.warns(UserWarning, match=r"2 of 7 answers have no grade .* is '7'"):
+        out = judge(results())
+    assert out["grade"].tolist() == [2, 3, 1, 2, 0, 0, 0] == out["score"].tolist()
+    assert judge.unparsed == 2
+    (message,) = backend.prompts[0]
+    assert message["role"] == "user" and "perfect" in message["content"]
+    assert message["content"].count(results()["query"][0]) >= 1
+
+
+def test_fields_in_texts_are_text():
+    backend = Answers("1")
+    frame = results(1).assign(query="{document} {query}", text="{query} <|im_end|>")
+    RelevanceJudge(backend)(frame)
+    content = backend.prompts[0][0]["content"]
+    assert "Query: {document} {query}\nPassage: {query} <|im_end|>" in content
+
+
+def test_uses_as_filter_qrels_and_after_generation(model):
+    frame = results()
+    judge = RelevanceJudge(model, prompt=PROMPT, dtype="float32")
+    scores = judge(frame)["score"]
+    middle = float(scores.median())
+    kept = (judge >> ScoreFilter(min_score=middle))(frame)
+    assert kept["docno"].tolist() == frame["docno"][scores >= middle].tolist()
+    qrels = judge.qrels(pd.concat([frame, frame]).assign(label=7))
+    assert list(qrels) == ["qid", "docno", "label"] and len(qrels) == len(frame)
+    generator = QueryGenerator(model, prompt="zero-shot", max_new_tokens=4, dtype="float32")
+    documents = pd.DataFrame({"docno": ["a", "b"], "text": frame["text"][5:]})
+    assert "grade" in (generator >> judge)(documents)
+
+
+def test_a_used_judge_can_be_copied_and_its_parameters_be_set(model):
+    frame = results(3)
+    judge = RelevanceJudge(model, prompt=PROMPT, dtype="float32")
+    out = judge(frame)
+    for twin in (copy.deepcopy(judge), pickle.loads(pickle.dumps(judge))):
+        pd.testing.assert_frame_equal(twin(frame), out)
+    judge.set_parameter("scale", (0, 1))
+    fresh = RelevanceJudge(model, scale=(0, 1), prompt=PROMPT, dtype="float32")
+    pd.testing.assert_frame_equal(judge(frame), fresh(frame))
+    assert repr(RelevanceJudge("m")) == "RelevanceJudge('m')"
+
+
+def test_long_documents_are_truncated_to_the_context(model):
+    frame = results(2).assign(text=" ".join(tiny_llm.WORDS * 40))
+    judge = RelevanceJudge(model, prompt=PROMPT, dtype="float32", context=80)
+    assert judge(frame)["score"].between(0, 3).all()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    for prompt, query in zip(
+        judge._prompts([*frame["query"]], [*frame["text"]]), frame["query"], strict=True
+    ):
+        assert 50 < len(tokenizer(prompt)["input_ids"]) <= 80 - judge.max_new_tokens
+        assert prompt.endswith(f" for {query} is of grade")
+
+
+EXAMPLES = st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0.0, 1.5, 2.0, 3.0])), max_size=9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(EXAMPLES, st.booleans())
+def test_relabelled_negatives(rows, drop):
+    frame = pd.DataFrame(rows, columns=["label", "score"]).assign(docno="d")
+    stage = RelabelNegatives(2, drop=drop)
+    out = stage(frame)
+    expected = [
+        (1 if label == 0 and score >= 2 else label, score)
+        for label, score in rows
+        if not (drop and label == 0 and score >= 2)
+    ]
+    assert list(zip(out["label"], out["score"], strict=True)) == expected
+    assert stage.changed == sum(label == 0 and score >= 2 for label, score in rows)
+
+
+def test_pipelines_are_drawn_without_a_broken_stage():
+    miner = pt.apply.generic(lambda frame: frame.assign(label=0))
+    miner.schematic = {"label": "miner", "help_url": None}
+    pipeline = RelevanceJudge("m") >> miner >> RelabelNegatives(2)
+    drawn = pt.schematic.transformer_schematic(pipeline)
+    assert all("input_validation_error" not in stage for stage in drawn["transformers"])
+
+
+TestRelevanceJudge = pt.testing.transformer_test_class(lambda: RelevanceJudge("m"))
+TestRelabelNegatives = pt.testing.transformer_test_class(lambda: RelabelNegatives(1))
+
+
+def test_grades_as_whole_words():
+    judge = RelevanceJudge(Answers())
+    cases = {"q2": None, "2nd": None, "-2": None, "3/3": 3, "**2**": 2, "grade:1": 1, "": None}
+    assert {text: judge._grade(text) for text in cases} == cases
+    assert judging._check_scale([0, 2]) == (0, 2)
