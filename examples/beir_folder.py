@@ -14,8 +14,9 @@ from quickstart import Settings, run, show
 
 from pyterrier_inpars import StaticPrompt
 from pyterrier_inpars.datasets import BeirFolder
+from pyterrier_inpars.demo import mute_native_log
 
-ABOUT = StaticPrompt("Abstract: {document}\n\nThis article is about the {query}")
+ASKS = StaticPrompt("Abstract: {document}\n\nA researcher asks: how {query}")
 
 
 if __name__ == "__main__":
@@ -25,11 +26,6 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, help="folder of the results")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(f"inpars-{arguments.collection.name}")
-    settings = Settings(
-        ABOUT,
-        documents=arguments.documents,
-        max_doc_tokens=128,
-        round_trip=1,
-        cross_encoder=False,  # on a CPU, it would double the run time
-    )
+    settings = Settings(ASKS, documents=arguments.documents, max_doc_tokens=128, max_length=256)
+    mute_native_log()
     show(run(BeirFolder(arguments.collection), settings, folder))
