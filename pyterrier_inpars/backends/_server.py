@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 REFUSALS = (400, 413, 422)
 """HTTP statuses of a server that does not accept a request because of its content."""
+PREPARED = 2
+"""Number of prompts being answered for each request that may be in progress."""
 NO_KEY = "none"
 """Key for servers that need none; the client does not accept an empty one."""
 
@@ -41,7 +43,8 @@ class Connection:
 
     Attributes:
         client: The client.
-        slots: Semaphore to hold while a request is in progress.
+        prompts: Semaphore to hold while a prompt is being answered. There are more prompts than
+            ``concurrency``, so that a request is ready to be sent when another one ends.
         tokens: Rate limit in tokens.
 
     Raises:
@@ -71,19 +74,22 @@ class Connection:
         self._base_url = base_url
         self._api_key_env = api_key_env
         self._key = os.environ.get(api_key_env or "") or NO_KEY
-        self.slots = asyncio.Semaphore(concurrency)
         self.tokens = RateLimit(tokens_per_minute)
-        requests = RateLimit(requests_per_minute)
+        self.prompts = asyncio.Semaphore(PREPARED * concurrency)
+        slots, requests = asyncio.Semaphore(concurrency), RateLimit(requests_per_minute)
 
-        async def wait(request: Any) -> None:  # before each attempt
-            await requests.wait()
+        class LimitedClient(openai.DefaultAioHttpClient):  # type: ignore[misc, name-defined]
+            async def send(self, *args: Any, **kwargs: Any) -> Any:  # each attempt
+                await requests.wait()
+                async with slots:
+                    return await super().send(*args, **kwargs)
 
         self.client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=self._key,
             timeout=timeout,
             max_retries=max_retries,
-            http_client=openai.DefaultAioHttpClient(event_hooks={"request": [wait]}),
+            http_client=LimitedClient(),
         )
         self._loop = loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="openai", daemon=True)

@@ -339,7 +339,7 @@ class OpenAIBackend:
         prompt = fields["messages"] if self.chat else fields["prompt"]
         prompt_tokens = count_tokens(self.tokenizer, prompt) if self.tokens_per_minute else 0
         limit = fields.get("max_tokens") or fields.get("max_completion_tokens") or 0
-        async with connection.slots:
+        async with connection.prompts:
             while len(answers) < count:
                 missing = count - len(answers)
                 await connection.tokens.wait(prompt_tokens + missing * limit)
