@@ -5,6 +5,7 @@ from pyterrier_inpars.evaluation.document_split import split
 from pyterrier_inpars.evaluation.fewshot import exclude_fewshot_topics
 from pyterrier_inpars.evaluation.hardness import overlap
 from pyterrier_inpars.evaluation.judge_agreement import JudgeAgreement, judge_agreement
+from pyterrier_inpars.evaluation.leaked_topics import leaked_topics
 from pyterrier_inpars.evaluation.matching import match
 from pyterrier_inpars.evaluation.pseudo_judgements import pseudo_qrels
 from pyterrier_inpars.evaluation.rank_correlation import kendall_tau, tau_ap
@@ -30,6 +31,7 @@ __all__ = [
     "exclude_fewshot_topics",
     "judge_agreement",
     "kendall_tau",
+    "leaked_topics",
     "match",
     "measures",
     "overlap",
