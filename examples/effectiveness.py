@@ -53,7 +53,7 @@ SIMILAR = 5
 DEPTH = 100
 BASELINE = "BM25"
 VECTORS = 200_000
-"""Number of document vectors that an encoder keeps in memory."""
+"""Number of vectors that an encoder keeps in memory."""
 
 
 class Bench:

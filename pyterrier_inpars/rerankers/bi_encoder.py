@@ -95,9 +95,9 @@ class BiEncoder(SentenceTransformersReranker):
         text_field: Column with the text of the document, or several, such as ``["title", "text"]``,
             whose texts are joined by spaces.
         verbose: Whether to show progress bars and the libraries' own notices.
-        vector_cache: Number of document vectors to keep in memory, so that several stages and
-            calls encode a document once: 10,000 vectors of 768 numbers take 30 MB. Vectors of
-            other weights or another ``max_length`` are dropped.
+        vector_cache: Number of vectors to keep in memory, of queries and of documents each, so that
+            several stages and calls encode a text once: 10,000 vectors of 768 numbers take 30 MB.
+            Vectors of other weights or another ``max_length`` are dropped.
         **loading: See :class:`LoadingOptions`.
 
     Raises:
@@ -141,7 +141,7 @@ class BiEncoder(SentenceTransformersReranker):
         self.doc_prompt = _check_prompt("doc_prompt", doc_prompt)
         self.scale = scale
         self.vector_cache = positive_int("vector_cache", vector_cache, 0)
-        self._cache = VectorCache()
+        self._caches = {"query": VectorCache(), "document": VectorCache()}
 
     def _load(self, device: torch.device) -> Any:
         from sentence_transformers import SentenceTransformer
@@ -201,17 +201,14 @@ class BiEncoder(SentenceTransformersReranker):
             return self._vectors(task, texts)
 
     def _vectors(self, task: str, texts: list[str]) -> np.ndarray:
-        """Returns unit vectors; those of documents from the cache, if there is one."""
-        query_prompt, document_prompt = self._prompts()
-        if task == "query":
-            return self._encode(task, texts, query_prompt)
+        """Returns unit vectors, from the cache if there is one."""
+        prompt = dict(zip(("query", "document"), self._prompts(), strict=True))[task]
         if not self.vector_cache or not texts:
-            return self._encode(task, texts, document_prompt)
-        settings = (self._input_settings(), str(self.dtype), document_prompt)
-        return self._cache.vectors(
+            return self._encode(task, texts, prompt)
+        return self._caches[task].vectors(
             texts,
-            lambda missing: self._encode(task, missing, document_prompt),
-            (weights_checksum(self.network), *settings),
+            lambda missing: self._encode(task, missing, prompt),
+            (weights_checksum(self.network), self._input_settings(), str(self.dtype), prompt),
             self.vector_cache,
         )
 

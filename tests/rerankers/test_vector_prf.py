@@ -20,11 +20,11 @@ def encoder(models):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Texts that a bi-encoder encodes as documents."""
+    """Texts that a bi-encoder encodes."""
     encode, texts = BiEncoder._encode, []
 
     def noted(self, task, given, prompt):
-        texts.extend(given if task == "document" else [])
+        texts.extend(given)
         return encode(self, task, given, prompt)
 
     monkeypatch.setattr(BiEncoder, "_encode", noted)
@@ -53,12 +53,12 @@ def test_no_weight_gives_the_scores_of_the_encoder(frame, encoder):
     np.testing.assert_allclose(out["score"], encoder()(frame)["score"], atol=1e-6)
 
 
-def test_a_pipeline_in_fusion_encodes_each_document_once(frame, encoder, counted):
+def test_a_pipeline_in_fusion_encodes_each_text_once(frame, encoder, counted):
     cached = encoder(vector_cache=100)
     fused = ScoreFusion(cached)
     pipeline = ScoreFusion([fused >> VectorPRF(cached), cached])
     out = pipeline(frame)
-    assert sorted(counted) == sorted(set(frame["text"]))
+    assert sorted(counted) == sorted([*set(frame["text"]), *set(frame["query"])])
     uncached = encoder()
     plain = ScoreFusion([ScoreFusion(uncached) >> VectorPRF(uncached), uncached])
     np.testing.assert_allclose(out["score"], plain(frame)["score"], atol=1e-5)
@@ -84,14 +84,16 @@ def test_the_oldest_vectors_are_dropped(encoder, counted):
     for text in ["a", "b", "a", "c", "b", "a"]:
         cached.encode([text])
     assert counted == ["a", "b", "c", "a"]
-    assert len(cached.encode(["x", "y", "z", "x"])) == 4 and len(cached._cache._kept) == 2
+    assert (
+        len(cached.encode(["x", "y", "z", "x"])) == 4 and len(cached._caches["document"]._kept) == 2
+    )
 
 
 def test_copies_have_an_empty_cache(encoder):
     cached = encoder(vector_cache=10)
     cached.encode(["a"])
     for other in (copy.deepcopy(cached), pickle.loads(pickle.dumps(cached))):
-        assert not other._cache._kept
+        assert not other._caches["document"]._kept
         np.testing.assert_array_equal(other.encode(["a"]), cached.encode(["a"]))
 
 
