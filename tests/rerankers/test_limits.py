@@ -105,6 +105,8 @@ class TestPadding:
         for batch_size in (1, 8):
             reranker = CrossEncoder(path, dtype="float32", batch_size=batch_size)
             np.testing.assert_allclose(scores(reranker, frame), expected, atol=1e-4)
+        one, many = (BiEncoder(path, dtype="float32", batch_size=size) for size in (1, 8))
+        np.testing.assert_allclose(scores(one, frame), scores(many, frame), atol=1e-4)
         trained = reranker.fit(frame.assign(label=[1, 0, 0] * 5))
         saved = trained.save(tmp_path / "saved")
         np.testing.assert_array_equal(
