@@ -45,7 +45,12 @@ from pyterrier_inpars.training.examples import (
 )
 from pyterrier_inpars.training.lora import lora_config
 from pyterrier_inpars.training.losses import FROM_TEACHER, LOSSES, UNLABELLED
-from pyterrier_inpars.training.model_selection import FIRST_STAGE, Validation, verdict_frame
+from pyterrier_inpars.training.model_selection import (
+    FIRST_STAGE,
+    START,
+    Validation,
+    verdict_frame,
+)
 from pyterrier_inpars.training.options import OWN_OPTIONS, TrainingOptions, validates_during
 from pyterrier_inpars.training.provenance import (
     TRAINING_FILE,
@@ -554,6 +559,14 @@ class Reranker(Stage, pt.Estimator):
             return HELD_OUT, ""
         share = recipe_arguments(options.recipe, self._method).get("held_out")
         return share, f"the recipe {options.recipe!r} trains on all examples"
+
+    @property
+    def _is_trained(self) -> bool:
+        """Whether a ``fit`` of this object changed the weights, and did not keep its start."""
+        known = self.provenance
+        while known is not None and known.get("verdict", {}).get("kept") == START:
+            known = known.get("before")
+        return known is not None
 
     def _report(self, warns: bool) -> None:
         """Says whether training helped, and with ``warns`` also if that is not known."""

@@ -111,7 +111,7 @@ class CrossEncoder(SentenceTransformersReranker):
 
     def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
         network = self.network
-        if self.train_loss is None and self._new_head:
+        if not self._is_trained and self._new_head:
             warnings.warn(
                 f"{str(self.model)!r} is a {self._made_for} without a scoring head: its scores "
                 f"come from a random head until fit() trains it",
@@ -138,7 +138,7 @@ class CrossEncoder(SentenceTransformersReranker):
         name = str(run.options.loss)
         if name not in FROM_TEACHER:
             check_negatives(examples)
-        if self.train_loss is None and self._new_head and len(examples) < PAIRS_FOR_A_HEAD:
+        if not self._is_trained and self._new_head and len(examples) < PAIRS_FOR_A_HEAD:
             warnings.warn(
                 f"{str(self.model)!r} is a {self._made_for} without a scoring head, and "
                 f"{len(examples):,} pairs are few to train one: on Cranfield, MiniLM with a new "

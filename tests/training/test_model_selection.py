@@ -1,5 +1,6 @@
 import json
 import math
+import warnings
 
 import ir_measures
 import numpy as np
@@ -103,6 +104,22 @@ class TestTraining:
         assert known["summary"] in card
         for name, value in rows["nDCG@10"].items():
             assert f"| {name} | {value:.4f} |" in card
+
+    def test_random_head_that_is_kept_is_still_random(self, models, examples):
+        training = {"learning_rate": 0.0, "held_out": 0.3, "eval_strategy": "no"}
+        reranker = CrossEncoder(models[CrossEncoder], device="cpu", training=QUICK | training)
+        for _ in range(2):
+            with pytest.warns(UserWarning, match="did not help.*Kept: start"):
+                reranker.fit(examples)
+            with pytest.warns(UserWarning, match="come from a random head"):
+                reranker(examples)
+        reranker.training = QUICK
+        reranker.fit(examples)
+        reranker.training = QUICK | training
+        reranker.fit(examples)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*random head")
+            reranker(examples)
 
     def test_last_weights_on_request(self, make, cls):
         """Without averages, and with a warning if they are worse."""
