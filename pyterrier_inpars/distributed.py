@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -109,12 +109,14 @@ def index(
         for part, output in _run(ray, pipeline, _generate, batches, workers, num_cpus, num_gpus):
             if output is not None:
                 state.by_document = True
-                state.current_stages = output[2]
-                state.check_settings(output[1])
+                state.current_stages = output.stages
+                state.check_settings(output.settings)
             for docno, text in part.documents:
                 state.add_document(docno, text)
             if output is not None:
-                yield from output[0]
+                for docno, error in output.failed:
+                    state.add_failure(docno, error)
+                yield from output.rows
 
     with closing(rows()) as stream:
         return artifact.index(stream)
@@ -229,16 +231,29 @@ class _BatchState(ResumeState):
         return self.pending[self.position.documents - 1 : self.position.documents] == [True]
 
 
+class _Generated(NamedTuple):
+    """What a worker returns for a batch.
+
+    Attributes:
+        rows: Queries.
+        settings: Settings of the generator.
+        stages: Descriptions of the stages after the generator.
+        failed: Docno and error of the documents whose prompt failed.
+    """
+
+    rows: list[dict[str, Any]]
+    settings: dict[str, Any]
+    stages: list[str]
+    failed: list[tuple[str, str]]
+
+
 def _generate(
     pipeline: pt.Transformer,
     records: list[dict[str, Any]],
     pending: list[bool],
     text_field: str | list[str],
-) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
-    """Returns the rows that a pipeline generates for a batch, its settings, and its stages.
-
-    The settings are those of the generator; the stages are those after it.
-    """
+) -> _Generated:
+    """Returns what a pipeline generates for a batch."""
     state, expected = _BatchState("the artifact"), StreamFingerprint()
     state.pending = pending
     stages = _stages(pipeline)
@@ -255,7 +270,9 @@ def _generate(
             f"the generator in {pipeline!r} does not receive the documents of the corpus with "
             f"their {text_field!r}: apply the stages before it to the corpus, or set text_field"
         )
-    return rows, {**state.settings, "versions": state.packages}, state.current_stages
+    settings = {**state.settings, "versions": state.packages}
+    failed = [(document.docno, document.error) for document in state.failed]
+    return _Generated(rows, settings, state.current_stages, failed)
 
 
 def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:

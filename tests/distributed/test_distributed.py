@@ -33,7 +33,7 @@ from pyterrier_inpars import (
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import Stage
 from pyterrier_inpars.queries._manifest import stored_documents
-from pyterrier_inpars.queries._resume import ResumeState
+from pyterrier_inpars.queries._resume import ResumeState, active_state
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 HOW = {"batch_size": 3, "workers": 1}
@@ -450,6 +450,24 @@ def test_transform_keeps_queries_together_and_in_order(ray):
     with pytest.raises(ValueError, match="compares all queries") as error:
         distributed.transform(CopyFilter() >> ScoreFilter(3), pd.DataFrame(rows(3)), workers=1)
     assert "queries 'q0' to 'q2'" in str(error.value.__cause__)
+
+
+class FailsAtSome(Writer):
+    """A generator over a server that refuses some documents."""
+
+    def _transform(self, inp):
+        for docno in inp.docno:
+            if int(docno) % 7 == 3 and (state := active_state()):
+                state.add_failure(docno, f"refused {docno}")
+        return super()._transform(inp[[int(docno) % 7 != 3 for docno in inp.docno]])
+
+
+@pytest.mark.slow
+def test_failed_documents_are_named_as_in_a_local_run(tmp_path, ray):
+    whole = local(tmp_path / "local", corpus(40), FailsAtSome())
+    assert "refused 24" in (tmp_path / "local" / "pt_meta.json").read_text()
+    made = index(tmp_path / "ray", corpus(40), FailsAtSome(), workers=2)
+    assert files(made.path) == files(whole.path)
 
 
 @pytest.mark.slow
