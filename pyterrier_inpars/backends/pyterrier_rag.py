@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pyterrier_inpars.backends.base import CUT, NEWLINE, Completion, Messages, Sampling
+from pyterrier_inpars.backends.base import (
+    CUT,
+    NEWLINE,
+    Completion,
+    Messages,
+    PromptError,
+    Sampling,
+)
 
 
 class PyTerrierRagBackend:
@@ -14,16 +22,20 @@ class PyTerrierRagBackend:
     The method ``generate(prompts, return_logprobs=True, max_new_tokens=..., stop_sequences=[...])``
     must return one object per prompt with the attributes ``text`` and ``logprobs``. For each
     generated token, ``logprobs`` maps the text of the most probable tokens to their natural
-    log-probability. Temperature and other sampling settings are those of the object. It provides no
+    log-probability. If it is None, or a generated token is not among them, the log-probabilities
+    are unknown. Temperature and other sampling settings are those of the object. It provides no
     tokenizer, so documents are truncated by words.
 
     Args:
         backend: Object with a ``generate`` method.
 
+    Attributes:
+        chat: Whether the object takes messages, by its attribute ``supports_message_input``.
+
     Raises:
-        RuntimeError: On use, a call failed, which these backends report in the text.
-        ValueError: On use, sampling is requested from this package, or log-probabilities are
-            missing.
+        PromptError: On use, a call failed, which these backends report in the text.
+        RuntimeError: On use, there are not as many outputs as prompts.
+        ValueError: On use, sampling is requested from this package.
     """
 
     tokenizer = None
@@ -31,6 +43,7 @@ class PyTerrierRagBackend:
 
     def __init__(self, backend: Any):
         self.backend = backend
+        self.chat = bool(getattr(backend, "supports_message_input", False))
 
     def describe(self) -> dict[str, Any]:
         """Returns the class and the model's name; see `Backend.describe`.
@@ -63,7 +76,7 @@ class PyTerrierRagBackend:
             )
         outputs = self.backend.generate(
             list(prompts),
-            return_logprobs=True,
+            return_logprobs=getattr(self.backend, "supports_logprobs", True),
             max_new_tokens=max_new_tokens,
             stop_sequences=list(stop),
         )
@@ -72,35 +85,48 @@ class PyTerrierRagBackend:
                 f"{self.backend!r} returned {len(outputs)} outputs for {len(prompts)} prompts"
             )
         progress(len(outputs))
-        return [self._completion(output, max_new_tokens, stop) for output in outputs]
-
-    def _completion(self, output: Any, max_new_tokens: int, stop: Sequence[str]) -> Completion:
-        if output.text is None or output.text.startswith("ERROR::"):
-            raise RuntimeError(f"{self.backend!r} failed on a prompt: {output.text!r}")
-        if output.logprobs is None:
-            raise ValueError(
-                f"{self.backend!r} returns no log-probabilities, which queries need for their score"
-            )
-        text = output.text[: min((i for i in map(output.text.find, stop) if i >= 0), default=None)]
-        log_probs = _token_log_probs(text, output.logprobs)
-        ended = len(text) < len(output.text) or len(log_probs) < max_new_tokens
-        if not ended and text.endswith(CUT):
-            text = text.rstrip(CUT)
-            log_probs = _token_log_probs(text, output.logprobs)
-        return Completion(text.strip(), log_probs, "stop" if ended else "length")
+        for row, output in enumerate(outputs):
+            if output.text is None or output.text.startswith("ERROR::"):
+                raise PromptError(f"{self.backend!r} returned {output.text!r}", row)
+        return [_completion(output, max_new_tokens, stop) for output in outputs]
 
 
-def _token_log_probs(text: str, candidates: Sequence[Mapping[str, float]]) -> list[float]:
-    """Returns the log-probabilities of the tokens of a text, found among candidate tokens.
+def _completion(output: Any, max_new_tokens: int, stop: Sequence[str]) -> Completion:
+    whole, candidates = output.text, output.logprobs
+    text = whole[: min((i for i in map(whole.find, stop) if i >= 0), default=None)]
+    tokens = None if candidates is None else _tokens_of(text, candidates)
+    count = len(candidates or []) if tokens is None else len(tokens)
+    ended = len(text) < len(whole) or count < max_new_tokens
+    if not ended and text.endswith(CUT):
+        text = text.rstrip(CUT)
+        tokens = tokens and _tokens_of(text, candidates)
+    reason = "stop" if ended else "length"
+    if tokens is None:
+        return Completion(text.strip(), None, reason)
+    space = len(text) - len(text.lstrip())
+    text = text.strip()
+    ends = itertools.accumulate(length for length, _ in tokens)
+    return Completion(
+        text,
+        [log_prob for _, log_prob in tokens],
+        reason,
+        [min(max(0, end - space), len(text)) for end in ends],
+    )
+
+
+def _tokens_of(
+    text: str, candidates: Sequence[Mapping[str, float]]
+) -> list[tuple[int, float]] | None:
+    """Returns the length and log-probability of the tokens of a text, found among candidate tokens.
 
     Args:
         text: Generated text.
         candidates: For each token, the log-probabilities of the most probable tokens.
 
-    Raises:
-        ValueError: The text is not a sequence of candidate tokens.
+    Returns:
+        None if the text is not a sequence of candidate tokens.
     """
-    log_probs = []
+    tokens = []
     rest = text
     for top_tokens in candidates:
         if not rest:
@@ -108,12 +134,8 @@ def _token_log_probs(text: str, candidates: Sequence[Mapping[str, float]]) -> li
         fitting = [token for token in top_tokens if token and rest.startswith(token)]
         fitting += [token for token in top_tokens if token.startswith(rest) and NEWLINE in token]
         if not fitting:
-            raise ValueError(
-                f"no candidate token matches {rest!r}; the candidates are {list(top_tokens)}"
-            )
+            return None
         token = max(fitting, key=len)
-        log_probs.append(top_tokens[token])
+        tokens.append((len(token), top_tokens[token]))
         rest = rest[len(token) :]
-    if rest:
-        raise ValueError(f"there are no log-probabilities for {rest!r}, the end of {text!r}")
-    return log_probs
+    return None if rest else tokens

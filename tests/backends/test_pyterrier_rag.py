@@ -7,6 +7,9 @@ import torch
 from plain_generation import check, documents, generator, plainly
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pyterrier_inpars import QueryGenerator
+from pyterrier_inpars.backends.base import PromptError
+
 
 @dataclass
 class Output:
@@ -74,17 +77,46 @@ class Fixed:
 @pytest.mark.parametrize(
     "outputs, error, message",
     [
-        ([Output("ERROR::other")], RuntimeError, "Fixed.* failed .*ERROR::other"),
-        ([Output(None)], RuntimeError, "failed"),
+        ([Output("ERROR::other")], PromptError, "failed at docno 'd0': Fixed.*'ERROR::other'"),
+        ([Output(None)], PromptError, "failed at docno 'd0': Fixed"),
         ([], RuntimeError, "returned 0 outputs for 1 prompts"),
-        ([Output("a b")], ValueError, "no log-probabilities"),
-        ([Output("a b", [{"x": -1.0}])], ValueError, "no candidate token matches 'a b'"),
-        ([Output("a b", [{"a": -1.0}])], ValueError, "no log-probabilities for ' b'"),
     ],
 )
 def test_invalid_outputs_raise_errors(outputs, error, message):
     with pytest.raises(error, match=message):
         generator(Fixed(*outputs))(documents(1))
+
+
+@pytest.mark.parametrize("candidates", [None, [{"x": -1.0}], [{"a": -1.0}]])
+def test_without_the_log_probs_of_all_tokens_there_is_no_score(candidates):
+    found = generator(Fixed(Output("a b", candidates)))(documents(1))
+    assert found["query"].tolist() == ["a b"]
+    assert "score" not in found and "log_probs" not in found
+
+
+class Chat(Fixed):
+    """A chat model without log-probabilities."""
+
+    supports_message_input, supports_logprobs = True, False
+
+    def generate(self, inps, *, return_logprobs, max_new_tokens, stop_sequences):
+        assert not return_logprobs and stop_sequences == []
+        self.inps = inps
+        return self.outputs
+
+
+def test_objects_that_take_messages_get_the_chat_prompt():
+    backend = Chat(Output("<think>so</think>a b"))
+    found = QueryGenerator(backend)(documents(1))
+    assert found["query"].tolist() == ["a b"]
+    assert [message["role"] for message in backend.inps[0]][-1] == "user"
+
+
+def test_the_log_probs_of_an_extracted_query():
+    candidates = [{" so": -2.0}, {" the": -1.0}, {" cat": -0.2}]
+    stage = generator(Fixed(Output(" so the cat", candidates)), extract="so")
+    found = stage(documents(1))
+    assert found["query"][0] == "the cat" and found["log_probs"][0] == [-1.0, -0.2]
 
 
 def test_generated_tokens_are_found_among_the_candidates():
