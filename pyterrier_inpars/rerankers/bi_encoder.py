@@ -76,6 +76,10 @@ class BiEncoder(SentenceTransformersReranker):
     once, and embedded again for their gradients (gradient caching, Gao et al. 2021, arXiv
     2101.06983). The weights are the same up to rounding.
 
+    ``adapter`` freezes the network and trains a linear layer on its vectors, of queries and
+    documents alike. The layer is the identity at the start. All texts are encoded once, so that an
+    epoch takes seconds; the layer needs a higher ``learning_rate``, such as 1e-3.
+
     On a TPU, one program is compiled per combination of the padded lengths of queries, positives
     and negatives in a batch, so texts of similar length are faster.
 
@@ -241,6 +245,32 @@ class BiEncoder(SentenceTransformersReranker):
         return known.get("query") or None, next(filter(None, names), None)
 
     def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:
+        if not run.options.adapter:
+            self._train_network(self.network, examples, run)
+            return
+        from pyterrier_inpars.rerankers._linear_adapter import linear_adapter
+
+        with linear_adapter(self.network, self._frozen_vectors(examples)) as network:
+            self._train_network(network, examples, run)
+
+    def _frozen_vectors(self, examples: pd.DataFrame) -> dict[tuple[str, str], torch.Tensor]:
+        """Returns the vectors of all queries and documents, by prompt and text."""
+        import torch
+
+        found: dict[tuple[str, str], torch.Tensor] = {}
+        with torch.no_grad(), self._precision():
+            for task, prompt in zip(("query", "document"), self._prompts(), strict=True):
+                texts = [*examples["query" if task == "query" else "text"].unique()]
+                texts += [""] * on_xla(self.network.device)  # which fills batches there
+                vectors = torch.from_numpy(self._encode(task, texts, prompt))
+                found |= {
+                    (prompt or "", text): vector
+                    for text, vector in zip(texts, vectors, strict=True)
+                }
+        return found
+
+    def _train_network(self, network: Any, examples: pd.DataFrame, run: TrainingRun) -> None:
+        """Trains the reranker's network, or a linear layer on its vectors."""
         from datasets import Dataset
         from sentence_transformers import (
             SentenceTransformerTrainer,
@@ -254,9 +284,9 @@ class BiEncoder(SentenceTransformersReranker):
         if run.options.loss == IN_BATCH:
             columns = self._in_batch_columns(examples)
             names, sampler = [*columns], InBatchSampler
-            parts = {"loss": self._in_batch_loss(run.options)}
+            parts = {"loss": self._in_batch_loss(network, run.options)}
         else:
-            columns, parts = self._list_parts(examples, run.options)
+            columns, parts = self._list_parts(network, examples, run.options)
             names = ["query", "document"]
         prompts = self._prompts_of(names)
         if "data_collator" in parts:
@@ -264,7 +294,7 @@ class BiEncoder(SentenceTransformersReranker):
         run.train(
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
-            self.network,
+            network,
             arguments={"batch_sampler": sampler, "prompts": prompts},
             train_dataset=Dataset.from_dict(columns),
             **parts,
@@ -276,7 +306,7 @@ class BiEncoder(SentenceTransformersReranker):
         prompts = {c: query_prompt if c == "query" else document_prompt for c in columns}
         return {column: prompt for column, prompt in prompts.items() if prompt}
 
-    def _in_batch_loss(self, options: TrainingOptions) -> Any:
+    def _in_batch_loss(self, network: Any, options: TrainingOptions) -> Any:
         """Returns sentence-transformers' loss: plain, cached or guided, which is cached too."""
         from sentence_transformers.sentence_transformer import losses
 
@@ -284,7 +314,7 @@ class BiEncoder(SentenceTransformersReranker):
         if options.guide is not None:
             guide = BiEncoder(options.guide, dtype="float32", device=self.device)
             return losses.CachedGISTEmbedLoss(
-                self.network,
+                network,
                 guide.network.requires_grad_(False),
                 temperature=1 / self.scale,
                 mini_batch_size=size or self.batch_size,
@@ -296,13 +326,11 @@ class BiEncoder(SentenceTransformersReranker):
             )
         shared: dict[str, Any] = {"scale": self.scale, "gather_across_devices": True}
         if size is None:
-            return losses.MultipleNegativesRankingLoss(self.network, **shared)
-        return losses.CachedMultipleNegativesRankingLoss(
-            self.network, mini_batch_size=size, **shared
-        )
+            return losses.MultipleNegativesRankingLoss(network, **shared)
+        return losses.CachedMultipleNegativesRankingLoss(network, mini_batch_size=size, **shared)
 
     def _list_parts(
-        self, examples: pd.DataFrame, options: TrainingOptions
+        self, network: Any, examples: pd.DataFrame, options: TrainingOptions
     ) -> tuple[dict[str, list], dict[str, Any]]:
         """Returns the columns of the lists, and the loss and collator of a trainer."""
         from pyterrier_inpars.rerankers._vector_training import ListCollator, VectorListLoss
@@ -313,11 +341,11 @@ class BiEncoder(SentenceTransformersReranker):
             "texts": [row.texts for row in rows],
             "label": [row.targets for row in rows],
         }
-        longest = max(map(len, columns["texts"])) if on_xla(self.network.device) else None
+        longest = max(map(len, columns["texts"])) if on_xla(network.device) else None
         objective = self._objective(options)
         return columns, {
-            "loss": VectorListLoss(self.network, objective, options.mini_batch_size),
-            "data_collator": ListCollator(self.network.preprocess, longest=longest),
+            "loss": VectorListLoss(network, objective, options.mini_batch_size),
+            "data_collator": ListCollator(network.preprocess, longest=longest),
         }
 
     def _objective(self, options: TrainingOptions) -> Callable[..., torch.Tensor]:

@@ -27,8 +27,10 @@ SENTENCE_TRANSFORMERS = ("batch_sampler", "learning_rate_mapping", "prompts", "r
 
 OF_A_RECIPE = {"loss", "teacher_temperature", "in_batch_weight"}
 """Options that a recipe may set, beside ``TrainingArguments``; their defaults are ``None``."""
-OF_A_BI_ENCODER = {"in_batch_weight", "guide", "guide_margin", "mini_batch_size"}
-"""Options of the losses of ``BiEncoder``."""
+OF_A_BI_ENCODER = {"in_batch_weight", "guide", "guide_margin", "mini_batch_size", "adapter"}
+"""Options of ``BiEncoder``."""
+WITHOUT_ADAPTER = {"eval_steps", "eval_strategy", "guide", "lora", "output_dir", "patience"}
+"""Options that a linear layer on frozen vectors does not have."""
 
 _DEVICE = "the reranker decides the device: give the reranker device='cpu'"
 _VALIDATION = "a validation reranks results in batches of the reranker's batch_size"
@@ -138,6 +140,8 @@ class TrainingOptions:
             guide scores above the positive's score less this share of it are left out.
         mini_batch_size: Number of texts that a ``BiEncoder`` embeds at once in training, by
             gradient caching: it bounds the memory of a batch of any size. ``None`` for no caching.
+        adapter: Whether a ``BiEncoder`` trains a linear layer on its frozen vectors in place of its
+            network. It writes no checkpoints, and is not validated during training.
         recipe: Published settings: ``"inpars"`` (MonoT5), ``"inpars-light"`` (CrossEncoder),
             ``"gpl"`` or ``"cadet"`` (BiEncoder), see ``training.recipes.RECIPES``. Options given
             beside it take precedence.
@@ -188,6 +192,7 @@ class TrainingOptions:
     guide: str | os.PathLike[str] | None
     guide_margin: float
     mini_batch_size: int | None
+    adapter: bool
     recipe: str | None
     output_dir: str | os.PathLike[str] | None
     seed: int
@@ -208,6 +213,7 @@ class TrainingOptions:
         guide: str | os.PathLike[str] | None = None,
         guide_margin: float = 0.0,
         mini_batch_size: int | None = None,
+        adapter: bool = False,
         recipe: str | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         seed: int = 0,
@@ -289,7 +295,7 @@ class TrainingOptions:
 
     def loss_settings(self) -> dict[str, Any]:
         """Returns the options of the loss for provenance: loss, temperature and those given."""
-        names = ["teacher_temperature", "in_batch_weight", "guide", "guide_margin"]
+        names = ["teacher_temperature", "in_batch_weight", "guide", "guide_margin", "adapter"]
         given = {name: value for name, value in self.given().items() if name in names}
         if "guide" in given:
             given["guide"] = os.path.basename(os.fspath(given["guide"]))
@@ -322,6 +328,10 @@ class TrainingOptions:
             )
         if self.lora is not True:  # whose fields need no check
             lora_config(self.lora)
+        if not isinstance(self.adapter, bool):
+            raise TypeError(f"adapter must be True or False, not {self.adapter!r:.200}")
+        for name in WITHOUT_ADAPTER & self.given().keys() if self.adapter else ():
+            raise ValueError(f"adapter=True trains on frozen vectors, without {name}: leave it out")
         if not isinstance(self.overwrite, bool):
             raise TypeError(f"overwrite must be True or False, not {self.overwrite!r}")
         self._check_arguments()
@@ -358,7 +368,8 @@ def validates_during(options: TrainingOptions, by_default: bool) -> bool:
         by_default: Whether the run only holds out queries because nothing else is said.
     """
     asked = {"eval_strategy", "eval_steps"} & options.arguments.keys()
-    return options.arguments.get("eval_strategy") != "no" and bool(asked or not by_default)
+    wanted = options.arguments.get("eval_strategy") != "no" and bool(asked or not by_default)
+    return wanted and not options.adapter
 
 
 OWN_OPTIONS: dict[str, Any] = {

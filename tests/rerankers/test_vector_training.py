@@ -338,3 +338,93 @@ class TestOptions:
         )
         with pytest.raises(ValueError, match="static embeddings: leave it out"):
             VectorListLoss(static, torch.dot, 8)
+
+
+class TestAdapter:
+    """A linear layer on the vectors of the untrained network."""
+
+    TRAINING = {"adapter": True, "learning_rate": 1e-2, "held_out": 0.0}
+
+    @pytest.mark.parametrize(
+        "training", [{"loss": "in_batch"}, {"recipe": "cadet"}, {"loss": "margin_mse"}]
+    )
+    def test_one_step(self, path, lists, training):
+        """The scores are those of the frozen vectors times the matrix, in the saved model too."""
+        training = ONE_STEP | self.TRAINING | {"learning_rate": 0.1} | training
+        reranker = BiEncoder(path, dtype="float32", training=training)
+        before = weights(reranker)
+        queries, texts = (
+            torch.from_numpy(reranker.encode(lists[column].tolist(), task))
+            for column, task in (("query", "query"), ("text", "document"))
+        )
+        reranker.fit(lists)
+        *_, matrix = reranker.network.parameters()
+        assert matrix.shape == (32, 32)
+        assert torch.equal(weights(reranker)[: len(before)], before), "the network is frozen"
+        assert (matrix - torch.eye(32)).abs().max() > 1e-3
+        cosines = torch.cosine_similarity(queries @ matrix.T, texts @ matrix.T)
+        np.testing.assert_allclose(reranker(lists)["score"], cosines.detach(), atol=1e-5)
+
+    def test_gradient_is_that_of_the_written_out_loss(self, path, lists):
+        training = ONE_STEP | self.TRAINING | CADET | {"learning_rate": 0.1}
+        reranker = BiEncoder(path, dtype="float32", training=training)
+        matrix = torch.eye(32, requires_grad=True)
+
+        def vector(text: str) -> torch.Tensor:
+            mapped = matrix @ torch.from_numpy(reranker.encode([text])[0])
+            return mapped / mapped.norm()
+
+        scores = {
+            qid: {
+                text: 20 * vector(own["query"].iloc[0]) @ vector(text)
+                for text in lists["text"].unique()
+            }
+            for qid, own in lists.groupby("qid")
+        }
+        teacher = {q: dict(own[["text", "score"]].values) for q, own in lists.groupby("qid")}
+        expected = plain_distillation(scores, teacher, 0.3)
+        expected = expected + 0.5 * plain_in_batch(scores, teacher, 0.4)
+        expected.backward()
+        reranker.fit(lists)
+        *_, trained = reranker.network.parameters()
+        assert reranker.train_loss == pytest.approx(expected.item(), rel=1e-5)
+        torch.testing.assert_close(
+            (torch.eye(32) - trained) / 0.1, matrix.grad, atol=1e-5, rtol=1e-4
+        )
+
+    def test_saved_and_validated(self, path, tmp_path):
+        """The start is a candidate, and every text is encoded once in training."""
+        examples = make_examples(32, 3, 0, "pair")
+        validation = make_examples(16, 3, 1, "pair")
+        training = self.TRAINING | {"loss": "in_batch", "num_train_epochs": 10}
+        reranker = BiEncoder(path, dtype="float32", training=training)
+        shapes = shapes_of(reranker)
+        reranker.fit(examples, validation=validation)
+        texts = examples["query"].nunique() + examples["text"].nunique()
+        evaluated = validation["query"].nunique() + validation["text"].nunique()
+        candidates = len(reranker.provenance["verdict"]["systems"])
+        assert candidates >= 5
+        assert sum(rows for rows, _ in shapes) == texts + 5 * evaluated
+        assert reranker.verdict.loc[reranker.verdict["kept"], "system"].item() != "start"
+        loaded = BiEncoder(reranker.save(tmp_path / "saved"), dtype="float32")
+        np.testing.assert_array_equal(loaded(examples)["score"], reranker(examples)["score"])
+        assert reranker.provenance["settings"]["reranker"]["adapter"] is True
+
+    def test_layer_is_removed_if_training_fails(self, path, lists):
+        training = self.TRAINING | {"optim": "adamw_bnb_8bit"}
+        reranker = BiEncoder(path, dtype="float32", device="cpu", training=training)
+        before = weights(reranker)
+        with pytest.raises(ValueError, match="memory of a CUDA GPU"):
+            reranker.fit(lists)
+        assert torch.equal(weights(reranker), before)
+
+    @pytest.mark.parametrize(
+        "more", [{"output_dir": "out"}, {"patience": 2}, {"lora": True}, {"guide": "g"}]
+    )
+    def test_options_without_effect(self, path, more):
+        with pytest.raises(ValueError, match=f"without {next(iter(more))}: leave it out"):
+            BiEncoder(path, training=self.TRAINING | more)
+        with pytest.raises(TypeError, match="adapter is for BiEncoder only"):
+            CrossEncoder(path, training={"adapter": True})
+        with pytest.raises(TypeError, match="adapter must be True or False, not 64"):
+            BiEncoder(path, training={"adapter": 64})
