@@ -160,8 +160,8 @@ class OpenAIBackend:
 
     @property
     def batch_size(self) -> int:
-        """Number of prompts for which one call is worthwhile."""
-        return 2 * self.concurrency
+        """Prompts of a batch: eight of these are in a call, and the next call is read ahead."""
+        return max(1, self.concurrency // 2)
 
     @functools.cached_property
     def tokenizer(self) -> Any:

@@ -30,10 +30,12 @@ def normalized(distribution):
 def declared():
     """Distributions of the requirements in setup.py, its extras included."""
     for node in ast.walk(ast.parse(SETUP.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.keyword) and node.arg in ("install_requires", "extras_require"):
+        is_argument = getattr(node, "arg", None) in ("install_requires", "extras_require")
+        if is_argument or isinstance(node, ast.Assign):  # extras share lists with a name
             for requirements in ast.walk(node.value):
                 for requirement in getattr(requirements, "elts", ()):
-                    yield normalized(re.match(r"[\w.-]+", requirement.value)[0])
+                    if isinstance(requirement, ast.Constant):
+                        yield normalized(re.match(r"[\w.-]+", requirement.value)[0])
 
 
 def imported():
