@@ -359,7 +359,7 @@ class Reranker(Stage, pt.Estimator):
                 provenance = json.loads(file.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 return ""
-        return provenance.get("weights", "")
+        return provenance.get("weights", "") if has_trained_weights(provenance) else ""
 
     def _input_settings(self) -> tuple[Any, ...]:
         """Returns the parameters that ``_adapt`` applies, after a check."""
@@ -563,10 +563,7 @@ class Reranker(Stage, pt.Estimator):
     @property
     def _is_trained(self) -> bool:
         """Whether a ``fit`` of this object changed the weights, and did not keep its start."""
-        known = self.provenance
-        while known is not None and known.get("verdict", {}).get("kept") == START:
-            known = known.get("before")
-        return known is not None
+        return has_trained_weights(self.provenance)
 
     def _report(self, warns: bool) -> None:
         """Says whether training helped, and with ``warns`` also if that is not known."""
@@ -790,6 +787,13 @@ def replaced_checkpoint(path: Path) -> Iterator[Path]:
                 path.rmdir()
         raise
     folder.rmdir()
+
+
+def has_trained_weights(provenance: dict[str, Any] | None) -> bool:
+    """Returns whether the last training, or one before it, did not keep its start."""
+    while provenance is not None and provenance.get("verdict", {}).get("kept") == START:
+        provenance = provenance.get("before")
+    return provenance is not None
 
 
 def check_source(revision: Any, trust_remote_code: Any) -> None:
