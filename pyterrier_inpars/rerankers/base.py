@@ -158,8 +158,9 @@ class Reranker(Stage, pt.Estimator):
         provenance: Dict that describes the last ``fit``: ``settings`` (of reranker, trainer and
             batches, fingerprints of examples and initial weights), ``batches`` (``steps``,
             ``effective_batch`` and the number of examples ``seen``), ``versions``, ``history``,
-            ``loss``, ``verdict`` (whether it helped), ``weights`` (a fingerprint of the trained ones),
-            and in ``before`` the same of an earlier training; ``None`` before it. ``save`` writes it.
+            ``loss``, ``verdict`` (whether it helped), ``weights`` (a fingerprint of the trained
+            ones), and in ``before`` the same of an earlier training; ``None`` before it. ``save``
+            writes it.
 
     Raises:
         TypeError: An option is unknown.
