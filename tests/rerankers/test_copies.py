@@ -141,6 +141,15 @@ class TestRepr:
         assert repr(saved.network) and repr(saved).endswith(f"@{digits}")
         assert not repr(saved.fit(examples)).endswith(f"@{digits}")
 
+    def test_start_kept(self, cls, models, examples, tmp_path):
+        """A training that changes nothing is not seen, also after saving."""
+        still = QUICK | {"learning_rate": 0.0, "held_out": 0.3}
+        reranker = cls(models[cls], dtype="float32", training=still)
+        before = repr(reranker)
+        assert reranker.fit(examples).provenance["verdict"]["kept"] == "start"
+        assert repr(reranker) == repr(copy.deepcopy(reranker)) == before
+        assert "@" not in repr(cls(reranker.save(tmp_path)))
+
     def test_names_of_an_experiment(self, models, trained, frame):
         start = BiEncoder(models[BiEncoder], dtype="float32", device="cpu", training=QUICK)
         qrels = frame[["qid", "docno"]].assign(label=1)
