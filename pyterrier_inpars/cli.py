@@ -35,6 +35,8 @@ from ir_measures import NumRet
 
 from pyterrier_inpars import datasets, demo, evaluation
 from pyterrier_inpars.backends.base import Sampling
+from pyterrier_inpars.backends.huggingface import BackendOptions
+from pyterrier_inpars.backends.openai import ServerOptions
 from pyterrier_inpars.datasets import beir, published, toolkit_files
 from pyterrier_inpars.datasets._download import DownloadError
 from pyterrier_inpars.datasets.lucene import LuceneCollection, LuceneIndex
@@ -104,6 +106,19 @@ def _queries_output(context: click.Context, parameter: click.Parameter, path: st
         return _output_folder(context, parameter, path)
     _output_folder(context, parameter, f"{path}.queries")
     return _output_file(context, parameter, path)
+
+
+def _extract(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Converts the value of ``--extract``."""
+    kind, colon, rest = (value or "").partition(":")
+    if colon and kind == "json":
+        return {"json": rest}
+    if colon and kind == "regex":
+        try:
+            return re.compile(rest)
+        except re.error as error:
+            raise click.BadParameter(f"{rest!r} is not a regular expression: {error}") from error
+    return value
 
 
 def _columns(
@@ -176,6 +191,15 @@ PRECISION = options(
         "--torch_compile", "compile", is_flag=True, help="Compile the model with torch.compile."
     ),
     DEVICE,
+)
+SERVER = options(
+    click.option("--served_model", help="Name of the model on a server, if it has several."),
+    click.option(
+        "--api_key_env", help="Environment variable with the API key of a server, if it needs one."
+    ),
+    click.option(
+        "--concurrency", type=COUNT, default=64, help="Number of requests in flight to a server."
+    ),
 )
 SCORING = options(
     PRECISION,
@@ -342,14 +366,29 @@ def commands(context: click.Context, debug: bool) -> None:
 @commands.command()
 @DATASET
 @click.option(
-    "--base_model", "model", default="EleutherAI/gpt-j-6B", help="Name on the hub, path, or `demo`."
+    "--base_model",
+    "model",
+    default="EleutherAI/gpt-j-6B",
+    help="Name on the hub, path, `demo`, or the address of an OpenAI-compatible server, such as "
+    "http://127.0.0.1:8000/v1.",
 )
+@SERVER
 @click.option("--revision", help="Branch, tag or commit of the model.")
+@click.option(
+    "--chat", "prompt", flag_value="chat", help="Same as --prompt chat: for an instruct model."
+)
 @click.option(
     "--prompt",
     default="inpars",
     help="Name of a prompt, or path: a YAML file with prompts, or a text file with {document} and "
-    "{query}.",
+    "{query}. `auto` is `chat` for an instruct model, else `three-shot`.",
+)
+@click.option(
+    "--prompt_type",
+    "types",
+    multiple=True,
+    help="Name of a prompt for one type of query, such as `question`, `keywords`, `claim` or "
+    "`title`, instead of --prompt; repeat the option for several types per document.",
 )
 @click.option("--prompt_name", help="Name of the prompt in a YAML file.")
 @click.option(
@@ -384,6 +423,13 @@ def commands(context: click.Context, debug: bool) -> None:
 @click.option(
     "--max_new_tokens", type=COUNT, default=64, help="Maximum number of tokens of a query."
 )
+@click.option("--stop", multiple=True, help="String that ends the model's text; can be repeated.")
+@click.option(
+    "--extract",
+    callback=_extract,
+    help="Where the query is in the model's text: a marker such as `Query:`, json:FIELD, or "
+    "regex:PATTERN.",
+)
 @click.option(
     "--max_generations",
     type=COUNT,
@@ -414,10 +460,12 @@ def generate(
     model: str,
     prompt: str,
     prompt_name: str | None,
+    types: tuple[str, ...],
     fewshot_examples: str | None,
     n_fewshot_examples: int,
     max_query_tokens: int,
     max_generations: int,
+    stop: tuple[str, ...],
     temperature: float,
     top_p: float,
     seed: int,
@@ -431,6 +479,7 @@ def generate(
     end. Until then, the queries are stored in the folder OUTPUT.queries, which is kept, since it
     records the settings.
     """
+    generator_options = _of_runtime(model, generator_options)
     as_lines = output.lower().endswith(LINES)
     queries = SyntheticQueries(f"{output}.queries" if as_lines else output, shard_size=shard_size)
     _check_new(output, os.path.exists(output) if as_lines else queries.built())
@@ -441,10 +490,14 @@ def generate(
         "seed": seed,
         "max_query_tokens": max_query_tokens,
     }
+    load = functools.partial(
+        _prompt, entry=prompt_name, source=source, examples=fewshot_examples, fewshot=fewshot
+    )
     generator = QueryGenerator(
         _demo(demo.language_model, model),
-        prompt=_prompt(prompt, prompt_name, source, fewshot_examples, fewshot),
+        prompt={name.replace("-", "_"): load(name) for name in types} if types else load(prompt),
         sampling=Sampling(temperature, top_p, seed),
+        stop=list(stop) or None,
         keep_prompt=as_lines,
         verbose=True,
         **generator_options,
@@ -876,6 +929,23 @@ def _demo(demo_model: Callable[[], str], model: str) -> str:
     return demo_model() if model == "demo" else model
 
 
+def _of_runtime(model: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that a model takes: those of a server, or those of transformers.
+
+    Raises:
+        click.UsageError: An option of the other runtime is on the command line.
+    """
+    is_server = model.startswith(("http://", "https://"))
+    server, local = set(ServerOptions.__annotations__), set(BackendOptions.__annotations__)
+    refused = local - server if is_server else server - local
+    context = click.get_current_context()
+    for name in sorted(refused & set(given)):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            kind = "a server" if is_server else "a model of transformers"
+            raise click.UsageError(f"--{name} cannot be used with {kind}: {model}")
+    return {name: value for name, value in given.items() if name not in refused}
+
+
 def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
     """Reads synthetic queries from a file or folder, with the ids of their few-shot topics."""
     if not os.path.isdir(path):
@@ -905,8 +975,8 @@ def _prompt(
     source: Source,
     examples: str | None,
     fewshot: dict[str, Any],
-) -> Prompt:
-    """Loads a prompt by name or path.
+) -> str | Prompt:
+    """Loads a prompt by name or path; returns ``"auto"`` as it is.
 
     Args:
         name: Name of a prompt, or path of a text or YAML file.
@@ -916,6 +986,8 @@ def _prompt(
         fewshot: Parameters of ``FewShotPrompt``, used if the prompt has examples.
     """
     file = Path(name)
+    if name == "auto":
+        return name
     if file.is_file() and file.suffix.lower() not in (".yaml", ".yml"):
         return StaticPrompt(read_text(file))
     options: dict[str, Any] = {}

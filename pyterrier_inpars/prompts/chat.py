@@ -61,6 +61,7 @@ class ChatPrompt(Prompt):
 
     stop: Sequence[str] = ()
     chat = True
+    _has_topics = True
 
     def __init__(
         self,
@@ -110,7 +111,12 @@ class ChatPrompt(Prompt):
 
     @property
     def topics(self) -> list[dict[str, str]]:
-        """Topics of the examples, ``qid`` (where known) and ``query``."""
+        """Topics of the examples, ``qid`` (where known) and ``query``.
+
+        The examples of an entry of a YAML file are a part of the prompt, and no topics.
+        """
+        if not self._has_topics:
+            return []
         columns = [column for column in ("qid", "query") if column in self.examples]
         return self.examples[columns].drop_duplicates().to_dict("records")
 
@@ -203,8 +209,10 @@ def _from_entry(name: str, entry: dict[str, Any], options: dict[str, Any]) -> Ch
                 f"examples of chat prompt {name!r} must be a list with the fields document and "
                 f"query, and answer in all or none, not {shown!r:.200}"
             ) from error
-        options = {"num_examples": None, **options, "examples": pd.DataFrame(pairs)}
-    return ChatPrompt(**{**fields, **options})
+        fields |= {"num_examples": None, "examples": pd.DataFrame(pairs)}
+    prompt = ChatPrompt(**{**fields, **options})
+    prompt._has_topics = "examples" in options
+    return prompt
 
 
 MODES["chat"] = _from_entry

@@ -92,6 +92,7 @@ def test_an_entry_of_a_yaml_file(tmp_path):
         num_examples=None,
     )
     assert prompt == expected
+    assert prompt.topics == [] and len(expected.topics) == 2
     other = Prompt.load(path, "mine", examples=PAIRS, num_examples=1)
     assert len(other.examples) == 1 and other.topics[0]["qid"] in ("1", "2")
 
