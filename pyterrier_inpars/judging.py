@@ -247,7 +247,7 @@ class RelevanceJudge(ModelStage):
     def _template(self) -> str:
         """Returns the checked prompt."""
         if self.prompt is None:
-            meanings = _MEANINGS.get(self.scale)
+            meanings = _MEANINGS.get(tuple(self.scale))
             if meanings is None:
                 known = " and ".join(map(str, _MEANINGS))
                 raise ValueError(
