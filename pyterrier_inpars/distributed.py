@@ -34,6 +34,7 @@ from pyterrier_inpars.queries._resume import (
     transform_batch,
 )
 from pyterrier_inpars.queries.artifact import SyntheticQueries
+from pyterrier_inpars.training.distillation import TeacherScores
 
 __all__ = ["index", "transform"]
 
@@ -277,7 +278,7 @@ def _generate(
 
 def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:
     for stage in _stages(pipeline):
-        if isinstance(stage, WholeSetFilter):
+        if isinstance(stage, WholeSetFilter | TeacherScores):
             raise ValueError(
                 f"{stage!r} compares all queries, but a worker receives only some of them: apply "
                 "it to the whole frame, before or after"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import make_examples
 
-from pyterrier_inpars import NegativeMiner
+from pyterrier_inpars import NegativeMiner, distributed
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
 from pyterrier_inpars.training.distillation import TeacherScores
 
@@ -150,6 +150,10 @@ class TestBadInput:
         with pytest.raises(ValueError, match="compares all lists, but a stream arrives in batches"):
             TeacherScores().transform_iter(lists.to_dict("records"))
         assert TeacherScores().transform_iter([]) == []
+
+    def test_part_of_the_lists_on_a_worker(self, lists):
+        with pytest.raises(ValueError, match="a worker receives only some of them"):
+            distributed._transform(pt.Transformer.identity() >> TeacherScores(), lists)
 
 
 @pytest.mark.usefixtures("one_thread")
