@@ -156,7 +156,8 @@ def train(settings, queries: pd.DataFrame, bm25, dataset):
     miner = NegativeMiner(bm25, depth=settings.depth, texts=dataset, seed=settings.seed)
     model = settings.reranker or RERANKERS[settings.method]
     if settings.method == "gpl":
-        reranker = BiEncoder(model, training={"loss": "margin_mse", "seed": settings.seed})
+        training = {"recipe": "gpl", "held_out": 0, "seed": settings.seed}
+        reranker = BiEncoder(model, training=training)
         examples = (miner >> CrossEncoder(TEACHER, batch_size=settings.batch_size))(queries)
     else:
         reranker = MonoT5(model, training={"recipe": "inpars", "seed": settings.seed})
