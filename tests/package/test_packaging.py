@@ -36,7 +36,7 @@ for name in prompt_names():
         prompt = load_prompt(name, examples=examples)
     except ValueError:  # it has no examples
         prompt = load_prompt(name)
-    assert "a document" in prompt.build("a document")
+    assert "a document" in str(prompt.build("a document"))
 entry_points = {{
     entry.name: entry
     for group in ("pyterrier.artifact", "pyterrier.dataset_provider", "console_scripts")
