@@ -58,6 +58,10 @@ setup(
         "pandas>=2.0",
         "pyyaml>=6.0",
         "safetensors>=0.4.3",
+        "scikit-learn>=1.3",
+        "scipy>=1.11",
+        "statsmodels>=0.14",
+        "tokenizers>=0.20",
         "typing_extensions>=4.6",
     ],
     extras_require={

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections import Counter
 
 import pyterrier as pt
@@ -50,6 +51,10 @@ def content(artifact):
     return files
 
 
+def rows_of(files):
+    return {name: data for name, data in files.items() if name.endswith(".gz")}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     with FaultServer() as server:
@@ -58,15 +63,17 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("stopped_at", ["d3", "d17", "d27", "d59"])
 def test_an_interrupted_run_asks_for_no_answer_twice(tmp_path, whole, stopped_at):
-    with FaultServer(Faults(1, **{stopped_at: "unauthorized"}), latency=0.005) as server:
-        with pytest.raises(RuntimeError, match="401"):
-            index(server, tmp_path / "queries")
-        received = server.answered.total()
-        assert len(AnswerLog(tmp_path / "queries")) and received > int(stopped_at[1:]) // 10 * 10
-        artifact = index(server, tmp_path / "queries")
-    assert content(artifact) == whole
-    in_progress = 4  # the answers to these were sent, but perhaps not received
-    assert received < 60 + in_progress and server.answered.total() <= 60 + in_progress
+    fault = Faults(1, **{stopped_at: "unauthorized"})
+    with FaultServer(fault, latency=0.005) as server, pytest.raises(RuntimeError, match="401"):
+        index(server, tmp_path / "queries")
+    stored = len(AnswerLog(tmp_path / "queries"))
+    stored += 20 * len(list((tmp_path / "queries").glob("queries-*.gz")))
+    assert stored >= int(stopped_at[1:]) // 10 * 10
+    with FaultServer() as other, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* resumes with other package versions")
+        artifact = index(other, tmp_path / "queries")
+    assert len(other.requests) == 60 - stored
+    assert rows_of(content(artifact)) == rows_of(whole)
     assert not list(artifact.path.glob("answers-*"))
 
 
