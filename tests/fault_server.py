@@ -229,8 +229,17 @@ class FaultServer:
             results.append({"custom_id": line["custom_id"], "response": response, "error": None})
         if results:
             results.reverse()  # in any order
-            batch["output_file_id"] = f"file-{len(self.files)}"
-            self.files[batch["output_file_id"]] = "\n".join(map(json.dumps, results))
+            self._write_results(batch, "output_file_id", results)
+        if batch["status"] == "expired":
+            error = {"code": "batch_expired", "message": "the batch expired"}
+            left = [line["custom_id"] for line in lines[len(lines) // 2 :]]
+            results = [{"custom_id": name, "response": None, "error": error} for name in left]
+            self._write_results(batch, "error_file_id", results)
+
+    def _write_results(self, batch, name, results):
+        batch[name] = f"file-{len(self.files)}"
+        lines = (json.dumps(result, ensure_ascii=False) for result in results)
+        self.files[batch[name]] = "\n".join(lines)
 
     def _retry_after(self):
         if self.retry_after == "date":

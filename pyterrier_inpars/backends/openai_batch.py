@@ -24,6 +24,8 @@ RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
 """States of a batch that has not ended."""
 DIGEST = "requests_sha256"
 """Key of a batch's metadata with the SHA-256 of its requests."""
+UNANSWERED = ("batch_expired", "batch_cancelled")
+"""Error codes of requests that an expired or cancelled batch left unanswered."""
 
 
 class OpenAIBatch:
@@ -174,18 +176,32 @@ class OpenAIBatch:
         results = {}
         for name in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = await send(client.files.content(name))
-            lines = map(json.loads, content.text.splitlines())
-            results.update({line["custom_id"]: line for line in lines})
+            lines = map(json.loads, content.content.splitlines())
+            results.update({line["custom_id"]: line for line in lines if not _is_unanswered(line)})
         if not results:
             raise RuntimeError(
                 f"the batch {batch.id} at {self._backend.base_url} ended as {batch.status!r} "
-                f"without results: {batch.errors!r:.300}"
+                f"without results: {batch.errors!r:.300}. The same call submits it again"
             )
         return results
 
     async def _find(self, digest: str) -> Any:
-        """Returns the batch with these requests that an earlier run submitted, or None."""
-        async for batch in self._backend.connection.client.batches.list(limit=100):
-            if (batch.metadata or {}).get(DIGEST) == digest and batch.status != "failed":
-                return batch
-        return None
+        """Returns the batch with these requests that an earlier run submitted, or None.
+
+        A batch that ended without results is left out, so that it is submitted again.
+        """
+        connection = self._backend.connection
+        page = await connection.send(connection.client.batches.list(limit=100))
+        while True:
+            for batch in page.data:
+                if (batch.metadata or {}).get(DIGEST) == digest and (
+                    batch.status in (*RUNNING, "completed") or batch.output_file_id
+                ):
+                    return batch
+            if not page.has_next_page():
+                return None
+            page = await connection.send(page.get_next_page())
+
+
+def _is_unanswered(line: Mapping[str, Any]) -> bool:
+    return (line.get("error") or {}).get("code") in UNANSWERED

@@ -70,6 +70,27 @@ def test_a_failed_batch_is_an_error():
         assert batch(server).complete(PROMPTS)[0].text  # submitted again
 
 
+def test_a_batch_that_expired_without_answers_is_submitted_again_by_the_next_call():
+    with FaultServer() as server:
+        server.batch_ends = ["expired"]
+        with pytest.raises(RuntimeError, match="'expired' without results.*submits it again"):
+            batch(server).complete(PROMPTS[:1])
+        assert batch(server).complete(PROMPTS[:1])[0].text == answer(PROMPTS[0])
+
+
+def test_an_unreachable_server_is_named():
+    with FaultServer() as server:
+        pass
+    with pytest.raises(RuntimeError, match=f"the server {server.url} failed with no connection"):
+        batch(server, model="m", max_retries=0).complete(PROMPTS)
+
+
+def test_a_line_separator_in_an_answer_does_not_end_a_line_of_the_results():
+    prompt = "the\u2028spectrum\x85of a plasma, and its temperature"
+    with FaultServer() as server:
+        assert batch(server).complete([prompt])[0].text == answer(prompt)
+
+
 def test_failed_prompts_are_skipped_or_an_error():
     faults = {PROMPTS[2]: "too long", PROMPTS[5]: "content filter", PROMPTS[6]: "no choices"}
     with FaultServer(lambda prompt, attempt: faults.get(prompt)) as server:
