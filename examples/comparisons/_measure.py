@@ -1,0 +1,341 @@
+"""Measures sets of synthetic queries of the same documents; see llms.py, prompts.py, filters.py."""
+
+import argparse
+import json
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyterrier as pt
+from pyterrier.measures import nDCG
+from pyterrier_pisa import PisaIndex
+from scipy.stats import ttest_rel
+
+from pyterrier_inpars import (
+    BiEncoder,
+    CopyFilter,
+    DuplicateFilter,
+    QueryGenerator,
+    RelevanceJudge,
+    RoundTripFilter,
+    ScoreFusion,
+    SyntheticQueries,
+    datasets,
+    demo,
+    evaluation,
+)
+
+DEPTH = 50
+"""Number of results that are retrieved and reranked."""
+MIN_WORDS = 12
+"""Shorter documents get no query."""
+STORED = 50
+"""Number of documents after which queries are stored."""
+BASELINE = "BM25"
+_ANSWER = re.compile(
+    r"(sure|certainly|of course|sorry|here (is|are|'s)|as an ai|i (am|can|cannot|can't)|"
+    r"(the |this )?(document|passage|text|search query|relevant query|query|example)\b.{0,20}"
+    r"(:| is | describes | discusses )|[`{<\[])",
+    re.IGNORECASE,
+)
+
+
+class Run(NamedTuple):
+    """A model with the options of its `QueryGenerator`."""
+
+    name: str
+    model: str
+    options: dict[str, Any]
+
+
+class Bench:
+    """A collection with its systems, a sample of its documents, and what is measured on them.
+
+    Queries, judgements and results are stored in the folder, which several comparisons may share.
+
+    Args:
+        arguments: Arguments of the command line; see `arguments_of`.
+    """
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.arguments = arguments
+        self.folder: Path = arguments.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.dataset = datasets.BeirFolder(arguments.collection)
+        corpus = [row for row in self.dataset.get_corpus_iter() if row["text"].strip()]
+        long = [row for row in corpus if len(row["text"].split()) >= MIN_WORDS]
+        self.sample = datasets.sample(long, arguments.documents, arguments.seed)
+        self.index = PisaIndex(str(self.folder / "index"), text_field="text")
+        if not self.index.built():
+            self.index.index(corpus)
+        self.encoder = BiEncoder(
+            arguments.encoder, max_length=arguments.max_length, vector_cache=len(corpus)
+        )
+
+    @cached_property
+    def systems(self) -> dict[str, pt.Transformer]:
+        """The systems to choose from, ``BASELINE`` first."""
+        bm25 = self.index.bm25(num_results=DEPTH)
+        candidates = bm25 >> self.dataset.text_loader()
+        return {
+            BASELINE: bm25,
+            "BM25 k1=1.2 b=0.75": self.index.bm25(k1=1.2, b=0.75, num_results=DEPTH),
+            "DPH": self.index.dph(num_results=DEPTH),
+            "query likelihood": self.index.qld(num_results=DEPTH),
+            "MiniLM": candidates >> self.encoder,
+            "BM25 + MiniLM": candidates >> ScoreFusion(self.encoder),
+        }
+
+    def generate(self, run: Run) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Writes the queries of a run, or reads those of an earlier call.
+
+        Returns:
+            The queries, and ``seconds, copied, empty`` of the generation. A resumed run has no
+            seconds, and the counts of its last part.
+        """
+        queries = SyntheticQueries(self.folder / f"{slug(run.name)}.queries", shard_size=STORED)
+        file = self.folder / f"{slug(run.name)}.json"
+        if not queries.built():
+            say(f"generate: {run.name}")
+            resumed = queries.path.exists()
+            generator = QueryGenerator(run.model, **run.options)
+            generator(pd.DataFrame(self.sample[:1]))  # loads the model
+            before, start = (generator.copied, generator.empty), time.perf_counter()
+            (generator >> queries).index(self.sample)
+            counts = {
+                "seconds": None if resumed else time.perf_counter() - start,
+                "copied": generator.copied - before[0],
+                "empty": generator.empty - before[1],
+            }
+            file.write_text(json.dumps(counts))
+        counts = json.loads(file.read_text()) if file.exists() else {}
+        return queries.get_results(), counts
+
+    def values(self, name: str, topics: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
+        """Returns nDCG@10 by query (row) and system (column)."""
+
+        def compute() -> pd.DataFrame:
+            rows = pt.Experiment(
+                list(self.systems.values()),
+                topics[["qid", "query"]],
+                qrels[["qid", "docno", "label"]],
+                [nDCG @ 10],
+                names=list(self.systems),
+                perquery=True,
+            )
+            return rows.pivot(index="qid", columns="name", values="value").fillna(0.0)
+
+        return self.stored(f"{slug(name)}-values", compute)[list(self.systems)]
+
+    def of_topics(self) -> pd.DataFrame:
+        """Returns nDCG@10 by human topic and system."""
+        qrels = self.dataset.get_qrels()
+        topics = self.dataset.get_topics()
+        topics = topics[topics["qid"].isin(qrels["qid"])]
+        return self.values("topics", as_topics(topics), qrels)
+
+    def of_queries(self, name: str, queries: pd.DataFrame) -> pd.DataFrame:
+        """Returns nDCG@10 by synthetic query and system."""
+        return self.values(name, as_topics(queries), queries.assign(label=1))
+
+    def grades(self, name: str, queries: pd.DataFrame) -> pd.Series:
+        """Returns the grades that the instruct model gives queries, by qid."""
+
+        def compute() -> pd.DataFrame:
+            judge = RelevanceJudge(self.arguments.instruct_model)
+            return judge(queries)[["qid", "score"]]
+
+        return self.stored(f"{slug(name)}-grades", compute).set_index("qid")["score"]
+
+    def stored(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Returns a stored frame, or computes and stores it."""
+        file = self.folder / f"{name}.parquet"
+        if not file.exists():
+            say(f"measure: {name}")
+            compute().to_parquet(part := file.with_suffix(".part"))
+            part.replace(file)
+        return pd.read_parquet(file)
+
+    def found(self, queries: pd.DataFrame, k: int) -> float:
+        """Returns the share of queries whose document is among BM25's top ``k``."""
+        return share(RoundTripFilter(self.systems[BASELINE], k), queries)
+
+    def choice(self, name: str, queries: pd.DataFrame, kept: pd.DataFrame) -> dict[str, Any]:
+        """Returns how well a part of a run's queries chooses a system, and which one.
+
+        Args:
+            name: Name of the run.
+            queries: All its queries.
+            kept: The queries that choose.
+        """
+        human = self.of_topics()
+        synthetic = self.of_queries(name, queries)
+        synthetic = synthetic[synthetic.index.isin(kept["qid"])]
+        if synthetic.empty:
+            return {"choose with": 0}
+        found = evaluation.agreement_of_values(synthetic, human)
+        baseline, chosen = human[BASELINE], human[found.chosen]
+        return {
+            "choose with": len(synthetic),
+            "BM25": synthetic[BASELINE].mean(),
+            "tau": found.kendall_tau,
+            "regret": f"{found.relative_regret:.1%}",
+            "chosen": found.chosen,
+            "topics": chosen.mean(),
+            "p": "" if found.chosen == BASELINE else f"{ttest_rel(chosen, baseline).pvalue:.1g}",
+        }
+
+
+def compare(bench: Bench, runs: list[Run]) -> None:
+    """Prints what each run writes, and what its queries are worth."""
+    written, worth = [], []
+    first: pd.DataFrame | None = None
+    for run in runs:
+        queries, counts = bench.generate(run)
+        if queries.empty:
+            written.append({"run": run.name, "queries": 0})
+            continue
+        written.append({"run": run.name, **properties(queries, counts, len(bench.sample))})
+        judged = queries[queries["docno"].isin(docnos(bench))]
+        queries["overlap"] = evaluation.overlap(queries)
+        queries["grade"] = queries["qid"].map(bench.grades(run.name, judged))
+        first = queries if first is None else first
+        usable = (CopyFilter() >> DuplicateFilter())(queries)
+        worth.append(
+            {
+                "run": run.name,
+                "overlap": queries["overlap"].mean(),
+                "p overlap": p_value(first, queries, "overlap"),
+                "found@1": bench.found(queries, 1),
+                "found@10": bench.found(queries, 10),
+                "grade": queries["grade"].mean(),
+                "p grade": p_value(first, queries, "grade"),
+                **bench.choice(run.name, queries, usable),
+            }
+        )
+    show(bench, "What do they write?", pd.DataFrame(written))
+    show(bench, "What are the queries worth?", pd.DataFrame(worth))
+
+
+def properties(queries: pd.DataFrame, counts: dict[str, Any], answers: int) -> dict[str, Any]:
+    """Returns what can be counted; shares are of the answers, or of the queries if so named."""
+    seconds, leaked, empty = (counts.get(name) for name in ("seconds", "copied", "empty"))
+    other = sum(
+        not is_query(*row) for row in queries[["query", "finish_reason"]].itertuples(index=False)
+    )
+    return {
+        "queries": len(queries),
+        "per second": answers / seconds if seconds else None,
+        "not a query": None if empty is None else f"{(empty + other) / answers:.1%}",
+        "leaked": None if leaked is None else f"{leaked / answers:.1%}",
+        "copies": f"{1 - share(CopyFilter(), queries):.1%}",
+        "duplicates": f"{1 - share(DuplicateFilter(), queries):.1%}",
+        "words": queries["query"].str.split().str.len().mean(),
+    }
+
+
+def is_query(text: str, finish_reason: str) -> bool:
+    """Returns whether an answer may be a query.
+
+    It is not if it has fewer than two words of letters or more than 30, if the token limit cut it,
+    or if it begins as a remark about the task, such as "Here is" or "The document describes".
+    """
+    words = re.findall(r"[^\W\d_]{2,}", text)
+    whole = finish_reason != "length" and not _ANSWER.match(text.strip())
+    return whole and len(words) >= 2 and len(text.split()) <= 30
+
+
+def share(stage: pt.Transformer, queries: pd.DataFrame) -> float:
+    """Returns the share of queries that a filter keeps."""
+    return len(stage(queries)) / len(queries)
+
+
+def docnos(bench: Bench) -> list[str]:
+    """Returns the documents whose queries are judged."""
+    rows: list[dict[str, Any]] = datasets.sample(bench.sample, bench.arguments.judged, seed=1)
+    return [row["docno"] for row in rows]
+
+
+def p_value(first: pd.DataFrame, other: pd.DataFrame, column: str) -> str:
+    """Returns p of a paired t-test over the documents that both have a value for."""
+    if first is other:
+        return ""
+    by_document = [frame.groupby("docno")[column].mean() for frame in (first, other)]
+    pairs = pd.concat(by_document, axis=1).dropna().to_numpy()
+    return f"{ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue:.1g}"
+
+
+def as_topics(queries: pd.DataFrame) -> pd.DataFrame:
+    """Returns the queries that have words, as topics that any search engine can parse."""
+    words = queries["query"].str.lower().str.findall(r"\w+").str.join(" ")
+    return queries[["qid"]].assign(query=words)[words != ""]
+
+
+def slug(name: str) -> str:
+    """Returns a name as part of a file name."""
+    return re.sub(r"\W+", "-", name.lower()).strip("-")
+
+
+def say(text: str) -> None:
+    """Prints progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def show(bench: Bench, title: str, table: pd.DataFrame) -> None:
+    """Prints a table in reStructuredText."""
+    arguments = bench.arguments
+    print(
+        f"\n{title} {arguments.collection.name}, {len(bench.sample)} documents, "
+        f"seed {arguments.seed}, top {DEPTH}\n"
+    )
+    print("\n".join(as_rst(table)), flush=True)
+
+
+def as_rst(table: pd.DataFrame) -> Iterator[str]:
+    """Yields the lines of a simple table of reStructuredText."""
+    rows = [list(table), *([cell(value) for value in row] for row in table.to_numpy(object))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    yield from (rule, lines[0], rule, *lines[1:], rule)
+
+
+def cell(value: Any) -> str:
+    """Returns a value as text: numbers with three significant places."""
+    if value is None or value != value:
+        return ".."
+    if isinstance(value, float):
+        return f"{value:.1f}" if value >= 1.5 else f"{value:.3f}"
+    return str(value) or ".."
+
+
+def arguments_of(doc: str, words: list[str] | None = None) -> argparse.Namespace:
+    """Returns the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument("collection", type=Path, help="folder in BEIR's layout")
+    parser.add_argument("--documents", type=int, default=300, help="documents with a query")
+    parser.add_argument("--judged", type=int, default=50, help="documents with judged queries")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample of documents")
+    parser.add_argument("--max_length", type=int, default=256, help="tokens of the encoder's input")
+    parser.add_argument("--base_model", help="Gemma 3 270M by default")
+    parser.add_argument("--instruct_model", help="Qwen2.5 0.5B instruct by default")
+    parser.add_argument("--encoder", help="all-MiniLM-L6-v2 by default")
+    parser.add_argument("--folder", type=Path, help="folder of queries and results")
+    arguments = parser.parse_args(words)
+    arguments.collection = arguments.collection.resolve()
+    arguments.base_model = arguments.base_model or demo.language_model()
+    arguments.instruct_model = arguments.instruct_model or demo.instruct_model()
+    arguments.encoder = arguments.encoder or demo.encoder()
+    arguments.folder = arguments.folder or Path(f"inpars-comparisons-{arguments.collection.name}")
+    return arguments
+
+
+def start() -> None:
+    """Discards the log of PISA, and warnings."""
+    demo.mute_native_log()
+    warnings.filterwarnings("ignore")

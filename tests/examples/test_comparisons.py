@@ -1,0 +1,176 @@
+"""The comparisons of language models, prompts and filters, on tiny models and a tiny collection."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import chat_templates
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import tiny
+import tiny_llm
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore"),  # few queries, small models
+]
+COMPARISONS = Path(__file__).parents[2] / "examples" / "comparisons"
+DOCS, DOCUMENTS = 16, 8
+NAMES = ("_measure", "llms", "prompts", "filters")
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The modules of the comparisons by name."""
+    sys.path.insert(0, str(COMPARISONS))
+    before = {name: sys.modules.pop(name) for name in NAMES if name in sys.modules}
+    yield {name: importlib.import_module(name) for name in NAMES}
+    sys.path.remove(str(COMPARISONS))
+    for name in NAMES:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.fixture(scope="module")
+def measure(scripts):
+    return scripts["_measure"]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """The command line, with a collection in BEIR's layout and tiny models."""
+    folder = tmp_path_factory.mktemp("comparisons")
+    texts = [" ".join((tiny_llm.WORDS * 2)[i : i + 14]) + f" w{i}" for i in range(DOCS)]
+    corpus = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)]
+    queries = [{"_id": f"t{i}", "text": " ".join(texts[i].split()[1:4])} for i in range(6)]
+    (folder / "tiny" / "qrels").mkdir(parents=True)
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "tiny" / f"{name}.jsonl").write_text(lines)
+    lines = ["query-id\tcorpus-id\tscore", *(f"t{i}\td{i}\t1" for i in range(6))]
+    (folder / "tiny" / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n")
+    base = tiny_llm.save(folder / "base", "llama")
+    instruct = chat_templates.save(folder / "instruct", chat_templates.QWEN)
+    for path in (base, instruct):  # the prompts are longer than 512 tokens of these models
+        config = json.loads((Path(path) / "config.json").read_text())
+        config["max_position_embeddings"] = 8192
+        (Path(path) / "config.json").write_text(json.dumps(config))
+    return [
+        str(folder / "tiny"),
+        *(f"--documents={DOCUMENTS}", "--judged=4", "--max_length=32"),
+        *(f"--base_model={base}", f"--instruct_model={instruct}"),
+        *(f"--encoder={tiny.tiny_bert(folder / 'bert')}", f"--folder={folder / 'results'}"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["llms", "prompts"])
+def test_runs_are_compared_and_stored(scripts, measure, words, monkeypatch, capsys, name):
+    arguments = measure.arguments_of("A comparison.", words)
+    runs = [
+        run._replace(options={**run.options, "max_new_tokens": 12})
+        for run in scripts[name].runs(arguments)
+    ]
+    measure.compare(measure.Bench(arguments), runs)
+    shown = tables(capsys.readouterr().out)
+    assert len(shown) == 2
+    bench = measure.Bench(arguments)
+    written = [run.name for run in runs if len(bench.generate(run)[0])]
+    assert len(written) > 1
+    assert [row[0] for row in shown[0][1:]] == [run.name for run in runs]
+    assert [row[0] for row in shown[1][1:]] == written
+    for run in runs:
+        assert set(bench.generate(run)[0]["docno"]) <= {row["docno"] for row in bench.sample}
+
+    # A second call reads what is stored.
+    monkeypatch.setattr(measure, "QueryGenerator", None)
+    monkeypatch.setattr(measure, "RelevanceJudge", None)
+    measure.compare(measure.Bench(arguments), runs)
+    assert tables(capsys.readouterr().out) == shown
+
+
+def test_filters_are_compared(scripts, measure, words, capsys):
+    filters = scripts["filters"]
+    bench = measure.Bench(measure.arguments_of("A comparison.", words))
+    queries = pd.DataFrame(bench.sample).assign(
+        qid=[f"q{i}" for i in range(DOCUMENTS)], score=[-float(i) for i in range(DOCUMENTS)]
+    )
+    queries["query"] = queries["text"].str.split().str[2:5].str.join(" ")  # copies
+    queries.loc[3:, "query"] = [f"noise {text[-8:]} spectrum" for text in queries["text"][3:]]
+    bench.generate = lambda run: (queries.copy(), {})
+    bench.folder = bench.folder / "filters"
+    bench.folder.mkdir()
+    filters.compare_filters(bench)
+    (rows,) = tables(capsys.readouterr().out)
+    left = {row[0]: int(row[rows[0].index("choose with")]) for row in rows[1:]}
+    assert left["none"] == DOCUMENTS and left["copies"] == DOCUMENTS - 3
+    assert left["scores"] == left["judge"] == left["random half"] == DOCUMENTS // 2
+    assert left["round trip, top 1"] <= left["round trip, top 10"]
+
+
+@pytest.mark.parametrize(
+    "text, reason, expected",
+    [
+        ("how is noise measured in a receiver", "stop", True),
+        ("document retrieval with transistors", "stop", True),
+        ("transistor gain", "stop", True),
+        ("noise", "stop", False),
+        ("12 34", "stop", False),
+        ("how is noise measured", "length", False),
+        ("Sure! Here is a query", "stop", False),
+        ("Here is the query: noise in a receiver", "stop", False),
+        ("The document describes noise in a receiver", "stop", False),
+        ('{"query": "noise in a receiver"}', "stop", False),
+        ("word " * 31, "stop", False),
+    ],
+)
+def test_answers_that_are_not_queries(measure, text, reason, expected):
+    assert measure.is_query(text, reason) is expected
+
+
+def test_shares_are_of_all_answers(measure):
+    queries = pd.DataFrame(
+        {
+            "query": ["gain of noise", "Gain of  noise", "noise limits", "Sure, a query"],
+            "text": "noise limits the gain",
+            "finish_reason": "stop",
+        }
+    )
+    found = measure.properties(queries, {"seconds": 2.0, "copied": 3, "empty": 1}, 8)
+    assert found["queries"] == 4 and found["per second"] == 4
+    assert found["not a query"] == "25.0%" and found["leaked"] == "37.5%"
+    assert found["copies"] == "25.0%" and found["duplicates"] == "25.0%"
+    assert found["words"] == pytest.approx((3 + 3 + 2 + 3) / 4)
+
+
+def test_p_value_is_paired_by_document(measure):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=9), rng.normal(0.5, size=9)
+    first = pd.DataFrame({"docno": list("abcdefghi"), "grade": a})
+    other = pd.DataFrame({"docno": list("abcdefghi"), "grade": b})
+    expected = f"{scipy.stats.ttest_rel(a[:8], b[:8]).pvalue:.1g}"
+    assert measure.p_value(first, other[:8].sample(frac=1, random_state=1), "grade") == expected
+    assert measure.p_value(first, first, "grade") == ""
+
+
+def tables(shown):
+    """Returns the rows of each table of reStructuredText."""
+    docutils = pytest.importorskip("docutils.core")
+    document = docutils.publish_doctree(
+        "\n".join(line for line in shown.splitlines() if not line[:2].isdigit()),
+        settings_overrides={"report_level": 5},
+    )
+    return [
+        [[entry.astext() for entry in row.findall(is_entry)] for row in table.findall(is_row)]
+        for table in document.findall(lambda node: node.tagname == "table")
+    ]
+
+
+def is_row(node):
+    return node.tagname == "row"
+
+
+def is_entry(node):
+    return node.tagname == "entry"
