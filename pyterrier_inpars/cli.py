@@ -1,4 +1,4 @@
-"""Command line: the six commands of the InPars Toolkit (arXiv 2307.04601).
+"""Command line: the six commands of the InPars Toolkit (arXiv 2307.04601), and ``judge``.
 
 ``pyterrier-inpars COMMAND --help`` lists the options, which may be written with underscores or
 hyphens. The commands call the classes of this package; this module parses options, reads and writes
@@ -34,6 +34,7 @@ import pyterrier as pt
 from ir_measures import NumRet
 
 from pyterrier_inpars import datasets, demo, evaluation
+from pyterrier_inpars._files import write_text
 from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.backends.huggingface import BackendOptions
 from pyterrier_inpars.backends.openai import ServerOptions
@@ -48,6 +49,7 @@ from pyterrier_inpars.filtering import (
     ScoreFilter,
 )
 from pyterrier_inpars.generation import QueryGenerator
+from pyterrier_inpars.judging import RelevanceJudge
 from pyterrier_inpars.mining import NegativeMiner
 from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, load_prompt, read_text
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -446,6 +448,11 @@ def commands(context: click.Context, debug: bool) -> None:
     "--shard_size", type=COUNT, default=1000, help="Number of documents per stored shard."
 )
 @click.option(
+    "--estimate",
+    is_flag=True,
+    help="Print the number of requests and tokens, write nothing, and end.",
+)
+@click.option(
     "--output",
     required=True,
     callback=_queries_output,
@@ -470,6 +477,7 @@ def generate(
     top_p: float,
     seed: int,
     shard_size: int,
+    estimate: bool,
     output: str,
     **generator_options: Any,
 ) -> None:
@@ -505,6 +513,13 @@ def generate(
     documents = datasets.sample(corpus, max_generations, seed)
     if not documents:
         raise ValueError(f"{dataset} has no documents")
+    if estimate:
+        found = generator.estimate(documents)
+        click.echo(
+            f"{found.requests:,} requests with {found.prompt_tokens:,} tokens, and at most "
+            f"{found.completion_tokens:,} tokens of completions"
+        )
+        return
     pt.Compose(generator, queries).index(documents)
     if not len(queries):
         raise ValueError(
@@ -773,6 +788,85 @@ def rerank(
     run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)
     toolkit_files.write_run(run, output_run, type(reranker).__name__)
     click.echo(f"{output_run}: {len(run):,} documents for {run['qid'].nunique():,} topics")
+
+
+@commands.command()
+@click.option(
+    "--base_model",
+    "model",
+    required=True,
+    help="Language model: name on the hub, path, `demo`, or the address of an OpenAI-compatible "
+    "server.",
+)
+@SERVER
+@click.option("--input", "queries", help="Synthetic queries to judge: a file or a folder.")
+@click.option("--input_run", help=f"Run to judge in place of queries: TREC file, or {BM25}.")
+@click.option("--top_k", type=COUNT, default=20, help="Number of documents to judge per topic.")
+@click.option("--min_score", type=float, help="Lowest expected grade of a query that is kept.")
+@with_source
+@click.option(
+    "--scale",
+    type=click.Choice(["binary", "graded"]),
+    default="graded",
+    help="Grades 0 and 1, or 0 to 3.",
+)
+@PRECISION
+@click.option("--batch_size", type=COUNT, show_default="64", help="Number of pairs per batch.")
+@click.option(
+    "--output",
+    required=True,
+    callback=_output_file,
+    help="Queries as JSON Lines, with score and grade; or the qrels of a run, in TREC format.",
+)
+def judge(
+    model: str,
+    queries: str | None,
+    input_run: str | None,
+    top_k: int,
+    min_score: float | None,
+    source: Source,
+    scale: str,
+    output: str,
+    **judge_options: Any,
+) -> None:
+    """Judge the relevance of queries or of a run with a language model.
+
+    If --dataset has qrels, the judgements of a run are compared with them.
+    """
+    if (queries is None) == (input_run is None):
+        raise click.UsageError("give either --input, synthetic queries, or --input_run")
+    judged = RelevanceJudge(
+        _demo(demo.instruct_model, model),
+        scale=(0, 1) if scale == "binary" else (0, 1, 2, 3),
+        verbose=True,
+        **_of_runtime(model, judge_options),
+    )
+    if queries is not None:
+        generated = source.queries(queries)
+        kept = judged.transform(generated)
+        if min_score is not None:
+            kept = ScoreFilter(min_score=min_score).transform(kept)
+        if kept.empty:
+            raise ValueError(f"no query of {len(generated):,} has a --min_score of {min_score}")
+        toolkit_files.write_queries(kept.drop(columns="rank"), output)
+        click.echo(f"{output}: {len(kept):,} of {len(generated):,} queries")
+        return
+    dataset = source.collection()
+    topics = dataset.get_topics()
+    pool = pt.RankCutoff(top_k)(source.run(str(input_run), topics))
+    pool = pool.drop(columns="query", errors="ignore").merge(topics[["qid", "query"]], on="qid")
+    if pool.empty:
+        raise ValueError(f"{input_run} has no result for a topic of {source.dataset}")
+    qrels = judged.qrels(dataset.text_loader()(pool))
+    rows = (f"{qid} 0 {docno} {label}\n" for qid, docno, label in qrels.itertuples(index=False))
+    write_text(Path(output), "".join(rows))
+    click.echo(f"{output}: {len(qrels):,} judgements for {qrels['qid'].nunique():,} topics")
+    try:
+        human = dataset.get_qrels()
+    except (ValueError, OSError):  # there are none
+        return
+    if len(qrels.merge(human, on=["qid", "docno"])):
+        click.echo(str(evaluation.judge_agreement(qrels, human)))
 
 
 @commands.command()
