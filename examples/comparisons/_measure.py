@@ -310,7 +310,7 @@ def cell(value: Any) -> str:
     if value is None or value != value:
         return ".."
     if isinstance(value, float):
-        return f"{value:.1f}" if value >= 1.5 else f"{value:.3f}"
+        return f"{value:.3g}" if value >= 1 else f"{value:.3f}"
     return str(value) or ".."
 
 
