@@ -126,7 +126,8 @@ class Connection:
         try:
             return await request
         except errors.APIStatusError as error:
-            message = self._without_key(f"HTTP status {error.status_code}: {_message(error)}")
+            reason = self._without_key(_message(error))[:300]
+            message = f"HTTP status {error.status_code}: {reason}"
             if error.status_code in REFUSALS or error.status_code >= 500:
                 raise PromptFailure(message) from None
             raise self._server_error(message) from None
@@ -151,7 +152,7 @@ def _message(error: Any) -> str:
     """Returns what a server reports in an error's body."""
     body = error.body
     message = body.get("message") if isinstance(body, dict) else body
-    return f"{message or error.message}"[:300]
+    return str(message or error.message)
 
 
 def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: AsyncOpenAI) -> None:

@@ -101,8 +101,8 @@ def compare(
 
     if not by_type:
         return table(topics)
-    groups = {"all": topics} | dict(list(topics.groupby("type", sort=False)))
-    tables = [table(rows).assign(type=name) for name, rows in groups.items()]
+    groups = [("all", topics), *topics.groupby("type", sort=False, dropna=False)]
+    tables = [table(rows).assign(type=name) for name, rows in groups]
     out = pd.concat(tables, ignore_index=True)
     return out[["type", *(column for column in out if column != "type")]]
 

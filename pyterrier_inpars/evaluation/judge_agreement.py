@@ -70,7 +70,8 @@ def judge_agreement(
 
     Raises:
         pt.validate.InputValidationError: A column is missing.
-        ValueError: No pair is judged by both, a pair is judged twice, or a label is not a number.
+        ValueError: No pair is judged by both, a pair is judged twice, or a label is not a whole
+            number.
     """
     from sklearn.metrics import cohen_kappa_score
 
@@ -85,11 +86,17 @@ def judge_agreement(
             f"docno {row['docno']!r} is judged twice for qid {row['qid']!r}: drop one of the rows"
         )
     human = qrels[["qid", "docno"]].assign(human=as_numbers(qrels, "label"))
-    both = pairs.merge(human, on=["qid", "docno"], validate="one_to_one").astype(
-        {"judge": int, "human": int}
-    )
+    both = pairs.merge(human, on=["qid", "docno"], validate="one_to_one")
     if both.empty:
         raise ValueError("no pair is judged by both: qids and docnos must be those of the qrels")
+    for side in ("judge", "human"):
+        if (graded := both[side] % 1 != 0).any():
+            row = both[graded].iloc[0]
+            raise ValueError(
+                f"labels must be whole numbers, but that of the {side} is {row[side]} at qid "
+                f"{row['qid']!r}, docno {row['docno']!r}: round it to a grade"
+            )
+    both = both.astype({"judge": int, "human": int})
     labels = sorted({*both["judge"], *both["human"]})
     relevant = (
         both["human"] >= relevance_threshold,

@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._retrieval import clean
-from pyterrier_inpars._similarity import check_encoder, check_threshold, unit_vectors
+from pyterrier_inpars._similarity import (
+    BLOCK,
+    TOLERANCE,
+    check_encoder,
+    check_threshold,
+    unit_vectors,
+)
 from pyterrier_inpars._stage import check_columns, check_strings
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import as_results
@@ -61,13 +67,17 @@ def leaked_topics(
     if encoder is not None and len(topics):
         others = np.flatnonzero(nearest < 0)
         if len(others):
-            cosines = unit_vectors(encoder, topics["query"].iloc[others]) @ (
-                unit_vectors(encoder, known["query"]).T
-            )
-            nearest[others] = cosines.argmax(axis=1)
-            similarity[others] = cosines.max(axis=1)
+            vectors = unit_vectors(encoder, topics["query"].iloc[others])
+            known_vectors = unit_vectors(encoder, known["query"])
+            for first in range(0, len(others), BLOCK):
+                block = others[first : first + BLOCK]
+                cosines = vectors[first : first + BLOCK] @ known_vectors.T
+                nearest[block] = cosines.argmax(axis=1)
+                similarity[block] = cosines.max(axis=1)
     # A text without words equals no other one.
-    leaked = (similarity >= threshold) & np.array([text != "" for text in texts], dtype=bool)
+    leaked = (similarity >= threshold - TOLERANCE) & np.array(
+        [text != "" for text in texts], dtype=bool
+    )
     rows = known.iloc[nearest[leaked]]
     return (
         topics.loc[leaked, ["qid", "query"]]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._retrieval import clean
-from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars._stage import fields_of, positive_int
 from pyterrier_inpars.evaluation.hardness import overlap
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import as_results
@@ -51,8 +51,7 @@ def match(
     number = positive_int("number", (len(synthetic) + 1) // 2 if number is None else number)
     if number > len(synthetic):
         raise ValueError(f"number must be at most {len(synthetic)}, the number of queries")
-    fields = [text_field] if isinstance(text_field, str) else text_field
-    with_text = all(field in real for field in fields)
+    with_text = all(field in real for field in fields_of(text_field))
     ours, theirs = (
         _features(frame, text_field if with_text else None) for frame in (synthetic, real)
     )

@@ -163,6 +163,12 @@ def agreement_of_values(
     if not 0 < finite("alpha", alpha) < 1:
         raise ValueError(f"alpha must be between 0 and 1, such as 0.05, not {alpha!r}")
     synthetic = synthetic[list(human)]
+    for kind, values in (("synthetic", synthetic), ("human", human)):
+        if (bad := ~np.isfinite(values.to_numpy(float)).all(axis=0)).any():
+            raise ValueError(
+                f"the {kind} values of {values.columns[bad][0]!r} are not all finite numbers: set "
+                "a value for each query, or drop the query for all systems"
+            )
     estimated, true = synthetic.mean(), human.mean()
     tau, ap = kendall_tau(estimated, true), tau_ap(estimated, true)
     pairs = _significant_pairs(human, alpha, correction)

@@ -74,6 +74,13 @@ def test_query_types(systems):
         )
 
 
+def test_a_query_type_called_all_does_not_replace_the_rows_of_all_queries(systems):
+    frame = queries(120).assign(type=["all"] * 60 + ["title"] * 60)
+    table = compare(systems, frame, names=NAMES, by_type=True)
+    assert list(table["type"]) == ["all"] * 6 + ["title"] * 3
+    assert table["nDCG@10"].iloc[0] == compare(systems, frame, names=NAMES)["nDCG@10"].iloc[0]
+
+
 def test_an_artifact_a_dict_and_a_frame_of_results(systems, tmp_path):
     frame = queries()
     stored = SyntheticQueries(tmp_path / "queries").index(frame.to_dict("records"))

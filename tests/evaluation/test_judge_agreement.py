@@ -60,3 +60,5 @@ def test_bad_input():
         evaluation.judge_agreement(judged.assign(qid="x"), qrels)
     with pytest.raises(ValueError, match="label is not a number"):
         evaluation.judge_agreement(judged.assign(label="high"), qrels)
+    with pytest.raises(ValueError, match="that of the judge is 1.5 at qid 'q0', docno 'd0'"):
+        evaluation.judge_agreement(judged.assign(label=1.5), qrels)

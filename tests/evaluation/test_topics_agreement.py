@@ -99,8 +99,8 @@ def test_bad_values():
     human = frame([[1, 2], [2, 3]])
     with pytest.raises(ValueError, match="different systems: 's2' is in only one"):
         agreement_of_values(frame([[1, 2, 3]]), human)
-    with pytest.raises(ValueError, match="finite value"):
-        agreement_of_values(human, frame([[1, math.nan]]) * math.inf)
+    with pytest.raises(ValueError, match="human values of 's1' are not all finite"):
+        agreement_of_values(human, frame([[1, 2], [3, math.nan]]))
     with pytest.raises(ValueError, match="baseline must be a number from 0 to 1"):
         agreement_of_values(human, human, baseline=2)
     with pytest.raises(ValueError, match="alpha must be between"):
