@@ -12,6 +12,7 @@ from pyterrier_inpars.backends.base import Completion
 Extract = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], Any]
 """A marker, a regular expression, ``{"json": field}``, or a function from answer to queries."""
 _REASONING_END = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]")
+_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _REASONING = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]")
 _QUOTES = ('""', "''", "“”", "‘’", "«»", "``", "「」")
 
@@ -77,7 +78,7 @@ def queries_of(answer: str, extract: Extract | None, *, chat: bool) -> list[Quer
     found = []
     for query in _found(answer, start, extract):
         query = _stripped(query)
-        while chat and len(query.text) > 2 and query.text[0] + query.text[-1] in _QUOTES:
+        while chat and _is_quoted(query.text):
             place = None if query.start is None else query.start + 1
             query = _stripped(Query(query.text[1:-1], place))
         found.append(query)
@@ -143,6 +144,14 @@ def _one_line(text: str, start: int | None) -> Query:
 def _stripped(query: Query) -> Query:
     space = len(query.text) - len(query.text.lstrip())
     return Query(query.text.strip(), None if query.start is None else query.start + space)
+
+
+def _is_quoted(text: str) -> bool:
+    """Returns whether quotation marks enclose a text, and not only its first and last words."""
+    if len(text) < 2 or text[0] + text[-1] not in _QUOTES:
+        return False
+    inside = _APOSTROPHE.sub("", text[1:-1])
+    return text[0] not in inside and text[-1] not in inside
 
 
 def _json_field(text: str, field: str) -> list[str]:
