@@ -36,11 +36,11 @@ from pyterrier_inpars.backends.base import (
 from pyterrier_inpars.backends.loading import ModelOptions, as_backend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 from pyterrier_inpars.prompts.extraction import answer_of
+from pyterrier_inpars.prompts.templates import DOCUMENT, QUERY
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-DOCUMENT, QUERY = "{document}", "{query}"
 _TASK = (
     "Judge how relevant a passage is to a search query, with one of these grades:\n{grades}\n\n"
     "Query: {query}\nPassage: {document}\n\nThe grade is one number, without further text. Grade:"
@@ -92,8 +92,8 @@ class RelevanceJudge(ModelStage):
             see `backends.base`.
         scale: Grades, whole numbers in ascending order.
         prompt: Text with ``{query}`` and ``{document}`` once each, at whose end the model writes a
-            grade. An instruct model gets it as a message. None for the package's own prompt, which
-            knows the scales (0, 1, 2, 3) and (0, 1).
+            grade. An instruct model gets it as a message. None for the built-in prompt, which
+            supports the scales (0, 1, 2, 3) and (0, 1).
         max_doc_tokens: Maximum number of tokens of a document; longer documents are truncated.
         max_query_tokens: Maximum number of tokens of a query.
         max_new_tokens: Maximum number of tokens of an answer, where there are no probabilities.
@@ -251,8 +251,8 @@ class RelevanceJudge(ModelStage):
             if meanings is None:
                 known = " and ".join(map(str, _MEANINGS))
                 raise ValueError(
-                    f"the own prompt has the scales {known}: for the scale {self.scale}, give "
-                    "prompt=, a text that explains its grades"
+                    f"the built-in prompt supports the scales {known}: for the scale {self.scale}, "
+                    "give prompt=, a text that explains its grades"
                 )
             pairs = zip(self.scale, meanings, strict=True)
             grades = "\n".join(f"{grade}: {meaning}" for grade, meaning in pairs)
