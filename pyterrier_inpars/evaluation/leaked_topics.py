@@ -69,9 +69,9 @@ def leaked_topics(
         if len(others):
             vectors = unit_vectors(encoder, topics["query"].iloc[others])
             known_vectors = unit_vectors(encoder, known["query"])
-            for first in range(0, len(others), BLOCK):
-                block = others[first : first + BLOCK]
-                cosines = vectors[first : first + BLOCK] @ known_vectors.T
+            for start in range(0, len(others), BLOCK):
+                block = others[start : start + BLOCK]
+                cosines = vectors[start : start + BLOCK] @ known_vectors.T
                 nearest[block] = cosines.argmax(axis=1)
                 similarity[block] = cosines.max(axis=1)
     # A text without words equals no other one.
