@@ -847,7 +847,8 @@ def judge(
         if min_score is not None:
             kept = ScoreFilter(min_score=min_score).transform(kept)
         if kept.empty:
-            raise ValueError(f"no query of {len(generated):,} has a --min_score of {min_score}")
+            reason = "a grade" if min_score is None else f"a grade of --min_score {min_score}"
+            raise ValueError(f"none of {len(generated):,} queries has {reason}")
         toolkit_files.write_queries(kept.drop(columns="rank"), output)
         click.echo(f"{output}: {len(kept):,} of {len(generated):,} queries")
         return
@@ -858,6 +859,8 @@ def judge(
     if pool.empty:
         raise ValueError(f"{input_run} has no result for a topic of {source.dataset}")
     qrels = judged.qrels(dataset.text_loader()(pool))
+    if qrels.empty:
+        raise ValueError(f"the model gave none of {len(pool):,} pairs a grade: give another model")
     rows = (f"{qid} 0 {docno} {label}\n" for qid, docno, label in qrels.itertuples(index=False))
     write_text(Path(output), "".join(rows))
     click.echo(f"{output}: {len(qrels):,} judgements for {qrels['qid'].nunique():,} topics")

@@ -83,8 +83,8 @@ class RelevanceJudge(ModelStage):
       given tokens, as by an OpenAI-compatible server.
     - ``rank`` (int): Rank by ``score``, from 0.
 
-    An answer without a grade counts as the lowest one. The attribute ``unparsed`` counts them, and
-    the first ones give a warning.
+    A pair is dropped if the model's answer has no grade, or if a server refuses it. The attribute
+    ``unparsed`` counts these pairs, and the first ones give a warning.
 
     Args:
         model: Name on the Hugging Face hub, local folder, ``.gguf`` file, address of an
@@ -102,7 +102,7 @@ class RelevanceJudge(ModelStage):
         **backend_options: Options of the model's backend; see `QueryGenerator`.
 
     Attributes:
-        unparsed: Number of answers without a grade.
+        unparsed: Number of pairs that were dropped because they got no grade.
 
     Raises:
         ValueError: An argument is out of range, a query or text is not a string, the model cannot
@@ -183,8 +183,10 @@ class RelevanceJudge(ModelStage):
         except (NotANumberError, PromptError) as error:
             row = inp.iloc[error.row]
             raise error.at(f"qid {row['qid']!r}, docno {row['docno']!r}") from None
+        graded = ~np.isnan(grades)
         out = inp.drop(columns=["grade", "score", "rank"], errors="ignore")
-        return pt.model.add_ranks(out.assign(grade=grades, score=scores))
+        out = out.assign(grade=grades, score=scores)[graded].reset_index(drop=True)
+        return pt.model.add_ranks(out.astype({"grade": int}))
 
     def _by_choice(self, prompts: list[str | Messages]) -> tuple[np.ndarray, np.ndarray]:
         """Returns grades and expected grades by the probabilities of the grades."""
@@ -205,7 +207,7 @@ class RelevanceJudge(ModelStage):
         return grades[values.argmax(axis=1)], shares @ grades
 
     def _by_answer(self, prompts: list[str | Messages]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the grades in the answers of the model."""
+        """Returns the grades in the answers of the model, NaN where there is none."""
         with self._bar(len(prompts)) as bar:
             completions = self._backend.complete(
                 prompts,
@@ -218,19 +220,18 @@ class RelevanceJudge(ModelStage):
                 stop=(),
             )
         found = [self._grade(completion.text) for completion in completions]
-        if missing := sum(grade is None for grade in found):
-            if not self.unparsed:
-                answer = next(
-                    c.error or c.text for c, g in zip(completions, found, strict=True) if g is None
-                )
-                warnings.warn(
-                    f"{missing:,} of {len(found):,} answers have no grade of {self.scale}, and "
-                    f"count as {self.scale[0]}; the first one is {answer!r:.200}",
-                    stacklevel=4,
-                )
-            self.unparsed += missing
-        grades = np.array([self.scale[0] if grade is None else grade for grade in found])
-        return grades, grades.astype(float)
+        failed = [c for c, grade in zip(completions, found, strict=True) if grade is None]
+        if failed and not self.unparsed:
+            first = failed[0].error or failed[0].text
+            warnings.warn(
+                f"{len(failed):,} of {len(found):,} answers have no grade of {self.scale}, and "
+                f"their pairs are dropped; the first one is {first!r:.200}. "
+                f"A model that reasons first needs more than max_new_tokens={self.max_new_tokens}",
+                stacklevel=4,
+            )
+        self.unparsed += len(failed)
+        grades = np.array([np.nan if grade is None else grade for grade in found], dtype=float)
+        return grades, grades
 
     def _grade(self, answer: str) -> int | None:
         """Returns the last number of an answer that is a grade, after any reasoning."""

@@ -48,8 +48,13 @@ class VectorCache:
 
 
 def weights_checksum(network: Any) -> tuple[float, ...]:
-    """Returns a number for each weight, which changes when the weight does."""
+    """Returns two numbers for each weight, which change with its values, signs and their order."""
     import torch
 
+    sums = []
     with torch.no_grad():
-        return tuple(weight.double().abs().sum().item() for weight in network.parameters())
+        for weight in network.parameters():
+            flat = weight.double().flatten()
+            ramp = torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)
+            sums += [flat.sum(), flat @ ramp]
+        return tuple(torch.stack(sums).tolist())

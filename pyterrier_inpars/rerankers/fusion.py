@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
-from ir_measures import Measure, nDCG
+from ir_measures import Measure, nDCG, parse_measure
 
 from pyterrier_inpars._retrieval import applied, check_retriever
 from pyterrier_inpars._stage import (
@@ -17,6 +18,7 @@ from pyterrier_inpars._stage import (
     check_strings,
     finite,
     with_columns,
+    z_scores,
 )
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import topics_and_qrels
@@ -170,7 +172,7 @@ class ScoreFusion(Stage, pt.Estimator):
         validation: pd.DataFrame | None = None,
         validation_qrels: pd.DataFrame | None = None,
         *,
-        measure: Measure = nDCG @ 10,
+        measure: Measure | str = nDCG @ 10,
     ) -> ScoreFusion:
         """Sets the weights that rank labelled results best, alone or as a pipeline's last stage.
 
@@ -190,10 +192,14 @@ class ScoreFusion(Stage, pt.Estimator):
             This fusion; ``tuning`` has the value of all weights.
 
         Raises:
+            TypeError: ``measure`` is not a measure.
             pt.validate.InputValidationError: A column is missing.
             ValueError: There are no results, or the qrels judge none of their queries.
         """
         check_columns(results, *self._required_columns(), context=self)
+        if isinstance(measure, str):
+            with suppress(ValueError, NameError):  # of no measure, which is an error below
+                measure = parse_measure(measure)
         if not isinstance(measure, Measure):
             raise TypeError(
                 f"measure must be one of ir_measures, such as nDCG @ 10, not {measure!r:.200}"
@@ -219,7 +225,7 @@ class ScoreFusion(Stage, pt.Estimator):
         self,
         queries: SyntheticQueries | pd.DataFrame,
         candidates: pt.Transformer,
-        measure: Measure = nDCG @ 10,
+        measure: Measure | str = nDCG @ 10,
         *,
         qrels: pd.DataFrame | None = None,
     ) -> ScoreFusion:
@@ -240,7 +246,7 @@ class ScoreFusion(Stage, pt.Estimator):
             This fusion; ``tuning`` has the value of all weights.
 
         Raises:
-            TypeError: ``candidates`` is not a transformer.
+            TypeError: ``candidates`` is not a transformer, or ``measure`` not a measure.
             pt.validate.InputValidationError: A column is missing.
             ValueError: There are no queries, or the candidates are none.
         """
@@ -250,8 +256,12 @@ class ScoreFusion(Stage, pt.Estimator):
         return self.fit(results, sources if qrels is None else qrels, measure=measure)
 
 
-def _z_scores(results: pd.DataFrame) -> pd.Series:
-    """Standardizes scores to mean 0 and standard deviation 1 within each query."""
+def _z_scores(results: pd.DataFrame) -> np.ndarray:
+    """Standardizes scores within each query.
+
+    Raises:
+        ValueError: A score is not a finite number.
+    """
     scores = pd.Series(as_numbers(results, "score"), index=results.index)
     if (infinite := np.isinf(scores)).any():
         row = results.loc[infinite.idxmax()]
@@ -259,7 +269,4 @@ def _z_scores(results: pd.DataFrame) -> pd.Series:
             f"score must be a finite number, but is {row['score']!r} at qid {row['qid']!r}, docno "
             f"{row['docno']!r}: drop the row"
         )
-    by_query = scores.groupby(results["qid"])
-    centred = scores - by_query.transform("mean")
-    equal = by_query.transform("min") == by_query.transform("max")
-    return (centred / by_query.transform("std", ddof=0)).mask(equal, 0.0)
+    return z_scores(scores.to_numpy(), results["qid"])

@@ -43,8 +43,8 @@ class VectorPRF(Stage):
 
     Raises:
         TypeError: ``encoder`` is not a ``BiEncoder``.
-        ValueError: ``k`` is not a positive whole number, or ``weight`` or a score is not a finite
-            number.
+        ValueError: ``k`` is not a positive whole number, ``weight`` is not a finite number, or a
+            score is not a number.
     """
 
     schematic = {"label": "VectorPRF", "help_url": None}
@@ -67,7 +67,7 @@ class VectorPRF(Stage):
         documents = self.encoder.encode(joined_text(inp, self.encoder.text_field))
         queries = self.encoder.encode(inp["query"].tolist(), "query")
         vectors = queries + self.weight * self._feedback(inp, documents)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         scores = (vectors * documents).sum(axis=1).astype(float)
         out = inp.drop(columns=["score", "rank"], errors="ignore")
         return pt.model.add_ranks(out.assign(score=scores))

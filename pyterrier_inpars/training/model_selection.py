@@ -16,6 +16,8 @@ import ir_measures
 import numpy as np
 import pandas as pd
 
+from pyterrier_inpars._stage import z_scores
+
 if TYPE_CHECKING:
     import torch
 
@@ -82,18 +84,13 @@ class Validation:
         """Measures the baselines, and the score fusion of the first stage with what is kept."""
         scores = dict(self.baselines)
         if FIRST_STAGE in scores:
-            fused = self._z_scores(scores[FIRST_STAGE]) + self._z_scores(kept.scores)
+            qids = self.results["qid"]
+            fused = z_scores(scores[FIRST_STAGE], qids) + z_scores(kept.scores, qids)
             scores[f"{FIRST_STAGE} + {kept.system}"] = fused
         return [
             self._measured(measure, name, None, self.results.assign(score=values))
             for name, values in scores.items()
         ]
-
-    def _z_scores(self, scores: np.ndarray) -> np.ndarray:
-        """Returns the scores with mean 0 and standard deviation 1 in each query, as ScoreFusion."""
-        by_query = pd.Series(scores).groupby(self.results["qid"].to_numpy())
-        deviation = by_query.transform("std", ddof=0).replace(0, 1)
-        return ((scores - by_query.transform("mean")) / deviation).to_numpy()
 
     def _measured(
         self, measure: str, system: str, share: float | None, scored: pd.DataFrame

@@ -62,14 +62,19 @@ def test_queries_are_graded_and_filtered(llm, tmp_path, capsys):
     assert "3 of 3 queries" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         cli.main([*command[:-1], str(tmp_path / "none.jsonl"), "--min_score", "3.5"])
-    assert "no query of 3 has a --min_score of 3.5" in capsys.readouterr().err
+    assert "none of 3 queries has a grade of --min_score 3.5" in capsys.readouterr().err
 
 
-def test_a_run_becomes_qrels_that_are_compared_with_the_human_ones(collection, tmp_path, capsys):
+def test_a_run_becomes_qrels_that_are_compared_with_the_human_ones(
+    collection, llm, tmp_path, capsys
+):
     output = tmp_path / "judged.qrels"
-    with FaultServer() as server:
-        cli.main(["judge", "--base_model", server.url, "--input_run", "bm25", "--top_k", "1",
-                  "--dataset", str(collection), "--output", str(output)])  # fmt: skip
+    command = ["judge", "--input_run", "bm25", "--top_k", "1", "--dataset", str(collection),
+               "--output", str(output)]  # fmt: skip
+    with FaultServer() as server, pytest.raises(SystemExit):  # which answers with words
+        cli.main([*command, "--base_model", server.url])
+    assert "none of 2 pairs a grade" in capsys.readouterr().err and not output.exists()
+    cli.main([*command, "--base_model", llm])
     qrels = datasets.read_qrels(output)
     assert qrels[["qid", "docno"]].to_numpy().tolist() == [["t0", "d0"], ["t1", "d1"]]
     out = capsys.readouterr().out

@@ -115,7 +115,8 @@ def test_grades_are_parsed_from_answers():
     judge = RelevanceJudge(backend)
     with pytest.warns(UserWarning, match=r"2 of 7 answers have no grade .* is '7'"):
         out = judge(results())
-    assert out["grade"].tolist() == [2, 3, 1, 2, 0, 0, 0] == out["score"].tolist()
+    assert out["grade"].tolist() == [2, 3, 1, 2, 0] == out["score"].tolist()
+    assert out["docno"].tolist() == ["d0", "d1", "d2", "d3", "d6"] and out["grade"].dtype == int
     assert judge.unparsed == 2
     (message,) = backend.prompts[0]
     assert message["role"] == "user" and "perfect" in message["content"]

@@ -98,12 +98,21 @@ def test_copies_have_an_empty_cache(encoder):
 
 
 def test_a_checksum_changes_with_each_weight(encoder):
+    def changed(before, after):
+        return {n // 2 for n, (a, b) in enumerate(zip(before, after, strict=True)) if a != b}
+
     network = encoder().network
     before = _vector_cache.weights_checksum(network)
     for number, weight in enumerate(network.parameters()):
         weight.data = weight.data + 0.01
         after = _vector_cache.weights_checksum(network)
-        assert [n for n, (a, b) in enumerate(zip(before, after, strict=True)) if a != b] == [number]
+        assert changed(before, after) == {number}
+        before = after
+    weight = next(network.parameters())
+    for other in (-weight.data, weight.data.flip(0)):  # other signs, or another order
+        weight.data = other
+        after = _vector_cache.weights_checksum(network)
+        assert len(changed(before, after)) == 1
         before = after
 
 
