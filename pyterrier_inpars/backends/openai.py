@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
@@ -33,6 +34,15 @@ MALFORMED_ANSWERS = 3
 FAILURES_IN_A_ROW = 20
 """Number of failed prompts without an answer between them after which the run fails."""
 
+
+_CONNECTING = threading.Lock()
+"""Held while a connection is made; of the module, since backends are pickled."""
+
+
+class _Calls:
+    """The calls of `OpenAIBackend.complete` up to one that fails, as a `Run`."""
+
+    failures_in_a_row = 0
 
 class ServerOptions(TypedDict, total=False):
     """Keyword parameters of `OpenAIBackend`, which stages with a ``model`` accept too.
@@ -390,16 +400,9 @@ class OpenAIBackend:
     def connection(self) -> Connection:
         """The connection to the server, made on first use."""
         if self._open_connection is None:
-            is_openai = urlsplit(self.base_url).hostname == OPENAI_HOST
-            self._open_connection = Connection(
-                self.base_url,
-                self.api_key_env or (OPENAI_KEY if is_openai else None),
-                self.concurrency,
-                self.requests_per_minute,
-                self.tokens_per_minute,
-                self.timeout,
-                self.max_retries,
-            )
+            with _CONNECTING:
+                if self._open_connection is None:
+                    self._open_connection = self._connect()
         return self._open_connection
 
 
@@ -412,6 +415,18 @@ def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion:
     message = choice.get("message") or {}
     raw = choice.get("text") or message.get("content") or ""
     reason = choice.get("finish_reason")
+    def _connect(self) -> Connection:
+        is_openai = urlsplit(self.base_url).hostname == OPENAI_HOST
+        return Connection(
+            self.base_url,
+            self.api_key_env or (OPENAI_KEY if is_openai else None),
+            self.concurrency,
+            self.requests_per_minute,
+            self.tokens_per_minute,
+            self.timeout,
+            self.max_retries,
+        )
+
     if refusal := message.get("refusal"):
         raise PromptFailure(f"the model refused to answer: {refusal!r:.200}")
     if reason == "content_filter":

@@ -1,6 +1,8 @@
 """OpenAI-compatible servers on the loopback: requests, answers, faults and limits."""
 
 import pickle
+import sys
+import threading
 import time
 
 import pytest
@@ -196,6 +198,28 @@ def test_a_used_backend_can_be_pickled():
         again = pickle.loads(pickle.dumps(backend))
         assert again.complete(PROMPTS[:3]) == expected
         assert again.describe() == backend.describe()
+
+
+def test_threads_share_one_connection():
+    with FaultServer() as server:
+        backend, found = OpenAIBackend(server.url), []
+        barrier = threading.Barrier(8)
+
+        def connect():
+            barrier.wait()
+            found.append(backend.connection)
+
+        threads = [threading.Thread(target=connect) for _ in range(8)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
+    assert len(found) == 8 and len(set(map(id, found))) == 1
 
 
 def test_the_description_names_what_is_sent():
