@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -48,8 +49,12 @@ class OpenAIBatch:
         poll_seconds: Seconds between two questions whether a batch has ended.
         **options: See there. Concurrency and rate limits have no effect.
 
+    Attributes:
+        usage: See there.
+        failed: See there.
+
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or a call has more than 50,000 prompts.
         RuntimeError: On use, a batch failed, or ended without results.
     """
 
@@ -67,7 +72,6 @@ class OpenAIBatch:
         if finite("poll_seconds", poll_seconds) <= 0:
             raise ValueError(f"poll_seconds must be above 0, not {poll_seconds!r}")
         self.poll_seconds = poll_seconds
-        self.tokenizer = self._backend.tokenizer
         self.context = self._backend.context
         self.chat = self._backend.chat
 
@@ -78,6 +82,16 @@ class OpenAIBatch:
     def usage(self) -> dict[str, int]:
         """See `OpenAIBackend`."""
         return self._backend.usage
+
+    @property
+    def failed(self) -> int:
+        """See `OpenAIBackend`."""
+        return self._backend.failed
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """See `OpenAIBackend`."""
+        return self._backend.tokenizer
 
     def describe(self) -> dict[str, Any]:
         """Returns the settings that determine the output; see `Backend.describe`."""
@@ -99,6 +113,11 @@ class OpenAIBatch:
         """Completes prompts as one batch; see `Backend.complete`."""
         sampling = sampling or Sampling()
         sampling.check_num_samples(num_samples)
+        if len(prompts) > MOST_REQUESTS:
+            raise ValueError(
+                f"a batch has at most {MOST_REQUESTS:,} prompts, not {len(prompts):,}: give "
+                f"SyntheticQueries a shard_size of at most {MOST_REQUESTS}, or pass fewer documents"
+            )
         requests = {}
         for number, prompt in enumerate(prompts):
             fields = self._backend.fields(prompt, max_new_tokens, sampling, stop, schema)

@@ -94,13 +94,30 @@ def test_a_line_separator_in_an_answer_does_not_end_a_line_of_the_results():
 def test_failed_prompts_are_skipped_or_an_error():
     faults = {PROMPTS[2]: "too long", PROMPTS[5]: "content filter", PROMPTS[6]: "no choices"}
     with FaultServer(lambda prompt, attempt: faults.get(prompt)) as server:
-        found = batch(server).complete(PROMPTS)
+        backend = batch(server)
+        found = backend.complete(PROMPTS)
+        assert backend.failed == 3
         errors = [completion.error for completion in found]
         assert [i for i, error in enumerate(errors) if error] == [2, 5, 6]
         assert "HTTP status 400: This model's maximum context" in errors[2]
         assert "0 completions instead of 1" in errors[6]
         with pytest.raises(PromptError, match="at prompt 2"):
             batch(server, on_error="raise").complete(PROMPTS)
+
+
+def test_more_prompts_than_a_batch_takes_are_an_error():
+    with FaultServer() as server:
+        message = "at most 50,000 prompts, not 50,001: give SyntheticQueries a shard_size"
+        with pytest.raises(ValueError, match=message):
+            batch(server).complete(["a"] * 50_001)
+        assert not server.files
+
+
+def test_the_tokenizer_is_loaded_on_use(tmp_path):
+    backend = OpenAIBatch(model="m", tokenizer=str(tmp_path / "none"))
+    assert backend.describe()["tokenizer"] == str(tmp_path / "none")
+    with pytest.raises((OSError, ValueError)):
+        _ = backend.tokenizer
 
 
 def test_arguments_are_checked():
