@@ -539,7 +539,7 @@ class QueryGenerator(ModelStage, DocumentStage):
                 raise error.at(f"docno {docnos[error.row]!r}") from None
         for i, completion in enumerate(completions):
             if completion.error is not None:
-                self._add_failure(docnos[i // n], completion.error)
+                errors.setdefault(i // n, completion.error)
             # not every backend checks its numbers
             elif any(map(math.isnan, completion.log_probs or [])):
                 place = f"docno {docnos[i // n]!r}"
@@ -552,6 +552,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         keys = [f"{docno}\0{name}" if name else docno for docno in docnos]
         numbers = range(self.num_queries)
         is_part = prompt.extract is not None or self.extract is not None
+        errors: dict[int, str] = {}  # by prompt
         default = () if is_part else prompt.stop
         return {
             "max_new_tokens": self.max_new_tokens,
@@ -559,6 +560,8 @@ class QueryGenerator(ModelStage, DocumentStage):
             "num_samples": self.num_queries,
             "seeds": [_seed(sampling.seed, key, i) for key in keys for i in numbers],
             "stop": default if self.stop is None else self.stop,
+        for number, reason in errors.items():
+            self._add_failure(docnos[number], reason)
             "schema": prompt.schema,
         }
 
