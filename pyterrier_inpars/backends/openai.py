@@ -217,6 +217,7 @@ class OpenAIBackend:
         return {
             **{name: value for name, value in settings.items() if value},
             "versions": {"openai": version("openai"), "server": self.base_url},
+            **({} if self.log_probs else {"log_probs": False}),
         }
 
     def complete(

@@ -233,3 +233,5 @@ def test_the_description_names_what_is_sent():
         "parameters": {"top_k": 5},
     }
     assert versions["server"] == server.url and versions["openai"]
+    backend = OpenAIBackend("http://127.0.0.1:9/v1", MODEL, log_probs=False)
+    assert backend.describe()["log_probs"] is False
