@@ -35,6 +35,7 @@ class AnswerLog:
         self._lock = threading.Lock()  # answers arrive in other threads
         self._synced = 0.0
         for file in folder.glob("answers-*.jsonl"):
+        self._closed = False
             for line in file.read_bytes().splitlines():
                 with suppress(ValueError):  # a killed run may leave a part of a line
                     entry = json.loads(line)
@@ -48,7 +49,7 @@ class AnswerLog:
         return self._answers.get(key, (0, None))[1]
 
     def add(self, key: str, answer: Any, end: int) -> None:
-        """Stores an answer.
+        """Stores an answer, unless the log is closed: then another run may own the files.
 
         Args:
             key: Its key.
@@ -59,6 +60,8 @@ class AnswerLog:
         with self._lock:
             self._answers[key] = end, answer
             file = self._file(end)
+            if self._closed:
+                return
             file.write(line.encode("utf-8", "replace"))
             file.flush()
             if time.monotonic() - self._synced > SYNC_SECONDS:
@@ -91,6 +94,7 @@ class AnswerLog:
         with self._lock:
             for end in list(self._files):
                 self._files.pop(end).close()
+            self._closed = True
 
 
 def _end_of(file: Path) -> int:

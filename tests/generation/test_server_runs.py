@@ -221,3 +221,13 @@ def test_estimates_are_what_is_sent(model):
     assert rough.prompt_tokens == sum(math.ceil(len(prompt) / 4) for prompt in sent)
     assert rough.cost is None
     assert generator(model).estimate(CORPUS).requests == 60
+def test_an_answer_after_the_end_of_a_run_is_ignored(tmp_path):
+    log = AnswerLog(tmp_path)
+    log.add("a", ["first"], 10)
+    log.close()
+    log.add("b", ["late"], 10)
+    log.add("c", ["late"], 20)
+    (file,) = tmp_path.glob("answers-*")
+    assert file.read_bytes().count(b"\n") == 1
+
+
