@@ -21,9 +21,11 @@ class Answers(Protocol):
 
     Attributes:
         requested: Answers that have been requested and not yet used, by key.
+        failures_in_a_row: See `Run`.
     """
 
     requested: dict[str, Future[Any]]
+    failures_in_a_row: int
 
     def get(self, key: str) -> Any:
         """Returns the answer of a key, or None."""
@@ -65,6 +67,7 @@ def request(
                 num_samples=num_samples,
                 seeds=own,
                 answered=partial(_store, answers, key, end),
+                run=answers,
                 **options,
             )
 

@@ -210,6 +210,16 @@ class Backend(Protocol):
         """
 
 
+class Run(Protocol):
+    """The prompts of one run.
+
+    Attributes:
+        failures_in_a_row: Number of its prompts that failed since the last answer.
+    """
+
+    failures_in_a_row: int
+
+
 class StreamingBackend(Backend, Protocol):
     """A `Backend` that answers prompts one by one, as remote runtimes do.
 
@@ -228,6 +238,7 @@ class StreamingBackend(Backend, Protocol):
         stop: Sequence[str] = (NEWLINE,),
         schema: Mapping[str, Any] | None = None,
         answered: Callable[[list[Completion]], object] = lambda completions: None,
+        run: Run | None = None,
     ) -> Future[list[Completion]]:
         """Requests the completions of a prompt; for the arguments, see `Backend.complete`.
 
@@ -241,6 +252,7 @@ class StreamingBackend(Backend, Protocol):
             schema: See there.
             answered: Callback that receives the completions when they arrive, perhaps in another
                 thread. It is not called if the prompt fails.
+            run: Run that the prompt belongs to, which counts its failures in a row.
 
         Returns:
             The completions. Its result raises the errors of `Backend.complete`.

@@ -21,6 +21,7 @@ from pyterrier_inpars.backends.base import (
     Completion,
     Messages,
     PromptError,
+    Run,
     Sampling,
 )
 
@@ -34,7 +35,6 @@ MALFORMED_ANSWERS = 3
 FAILURES_IN_A_ROW = 20
 """Number of failed prompts without an answer between them after which the run fails."""
 
-
 _CONNECTING = threading.Lock()
 """Held while a connection is made; of the module, since backends are pickled."""
 
@@ -43,6 +43,7 @@ class _Calls:
     """The calls of `OpenAIBackend.complete` up to one that fails, as a `Run`."""
 
     failures_in_a_row = 0
+
 
 class ServerOptions(TypedDict, total=False):
     """Keyword parameters of `OpenAIBackend`, which stages with a ``model`` accept too.
@@ -75,7 +76,7 @@ class OpenAIBackend:
 
     A prompt fails for good if the server refuses it (too long, content filter), or if no attempt
     was answered. If the server cannot be reached, does not accept the key, or
-    ``FAILURES_IN_A_ROW`` prompts fail in a row, the whole call fails.
+    ``FAILURES_IN_A_ROW`` prompts fail in a row, the whole call fails. The next call counts anew.
 
     Log-probabilities are those that the server returns; many servers return none.
 
@@ -153,7 +154,7 @@ class OpenAIBackend:
         self.context = None if context is None else positive_int("context", context)
         self.usage = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
         self.failed = 0
-        self._failures_in_a_row = 0
+        self._calls = _Calls()
         self._open_connection: Connection | None = None
 
     def __repr__(self) -> str:
@@ -216,8 +217,8 @@ class OpenAIBackend:
         }
         return {
             **{name: value for name, value in settings.items() if value},
-            "versions": {"openai": version("openai"), "server": self.base_url},
             **({} if self.log_probs else {"log_probs": False}),
+            "versions": {"openai": version("openai"), "server": self.base_url},
         }
 
     def complete(
@@ -234,7 +235,7 @@ class OpenAIBackend:
         schema: Mapping[str, Any] | None = None,
     ) -> list[Completion]:
         """Completes prompts; see `Backend.complete`."""
-        futures = {}
+        futures, run = {}, self._calls
         for number, prompt in enumerate(prompts):
             future = self.submit(
                 prompt,
@@ -244,9 +245,14 @@ class OpenAIBackend:
                 seeds=seeds[number * num_samples : (number + 1) * num_samples],
                 stop=stop,
                 schema=schema,
+                run=run,
             )
             futures[future] = number
-        found = wait(futures, lambda: progress(num_samples))
+        try:
+            found = wait(futures, lambda: progress(num_samples))
+        except BaseException:
+            self._calls = _Calls()  # requests in progress count for the call that failed
+            raise
         return [completion for number in range(len(prompts)) for completion in found[number]]
 
     def submit(
@@ -260,6 +266,7 @@ class OpenAIBackend:
         stop: Sequence[str] = (NEWLINE,),
         schema: Mapping[str, Any] | None = None,
         answered: Callable[[list[Completion]], object] = lambda completions: None,
+        run: Run | None = None,
     ) -> Future[list[Completion]]:
         """Requests the completions of a prompt; see `StreamingBackend.submit`.
 
@@ -271,7 +278,8 @@ class OpenAIBackend:
         sampling = sampling or Sampling()
         sampling.check_num_samples(num_samples)
         fields = self.fields(prompt, max_new_tokens, sampling, stop, schema)
-        answer = self._answer(fields, num_samples, seeds, stop, answered)
+        run = self._calls if run is None else run
+        answer = self._answer(fields, num_samples, seeds, stop, answered, run)
         return self.connection.run(answer)
 
     async def _answer(
@@ -281,24 +289,25 @@ class OpenAIBackend:
         seeds: Sequence[int],
         stop: Sequence[str],
         answered: Callable[[list[Completion]], object],
+        run: Run,
     ) -> list[Completion]:
         """Returns the completions of one prompt, or those that say why it failed."""
         try:
             completions = await self._completions(fields, count, seeds, stop)
         except PromptFailure as failure:
-            self._count_failure(str(failure))
+            self._count_failure(str(failure), run)
             return [Completion("", None, "error", error=str(failure))] * count
-        self._failures_in_a_row = 0
+        run.failures_in_a_row = 0
         answered(completions)
         return completions
 
-    def _count_failure(self, reason: str) -> None:
+    def _count_failure(self, reason: str, run: Run) -> None:
         """Counts a failed prompt, and raises if it ends the run."""
         if self.on_error == "raise":
             raise PromptError(reason, 0)
         self.failed += 1
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+        run.failures_in_a_row += 1
+        if run.failures_in_a_row >= FAILURES_IN_A_ROW:
             raise RuntimeError(
                 f"{self.base_url} failed on {FAILURES_IN_A_ROW} prompts in a row, at last with: "
                 f"{reason}. Check the server and the parameters; answers that are stored are kept"
@@ -406,16 +415,6 @@ class OpenAIBackend:
                     self._open_connection = self._connect()
         return self._open_connection
 
-
-def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion:
-    """Returns the completion of one choice of an answer.
-
-    Raises:
-        PromptFailure: The model refused to answer, or a content filter removed the answer.
-    """
-    message = choice.get("message") or {}
-    raw = choice.get("text") or message.get("content") or ""
-    reason = choice.get("finish_reason")
     def _connect(self) -> Connection:
         is_openai = urlsplit(self.base_url).hostname == OPENAI_HOST
         return Connection(
@@ -428,6 +427,16 @@ def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion:
             self.max_retries,
         )
 
+
+def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion:
+    """Returns the completion of one choice of an answer.
+
+    Raises:
+        PromptFailure: The model refused to answer, or a content filter removed the answer.
+    """
+    message = choice.get("message") or {}
+    raw = choice.get("text") or message.get("content") or ""
+    reason = choice.get("finish_reason")
     if refusal := message.get("refusal"):
         raise PromptFailure(f"the model refused to answer: {refusal!r:.200}")
     if reason == "content_filter":

@@ -25,17 +25,19 @@ class AnswerLog:
 
     Attributes:
         requested: Answers that have been requested and not yet used, by key.
+        failures_in_a_row: Number of failed prompts of this run since the last answer.
     """
 
     def __init__(self, folder: Path):
         self.requested: dict[str, Future[Any]] = {}
+        self.failures_in_a_row = 0
         self._folder = folder
         self._answers: dict[str, tuple[int, Any]] = {}
         self._files: dict[int, BinaryIO] = {}
         self._lock = threading.Lock()  # answers arrive in other threads
+        self._closed = False
         self._synced = 0.0
         for file in folder.glob("answers-*.jsonl"):
-        self._closed = False
             for line in file.read_bytes().splitlines():
                 with suppress(ValueError):  # a killed run may leave a part of a line
                     entry = json.loads(line)
@@ -58,10 +60,10 @@ class AnswerLog:
         """
         line = json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n"
         with self._lock:
-            self._answers[key] = end, answer
-            file = self._file(end)
             if self._closed:
                 return
+            self._answers[key] = end, answer
+            file = self._file(end)
             file.write(line.encode("utf-8", "replace"))
             file.flush()
             if time.monotonic() - self._synced > SYNC_SECONDS:
@@ -92,9 +94,9 @@ class AnswerLog:
             future.cancel()
         self.requested.clear()
         with self._lock:
+            self._closed = True
             for end in list(self._files):
                 self._files.pop(end).close()
-            self._closed = True
 
 
 def _end_of(file: Path) -> int:

@@ -75,6 +75,17 @@ def test_a_server_that_fails_on_every_prompt():
             backend.complete([f"prompt {i}" for i in range(100)])
 
 
+def test_the_call_after_one_that_failed_counts_failures_anew():
+    with FaultServer(lambda prompt, attempt: "too long") as server:
+        backend = OpenAIBackend(server.url)
+        with pytest.raises(RuntimeError, match="prompts in a row"):
+            backend.complete([f"prompt {i}" for i in range(100)])
+        found = backend.complete([f"prompt {i}" for i in range(FAILURES_IN_A_ROW - 1)])
+        assert all("400" in completion.error for completion in found)
+        with pytest.raises(RuntimeError, match="prompts in a row"):  # small calls count together
+            backend.complete(["one more"])
+
+
 def test_a_base_model_takes_no_messages():
     with FaultServer() as server:
         backend = OpenAIBackend(server.url, endpoint="completions")

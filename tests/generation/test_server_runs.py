@@ -11,8 +11,9 @@ from fault_server import FaultServer
 from plain_generation import documents, generator
 
 from pyterrier_inpars import QueryGenerator, StaticPrompt, SyntheticQueries
-from pyterrier_inpars.backends.openai import OpenAIBackend
+from pyterrier_inpars.backends.openai import FAILURES_IN_A_ROW, OpenAIBackend
 from pyterrier_inpars.queries._answers import AnswerLog
+from pyterrier_inpars.queries._resume import ResumeState, activated
 
 PROMPT = StaticPrompt("{document}\nQuery:")
 FRAME = documents(60)
@@ -84,6 +85,45 @@ def test_answers_of_other_settings_are_not_used(tmp_path):
         assert len(AnswerLog(tmp_path / "queries")) > 3
         index(server, tmp_path / "queries", max_new_tokens=2)
     assert sum(request["max_tokens"] == 2 for request in server.requests) == 60
+
+
+def test_a_run_with_and_without_log_probabilities_is_not_mixed(tmp_path):
+    with FaultServer(Faults(1, d28="unauthorized")) as server:
+        with pytest.raises(RuntimeError, match="401"):
+            index(server, tmp_path / "queries", log_probs=False)
+        with pytest.raises(ValueError, match="log_probs: was False, is None"):
+            index(server, tmp_path / "queries")
+        assert len(index(server, tmp_path / "queries", log_probs=False)) == 60
+
+
+@pytest.mark.filterwarnings("ignore:a prompt failed at docno 'd0'")
+def test_a_retry_with_the_same_object_counts_failures_anew(tmp_path):
+    kinds = {d["docno"]: "too long" for d in CORPUS}
+    with FaultServer(Faults(**kinds), latency=0.001) as server:
+        queries = QueryGenerator(server.url, endpoint="completions", prompt=PROMPT)
+        pipeline = queries >> SyntheticQueries(tmp_path / "queries", shard_size=20)
+        with pytest.raises(RuntimeError, match=f"{FAILURES_IN_A_ROW} prompts in a row"):
+            pipeline.index(CORPUS, batch_size=10)
+        for number in range(FAILURES_IN_A_ROW - 1, 60):
+            del server.fault.kinds[f"d{number}"]
+        artifact = pipeline.index(CORPUS, batch_size=10)
+    assert len(artifact.failed) == FAILURES_IN_A_ROW - 1 and len(artifact) == 41
+
+
+def test_a_failed_prompt_of_several_queries_is_named_once(tmp_path):
+    state = ResumeState("queries", answers=AnswerLog(tmp_path))
+    with FaultServer(Faults(d1="too long")) as server, activated(state):
+        queries = QueryGenerator(
+            server.url,
+            endpoint="completions",
+            prompt=PROMPT,
+            num_queries=3,
+            sampling={"temperature": 1.0},
+        )
+        with pytest.warns(UserWarning, match="failed at docno 'd1'"):
+            queries(FRAME.head(3))
+    assert [document.docno for document in state.failed] == ["d1"]
+    state.close()
 
 
 def test_documents_that_fail_for_good_are_named_and_lose_no_other(tmp_path, whole):
@@ -182,6 +222,16 @@ def test_a_part_of_a_line_is_no_answer(tmp_path):
     assert [log.get(key) for key in "acd"] == [None, None, ["fourth"]]
 
 
+def test_an_answer_after_the_end_of_a_run_is_ignored(tmp_path):
+    log = AnswerLog(tmp_path)
+    log.add("a", ["first"], 10)
+    log.close()
+    log.add("b", ["late"], 10)
+    log.add("c", ["late"], 20)
+    (file,) = tmp_path.glob("answers-*")
+    assert file.read_bytes().count(b"\n") == 1
+
+
 def test_options_of_an_address_can_be_set():
     with FaultServer() as server:
         queries = QueryGenerator(server.url, endpoint="completions", prompt=PROMPT, concurrency=2)
@@ -221,13 +271,3 @@ def test_estimates_are_what_is_sent(model):
     assert rough.prompt_tokens == sum(math.ceil(len(prompt) / 4) for prompt in sent)
     assert rough.cost is None
     assert generator(model).estimate(CORPUS).requests == 60
-def test_an_answer_after_the_end_of_a_run_is_ignored(tmp_path):
-    log = AnswerLog(tmp_path)
-    log.add("a", ["first"], 10)
-    log.close()
-    log.add("b", ["late"], 10)
-    log.add("c", ["late"], 20)
-    (file,) = tmp_path.glob("answers-*")
-    assert file.read_bytes().count(b"\n") == 1
-
-
