@@ -331,6 +331,17 @@ def test_topics_in_a_prompt_are_excluded():
     pd.testing.assert_frame_equal(exclude_fewshot_topics(ALL, StaticPrompt("{document}")), ALL)
 
 
+def test_topics_in_several_prompts_are_excluded():
+    examples = ALL.assign(text="a document")
+    prompts = {
+        "a": FewShotPrompt(examples[:1], num_examples=1),
+        "b": FewShotPrompt(examples[["query", "text"]][2:3], num_examples=1),  # without qid
+        "c": StaticPrompt("{document}"),
+    }
+    assert list(exclude_fewshot_topics(ALL, prompts)["qid"]) == [*ALL["qid"][1:2], ALL["qid"][3]]
+    pd.testing.assert_frame_equal(exclude_fewshot_topics(ALL, "auto"), ALL)
+
+
 def test_excluding_every_topic_is_an_error():
     with pytest.raises(ValueError, match="all 4 topics are few-shot examples"):
         exclude_fewshot_topics(ALL, ALL)

@@ -26,11 +26,19 @@ FOUND = pd.DataFrame({"qid": ["1", "1"], "docno": ["d1", "d2"], "score": [2.0, 1
     [
         (
             lambda: evaluation.exclude_fewshot_topics(TOPICS, "queries.jsonl"),
-            Error("queries must be SyntheticQueries, a Prompt, or a frame", TypeError),
+            Error("queries must be SyntheticQueries, a Prompt, a dict of them, or a fr", TypeError),
         ),
         (
             lambda: evaluation.exclude_fewshot_topics(TOPICS, [{"qid": "1"}]),
             Error("queries must be SyntheticQueries", TypeError),
+        ),
+        (
+            lambda: evaluation.exclude_fewshot_topics(TOPICS, {"a": PROMPT, "b": "auto"}),
+            Error("a dict of them, .* not {'a': ", TypeError),
+        ),
+        (
+            lambda: evaluation.exclude_fewshot_topics(TOPICS, {}),
+            Error("a dict of them, .* not {}", TypeError),
         ),
         (
             lambda: evaluation.exclude_fewshot_topics(TOPICS, None),
