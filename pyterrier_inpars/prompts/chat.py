@@ -91,7 +91,7 @@ class ChatPrompt(Prompt):
         self.system = system
         self.prefill = prefill.rstrip()
         self.extract = check_extract(extract)
-        self.schema = schema
+        self.schema = None if schema is None else dict(schema)
         self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
         self.examples = pd.DataFrame({"query": [], "text": []}, dtype=object)
         if examples is not None:
@@ -173,7 +173,7 @@ class ChatPrompt(Prompt):
         return isinstance(other, ChatPrompt) and self.described() == other.described()
 
     def __hash__(self) -> int:
-        return hash(json.dumps(self.described()))
+        return hash(json.dumps(self.described(), sort_keys=True))
 
     def __repr__(self) -> str:
         shown = [repr(self.user)]

@@ -30,7 +30,7 @@ class Query(NamedTuple):
 
 
 def check_extract(extract: Extract | None) -> Extract | None:
-    """Returns ``extract`` if it is valid.
+    """Returns ``extract`` if it is valid, a mapping as a dict.
 
     Raises:
         TypeError: It is none of the accepted kinds.
@@ -50,6 +50,8 @@ def check_extract(extract: Extract | None) -> Extract | None:
     return extract
 
 
+    if isinstance(extract, Mapping):
+        return dict(extract)
 def describe_extract(extract: Extract) -> Any:
     """Returns a JSON-serializable description for a manifest."""
     if isinstance(extract, re.Pattern):

@@ -1,5 +1,8 @@
 """ChatPrompt: messages, examples, YAML entries, invalid arguments."""
 
+import json
+from types import MappingProxyType
+
 import pandas as pd
 import pytest
 import tiny_llm
@@ -60,6 +63,15 @@ def test_equal_prompts():
     assert prompts[0] == prompts[1] != prompts[2] and hash(prompts[0]) == hash(prompts[1])
     assert prompts[0] != ChatPrompt("{document}")
     assert repr(prompts[0]) == "ChatPrompt('{document}', extract='Query:')"
+
+
+def test_any_mapping_is_stored_as_a_dict():
+    fields = {"type": "object", "required": ["q"]}
+    mappings = {"extract": MappingProxyType({"json": "q"}), "schema": MappingProxyType(fields)}
+    prompt = ChatPrompt("{document}", **mappings)
+    other = ChatPrompt("{document}", extract={"json": "q"}, schema=dict(reversed(fields.items())))
+    assert prompt == other and hash(prompt) == hash(other)
+    json.dumps(prompt.described())
 
 
 ENTRY = """\
