@@ -40,6 +40,7 @@ from pyterrier_inpars.backends.base import (
     PromptError,
     Sampling,
 )
+from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.backends.loading import ModelOptions, as_backend
 from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
@@ -50,6 +51,7 @@ from pyterrier_inpars.prompts.extraction import (
     describe_extract,
     log_probs_of,
     queries_of,
+    reasoning_tag,
 )
 from pyterrier_inpars.prompts.templates import Prompt, as_prompt, load_prompt
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, active_state
@@ -178,9 +180,9 @@ class QueryGenerator(ModelStage, DocumentStage):
             line after its last occurrence. A compiled regular expression: its first group, or the
             whole match; each match is a query. ``{"json": "query"}``: a string, or a list of
             strings, in this field of a JSON object. A function from the answer to a query, or a
-            list of queries. None for that of the prompt, or else the first line. In answers to a
-            `ChatPrompt`, reasoning (``<think>``) is left out, and quotation marks around a query
-            are removed.
+            list of queries. None for that of the prompt, or else the first line. The answer to a
+            `ChatPrompt` begins with its ``prefill``, reasoning (``<think>``) is left out, and
+            quotation marks around a query are removed.
         keep_answer: Whether to add the column ``answer``.
         text_field: Name of the column with the document text, or a list of names, whose texts are
             joined by spaces: ``["title", "text"]``.
@@ -468,7 +470,10 @@ class QueryGenerator(ModelStage, DocumentStage):
         docnos = documents["docno"].tolist()
         completions = self._complete(name, prompt, prompts, docnos)
         extract = prompt.extract if self.extract is None else self.extract
-        found = [queries_of(c.text, extract, chat=prompt.chat) for c in completions]
+        prefill = self._prefill(prompt)
+        found = [
+            queries_of(c.text, extract, chat=prompt.chat, prefill=prefill) for c in completions
+        ]
         without = [
             c
             for c, queries in zip(completions, found, strict=True)
@@ -496,6 +501,16 @@ class QueryGenerator(ModelStage, DocumentStage):
         self._count_copies(sum(copies), len(rows))
         self._count_empty(len(without), sum(c.finish_reason == "length" for c in without))
         return [row for row, is_copy in zip(rows, copies, strict=True) if not is_copy]
+
+    def _prefill(self, prompt: Prompt) -> str:
+        """Returns the beginning of the answers that is a part of the prompt.
+
+        This is the prefill, or the tag by which a chat template begins the reasoning. A server may
+        render another template, and leaves out the reasoning.
+        """
+        if prompt.prefill or not prompt.chat or not isinstance(self._backend, HuggingFaceBackend):
+            return prompt.prefill
+        return reasoning_tag(self._prompt_text(prompt.prefix))
 
     def _query_row(
         self, name: str, docno: str, number: tuple[int, int], query: Query, completion: Completion

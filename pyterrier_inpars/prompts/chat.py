@@ -45,7 +45,8 @@ class ChatPrompt(Prompt):
             None for no examples.
         num_examples: Number of examples to draw; None for all, in the order of the frame.
         seed: Random seed of the draw, which does not depend on the order of the frame.
-        prefill: Beginning of the answer, which the model continues.
+        prefill: Beginning of the answer, which the model continues. ``extract`` applies to both
+            together; without it, the query is the first line that the model writes.
         extract: Where the query is in the answer; see `QueryGenerator`.
         schema: JSON schema of the answer, for runtimes that enforce one.
         max_query_tokens: Maximum number of tokens of an example's query.

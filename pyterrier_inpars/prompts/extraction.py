@@ -14,6 +14,10 @@ Extract = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], Any]
 _REASONING_END = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]")
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _REASONING = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]")
+_LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese have no spaces between words
+_WORD = re.compile(_LETTER)
+_WORD_END = re.compile(rf"{_LETTER}[,;:.!?]?$")
+_REASONING_AT_END = re.compile(rf"({_REASONING.pattern})\s*$")
 _QUOTES = ('""', "''", "“”", "‘’", "«»", "``", "「」")
 
 
@@ -22,7 +26,8 @@ class Query(NamedTuple):
 
     Attributes:
         text: The query, without white space at its ends.
-        start: Its position in the answer, None if it is not a part of the answer.
+        start: Its position in the answer, negative if it begins in the prefill; None if it is not
+            a part of the answer.
     """
 
     text: str
@@ -45,13 +50,13 @@ def check_extract(extract: Extract | None) -> Extract | None:
             'extract must be a marker such as "Query:", a compiled regular expression, '
             f'{{"json": field}}, or a function from the answer to queries, not {extract!r:.200}'
         )
+    if isinstance(extract, Mapping):
+        return dict(extract)
     if extract == "":
         raise ValueError('extract must not be an empty string: give a marker such as "Query:"')
     return extract
 
 
-    if isinstance(extract, Mapping):
-        return dict(extract)
 def describe_extract(extract: Extract) -> Any:
     """Returns a JSON-serializable description for a manifest."""
     if isinstance(extract, re.Pattern):
@@ -61,30 +66,47 @@ def describe_extract(extract: Extract) -> Any:
     return {"function": f"{extract.__module__}.{getattr(extract, '__qualname__', extract)}"}
 
 
-def queries_of(answer: str, extract: Extract | None, *, chat: bool) -> list[Query]:
+def queries_of(
+    answer: str, extract: Extract | None, *, chat: bool, prefill: str = ""
+) -> list[Query]:
     """Extracts the queries of an answer.
 
     Args:
-        answer: The whole answer.
+        answer: The text of the model.
         extract: Where the queries are. A marker: the rest of the line after its last occurrence. A
             regular expression: its first group, or the whole match, at each match.
             ``{"json": field}``: the string, or the strings, in this field of the first JSON object
             that has it. A function: what it returns, a string or several. None: the first line.
         chat: Whether this is the answer to a chat prompt. Reasoning is left out then, an answer
             that ends within it has no queries, and quotation marks around a query are removed.
+        prefill: Beginning of the answer that the prompt contains. ``extract`` applies to both
+            together, with a space between two words. A query that ends in the prefill is none, and
+            the first line is that of the model's text.
 
     Raises:
         TypeError: A function returns neither strings nor None.
     """
-    start = _answer_start(answer) if chat else 0
+    if not answer:
+        return []
+    begun = f"{prefill} " if _WORD_END.search(prefill) and _WORD.match(answer) else prefill
+    whole = begun + answer
+    start = _answer_start(whole) if chat else 0
     found = []
-    for query in _found(answer, start, extract):
+    for query in _found(whole, start, extract, len(begun)):
         query = _stripped(query)
         while chat and _is_quoted(query.text):
             place = None if query.start is None else query.start + 1
             query = _stripped(Query(query.text[1:-1], place))
+        if query.start is not None:
+            query = Query(query.text, query.start - len(begun))
         found.append(query)
-    return [query for query in found if query.text]
+    return [q for q in found if q.text and (q.start is None or q.start + len(q.text) > 0)]
+
+
+def reasoning_tag(prompt: str) -> str:
+    """Returns the tag at the end of a prompt that begins a reasoning, "" if there is none."""
+    match = _REASONING_AT_END.search(prompt)
+    return match[1] if match else ""
 
 
 def log_probs_of(completion: Completion, query: Query) -> list[float] | None:
@@ -111,9 +133,13 @@ def _answer_start(answer: str) -> int:
     return len(answer) if _REASONING.search(answer, start) else start
 
 
-def _found(answer: str, start: int, extract: Extract | None) -> Iterator[Query]:
-    """Yields the queries from ``start`` on, with white space and quotation marks."""
+def _found(answer: str, start: int, extract: Extract | None, begun: int) -> Iterator[Query]:
+    """Yields the queries from ``start`` on, with white space and quotation marks.
+
+    The first ``begun`` characters of the answer are the prefill.
+    """
     if extract is None:
+        start = max(start, begun)
         start = min(len(answer), start + len(answer[start:]) - len(answer[start:].lstrip()))
         yield _line(answer, start)
     elif isinstance(extract, str):
@@ -130,8 +156,8 @@ def _found(answer: str, start: int, extract: Extract | None) -> Iterator[Query]:
         else:
             texts = _texts(extract(answer[start:]), extract)
         for text in texts:
-            place = answer.find(text, start)
-            yield _one_line(text, place if place >= 0 else None)
+            places = (answer.find(text, first) for first in (max(start, begun), start))
+            yield _one_line(text, next((place for place in places if place >= 0), None))
 
 
 def _line(answer: str, start: int) -> Query:

@@ -45,6 +45,7 @@ class Prompt:
         max_query_tokens: Maximum number of tokens of a query in a few-shot example.
         stop: Strings that end the model's text.
         chat: Whether the prompt is messages to an instruct model.
+        prefill: Beginning of the answer that a chat prompt contains.
         extract: Where the query is in the model's text; None if it is the text.
         schema: JSON schema of the model's text, if it has one.
     """
@@ -52,6 +53,7 @@ class Prompt:
     max_query_tokens = 200
     stop: Sequence[str] = (NEWLINE,)
     chat = False
+    prefill = ""
     extract: Any = None
     schema: Mapping[str, Any] | None = None
 

@@ -9,6 +9,7 @@ import chat_templates
 import pandas as pd
 import pytest
 from plain_generation import documents, generator
+from transformers import AutoTokenizer
 
 from pyterrier_inpars import (
     ChatPrompt,
@@ -118,6 +119,26 @@ def test_the_query_is_extracted_from_the_answer():
     assert found["log_probs"][0] == [-float(start + i + 1) for i in range(7)]
     assert found["score"][0] == sum(found["log_probs"][0]) / 7
     assert backend.calls[0]["stop"] == () and stage.empty == 1
+
+
+def test_the_query_is_extracted_from_prefill_and_answer():
+    filled = ChatPrompt(ASK.user, prefill='{"query": "', extract={"json": "query"})
+    backend = Answers({"": 'hot gas"}'})
+    found = QueryGenerator(backend, prompt=filled, keep_answer=True)(FRAME[:1])
+    assert found["query"].tolist() == ["hot gas"]
+    assert found["answer"].tolist() == ['hot gas"}']
+    assert found["log_probs"][0] == [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0]
+
+
+def test_reasoning_that_the_chat_template_begins_is_no_query(tmp_path):
+    """Without the tag at the end of the prompt, the first line of the answer is the query."""
+    folder = chat_templates.save(tmp_path, chat_templates.QWEN)
+    assert len(generator(folder, prompt=ASK)(documents(4)))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template += "{%- if add_generation_prompt %}{{ '<think>\\n' }}{%- endif %}"
+    tokenizer.save_pretrained(folder)
+    stage = generator(folder, prompt=ASK)
+    assert len(stage(documents(4))) == 0 and stage.empty == 4
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pyterrier_inpars.prompts.extraction import (
     describe_extract,
     log_probs_of,
     queries_of,
+    reasoning_tag,
 )
 
 THOUGHT = '<think>\nQuery: no\n{"query": "no"}\n</think>\n\n'
@@ -84,6 +85,60 @@ def test_log_probs_are_those_of_the_tokens_of_the_query(answer, extract):
     start = answer.rindex("the noise")
     assert query == Query("the noise", start)
     assert log_probs_of(completion, query) == [-float(start + i + 1) for i in range(9)]
+
+
+JSON = {"json": "query"}
+
+
+@pytest.mark.parametrize(
+    "prefill, answer, extract, expected",
+    [
+        ("Query:", "the noise\nmore", "Query:", "the noise"),
+        ('{"query": "', 'the noise", "a": 1}', JSON, "the noise"),
+        ('{"query', '": "the noise"}', JSON, "the noise"),
+        ('{"', 'query": "the noise"}', JSON, "the noise"),
+        ('{"query": "', 'query"}', JSON, "query"),  # the text is in the prefill too
+        ('{"query": "How do', 'I sort?"}', JSON, "How do I sort?"),
+        ('{"query": "Rust:', 'sort"}', JSON, "Rust: sort"),
+        ('{"query": "如何', '排序"}', JSON, "如何排序"),
+        ("How do", "I sort?", re.compile("How.*"), "How do I sort?"),
+        ("How do", "I sort?", lambda text: text, "How do I sort?"),
+        ('Query: "', 'the noise"', "Query:", "the noise"),
+        ("How do", "I sort?", None, "I sort?"),
+        ("<think>", "Query: no\n</think>Query: the noise", "Query:", "the noise"),
+        ("<think></think>", "the noise", None, "the noise"),
+    ],
+)
+def test_a_prefill_is_a_part_of_the_answer(prefill, answer, extract, expected):
+    """Log-probabilities are those of the characters of the query that the model wrote."""
+    (query,) = queries_of(answer, extract, chat=True, prefill=prefill)
+    assert query.text == expected
+    ends = list(range(1, len(answer) + 1))
+    completion = Completion(answer, [-float(end) for end in ends], "stop", ends)
+    written = expected.removeprefix("How do ").removeprefix("Rust: ").removeprefix("如何")
+    start = answer.index(written)
+    assert log_probs_of(completion, query) == [-float(start + i + 1) for i in range(len(written))]
+
+
+@pytest.mark.parametrize(
+    "prefill, answer, extract",
+    [
+        ("Query: a hint", "", "Query:"),
+        ("Query: a hint", "", lambda text: "A HINT"),
+        ("Query: a hint\nQuery:", "\n", re.compile("Query: (.*)")),  # ends in the prefill
+        ('{"type": "claim", "query": "', 'the noise"}', {"json": "type"}),
+        ("<think>", "Thus, the noise", None),
+        ("<think>", "Query: the noise", "Query:"),
+    ],
+)
+def test_a_prefill_alone_has_no_query(prefill, answer, extract):
+    assert queries_of(answer, extract, chat=True, prefill=prefill) == []
+
+
+def test_the_tag_at_the_end_of_a_prompt():
+    assert reasoning_tag("assistant\n<think>\n") == "<think>"
+    assert reasoning_tag("assistant\n[THINK]") == "[THINK]"
+    assert reasoning_tag("assistant\n<think>\n\n</think>\n\n") == reasoning_tag("") == ""
 
 
 def test_tokens_that_hold_a_part_of_the_query_count():
