@@ -552,6 +552,7 @@ class QueryGenerator(ModelStage, DocumentStage):
                     completions = collect(state.answers, keys, n, bar.update)
             except (NotANumberError, PromptError) as error:
                 raise error.at(f"docno {docnos[error.row]!r}") from None
+        errors: dict[int, str] = {}  # by prompt
         for i, completion in enumerate(completions):
             if completion.error is not None:
                 errors.setdefault(i // n, completion.error)
@@ -559,6 +560,8 @@ class QueryGenerator(ModelStage, DocumentStage):
             elif any(map(math.isnan, completion.log_probs or [])):
                 place = f"docno {docnos[i // n]!r}"
                 raise NotANumberError(repr(self.model)[:200], i // n, place)
+        for number, reason in errors.items():
+            self._add_failure(docnos[number], reason)
         return completions
 
     def _arguments(self, name: str, prompt: Prompt, docnos: list[str]) -> dict[str, Any]:
@@ -567,7 +570,6 @@ class QueryGenerator(ModelStage, DocumentStage):
         keys = [f"{docno}\0{name}" if name else docno for docno in docnos]
         numbers = range(self.num_queries)
         is_part = prompt.extract is not None or self.extract is not None
-        errors: dict[int, str] = {}  # by prompt
         default = () if is_part else prompt.stop
         return {
             "max_new_tokens": self.max_new_tokens,
@@ -575,8 +577,6 @@ class QueryGenerator(ModelStage, DocumentStage):
             "num_samples": self.num_queries,
             "seeds": [_seed(sampling.seed, key, i) for key in keys for i in numbers],
             "stop": default if self.stop is None else self.stop,
-        for number, reason in errors.items():
-            self._add_failure(docnos[number], reason)
             "schema": prompt.schema,
         }
 
