@@ -854,7 +854,7 @@ def judge(
         return
     dataset = source.collection()
     topics = dataset.get_topics()
-    pool = pt.RankCutoff(top_k)(source.run(str(input_run), topics))
+    pool = pt.RankCutoff(top_k).transform(source.run(str(input_run), topics))
     pool = pool.drop(columns="query", errors="ignore").merge(topics[["qid", "query"]], on="qid")
     if pool.empty:
         raise ValueError(f"{input_run} has no result for a topic of {source.dataset}")
