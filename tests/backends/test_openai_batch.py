@@ -34,6 +34,8 @@ def test_an_interrupted_run_waits_for_the_batch_that_it_submitted():
     with FaultServer() as server:
 
         def interrupt():
+            while not server.batches:  # then the call waits for a minute
+                time.sleep(0.05)
             time.sleep(0.3)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
