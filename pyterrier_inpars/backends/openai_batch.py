@@ -49,10 +49,6 @@ class OpenAIBatch:
         poll_seconds: Seconds between two questions whether a batch has ended.
         **options: See there. Concurrency and rate limits have no effect.
 
-    Attributes:
-        usage: See there.
-        failed: See there.
-
     Raises:
         ValueError: An argument is out of range, or a call has more than 50,000 prompts.
         RuntimeError: On use, a batch failed, or ended without results.

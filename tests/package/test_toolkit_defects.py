@@ -238,9 +238,9 @@ def test_ids_parsed_as_numbers_and_custom_corpora_that_crash(tmp_path, llm, name
 
 
 def test_child_processes_unchecked(tmp_path, folder, capsys):
-    """There are no child processes, and a retrieval error fails the command."""
+    """There are no child processes but the demo's pip, and a retrieval error fails the command."""
     package = Path(pyterrier_inpars.__file__).parent
-    for file in package.rglob("*.py"):
+    for file in set(package.rglob("*.py")) - {package / "demo" / "_packages.py"}:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
