@@ -34,6 +34,13 @@ class Stage(pt.Transformer):
         """Returns the columns of the output frame for an input frame with ``columns``."""
         return columns
 
+    def _whole_frame(self) -> tuple[str, str] | None:
+        """Returns what the stage compares with each other, and what to write instead of a stream.
+
+        None if it can process a frame in parts.
+        """
+        return None
+
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Transforms a validated frame of at least one row, with an index that counts from 0."""
         raise NotImplementedError
@@ -63,10 +70,19 @@ class Stage(pt.Transformer):
 
         Values of optional fields do not depend on the other records of a batch: integers stay
         integers, and a field that a record lacks is missing from its output too.
+
+        Raises:
+            ValueError: The stage compares all rows of a frame, and the stream is not empty. The
+                error shows what to write instead.
         """
         records = list(inp)
         if not records:
             return []
+        if whole := self._whole_frame():
+            compared, remedy = whole
+            raise ValueError(
+                f"{self!r} compares all {compared}, but a stream arrives in batches: {remedy}"
+            )
         return [
             {name: value for name, value in row.items() if not is_missing(value)}
             for row in self.transform(as_frame(records)).to_dict("records")

@@ -23,8 +23,7 @@ import pyterrier as pt
 from more_itertools import chunked
 
 from pyterrier_inpars._fingerprint import StreamFingerprint
-from pyterrier_inpars._stage import positive_int
-from pyterrier_inpars.filtering import WholeSetFilter
+from pyterrier_inpars._stage import Stage, positive_int
 from pyterrier_inpars.queries._resume import (
     ResumeState,
     active_rows,
@@ -34,7 +33,6 @@ from pyterrier_inpars.queries._resume import (
     transform_batch,
 )
 from pyterrier_inpars.queries.artifact import SyntheticQueries
-from pyterrier_inpars.training.distillation import TeacherScores
 
 __all__ = ["index", "transform"]
 
@@ -278,10 +276,10 @@ def _generate(
 
 def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:
     for stage in _stages(pipeline):
-        if isinstance(stage, WholeSetFilter | TeacherScores):
+        if isinstance(stage, Stage) and (whole := stage._whole_frame()):
             raise ValueError(
-                f"{stage!r} compares all queries, but a worker receives only some of them: apply "
-                "it to the whole frame, before or after"
+                f"{stage!r} compares all {whole[0]}, but a worker receives only some of them: "
+                "apply it to the whole frame, before or after"
             )
     return pipeline.transform(frame)
 

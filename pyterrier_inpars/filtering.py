@@ -3,7 +3,6 @@
 A filter drops rows. The remaining rows are unchanged and keep their order.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -80,18 +79,8 @@ class WholeSetFilter(Filter):
     where PyTerrier passes the queries in batches.
     """
 
-    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns an empty list for an empty stream.
-
-        Raises:
-            ValueError: The stream is not empty. The error shows what to write instead.
-        """
-        if next(iter(inp), None) is None:
-            return []
-        raise ValueError(
-            f"{self!r} compares all queries, but a stream arrives in batches: "
-            f"store the queries first, then write {self!r}(queries.get_results())"
-        )
+    def _whole_frame(self) -> tuple[str, str] | None:
+        return "queries", f"store the queries first, then write {self!r}(queries.get_results())"
 
 
 class ScoreFilter(WholeSetFilter):
@@ -150,11 +139,8 @@ class ScoreFilter(WholeSetFilter):
                 error.modes,
             ) from None
 
-    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Transforms records, with ``min_score`` alone; see `WholeSetFilter`."""
-        if self.k is None:
-            return Filter.transform_iter(self, inp)
-        return super().transform_iter(inp)
+    def _whole_frame(self) -> tuple[str, str] | None:
+        return None if self.k is None else super()._whole_frame()
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "qid")

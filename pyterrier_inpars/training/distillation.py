@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -88,18 +88,8 @@ class TeacherScores(Stage):
         label = [] if self.max_source_rank is None else ["label"]
         return ["qid", "docno", *label, "score"]
 
-    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Returns an empty list for an empty stream.
-
-        Raises:
-            ValueError: The stream is not empty; the error shows what to write instead.
-        """
-        if next(iter(inp), None) is None:
-            return []
-        raise ValueError(
-            f"{self!r} compares all lists, but a stream arrives in batches: write "
-            f"{self!r}(scored), where scored is the frame of all scored lists"
-        )
+    def _whole_frame(self) -> tuple[str, str] | None:
+        return "lists", f"write {self!r}(scored), where scored is the frame of all scored lists"
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "docno")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyterrier_inpars import _similarity as similarity
+from pyterrier_inpars import distributed
 from pyterrier_inpars.filtering import (
     CopyFilter,
     DuplicateFilter,
@@ -131,6 +132,8 @@ def test_a_minimum_score_and_its_ties_with_k():
     assert kept(ScoreFilter(3, min_score=2.5), queries) == ["q1"]
     streamed = ScoreFilter(min_score=2).transform_iter(queries.to_dict("records"))
     assert [row["qid"] for row in streamed] == ["q1", "q2", "q3"]
+    part = distributed._transform(ScoreFilter(min_score=2), queries)  # as a worker of Ray does
+    assert part["qid"].tolist() == ["q1", "q2", "q3"]
     with pytest.raises(ValueError, match="k must be"):
         ScoreFilter()
     with pytest.raises(ValueError, match="compares all queries"):
