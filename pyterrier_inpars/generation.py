@@ -319,7 +319,7 @@ class QueryGenerator(ModelStage, DocumentStage):
             return self.prompt
         if self.prompt != AUTO:
             return {"": self.prompt}
-        name = _DEFAULTS[bool(getattr(self._backend, "chat", False))]
+        name = _DEFAULTS[self._is_chat]
         if name not in self._warned:
             self._warned.add(name)
             _log.info("the prompt for %r is %r", self.model, name)
@@ -619,7 +619,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         tokenizer, context = self._backend.tokenizer, self._backend.context
         texts = truncate_to_fit(
             truncate(documents, tokenizer, self.max_doc_tokens),
-            prompt.build,
+            lambda _, text: prompt.build(text),
             tokenizer,
             math.inf if context is None else context - self.max_new_tokens,
             f"the context of {context} tokens, of which max_new_tokens={self.max_new_tokens} are "

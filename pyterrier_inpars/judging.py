@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -241,10 +242,6 @@ class RelevanceJudge(ModelStage):
     def _bar(self, total: int) -> Any:
         return pt.tqdm(total=total, desc="judge", unit="pair", disable=not self.verbose)
 
-    @property
-    def _is_chat(self) -> bool:
-        return bool(getattr(self._backend, "chat", False))
-
     def _template(self) -> str:
         """Returns the checked prompt."""
         if self.prompt is None:
@@ -279,22 +276,14 @@ class RelevanceJudge(ModelStage):
         tokenizer, context = self._backend.tokenizer, self._backend.context
         queries = truncate(queries, tokenizer, self.max_query_tokens)
         texts = truncate(documents, tokenizer, self.max_doc_tokens)
-        if context is None:
-            return [self._build(*pair) for pair in zip(queries, texts, strict=True)]
-        limit = f"the context of {context} tokens, with {self.max_new_tokens} for the grade"
-        return [
-            self._build(
-                query,
-                truncate_to_fit(
-                    [text],
-                    partial(self._build, query),
-                    tokenizer,
-                    context - self.max_new_tokens,
-                    limit,
-                )[0],
-            )
-            for query, text in zip(queries, texts, strict=True)
-        ]
+        texts = truncate_to_fit(
+            texts,
+            lambda i, text: self._build(queries[i], text),
+            tokenizer,
+            math.inf if context is None else context - self.max_new_tokens,
+            f"the context of {context} tokens, with {self.max_new_tokens} for the grade",
+        )
+        return [self._build(*pair) for pair in zip(queries, texts, strict=True)]
 
 
 class RelabelNegatives(Stage):

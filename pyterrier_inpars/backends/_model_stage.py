@@ -49,6 +49,11 @@ class ModelStage(Stage):
         self._connect(model, self._backend_options)
 
     @property
+    def _is_chat(self) -> bool:
+        """Whether the model follows instructions in messages."""
+        return bool(getattr(self._backend, "chat", False))
+
+    @property
     def batch_size(self) -> int:
         """Number of records that ``Compose.index`` passes at once: eight batches of the model."""
         size = getattr(self._backend, "batch_size", None)

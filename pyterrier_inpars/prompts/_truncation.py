@@ -41,7 +41,7 @@ def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[
 
 def truncate_to_fit(
     documents: list[str],
-    build: Callable[[str], str | Messages],
+    build: Callable[[int, str], str | Messages],
     tokenizer: Any,
     max_tokens: float,
     limit: str,
@@ -51,7 +51,8 @@ def truncate_to_fit(
 
     Args:
         documents: Texts with normalized white space.
-        build: Function from a truncated document to its prompt, a text or messages.
+        build: Function from the index of a document and its truncated text to its prompt, a text or
+            messages.
         tokenizer: Tokenizer with the interface of transformers. None counts words instead.
         max_tokens: Maximum number of tokens of a prompt and its continuation; infinity for no
             limit.
@@ -65,7 +66,7 @@ def truncate_to_fit(
     pending = list(range(len(truncated))) if max_tokens < math.inf else []
     while pending:
         rests = None if continuations is None else [continuations[i] for i in pending]
-        lengths = _prompt_lengths([build(truncated[i]) for i in pending], tokenizer, rests)
+        lengths = _prompt_lengths([build(i, truncated[i]) for i in pending], tokenizer, rests)
         excess = {
             i: int(length - max_tokens)
             for i, length in zip(pending, lengths, strict=True)

@@ -127,7 +127,7 @@ class QueryLikelihood(ModelStage):
         continuations = [query and prompt.continuation(query) for query in queries]
         texts = truncate_to_fit(
             truncate(documents, tokenizer, self.max_doc_tokens),
-            prompt.build,
+            lambda _, text: prompt.build(text),
             tokenizer,
             math.inf if context is None else context,
             f"the context of {context} tokens",
