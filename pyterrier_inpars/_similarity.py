@@ -42,7 +42,11 @@ def check_threshold(threshold: float) -> float:
 
 def unit_vectors(encoder: Any, texts: Iterable[str]) -> np.ndarray:
     """Returns the vectors of texts, (texts, dimensions), float32, of length 1 (or 0)."""
-    vectors = np.asarray(encoder.encode(list(texts)), dtype=np.float32)
+    return normalized(np.asarray(encoder.encode(list(texts)), dtype=np.float32))
+
+
+def normalized(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors, (vectors, dimensions), with length 1 (or 0)."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._similarity import normalized
 from pyterrier_inpars._stage import (
     Stage,
     as_numbers,
@@ -66,8 +67,7 @@ class VectorPRF(Stage):
         check_strings(inp, "qid", "query", "docno")
         documents = self.encoder.encode(joined_text(inp, self.encoder.text_field))
         queries = self.encoder.encode(inp["query"].tolist(), "query")
-        vectors = queries + self.weight * self._feedback(inp, documents)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = normalized(queries + self.weight * self._feedback(inp, documents))
         scores = (vectors * documents).sum(axis=1).astype(float)
         out = inp.drop(columns=["score", "rank"], errors="ignore")
         return pt.model.add_ranks(out.assign(score=scores))
