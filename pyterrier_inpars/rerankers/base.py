@@ -56,6 +56,7 @@ from pyterrier_inpars.training.provenance import (
     TRAINING_FILE,
     fingerprint,
     model_card,
+    training_log,
     weights_fingerprint,
 )
 from pyterrier_inpars.training.recipes import HELD_OUT, recipe_arguments
@@ -692,6 +693,18 @@ class Reranker(Stage, pt.Estimator):
         """
         known = (self._last_provenance() or {}).get("verdict")
         return None if known is None else verdict_frame(known)
+
+    @property
+    def training_log(self) -> pd.DataFrame | None:
+        """Loss and validation of the last training by step; ``None`` if there was none.
+
+        A saved reranker has it, too. Columns, NaN where a step has no value: ``step`` (0 is before
+        training); ``loss``, the mean since the previous row that has one; ``learning_rate``; and
+        with a validation the measure, such as ``nDCG@10``. The validation at step 0 and after the
+        last step is always there, values between them if ``fit`` validates during training.
+        """
+        provenance = self._last_provenance()
+        return None if provenance is None else training_log(provenance)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Writes a checkpoint, which this class loads by its path with the same scores.

@@ -6,15 +6,19 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._fingerprint import StreamFingerprint
+from pyterrier_inpars.training.model_selection import START, TRAINED
 
 if TYPE_CHECKING:
     import torch
 
 TRAINING_FILE = "inpars_training.json"
 """Provenance of a training, in its ``output_dir`` and beside the weights that ``save`` writes."""
+EVAL = "eval_"
+"""Prefix of the measures in a trainer's log."""
 
 
 def fingerprint(frame: pd.DataFrame, text_field: str = "text") -> dict[str, Any]:
@@ -39,6 +43,34 @@ def weights_fingerprint(network: torch.nn.Module) -> str:
         numbers = weight.detach().flatten()[:1024].float().cpu().numpy()
         digest.update(f"{name} {tuple(weight.shape)}".encode() + numbers.tobytes())
     return digest.hexdigest()
+
+
+def training_log(provenance: dict[str, Any]) -> pd.DataFrame:
+    """Returns the loss and the validation of a training by step.
+
+    Args:
+        provenance: See ``Reranker.provenance``.
+
+    Returns:
+        See ``Reranker.training_log``.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    verdict = provenance.get("verdict") or {}
+    values = {row["system"]: row["value"] for row in verdict.get("systems", [])}
+    if START in values:
+        rows[0] = {verdict["measure"]: values[START]}
+    for entry in provenance["history"]:
+        row = rows.setdefault(int(entry["step"]), {})
+        row |= {name: entry[name] for name in ("loss", "learning_rate") if name in entry}
+        row |= {n.removeprefix(EVAL): x for n, x in entry.items() if n.startswith(EVAL)}
+    if TRAINED in values:  # a run that does not validate before its end has no other value
+        rows.setdefault(provenance["steps"], {}).setdefault(verdict["measure"], values[TRAINED])
+    log = pd.DataFrame([{"step": step, **rows[step]} for step in sorted(rows)])
+    for name in ("loss", "learning_rate"):
+        log[name] = log.get(name, np.nan)
+    order = ["step", "loss", "learning_rate"]
+    log = log[order + [name for name in log if name not in order]]
+    return log.astype({name: float for name in log if name != "step"})
 
 
 def versions() -> dict[str, str]:
@@ -121,7 +153,7 @@ def _best(history: list[dict[str, float]]) -> dict[str, float]:
     best: dict[str, float] = {}
     for entry in history:
         for name, value in entry.items():
-            if name.startswith("eval_"):
-                name = name.removeprefix("eval_")
+            if name.startswith(EVAL):
+                name = name.removeprefix(EVAL)
                 best[name] = max(value, best.get(name, value))
     return best

@@ -1,5 +1,6 @@
 import json
 
+import pandas as pd
 import pytest
 import torch
 from tiny_training import QUICK
@@ -101,3 +102,34 @@ class TestProvenance:
             assert fingerprint(other)["sha256"] != known["sha256"]
         renamed = examples.rename(columns={"text": "body"})
         assert fingerprint(renamed, "body") == known
+
+
+class TestTrainingLog:
+    def test_untrained(self, make):
+        assert make().training_log is None
+
+    def test_without_validation(self, make, examples):
+        reranker = make({"logging_steps": 1}).fit(examples)
+        log = reranker.training_log
+        assert list(log.columns) == ["step", "loss", "learning_rate"]
+        assert log["step"].tolist() == [1, 2, 3] and log.notna().all(axis=None)
+        assert log["loss"].tolist() == [e["loss"] for e in reranker.history if "loss" in e]
+
+    @pytest.mark.parametrize("during", [False, True])
+    def test_with_validation(self, make, cls, examples, tmp_path, during):
+        """Start and end are always there, and a saved reranker has the same log."""
+        options = {"logging_steps": 1, "held_out": 0.3, "load_best_model_at_end": False}
+        options |= {"eval_strategy": "steps", "eval_steps": 1} if during else {}
+        options |= {} if during else {"eval_strategy": "no"}
+        reranker = make(options).fit(examples)
+        log, verdict = reranker.training_log, reranker.verdict.set_index("system")["nDCG@10"]
+        assert list(log.columns) == ["step", "loss", "learning_rate", "nDCG@10"]
+        assert (
+            log["step"].tolist() == [0, 1, 2, 3]
+            and log["loss"].isna().tolist() == [True] + [False] * 3
+        )
+        assert log["nDCG@10"].notna().tolist() == [True, during, during, True]
+        assert log["nDCG@10"].iloc[[0, -1]].tolist() == [verdict["start"], verdict["trained"]]
+        loaded = cls(reranker.save(tmp_path / "saved"), device="cpu")
+        pd.testing.assert_frame_equal(loaded.training_log, log)
+        assert loaded._network is None
