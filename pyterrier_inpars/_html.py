@@ -1,0 +1,189 @@
+"""HTML of what a notebook shows: cards of facts, tables and histograms.
+
+The HTML has no script and loads nothing. Text has the colour of its surroundings, and areas are
+transparent or of medium brightness, so that it can be read on a light and on a dark page.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+MAX_CELL = 300
+"""Number of characters after which the text of a cell is cut."""
+MAX_BARS = 30
+"""Largest number of bars of a histogram."""
+
+_STYLE = """<style>
+div.inpars{font-family:system-ui,sans-serif;font-size:13px;line-height:1.45;max-width:60em;
+ border:1px solid rgba(128,128,128,.4);border-radius:6px;padding:10px 14px;margin:6px 0}
+div.inpars .title{font-weight:600;font-size:14px;margin:0 0 6px;overflow-wrap:anywhere}
+div.inpars .part{overflow-x:auto;margin:8px 0 0}
+div.inpars table{border-collapse:collapse;margin:0;font-size:inherit;color:inherit}
+div.inpars caption,div.inpars .label{caption-side:top;text-align:start;padding:0 0 3px;
+ color:inherit;opacity:.75}
+div.inpars th,div.inpars td{text-align:start;vertical-align:top;padding:2px 14px 2px 0;
+ unicode-bidi:plaintext;overflow-wrap:anywhere}
+div.inpars .facts th{font-weight:400;opacity:.75;white-space:nowrap}
+div.inpars .rows thead th{font-weight:600;border-bottom:1px solid rgba(128,128,128,.6);
+ overflow-wrap:normal}
+div.inpars .rows td{border-bottom:1px solid rgba(128,128,128,.25);min-width:3em}
+div.inpars .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+div.inpars pre{white-space:pre-wrap;overflow-wrap:anywhere;max-height:20em;overflow-y:auto;
+ margin:0;padding:6px 8px;font-size:12px;color:inherit;border-radius:4px;
+ background:rgba(128,128,128,.12)}
+div.inpars svg{display:block;width:100%;max-width:32em;height:auto}
+</style>"""
+
+
+class Html(str):
+    """A string that is HTML; every other string is text, which is escaped."""
+
+
+def card(title: str, *parts: str) -> Html:
+    """Returns a frame with a title.
+
+    Args:
+        title: Text of the title.
+        *parts: What the frame holds: HTML of the functions here, or text, which becomes a
+            paragraph. Empty parts are left out.
+    """
+    shown = "".join(
+        f'<div class="part">{part if isinstance(part, Html) else text(part)}</div>'
+        for part in parts
+        if part
+    )
+    return Html(f'<div class="inpars">{_STYLE}<div class="title">{text(title)}</div>{shown}</div>')
+
+
+def facts(mapping: Mapping[str, Any]) -> Html:
+    """Returns a table of two columns, names and values; values that are None are left out."""
+    rows = "".join(
+        f'<tr><th scope="row">{text(name)}</th><td>{_shown(value)}</td></tr>'
+        for name, value in mapping.items()
+        if value is not None
+    )
+    return Html(f'<table class="facts"><tbody>{rows}</tbody></table>')
+
+
+def table(frame: pd.DataFrame, caption: str = "") -> Html:
+    """Returns the rows of a frame without its index; long texts are cut."""
+    numeric = [pd.api.types.is_numeric_dtype(frame.dtypes.iloc[i]) for i in range(frame.shape[1])]
+    kinds = [' class="number"' if is_number else "" for is_number in numeric]
+    columns = zip(kinds, map(str, frame.columns), strict=True)
+    head = "".join(f'<th scope="col"{kind}>{text(name)}</th>' for kind, name in columns)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{kind}>{_shown(v)}</td>" for kind, v in zip(kinds, row, strict=True))
+        + "</tr>"
+        for row in frame.itertuples(index=False, name=None)
+    )
+    title = f"<caption>{text(caption)}</caption>" if caption else ""
+    return Html(
+        f'<table class="rows">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    )
+
+
+def histogram(values: Iterable[float], label: str) -> Html:
+    """Returns a histogram as SVG, with an alternative text; empty if there are no values.
+
+    Args:
+        values: Numbers; those that are not finite are left out.
+        label: What they are, with the unit: ``"length of queries (words)"``.
+    """
+    numbers = np.array(list(values), dtype=float)
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers):
+        return Html("")
+    counts, edges = np.histogram(numbers, _bins(numbers))
+    width, height, left, top = 480, 110, 44, 8
+    step = width / len(counts)
+    bars = "".join(
+        f'<rect x="{left + i * step:.1f}" y="{top + height * (1 - count / counts.max()):.1f}" '
+        f'width="{max(step - 1, 1):.1f}" height="{height * count / counts.max():.1f}"/>'
+        for i, count in enumerate(counts)
+    )
+    whole = bool((numbers == numbers.round()).all())
+    ends = (numbers.min(), numbers.max()) if whole else (edges[0], edges[-1])
+    alternative = (
+        f"Histogram of {label}: {len(numbers):,} values from {number(numbers.min())} to "
+        f"{number(numbers.max())}, median {number(float(np.median(numbers)))}"
+    )
+    return Html(
+        f'<div class="label">{text(label)}</div>'
+        f'<svg viewBox="0 0 {left + width + 12} {top + height + 20}" role="img" '
+        f'aria-label="{text(alternative)}"><title>{text(alternative)}</title>'
+        f'<g fill="#4a8cc7">{bars}</g><g fill="currentColor" font-size="11">'
+        f'<text x="{left - 6}" y="{top + 9}" text-anchor="end">{counts.max():,}</text>'
+        f'<text x="{left - 6}" y="{top + height}" text-anchor="end">0</text>'
+        f'<text x="{left}" y="{top + height + 14}">{number(ends[0])}</text>'
+        f'<text x="{left + width}" y="{top + height + 14}" text-anchor="end">'
+        f"{number(ends[1])}</text></g>"
+        f'<path d="M{left} {top + height}.5h{width}" stroke="currentColor"/></svg>'
+    )
+
+
+def preformatted(shown: str, label: str = "") -> Html:
+    """Returns a text with its line breaks, such as a prompt."""
+    title = f'<div class="label">{text(label)}</div>' if label else ""
+    return Html(f"{title}<pre>{text(shown)}</pre>")
+
+
+def schematic(stage: pt.Transformer) -> Html:
+    """Returns PyTerrier's drawing of a stage; empty if it is switched off or cannot be drawn.
+
+    Unlike ``Transformer._repr_html_``, a failure does not warn, since a card follows.
+    """
+    if os.environ.get("PYTERRIER_DISABLE_NOTEBOOK_SCHEMATIC", "0") == "1":
+        return Html("")
+    try:
+        return Html(pt.schematic.draw(stage, outer_class="repr_html"))
+    except Exception:
+        return Html("")
+
+
+def text(value: str) -> str:
+    """Returns a text for HTML: escaped, with a question mark for what UTF-8 cannot encode."""
+    return html.escape(str(value).encode("utf-8", "replace").decode())
+
+
+def number(value: float) -> str:
+    """Returns a number with separators of thousands, and at most four significant digits."""
+    if isinstance(value, Integral) or float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def _shown(value: Any) -> str:
+    """Returns a value of a table, escaped and cut."""
+    if isinstance(value, Html):
+        return value
+    if value is None or (isinstance(value, Real) and np.isnan(float(value))) or value is pd.NA:
+        return ""
+    if isinstance(value, Real) and not isinstance(value, bool) and np.isfinite(float(value)):
+        return number(value)  # type: ignore[arg-type]
+    if isinstance(value, list | tuple | np.ndarray):
+        items = [str(_plain(item)) for item in value[:4]]
+        value = f"[{', '.join(items + ['…'] * (len(value) > 4))}]"
+    shown = str(value)
+    return text(shown if len(shown) <= MAX_CELL else shown[: MAX_CELL - 1] + "…")
+
+
+def _plain(item: Any) -> Any:
+    return f"{item:.3g}" if isinstance(item, Real) and not isinstance(item, Integral) else item
+
+
+def _bins(numbers: np.ndarray) -> np.ndarray:
+    """Returns the edges of bars; few whole numbers have a bar each."""
+    least, most = numbers.min(), numbers.max()
+    if (numbers == numbers.round()).all():
+        width = max(1, int(np.ceil((most - least + 1) / MAX_BARS)))
+        return np.arange(least, most + width + 1, width) - 0.5
+    return np.linspace(least, most, MAX_BARS + 1)
