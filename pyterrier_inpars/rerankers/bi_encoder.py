@@ -11,6 +11,7 @@ import pandas as pd
 
 from pyterrier_inpars._compute.xla import on_xla
 from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars.rerankers._encoders import DocEncoder, QueryEncoder
 from pyterrier_inpars.rerankers._sentence_transformers import (
     SentenceTransformersReranker,
     append_end_token,
@@ -203,6 +204,37 @@ class BiEncoder(SentenceTransformersReranker):
             raise ValueError(f"task must be 'document' or 'query', not {task!r}")
         with torch.no_grad(), self._precision():
             return self._vectors(task, texts)
+
+    def query_encoder(self) -> QueryEncoder:
+        """Returns a transformer that adds the vectors of queries, for dense retrieval.
+
+        With :meth:`doc_encoder`, this is the interface of ``pyterrier_dr``'s encoders (extra
+        ``dense``)::
+
+            index = FlexIndex("my.flex")
+            (encoder.doc_encoder() >> index).index(dataset.get_corpus_iter())
+            dense = encoder.query_encoder() >> index.retriever()
+
+        The score of a retrieved document is the cosine by which :meth:`transform` reranks. The
+        transformer uses this object's network: after a ``fit``, it gives the vectors of the trained
+        weights, and documents have to be indexed again.
+
+        Returns:
+            Stage that requires ``qid, query`` and adds ``query_vec``: arrays of (dimensions,),
+            float32, of length 1.
+        """
+        return QueryEncoder(self)
+
+    def doc_encoder(self) -> DocEncoder:
+        """Returns a transformer that adds the vectors of documents, for an index of them.
+
+        See :meth:`query_encoder`.
+
+        Returns:
+            Stage that requires ``docno`` and the text column and adds ``doc_vec``: arrays of
+            (dimensions,), float32, of length 1.
+        """
+        return DocEncoder(self)
 
     def _vectors(self, task: str, texts: list[str]) -> np.ndarray:
         """Returns unit vectors, from the cache if there is one."""
