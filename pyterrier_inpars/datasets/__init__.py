@@ -1,9 +1,9 @@
 """Collections: documents, topics and judgements, from files, ir_datasets and Pyserini.
 
 Submodules: ``readers`` (files of documents, topics and judgements), ``collections`` (their
-classes), ``loading`` (by name), ``sampling``, ``toolkit_files`` (the InPars Toolkit's formats),
-``lucene`` (Pyserini's indexes), ``beir`` (names of the BEIR collections) and ``published`` (what
-the InPars authors published).
+classes), ``text_folder`` (a folder of text files), ``loading`` (by name), ``sampling``,
+``toolkit_files`` (the InPars Toolkit's formats), ``lucene`` (Pyserini's indexes), ``beir`` (names
+of the BEIR collections) and ``published`` (what the InPars authors published).
 """
 
 from pyterrier_inpars.datasets.collections import (
@@ -16,12 +16,14 @@ from pyterrier_inpars.datasets.collections import (
 from pyterrier_inpars.datasets.loading import collection
 from pyterrier_inpars.datasets.readers import read_corpus, read_qrels, read_topics
 from pyterrier_inpars.datasets.sampling import judged_pairs, sample
+from pyterrier_inpars.datasets.text_folder import TextFolder
 
 __all__ = [
     "BeirFolder",
     "Collection",
     "Files",
     "IrDatasets",
+    "TextFolder",
     "TextLoader",
     "collection",
     "judged_pairs",

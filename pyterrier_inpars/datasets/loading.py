@@ -8,6 +8,7 @@ from pathlib import Path
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.datasets.collections import BeirFolder, Collection, Files, IrDatasets
 from pyterrier_inpars.datasets.lucene import PyseriniProvider
+from pyterrier_inpars.datasets.text_folder import TextFolder
 
 
 def collection(
@@ -21,9 +22,9 @@ def collection(
     """Returns a collection by its path or its name.
 
     Args:
-        name: A corpus file (see :func:`read_corpus`), a folder in BEIR's layout or with a Lucene
-            index, the name of a BEIR collection (``"nfcorpus"``), or another name that the source
-            knows.
+        name: A corpus file (see :func:`read_corpus`), a folder in BEIR's layout, with a Lucene
+            index or with text files (see `TextFolder`), the name of a BEIR collection
+            (``"nfcorpus"``), or another name that the source knows.
         source: Where to look a name up: ``"ir_datasets"``, or ``"pyserini"`` for its prebuilt
             indexes.
         docno: Column of the document id in a corpus file; see :func:`read_corpus`.
@@ -47,7 +48,7 @@ def collection(
         name = beir.names(name, "pyserini" if lucene else "irds")
     try:
         if path.is_dir() and not any(path.glob("segments_*")):
-            found = BeirFolder(path)
+            found = _of_files(path)
         elif lucene:
             found = PyseriniProvider().get_dataset(str(path) if path.is_dir() else name)
         else:
@@ -64,3 +65,14 @@ def collection(
         )
     found.fix_text = fix_text
     return found
+
+
+def _of_files(folder: Path) -> Collection:
+    """Returns a folder in BEIR's layout, or one of text files."""
+    try:
+        return BeirFolder(folder)
+    except FileNotFoundError as no_corpus:
+        try:
+            return TextFolder(folder)
+        except FileNotFoundError as no_texts:
+            raise FileNotFoundError(f"{no_corpus}, and {no_texts}") from None
