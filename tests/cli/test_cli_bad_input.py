@@ -8,6 +8,7 @@ import tiny_llm
 from bad_input import CORPUS, rows
 
 from pyterrier_inpars import cli
+from pyterrier_inpars.datasets import toolkit_files
 
 pisa = pytest.importorskip("pyterrier_pisa")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -130,7 +131,7 @@ def test_unexpected_errors_are_one_line_too(folder, monkeypatch, capfd):
     def fail(path):
         raise AssertionError("impossible")
 
-    monkeypatch.setattr(cli.toolkit_files, "read_run", fail)
+    monkeypatch.setattr(toolkit_files, "read_run", fail)
     arguments = ["evaluate", "--run", "x", "--qrels", folder["qrels"]]
     for more in ([], ["--debug"]):
         with pytest.raises(SystemExit) as end:

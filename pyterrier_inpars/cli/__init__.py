@@ -1,0 +1,78 @@
+"""Command line: the six commands of the InPars Toolkit (arXiv 2307.04601), and ``judge``.
+
+``pyterrier-inpars COMMAND --help`` lists the options, which may be written with underscores or
+hyphens. Each command is a module of its own name, which holds its options and calls the classes of
+this package; what several commands share is in the private modules.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import click
+
+from pyterrier_inpars.cli._errors import ERRORS, NAME, fail, in_options
+
+COMMANDS = ("generate", "filter", "judge", "triples", "train", "rerank", "evaluate")
+"""The modules of the commands, in the order of the work."""
+SETTINGS = {
+    "token_normalize_func": lambda name: name.replace("-", "_"),
+    "show_default": True,
+    "max_content_width": 100,
+}
+
+
+class Commands(click.Group):
+    """Group of the commands, whose modules load when they are used."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"{__name__}.{name}"), name)
+
+
+@click.group(NAME, cls=Commands, context_settings=SETTINGS, invoke_without_command=True)
+@click.version_option(version("pyterrier_inpars"), "--version", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def commands(context: click.Context, debug: bool) -> None:
+    """Generate synthetic queries with a language model and train rerankers on them."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command.
+
+    Args:
+        arguments: Command and options, or None for those of the process.
+
+    Raises:
+        SystemExit: With status 2 for invalid options, 130 after an interruption (Ctrl-C) and 1
+            after any other error, which standard error reports in one line.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console's encoding may lack characters
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        commands.main(arguments, prog_name=NAME, standalone_mode=False)
+    except click.Abort:
+        fail("interrupted: run the same command again; `generate` and `train` resume", 130)
+    except click.ClickException as error:
+        fail(error.format_message(), error.exit_code)
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        name = next((argument for argument in arguments if argument in COMMANDS), "")
+        command = commands.get_command(click.Context(commands), name)
+        message = isinstance(error, ERRORS) and in_options(str(error), command)
+        fail(message or f"{type(error).__name__}: {error} (--debug shows the traceback)", 1)

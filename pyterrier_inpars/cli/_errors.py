@@ -1,0 +1,54 @@
+"""Errors in the words of the command line: in one line, with options for parameters."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import NoReturn
+
+import click
+
+NAME = "pyterrier-inpars"
+ERRORS = (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError)
+
+ALIASES = (
+    ("source", "--dataset_source"),
+    ("examples", "--fewshot_examples"),
+    ("topics", "--fewshot_examples"),
+    ("topics", "--queries"),
+)
+"""Parameters of the classes, and the options that set them in the commands that have these."""
+PHRASES = (
+    (r'Prompt\.load\("(\S+)", name\) as the prompt', r"--prompt \1 --prompt_name NAME"),
+    (r"load the reranker again, and give", "give"),
+    (r"(?:sampling=)?\{'(temperature|top_p|seed)': (\S+?)\}", r"--\1 \2"),
+)
+"""Python code in errors, and the options that have its effect."""
+
+
+def in_options(message: str, command: click.Command | None) -> str:
+    """Replaces the parameters that an error names by the options of the command."""
+    params = command.params if command else []
+    options = {str(p.name): p.opts[0] for p in params if isinstance(p, click.Option)}
+    if command and command.name == "train" and (transformers := sys.modules.get("transformers")):
+        fields_of_trainer = transformers.TrainingArguments.__dataclass_fields__
+        options |= {field: f"--{field}" for field in fields_of_trainer if field not in options}
+    known = set(options.values())
+    for parameter, option in ALIASES:
+        if option in known:
+            options[parameter] = option
+    for text, with_options in PHRASES:
+        message = re.sub(text, with_options, message)
+    message = re.sub(r"^(\w+)(?= must )", lambda m: options.get(m[1], m[1]), message)
+    message = re.sub(
+        r"(?<![\w.'\"-])(\w+)=(,?)",
+        lambda m: f"{options[m[1]]}{m[2] or ' '}" if m[1] in options else m[0],
+        message,
+    )
+    return message.replace("give it a file with topics=...", "give a folder in BEIR's layout")
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Prints an error in one line and ends the process."""
+    click.echo(f"{NAME}: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,159 @@
+"""Options that several commands share, and the checks of their values."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyterrier_inpars.backends.huggingface import BackendOptions
+from pyterrier_inpars.backends.openai import ServerOptions
+
+COUNT = click.IntRange(min=1)
+
+
+def options(*decorators: Callable) -> Callable[[Callable], Callable]:
+    """Combines options into one decorator; ``--help`` lists them in this order."""
+    return lambda command: functools.reduce(lambda f, option: option(f), decorators[::-1], command)
+
+
+def output_file(context: click.Context, parameter: click.Parameter, path: str) -> str:
+    """Checks, before any work, that a file can be written."""
+    if os.path.isdir(path):
+        raise click.BadParameter(f"{path} is a folder, but the output is a file")
+    _check_writable(Path(path).absolute().parent, path)
+    return path
+
+
+def output_folder(context: click.Context, parameter: click.Parameter, path: str) -> str:
+    """Checks, before any work, that files can be written to a folder."""
+    if os.path.isfile(path):
+        raise click.BadParameter(f"{path} is a file, but the output is a folder")
+    _check_writable(Path(path).absolute(), path)
+    return path
+
+
+def columns(
+    context: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> str | int | list[str | int] | None:
+    """Returns the chosen columns: names, or positions where they are numbers."""
+    columns = [int(value) if value.isdecimal() else value for value in values]
+    return columns if len(columns) > 1 else columns[0] if columns else None
+
+
+def _check_writable(folder: Path, path: str) -> None:
+    try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise click.BadParameter(f"cannot write {path}: {error.strerror}") from error
+
+
+DATASET = options(
+    click.option(
+        "--dataset",
+        help="Name of a BEIR collection, name in --dataset_source, or path: a folder in BEIR "
+        "format, or a CSV, TSV or JSON Lines file with documents.",
+    ),
+    click.option(
+        "--dataset_source",
+        type=click.Choice(["ir_datasets", "pyserini"]),
+        default="ir_datasets",
+        help="Source of collections that are given by name.",
+    ),
+    click.option(
+        "--docno_column",
+        "docno",
+        multiple=True,
+        callback=columns,
+        help="Column of the document id in a file: its name, or its position from 0 in a TSV file "
+        "without a header. By default, found by its name.",
+    ),
+    click.option(
+        "--text_column",
+        "text",
+        multiple=True,
+        callback=columns,
+        help="Column of the text in a file, or field in ir_datasets; several are joined.",
+    ),
+    click.option("--fix_text", is_flag=True, help="Repair mojibake in texts with ftfy."),
+)
+INDEX = options(
+    click.option(
+        "--index",
+        help="BM25 index: a folder (Lucene, PISA, or any PyTerrier artifact), or the name of a "
+        "prebuilt Pyserini index. By default, an index of --dataset is built once and kept in "
+        "inpars/indexes of PyTerrier's home folder.",
+    ),
+    click.option("--threads", type=COUNT, help="Number of retrieval threads."),
+)
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
+    default="auto",
+    help="Precision of the model; auto is bfloat16 if the processor supports it, else float32.",
+)
+DEVICE = click.option("--device", help="cpu, cuda, mps or xla. By default, the best available.")
+PRECISION = options(
+    click.option("--fp16", "dtype", flag_value="float16", help="Same as --dtype float16."),
+    click.option("--int8", "dtype", flag_value="int8", help="Same as --dtype int8."),
+    DTYPE,  # after its flags, since older versions of click use the default of the last option
+    click.option(
+        "--torch_compile", "compile", is_flag=True, help="Compile the model with torch.compile."
+    ),
+    DEVICE,
+)
+SERVER = options(
+    click.option("--served_model", help="Name of the model on a server, if it has several."),
+    click.option(
+        "--api_key_env", help="Environment variable with the API key of a server, if it needs one."
+    ),
+    click.option(
+        "--concurrency", type=COUNT, default=64, help="Number of requests in flight to a server."
+    ),
+)
+SCORING = options(
+    PRECISION,
+    click.option("--batch_size", type=COUNT, default=16, help="Number of pairs per batch."),
+)
+QUERIES = click.option(
+    "--input",
+    "queries",
+    required=True,
+    help="Synthetic queries: a JSON Lines file, or a folder of SyntheticQueries.",
+)
+BM25 = "`bm25`: the published run for --dataset, or a new BM25 run if there is none"
+
+
+def check_new(path: str, exists: bool) -> None:
+    """Refuses an output that is there already."""
+    if exists:
+        raise FileExistsError(f"{path} already exists: remove it or choose another path")
+
+
+def demo_or_name(demo_model: Callable[[], str], model: str) -> str:
+    """Returns the path of the demo's model in place of ``demo``."""
+    return demo_model() if model == "demo" else model
+
+
+def of_runtime(model: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that a model takes: those of a server, or those of transformers.
+
+    Raises:
+        click.UsageError: An option of the other runtime is on the command line.
+    """
+    is_server = model.startswith(("http://", "https://"))
+    server, local = set(ServerOptions.__annotations__), set(BackendOptions.__annotations__)
+    refused = local - server if is_server else server - local
+    context = click.get_current_context()
+    for name in sorted(refused & set(given)):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            kind = "a server" if is_server else "a model of transformers"
+            raise click.UsageError(f"--{name} cannot be used with {kind}: {model}")
+    return {name: value for name, value in given.items() if name not in refused}

@@ -1,0 +1,107 @@
+"""``filter``: the best of the queries."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from math import nan
+from typing import Any
+
+import click
+
+from pyterrier_inpars import demo
+from pyterrier_inpars.cli._options import COUNT, QUERIES, SCORING, demo_or_name, output_file
+from pyterrier_inpars.cli._source import Source, with_source
+from pyterrier_inpars.datasets import toolkit_files
+from pyterrier_inpars.filtering import (
+    CopyFilter,
+    Filter,
+    LengthFilter,
+    RoundTripFilter,
+    ScoreFilter,
+)
+from pyterrier_inpars.rerankers import load_reranker
+
+
+@click.command()
+@QUERIES
+@click.option(
+    "--filter_strategy",
+    required=True,
+    type=click.Choice(["scores", "reranker", "round_trip"]),
+    help="Keep the queries with the highest mean log-probability (scores; of the stored score, if "
+    "the input has no log_probs), with the highest reranker score (reranker), or whose document "
+    "BM25 retrieves (round_trip).",
+)
+@click.option(
+    "--keep_top_k",
+    type=COUNT,
+    default=10_000,
+    help="Number of queries to keep (scores, reranker).",
+)
+@click.option(
+    "--model_name_or_path",
+    default="castorini/monot5-3b-msmarco-10k",
+    help="Reranker: name on the hub, path, or `demo` (reranker).",
+)
+@SCORING
+@click.option("--k", type=COUNT, default=1, help="Rank cutoff of the source document (round_trip).")
+@with_source
+@click.option(
+    "--min_tokens",
+    default=3,
+    help="Minimum number of tokens of a query (of words, if the input has no log_probs).",
+)
+@click.option("--max_tokens", default=1000, help="Maximum number of tokens (words) of a query.")
+@click.option(
+    "--skip_questions_copied_from_context",
+    is_flag=True,
+    help="Drop queries that are copied from their document.",
+)
+@click.option("--output", required=True, callback=output_file, help="JSON Lines file.")
+def filter(
+    queries: str,
+    filter_strategy: str,
+    keep_top_k: int,
+    model_name_or_path: str,
+    k: int,
+    source: Source,
+    min_tokens: int,
+    max_tokens: int,
+    skip_questions_copied_from_context: bool,
+    output: str,
+    **scoring: Any,
+) -> None:
+    """Keep the best queries."""
+    generated = source.queries(queries)
+    in_tokens = "log_probs" in generated
+    lengths = LengthFilter(0, min_tokens=min_tokens, max_tokens=max_tokens)
+    steps: list[tuple[str, Filter]] = [
+        (
+            f"--min_tokens {min_tokens} and --max_tokens {max_tokens}",
+            lengths if in_tokens else LengthFilter(min_tokens, max_tokens),
+        )
+    ]
+    if skip_questions_copied_from_context:
+        steps.append(("--skip_questions_copied_from_context", CopyFilter()))
+    with ExitStack() as stack:
+        if filter_strategy == "round_trip":
+            bm25 = stack.enter_context(source.bm25(k))
+            steps.append((f"--filter_strategy round_trip with --k {k}", RoundTripFilter(bm25, k)))
+        kept = generated
+        for _, step in steps:
+            kept = step.transform(kept)
+    if kept.empty:
+        counts = "; ".join(f"{name} dropped {step.dropped:,}" for name, step in steps)
+        raise ValueError(f"no query of {len(generated):,} is left: {counts}")
+    if filter_strategy == "reranker":
+        model = demo_or_name(demo.encoder, model_name_or_path)
+        kept = load_reranker(model, verbose=True, **scoring).transform(kept)
+        kept = ScoreFilter(keep_top_k).transform(kept)
+    elif filter_strategy == "scores":
+        ranked = kept
+        if in_tokens:  # the input's score may be that of a reranker
+            means = [sum(values) / len(values) if values else nan for values in kept["log_probs"]]
+            ranked = kept.assign(score=means)
+        kept = kept[kept["qid"].isin(ScoreFilter(keep_top_k).transform(ranked)["qid"])]
+    toolkit_files.write_queries(kept.drop(columns="rank", errors="ignore"), output)
+    click.echo(f"{output}: {len(kept):,} of {len(generated):,} queries")

@@ -1,0 +1,257 @@
+"""``generate``: queries for documents."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pyterrier as pt
+
+from pyterrier_inpars import datasets, demo
+from pyterrier_inpars.backends.base import Sampling
+from pyterrier_inpars.cli._options import (
+    COUNT,
+    DATASET,
+    PRECISION,
+    SERVER,
+    check_new,
+    demo_or_name,
+    of_runtime,
+    output_file,
+    output_folder,
+)
+from pyterrier_inpars.cli._source import Source, rows
+from pyterrier_inpars.datasets import toolkit_files
+from pyterrier_inpars.datasets._download import DownloadError
+from pyterrier_inpars.generation import QueryGenerator
+from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, load_prompt, read_text
+from pyterrier_inpars.queries.artifact import SyntheticQueries
+
+LINES = (".jsonl", ".jsonl.gz")
+
+
+def _queries_output(context: click.Context, parameter: click.Parameter, path: str) -> str:
+    """Checks the output of ``generate``: a JSON Lines file or a folder."""
+    if not path.lower().endswith(LINES):
+        return output_folder(context, parameter, path)
+    output_folder(context, parameter, f"{path}.queries")
+    return output_file(context, parameter, path)
+
+
+def _extract(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Converts the value of ``--extract``."""
+    kind, colon, rest = (value or "").partition(":")
+    if colon and kind == "json":
+        return {"json": rest}
+    if colon and kind == "regex":
+        try:
+            return re.compile(rest)
+        except re.error as error:
+            raise click.BadParameter(f"{rest!r} is not a regular expression: {error}") from error
+    return value
+
+
+@click.command()
+@DATASET
+@click.option(
+    "--base_model",
+    "model",
+    default="EleutherAI/gpt-j-6B",
+    help="Name on the hub, path, `demo`, or the address of an OpenAI-compatible server, such as "
+    "http://127.0.0.1:8000/v1.",
+)
+@SERVER
+@click.option("--revision", help="Branch, tag or commit of the model.")
+@click.option(
+    "--chat", "prompt", flag_value="chat", help="Same as --prompt chat: for an instruct model."
+)
+@click.option(
+    "--prompt",
+    default="inpars",
+    help="Name of a prompt, or path: a YAML file with prompts, or a text file with {document} and "
+    "{query}. `auto` is `chat` for an instruct model, else `three-shot`.",
+)
+@click.option(
+    "--prompt_type",
+    "types",
+    multiple=True,
+    help="Name of a prompt for one type of query, such as `question`, `keywords`, `claim` or "
+    "`title`, instead of --prompt; repeat the option for several types per document.",
+)
+@click.option("--prompt_name", help="Name of the prompt in a YAML file.")
+@click.option(
+    "--fewshot_examples",
+    help="JSON Lines file `query_id, doc_id, query, document` to draw examples from. By default, "
+    "the published examples for --dataset, or its judged pairs.",
+)
+@click.option(
+    "--n_fewshot_examples", type=COUNT, default=3, help="Number of examples in a few-shot prompt."
+)
+@click.option(
+    "--max_doc_length",
+    "max_doc_tokens",
+    type=COUNT,
+    default=256,
+    help="Maximum number of tokens of a document.",
+)
+@click.option(
+    "--max_query_length",
+    "max_query_tokens",
+    type=COUNT,
+    default=200,
+    help="Maximum number of tokens of a query in a few-shot example.",
+)
+@click.option(
+    "--max_prompt_length",
+    "context",
+    type=COUNT,
+    default=2048,
+    help="Maximum number of tokens of prompt and query together; the document is truncated to fit.",
+)
+@click.option(
+    "--max_new_tokens", type=COUNT, default=64, help="Maximum number of tokens of a query."
+)
+@click.option("--stop", multiple=True, help="String that ends the model's text; can be repeated.")
+@click.option(
+    "--extract",
+    callback=_extract,
+    help="Where the query is in the model's text: a marker such as `Query:`, json:FIELD, or "
+    "regex:PATTERN.",
+)
+@click.option(
+    "--max_generations",
+    type=COUNT,
+    default=100_000,
+    help="Number of documents, sampled uniformly from the collection.",
+)
+@click.option("--num_queries", type=COUNT, default=1, help="Number of queries per document.")
+@click.option("--temperature", default=0.0, help="Sampling temperature; 0 is greedy decoding.")
+@click.option("--top_p", default=1.0, help="Nucleus threshold of the sampling.")
+@click.option("--seed", default=1, help="Random seed of documents, few-shot examples and sampling.")
+@PRECISION
+@click.option("--batch_size", type=COUNT, show_default="64", help="Number of queries per batch.")
+@click.option(
+    "--shard_size", type=COUNT, default=1000, help="Number of documents per stored shard."
+)
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Print the number of requests and tokens, write nothing, and end.",
+)
+@click.option(
+    "--output",
+    required=True,
+    callback=_queries_output,
+    help="JSON Lines file (.jsonl, .jsonl.gz); any other name is a folder of SyntheticQueries.",
+)
+def generate(
+    dataset: str | None,
+    dataset_source: str,
+    docno: Any,
+    text: Any,
+    fix_text: bool,
+    model: str,
+    prompt: str,
+    prompt_name: str | None,
+    types: tuple[str, ...],
+    fewshot_examples: str | None,
+    n_fewshot_examples: int,
+    max_query_tokens: int,
+    max_generations: int,
+    stop: tuple[str, ...],
+    temperature: float,
+    top_p: float,
+    seed: int,
+    shard_size: int,
+    estimate: bool,
+    output: str,
+    **generator_options: Any,
+) -> None:
+    """Generate queries for documents with a language model.
+
+    Running the same command again resumes an interrupted run. A JSON Lines file is written at the
+    end. Until then, the queries are stored in the folder OUTPUT.queries, which is kept, since it
+    records the settings.
+    """
+    generator_options = of_runtime(model, generator_options)
+    as_lines = output.lower().endswith(LINES)
+    queries = SyntheticQueries(f"{output}.queries" if as_lines else output, shard_size=shard_size)
+    check_new(output, os.path.exists(output) if as_lines else queries.built())
+    source = Source(dataset, dataset_source, docno, text, fix_text)
+    corpus = source.collection().get_corpus_iter(verbose=True)
+    fewshot = {
+        "num_examples": n_fewshot_examples,
+        "seed": seed,
+        "max_query_tokens": max_query_tokens,
+    }
+    load = functools.partial(
+        _prompt, entry=prompt_name, source=source, examples=fewshot_examples, fewshot=fewshot
+    )
+    generator = QueryGenerator(
+        demo_or_name(demo.language_model, model),
+        prompt={name.replace("-", "_"): load(name) for name in types} if types else load(prompt),
+        sampling=Sampling(temperature, top_p, seed),
+        stop=list(stop) or None,
+        keep_prompt=as_lines,
+        verbose=True,
+        **generator_options,
+    )
+    documents = datasets.sample(corpus, max_generations, seed)
+    if not documents:
+        raise ValueError(f"{dataset} has no documents")
+    if estimate:
+        found = generator.estimate(documents)
+        click.echo(
+            f"{found.requests:,} requests with {found.prompt_tokens:,} tokens, and at most "
+            f"{found.completion_tokens:,} tokens of completions"
+        )
+        return
+    pt.Compose(generator, queries).index(documents)
+    if not len(queries):
+        raise ValueError(
+            f"no query for any of the {len(documents):,} documents: the model wrote nothing, or "
+            "repeated examples of the prompt; give another --prompt or --base_model"
+        )
+    if as_lines:
+        toolkit_files.write_queries(rows(queries.path), output)
+    click.echo(f"{output}: {len(queries):,} queries for {len(documents):,} documents")
+
+
+def _prompt(
+    name: str,
+    entry: str | None,
+    source: Source,
+    examples: str | None,
+    fewshot: dict[str, Any],
+) -> str | Prompt:
+    """Loads a prompt by name or path; returns ``"auto"`` as it is.
+
+    Args:
+        name: Name of a prompt, or path of a text or YAML file.
+        entry: Name of the prompt in a YAML file.
+        source: Collection of the few-shot examples.
+        examples: File of few-shot examples.
+        fewshot: Parameters of ``FewShotPrompt``, used if the prompt has examples.
+    """
+    file = Path(name)
+    if name == "auto":
+        return name
+    if file.is_file() and file.suffix.lower() not in (".yaml", ".yml"):
+        return StaticPrompt(read_text(file))
+    options: dict[str, Any] = {}
+    if examples or (entry or name).startswith(("few-shot", "promptagator-")):
+        options = {"examples": source.examples(examples), **fewshot}
+    if not file.is_file():
+        try:
+            return load_prompt(name, **options)
+        except DownloadError as error:
+            raise DownloadError(
+                f"--prompt {name} needs a download; --prompt three-shot needs none. {error}"
+            ) from error
+    if entry is None:
+        raise click.UsageError(f"--prompt_name is required: the name of a prompt in {name}")
+    return Prompt.load(file, entry, **options)

@@ -1,0 +1,107 @@
+"""``judge``: relevance of queries or of a run, judged by a language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pyterrier as pt
+
+from pyterrier_inpars import demo, evaluation
+from pyterrier_inpars._files import write_text
+from pyterrier_inpars.cli._options import (
+    BM25,
+    COUNT,
+    PRECISION,
+    SERVER,
+    demo_or_name,
+    of_runtime,
+    output_file,
+)
+from pyterrier_inpars.cli._source import Source, with_source
+from pyterrier_inpars.datasets import toolkit_files
+from pyterrier_inpars.filtering import ScoreFilter
+from pyterrier_inpars.judging import RelevanceJudge
+
+
+@click.command()
+@click.option(
+    "--base_model",
+    "model",
+    required=True,
+    help="Language model: name on the hub, path, `demo`, or the address of an OpenAI-compatible "
+    "server.",
+)
+@SERVER
+@click.option("--input", "queries", help="Synthetic queries to judge: a file or a folder.")
+@click.option("--input_run", help=f"Run to judge in place of queries: TREC file, or {BM25}.")
+@click.option("--top_k", type=COUNT, default=20, help="Number of documents to judge per topic.")
+@click.option("--min_score", type=float, help="Lowest expected grade of a query that is kept.")
+@with_source
+@click.option(
+    "--scale",
+    type=click.Choice(["binary", "graded"]),
+    default="graded",
+    help="Grades 0 and 1, or 0 to 3.",
+)
+@PRECISION
+@click.option("--batch_size", type=COUNT, show_default="64", help="Number of pairs per batch.")
+@click.option(
+    "--output",
+    required=True,
+    callback=output_file,
+    help="Queries as JSON Lines, with score and grade; or the qrels of a run, in TREC format.",
+)
+def judge(
+    model: str,
+    queries: str | None,
+    input_run: str | None,
+    top_k: int,
+    min_score: float | None,
+    source: Source,
+    scale: str,
+    output: str,
+    **judge_options: Any,
+) -> None:
+    """Judge the relevance of queries or of a run with a language model.
+
+    If --dataset has qrels, the judgements of a run are compared with them.
+    """
+    if (queries is None) == (input_run is None):
+        raise click.UsageError("give either --input, synthetic queries, or --input_run")
+    judged = RelevanceJudge(
+        demo_or_name(demo.instruct_model, model),
+        scale=(0, 1) if scale == "binary" else (0, 1, 2, 3),
+        verbose=True,
+        **of_runtime(model, judge_options),
+    )
+    if queries is not None:
+        generated = source.queries(queries)
+        kept = judged.transform(generated)
+        if min_score is not None:
+            kept = ScoreFilter(min_score=min_score).transform(kept)
+        if kept.empty:
+            reason = "a grade" if min_score is None else f"a grade of --min_score {min_score}"
+            raise ValueError(f"none of {len(generated):,} queries has {reason}")
+        toolkit_files.write_queries(kept.drop(columns="rank"), output)
+        click.echo(f"{output}: {len(kept):,} of {len(generated):,} queries")
+        return
+    dataset = source.collection()
+    topics = dataset.get_topics()
+    pool = pt.RankCutoff(top_k).transform(source.run(str(input_run), topics))
+    pool = pool.drop(columns="query", errors="ignore").merge(topics[["qid", "query"]], on="qid")
+    if pool.empty:
+        raise ValueError(f"{input_run} has no result for a topic of {source.dataset}")
+    qrels = judged.qrels(dataset.text_loader()(pool))
+    if qrels.empty:
+        raise ValueError(f"the model gave none of {len(pool):,} pairs a grade: give another model")
+    rows = (f"{qid} 0 {docno} {label}\n" for qid, docno, label in qrels.itertuples(index=False))
+    write_text(Path(output), "".join(rows))
+    click.echo(f"{output}: {len(qrels):,} judgements for {qrels['qid'].nunique():,} topics")
+    try:
+        human = dataset.get_qrels()
+    except (ValueError, OSError):  # there are none
+        return
+    if len(qrels.merge(human, on=["qid", "docno"])):
+        click.echo(str(evaluation.judge_agreement(qrels, human)))

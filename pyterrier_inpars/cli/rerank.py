@@ -1,0 +1,58 @@
+"""``rerank``: a run, reranked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pyterrier_inpars import datasets, demo
+from pyterrier_inpars.cli._options import BM25, COUNT, SCORING, demo_or_name, output_file
+from pyterrier_inpars.cli._source import Source, with_source
+from pyterrier_inpars.datasets import toolkit_files
+from pyterrier_inpars.rerankers import RerankTop, load_reranker
+
+
+@click.command()
+@click.option(
+    "--model",
+    default="castorini/monot5-small-msmarco-100k",
+    help="Reranker: name on the hub, path, or `demo`.",
+)
+@SCORING
+@click.option("--input_run", default="bm25", help=f"TREC run file, or {BM25}.")
+@with_source
+@click.option("--corpus", help="Documents (CSV, TSV, JSON Lines) to use instead of the dataset's.")
+@click.option("--queries", help="Topics (CSV, TSV, JSON Lines) to use instead of the dataset's.")
+@click.option(
+    "--top_k",
+    type=COUNT,
+    default=1000,
+    help="Number of documents to rerank per topic; the others follow in their original order.",
+)
+@click.option("--output_run", required=True, callback=output_file, help="TREC run file.")
+def rerank(
+    model: str,
+    input_run: str,
+    source: Source,
+    corpus: str | None,
+    queries: str | None,
+    top_k: int,
+    output_run: str,
+    **scoring: Any,
+) -> None:
+    """Rerank the top documents of a run."""
+    reranker = load_reranker(demo_or_name(demo.encoder, model), verbose=True, **scoring)
+    texts = source.file_or_name(corpus) if corpus else source.collection()
+    topics = datasets.read_topics(queries) if queries else source.collection().get_topics()
+    run = source.run(input_run, topics).drop(columns="query", errors="ignore")
+    run = run.merge(topics[["qid", "query"]], on="qid", how="left")
+    if len(missing := run.loc[run["query"].isna(), "qid"].unique()):
+        raise ValueError(
+            f"{queries or source.dataset} lacks {len(missing):,} of {run['qid'].nunique():,} "
+            f"topics of {input_run}, such as {missing[0]!r}: remove them from the run, or give "
+            f"their queries with --queries"
+        )
+    run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)
+    toolkit_files.write_run(run, output_run, type(reranker).__name__)
+    click.echo(f"{output_run}: {len(run):,} documents for {run['qid'].nunique():,} topics")
