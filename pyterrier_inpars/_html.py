@@ -102,7 +102,7 @@ def histogram(values: Iterable[float], label: str) -> Html:
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers):
         return Html("")
-    counts, edges = np.histogram(numbers, _bins(numbers))
+    counts, edges = np.histogram(numbers, bins(numbers))
     width, height, left, top = 480, 110, 44, 8
     step = width / len(counts)
     bars = "".join(
@@ -180,7 +180,7 @@ def _plain(item: Any) -> Any:
     return f"{item:.3g}" if isinstance(item, Real) and not isinstance(item, Integral) else item
 
 
-def _bins(numbers: np.ndarray) -> np.ndarray:
+def bins(numbers: np.ndarray) -> np.ndarray:
     """Returns the edges of bars; few whole numbers have a bar each."""
     least, most = numbers.min(), numbers.max()
     if (numbers == numbers.round()).all():
