@@ -40,18 +40,17 @@ from pyterrier_inpars.backends.base import (
     PromptError,
     Sampling,
 )
-from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.backends.loading import ModelOptions, as_backend
 from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 from pyterrier_inpars.prompts.extraction import (
     Extract,
     Query,
+    begun_reasoning,
     check_extract,
     describe_extract,
     log_probs_of,
     queries_of,
-    reasoning_tag,
 )
 from pyterrier_inpars.prompts.templates import Prompt, as_prompt, load_prompt
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, active_state
@@ -470,7 +469,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         docnos = documents["docno"].tolist()
         completions = self._complete(name, prompt, prompts, docnos)
         extract = prompt.extract if self.extract is None else self.extract
-        prefill = self._prefill(prompt)
+        prefill = prompt.prefill or begun_reasoning(self._backend, prompt.prefix)
         found = [
             queries_of(c.text, extract, chat=prompt.chat, prefill=prefill) for c in completions
         ]
@@ -501,16 +500,6 @@ class QueryGenerator(ModelStage, DocumentStage):
         self._count_copies(sum(copies), len(rows))
         self._count_empty(len(without), sum(c.finish_reason == "length" for c in without))
         return [row for row, is_copy in zip(rows, copies, strict=True) if not is_copy]
-
-    def _prefill(self, prompt: Prompt) -> str:
-        """Returns the beginning of the answers that is a part of the prompt.
-
-        This is the prefill, or the tag by which a chat template begins the reasoning. A server may
-        render another template, and leaves out the reasoning.
-        """
-        if prompt.prefill or not prompt.chat or not isinstance(self._backend, HuggingFaceBackend):
-            return prompt.prefill
-        return reasoning_tag(self._prompt_text(prompt.prefix))
 
     def _query_row(
         self, name: str, docno: str, number: tuple[int, int], query: Query, completion: Completion

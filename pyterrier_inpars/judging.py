@@ -36,7 +36,7 @@ from pyterrier_inpars.backends.base import (
 )
 from pyterrier_inpars.backends.loading import ModelOptions, as_backend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
-from pyterrier_inpars.prompts.extraction import answer_of
+from pyterrier_inpars.prompts.extraction import answer_of, begun_reasoning
 from pyterrier_inpars.prompts.templates import DOCUMENT, QUERY
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ _MEANINGS = {
     ),
 }
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?!\.?\d|\w)")
+_NUMBER_FIRST = re.compile(rf"\W*(?:grade\W+)?(?={_NUMBER.pattern})", re.IGNORECASE)
 
 
 class RelevanceJudge(ModelStage):
@@ -81,7 +82,7 @@ class RelevanceJudge(ModelStage):
     - ``grade`` (int): The most probable grade, or the one in the model's answer.
     - ``score`` (float): The expected grade: the mean of the grades, weighted by the probabilities
       that the model gives them. It equals the grade if the model is served without probabilities of
-      given tokens, as by an OpenAI-compatible server.
+      given tokens, as by an OpenAI-compatible server, or if its chat template begins a reasoning.
     - ``rank`` (int): Rank by ``score``, from 0.
 
     A pair is dropped if the model's answer has no grade, or if a server refuses it. The attribute
@@ -178,7 +179,9 @@ class RelevanceJudge(ModelStage):
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "query", "docno")
         prompts = self._prompts(inp["query"].tolist(), joined_text(inp, self.text_field))
-        judge = self._by_choice if hasattr(self._backend, "choice_log_probs") else self._by_answer
+        reasons = bool(begun_reasoning(self._backend, self._build("", "")))
+        by_choice = hasattr(self._backend, "choice_log_probs") and not reasons
+        judge = self._by_choice if by_choice else self._by_answer
         try:
             grades, scores = judge(prompts)
         except (NotANumberError, PromptError) as error:
@@ -220,7 +223,10 @@ class RelevanceJudge(ModelStage):
                 progress=bar.update,
                 stop=(),
             )
-        found = [self._grade(completion.text) for completion in completions]
+        reasoning = begun_reasoning(self._backend, self._build("", ""))
+        found = [
+            self._grade(reasoning + c.text, is_cut=c.finish_reason == "length") for c in completions
+        ]
         failed = [c for c, grade in zip(completions, found, strict=True) if grade is None]
         if failed and not self.unparsed:
             first = failed[0].error or failed[0].text
@@ -234,9 +240,16 @@ class RelevanceJudge(ModelStage):
         grades = np.array([np.nan if grade is None else grade for grade in found], dtype=float)
         return grades, grades
 
-    def _grade(self, answer: str) -> int | None:
-        """Returns the last number of an answer that is a grade, after any reasoning."""
-        numbers = [int(number) for number in _NUMBER.findall(answer_of(answer))]
+    def _grade(self, answer: str, is_cut: bool) -> int | None:
+        """Returns the last number of an answer that is a grade, after any reasoning.
+
+        An answer that the token limit cut may be a part of a reasoning: it must begin with the
+        grade.
+        """
+        answer = answer_of(answer)
+        numbers = [int(number) for number in _NUMBER.findall(answer)]
+        if is_cut:
+            numbers = numbers[:1] if _NUMBER_FIRST.match(answer) else []
         return next((number for number in reversed(numbers) if number in self.scale), None)
 
     def _bar(self, total: int) -> Any:

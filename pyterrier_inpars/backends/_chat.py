@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyterrier_inpars.backends.base import Messages
@@ -83,6 +83,27 @@ def render(tokenizer: Any, messages: Messages) -> Parts:
     return render(
         tokenizer, [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
     )
+
+
+def with_template_options(tokenizer: Any, options: Mapping[str, Any]) -> Any:
+    """Sets variables at the beginning of the chat template of a tokenizer, and returns it.
+
+    Every use of the template then has them: prompts, their lengths, and their texts in a frame.
+
+    Args:
+        tokenizer: Tokenizer with the interface of transformers.
+        options: Values by variable, which JSON can represent.
+
+    Raises:
+        ValueError: There are options, and the tokenizer has no chat template.
+    """
+    if options:
+        if not isinstance(getattr(tokenizer, "chat_template", None), str):
+            raise ValueError(f"the model has no chat template, so it takes no options: {options}")
+        # the literals of Jinja are those of Python
+        lines = (f"{{%- set {name} = {value!r} %}}" for name, value in options.items())
+        tokenizer.chat_template = "".join(lines) + tokenizer.chat_template
+    return tokenizer
 
 
 def turn_end(tokenizer: Any) -> int | None:

@@ -26,7 +26,17 @@ NO_KEY = "none"
 
 
 class PromptFailure(RuntimeError):
-    """A prompt failed for good; the message says why."""
+    """A prompt failed for good.
+
+    Args:
+        reason: The reason, as text.
+        is_refused: Whether the prompt itself is the reason, so that it would fail again. Otherwise
+            the server failed at all attempts.
+    """
+
+    def __init__(self, reason: str, is_refused: bool = True):
+        super().__init__(reason)
+        self.is_refused = is_refused
 
 
 class Connection:
@@ -128,14 +138,16 @@ class Connection:
         except errors.APIStatusError as error:
             reason = self._without_key(_message(error))[:300]
             message = f"HTTP status {error.status_code}: {reason}"
-            if error.status_code in REFUSALS or error.status_code >= 500:
-                raise PromptFailure(message) from None
+            is_refused = error.status_code in REFUSALS
+            if is_refused or error.status_code >= 500:
+                raise PromptFailure(message, is_refused) from None
             raise self._server_error(message) from None
         except errors.APIConnectionError as error:
             cause = getattr(error.__cause__, "__cause__", None)
             if isinstance(cause, self._unreachable):
                 raise self._server_error(f"no connection at any attempt: {cause}") from None
-            raise PromptFailure("no complete answer within the timeout at any attempt") from None
+            message = "no complete answer within the timeout at any attempt"
+            raise PromptFailure(message, is_refused=False) from None
 
     def _server_error(self, message: str) -> RuntimeError:
         variable = self._api_key_env or "the variable of api_key_env="

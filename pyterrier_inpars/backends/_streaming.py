@@ -22,10 +22,12 @@ class Answers(Protocol):
     Attributes:
         requested: Answers that have been requested and not yet used, by key.
         failures_in_a_row: See `Run`.
+        refused: See `Run`.
     """
 
     requested: dict[str, Future[Any]]
     failures_in_a_row: int
+    refused: list[Callable[[], object]]
 
     def get(self, key: str) -> Any:
         """Returns the answer of a key, or None."""
@@ -47,7 +49,8 @@ def request(
 ) -> None:
     """Requests the answers to prompts that are neither stored nor requested.
 
-    Each answer is stored when it arrives. A failure is not: a later run tries again.
+    Each answer is stored when it arrives. So is the refusal of a prompt; see `Run`. A prompt that
+    failed because the server did is tried again by a later run.
 
     Args:
         backend: The backend.

@@ -215,9 +215,13 @@ class Run(Protocol):
 
     Attributes:
         failures_in_a_row: Number of its prompts that failed since the last answer.
+        refused: Functions that store these failures, of prompts that the server refused. They are
+            called at the next answer. Without one, the server may refuse all prompts, for a reason
+            that can be removed.
     """
 
     failures_in_a_row: int
+    refused: list[Callable[[], object]]
 
 
 class StreamingBackend(Backend, Protocol):
@@ -251,8 +255,9 @@ class StreamingBackend(Backend, Protocol):
             stop: See there.
             schema: See there.
             answered: Callback that receives the completions when they arrive, perhaps in another
-                thread. It is not called if the prompt fails.
-            run: Run that the prompt belongs to, which counts its failures in a row.
+                thread. It receives those of a refused prompt at the next answer to another one. It
+                is not called if a prompt fails because the server does.
+            run: Run that the prompt belongs to.
 
         Returns:
             The completions. Its result raises the errors of `Backend.complete`.

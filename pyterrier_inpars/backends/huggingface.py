@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from pyterrier_inpars._compute.cpu_linear import pack_linear
 from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, quantize
-from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._stage import positive_int
-from pyterrier_inpars.backends._chat import encode, turn_end
 from pyterrier_inpars.backends._kv_cache import (
     SequentialBatch,
     SharedPrefixCache,
@@ -23,14 +20,8 @@ from pyterrier_inpars.backends._kv_cache import (
     supports_masks,
 )
 from pyterrier_inpars.backends._sampling import next_tokens, token_log_probs
-from pyterrier_inpars.backends.base import (
-    CUT,
-    NEWLINE,
-    Completion,
-    Messages,
-    NotANumberError,
-    Sampling,
-)
+from pyterrier_inpars.backends._tokenized import TokenizedBackend
+from pyterrier_inpars.backends.base import NEWLINE, Completion, Messages, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +44,10 @@ class BackendOptions(TypedDict, total=False):
     compile: bool
     device: str | torch.device | None
     context: int | None
+    template_options: Mapping[str, Any] | None
 
 
-class HuggingFaceBackend:
+class HuggingFaceBackend(TokenizedBackend):
     """Runs any causal language model that transformers loads.
 
     The prompts of a collection differ only in their last part. Keys and values of the shared prefix
@@ -84,6 +76,8 @@ class HuggingFaceBackend:
         device: Device of the model; None for the best one available.
         context: Maximum number of tokens of a prompt and its completion together; None for the
             number of positions of the model, which is also the upper limit.
+        template_options: Variables of the model's chat template, such as
+            ``{"enable_thinking": False}`` for a model that reasons before it answers.
 
     Raises:
         ValueError: A number is out of range; or, on first use, the model cannot be loaded.
@@ -100,17 +94,15 @@ class HuggingFaceBackend:
         compile: bool = False,
         device: str | torch.device | None = None,
         context: int | None = None,
+        template_options: Mapping[str, Any] | None = None,
     ):
-        self.name = str(model)
-        self.revision = revision
+        super().__init__(model, revision, trust_remote_code, context, template_options)
         self.batch_size = positive_int(
             "batch_size", BATCH_SIZE if batch_size is None else batch_size
         )
         self._dtype = dtype
         self._compile = compile
         self._device = device
-        self._context = None if context is None else positive_int("context", context)
-        self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         self._forget()
 
     def _forget(self) -> None:
@@ -120,12 +112,7 @@ class HuggingFaceBackend:
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the parameters alone: a loaded model cannot be pickled or copied."""
-        loaded = [
-            name
-            for name, value in vars(type(self)).items()
-            if isinstance(value, functools.cached_property)
-        ]
-        return {k: v for k, v in vars(self).items() if k not in [*loaded, "_prefix"]}
+        return {name: value for name, value in super().__getstate__().items() if name != "_prefix"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -140,13 +127,6 @@ class HuggingFaceBackend:
     def dtype(self) -> torch.dtype:
         """Precision of the computation."""
         return best_dtype(self._dtype, self.device)
-
-    @functools.cached_property
-    def tokenizer(self) -> Any:
-        """Tokenizer of the model, loaded on first use."""
-        from transformers import AutoTokenizer
-
-        return self._load(AutoTokenizer)
 
     @functools.cached_property
     def model(self) -> Any:
@@ -168,45 +148,24 @@ class HuggingFaceBackend:
             model.compile(dynamic=True)  # for any number of rows and tokens
         return model
 
-    @functools.cached_property
-    def _config(self) -> Any:
-        """Configuration of the model, which can be read without its weights."""
-        from transformers import AutoConfig
-
-        return self.model.config if "model" in vars(self) else self._load(AutoConfig)
-
-    @functools.cached_property
-    def context(self) -> int | None:
-        """Maximum number of tokens of a prompt and its completion; None if there is no limit."""
-        config = self.model.config.get_text_config()  # of a multimodal model, the text part
-        limits = [self._context, getattr(config, "max_position_embeddings", None)]
-        return min((limit for limit in limits if limit is not None), default=None)
-
-    @functools.cached_property
-    def chat(self) -> bool:
-        """Whether this is an instruct model: its chat template ends answers with an end token.
-
-        A tokenizer with a chat template is not enough: some base models have one too.
-        """
-        if not getattr(self.tokenizer, "chat_template", None):
-            return False
-        ends = self._config.get_text_config().eos_token_id
-        ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id}
-        return turn_end(self.tokenizer) in {*ends, None}
-
     def describe(self) -> dict[str, Any]:
         """Returns the settings that determine the output; see `Backend.describe`."""
         import torch
         import transformers
 
-        return {
-            "model": self.name,
-            "revision": getattr(self._config, "_commit_hash", None) or self.revision,
-            "dtype": str(self.dtype).removeprefix("torch."),
+        return self._describe(
+            self._dtype_name,
+            {"torch": torch.__version__, "transformers": transformers.__version__},
             **({"weights": "int8"} if is_int8(self._dtype) else {}),
-            **({"context": self._context} if self._context is not None else {}),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        }
+        )
+
+    @property
+    def _dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @functools.cached_property
+    def _generation_config(self) -> Any:
+        return self.model.generation_config
 
     def complete(
         self,
@@ -259,7 +218,7 @@ class HuggingFaceBackend:
                 prefix_ids, ids, max_new_tokens, sampling, num_samples, seeds, tuple(stop)
             )
             for row in rows:
-                completions[row.number] = self._completion(row, stop)
+                completions[row.number] = self._completion(row.tokens, row.log_probs, stop)
                 progress(1)
         return [completions[number] for number in range(len(completions))]
 
@@ -295,24 +254,14 @@ class HuggingFaceBackend:
         """
         import torch
 
-        if len(prompts) != len(continuations):
-            raise ValueError(
-                f"there are {len(prompts)} prompts, but {len(continuations)} continuations: give "
-                "one continuation per prompt"
-            )
-        if not prompts:
-            return []
-        ids = self._encode(prompts, 0, continuations)
-        alone = self._encode(prompts, 0)
-        starts = [max(1, _common_length(*pair)) for pair in zip(alone, ids, strict=True)]
-        counts = [max(0, len(row) - start) for row, start in zip(ids, starts, strict=True)]
+        ids, counts = self._encode_pairs(prompts, continuations)
         scored = [i for i, count in enumerate(counts) if count]
         progress(len(ids) - len(scored))
         likelihoods: list[list[float]] = [[] for _ in ids]
         if not scored:
             return likelihoods
         prefix_ids = self._encode_prefix(prefix, prompts)
-        length = _shared_length(prefix_ids, [ids[i][: starts[i]] for i in scored])
+        length = _shared_length(prefix_ids, [ids[i][: len(ids[i]) - counts[i]] for i in scored])
         prefix_ids = prefix_ids[:length]
         scored.sort(key=lambda i: len(ids[i]), reverse=True)
         with torch.inference_mode():
@@ -323,7 +272,7 @@ class HuggingFaceBackend:
                 batch, length = self._new_batch(prefix_ids, len(rows), longest)
                 found = _log_probs(batch, [row[length:] for row in rows], last)
                 for i, values in zip(indices, found, strict=True):
-                    self._check_numbers(values, i)
+                    self._check_numbers(values, i, self._dtype_name)
                     likelihoods[i] = values
                 progress(len(indices))
         return likelihoods
@@ -358,12 +307,10 @@ class HuggingFaceBackend:
 
         if not prompts:
             return []
-        encoded = [self._encode(prompts, 0, [choice] * len(prompts)) for choice in choices]
-        rows = [row[:-1] for row in encoded[0]]
-        tokens = [ids[0][-1] for ids in encoded]
-        expected = [[[*row, token] for row in rows] for token in tokens]
-        if encoded != expected or len(set(tokens)) < len(tokens) or not all(rows):
+        one_token = self._one_token_choices(prompts, choices)
+        if one_token is None:
             return self._choices_one_by_one(prompts, choices, prefix, progress)
+        rows, tokens = one_token
         prefix_ids = self._encode_prefix(prefix, prompts)
         prefix_ids = prefix_ids[: _shared_length(prefix_ids, rows)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
@@ -376,67 +323,9 @@ class HuggingFaceBackend:
                 logits = batch.forward([rows[i][-1:] for i in indices])
                 for i, values in zip(indices, logits, strict=True):
                     found[i] = values[0].float().log_softmax(dim=-1)[tokens].tolist()
-                    self._check_numbers(found[i], i)
+                    self._check_numbers(found[i], i, self._dtype_name)
                 progress(len(indices))
         return found
-
-    def _choices_one_by_one(
-        self,
-        prompts: Sequence[str | Messages],
-        choices: Sequence[str],
-        prefix: str | Messages,
-        progress: Callable[[int], object],
-    ) -> list[list[float]]:
-        """Returns `choice_log_probs` by computing each prompt once per choice."""
-        columns = [
-            self.log_likelihood(prompts, [choice] * len(prompts), prefix=prefix)
-            for choice in choices
-        ]
-        progress(len(prompts))
-        return [[sum(tokens) for tokens in row] for row in zip(*columns, strict=True)]
-
-    def _check_numbers(self, log_probs: Sequence[float], row: int) -> None:
-        """Checks that the log-probabilities of a prompt are numbers.
-
-        Raises:
-            NotANumberError: One is NaN.
-        """
-        if any(map(math.isnan, log_probs)):
-            raise NotANumberError(f"{self.name!r} in {str(self.dtype).removeprefix('torch.')}", row)
-
-    # -- Text and tokens ---------------------------------------------------------------------
-
-    def _load(self, auto_class: Any, **options: Any) -> Any:
-        source = resolved(self.name)
-        path = Path(source)
-        if path.suffix.lower() == ".gguf":
-            source, options = str(path.parent), {**options, "gguf_file": path.name}
-        try:
-            return auto_class.from_pretrained(source, **self._hub, **options)
-        except Exception as error:  # a damaged file can raise any error
-            raise ValueError(
-                f"cannot load a causal language model from {self.name!r}: give a name on the "
-                f"Hugging Face hub, a folder or a .gguf file ({error})"
-            ) from error
-
-    def _encode(
-        self,
-        prompts: Sequence[str | Messages],
-        max_new_tokens: int,
-        continuations: Sequence[str] | None = None,
-    ) -> list[list[int]]:
-        """Tokenizes prompts; special tokens that are written out in a text stay plain text."""
-        encoded = encode(self.tokenizer, prompts, continuations)
-        if isinstance(prompts[0], str):
-            encoded = [ids[: len(ids) - self._appended] for ids in encoded]
-        for ids in encoded:
-            if self.context is not None and len(ids) + max_new_tokens > self.context:
-                raise ValueError(
-                    f"a prompt of {len(ids)} tokens and {max_new_tokens} new tokens exceed the "
-                    f"context of {self.context} tokens of {self.name}: lower max_doc_tokens or "
-                    "max_new_tokens"
-                )
-        return encoded
 
     def _encode_prefix(
         self, prefix: str | Messages, prompts: Sequence[str | Messages]
@@ -445,74 +334,6 @@ class HuggingFaceBackend:
         if prefix == "" and not isinstance(prompts[0], str):
             return []
         return self._encode([prefix], 0)[0]
-
-    @functools.cached_property
-    def _appended(self) -> int:
-        """Number of tokens, such as an end token, that the tokenizer appends to a text."""
-        whole, plain = (
-            self.tokenizer(NEWLINE, add_special_tokens=added)["input_ids"]
-            for added in (True, False)
-        )
-        ends = [n for n in range(len(whole) + 1) if whole[:n][-len(plain) :] == plain]
-        return len(whole) - ends[-1] if plain and ends else 0
-
-    @functools.cached_property
-    def _special_tokens(self) -> set[int]:
-        """Tokens that are no part of a text."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        return {*self.tokenizer.all_special_ids, *(i for i, token in added if token.special)}
-
-    @functools.cached_property
-    def _end_tokens(self) -> set[int]:
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends) if isinstance(ends, list) else {ends}
-        return (ends | {self.tokenizer.eos_token_id}) - {None}
-
-    @functools.cached_property
-    def _text_of(self) -> Callable[[int], str]:
-        """Function that returns the text of one token."""
-        return functools.cache(lambda token: self.tokenizer.decode([token]))
-
-    def _has_ended(self, tokens: Sequence[int], stop: Sequence[str]) -> bool:
-        """Returns whether the last token ends a completion, as an end token or by a stop string."""
-        if tokens[-1] in self._end_tokens or not stop:
-            return tokens[-1] in self._end_tokens
-        width = max(len(text.encode()) for text in stop)  # in tokens, at most
-        last = self._text_of(tokens[-1]) if width == 1 else self.tokenizer.decode(tokens[-width:])
-        return any(text in last for text in stop)
-
-    def _completion(self, row: _Row, stop: Sequence[str] = (NEWLINE,)) -> Completion:
-        ended = self._has_ended(row.tokens, stop)
-        count = len(row.tokens) - (row.tokens[-1] in self._end_tokens)
-        kept = [i for i in range(count) if row.tokens[i] not in self._special_tokens]
-        tokens = [row.tokens[i] for i in kept]
-        log_probs = [row.log_probs[i] for i in kept]
-        whole = self.tokenizer.decode(tokens)
-        cut = min((i for i in map(whole.find, stop) if i >= 0), default=len(whole))
-        text = whole[:cut]
-        if not ended and text.endswith(CUT):  # a character whose last bytes are missing
-            text = text.rstrip(CUT)
-            while tokens and self.tokenizer.decode(tokens[:-1]).rstrip(CUT) == text:
-                tokens, log_probs = tokens[:-1], log_probs[:-1]
-        ends = self._token_ends(tokens)
-        while ends and ends[-1] > cut and not whole[max([0, *ends[-2:-1]]) : cut].strip():
-            ends.pop()  # a token of the stop string, with no part of the text
-        space = len(text) - len(text.lstrip())
-        text = text.strip()
-        return Completion(
-            text,
-            log_probs[: len(ends)],
-            "stop" if ended else "length",
-            [min(max(0, end - space), len(text)) for end in ends],
-        )
-
-    def _token_ends(self, tokens: Sequence[int]) -> list[int]:
-        """Returns the position in the text of tokens at which each token ends."""
-        from tokenizers.decoders import DecodeStream
-
-        stream = DecodeStream(skip_special_tokens=False)
-        texts = (stream.step(self.tokenizer.backend_tokenizer, token) for token in tokens)
-        return list(itertools.accumulate(len(text or "") for text in texts))
 
     # -- Batches -----------------------------------------------------------------------------
 
@@ -540,7 +361,7 @@ class HuggingFaceBackend:
                 self.model, prefix, [rest, rest[len(rest) // 2 :]]
             )
             if self._supports_masks is None:
-                self._check_numbers([math.nan], row)
+                self._check_numbers([math.nan], row, self._dtype_name)
             if not self._supports_masks:
                 warnings.warn(
                     f"{self.name}: {type(self.model).__name__} accepts no explicit attention masks,"
@@ -605,7 +426,7 @@ class HuggingFaceBackend:
             found = next_tokens(logits, sampling, [row.generator for row in rows])
             unfinished = []
             for i, (row, (token, log_prob)) in enumerate(zip(rows, found, strict=True)):
-                self._check_numbers([log_prob], row.number // num_samples)
+                self._check_numbers([log_prob], row.number // num_samples, self._dtype_name)
                 row.last = token
                 row.tokens.append(token)
                 row.log_probs.append(log_prob)
@@ -673,12 +494,6 @@ def _compacted(rows: list[int]) -> list[int]:
     late = [row for row in rows if row >= count]
     stay = set(rows)
     return [row if row in stay else late.pop() for row in range(count)]
-
-
-def _common_length(a: list[int], b: list[int]) -> int:
-    """Returns the number of tokens at the beginning of both sequences that are equal."""
-    differ = (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1])
-    return next(differ, min(len(a), len(b)))
 
 
 def _shared_length(prefix: list[int], ids: list[list[int]]) -> int:

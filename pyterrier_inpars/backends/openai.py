@@ -42,7 +42,9 @@ _CONNECTING = threading.Lock()
 class _Calls:
     """The calls of `OpenAIBackend.complete` up to one that fails, as a `Run`."""
 
-    failures_in_a_row = 0
+    def __init__(self) -> None:
+        self.failures_in_a_row = 0
+        self.refused: list[Callable[[], object]] = []
 
 
 class ServerOptions(TypedDict, total=False):
@@ -296,8 +298,13 @@ class OpenAIBackend:
             completions = await self._completions(fields, count, seeds, stop)
         except PromptFailure as failure:
             self._count_failure(str(failure), run)
-            return [Completion("", None, "error", error=str(failure))] * count
+            failed = [Completion("", None, "error", error=str(failure))] * count
+            if failure.is_refused:
+                run.refused.append(functools.partial(answered, failed))
+            return failed
         run.failures_in_a_row = 0
+        while run.refused:
+            run.refused.pop()()
         answered(completions)
         return completions
 
@@ -399,7 +406,8 @@ class OpenAIBackend:
             answer = await self.connection.post(PATHS[self.endpoint], body)
             if choices := self.choices(answer):
                 return choices
-        raise PromptFailure(f"{MALFORMED_ANSWERS} malformed answers, at last {answer!r:.100}")
+        message = f"{MALFORMED_ANSWERS} malformed answers, at last {answer!r:.100}"
+        raise PromptFailure(message, is_refused=False)
 
     async def _model_names(self) -> list[str]:
         body = await self.connection.get("/models")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_REQUESTS = 50_000
 """Maximum number of requests of a batch."""
+MOST_BYTES = 200_000_000
+"""Maximum size of its file."""
 RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
 """States of a batch that has not ended."""
 DIGEST = "requests_sha256"
@@ -33,9 +36,10 @@ class OpenAIBatch:
     """Completes prompts by OpenAI's batch interface, also at other servers that have it.
 
     All prompts of a call are one batch: a file of requests is uploaded, and the results are
-    fetched when the server has finished. The batch is marked with the SHA-256 of its requests. If
-    a run is interrupted, the same call finds the batch at the server and waits for it, instead of
-    submitting it again.
+    fetched when the server has finished. More prompts than a batch may have (50,000, or 200 MB) are
+    several batches, submitted at once. A batch is marked with the SHA-256 of its requests. If a run
+    is interrupted, the same call finds its batches at the server and waits for them, instead of
+    submitting them again.
 
     ``SyntheticQueries`` passes the documents of at most one shard at once, so its ``shard_size`` is
     the number of documents of a batch::
@@ -50,7 +54,7 @@ class OpenAIBatch:
         **options: See there. Concurrency and rate limits have no effect.
 
     Raises:
-        ValueError: An argument is out of range, or a call has more than 50,000 prompts.
+        ValueError: An argument is out of range.
         RuntimeError: On use, a batch failed, or ended without results.
     """
 
@@ -109,17 +113,15 @@ class OpenAIBatch:
         """Completes prompts as one batch; see `Backend.complete`."""
         sampling = sampling or Sampling()
         sampling.check_num_samples(num_samples)
-        if len(prompts) > MOST_REQUESTS:
-            raise ValueError(
-                f"a batch has at most {MOST_REQUESTS:,} prompts, not {len(prompts):,}: give "
-                f"SyntheticQueries a shard_size of at most {MOST_REQUESTS}, or pass fewer documents"
-            )
+        endpoint = "/v1" + PATHS[self._backend.endpoint]
         requests = {}
         for number, prompt in enumerate(prompts):
             fields = self._backend.fields(prompt, max_new_tokens, sampling, stop, schema)
             own = seeds[number * num_samples : (number + 1) * num_samples]
-            requests[str(number)] = self._backend.body(fields, num_samples, own)
-        waiting = self._backend.connection.run(self._results(requests))
+            body = self._backend.body(fields, num_samples, own)
+            line = {"custom_id": str(number), "method": "POST", "url": endpoint, "body": body}
+            requests[str(number)] = json.dumps(line).encode() + b"\n"
+        waiting = self._backend.connection.run(self._results_of_parts(requests))
         try:
             results = waiting.result()
         finally:
@@ -150,29 +152,32 @@ class OpenAIBatch:
             self._backend.failed += 1
             return [Completion("", None, "error", error=str(failure))] * count
 
-    async def _results(self, requests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    async def _results_of_parts(self, requests: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+        """Returns the lines of the results of as many batches as are needed; see `_results`."""
+        tasks = [asyncio.ensure_future(self._results(part)) for part in _parts(requests)]
+        try:
+            return dict(ChainMap(*await asyncio.gather(*tasks)))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            raise
+
+    async def _results(self, requests: dict[str, bytes]) -> dict[str, dict[str, Any]]:
         """Returns the lines of the files of results by ``custom_id``.
 
         What an expired or cancelled batch left unanswered is submitted as another batch.
         """
         results: dict[str, dict[str, Any]] = {}
-        while missing := {name: body for name, body in requests.items() if name not in results}:
+        while missing := {name: line for name, line in requests.items() if name not in results}:
             found = await self._run_batch(missing)
             results.update((name, line) for name, line in found.items() if name in missing)
         return results
 
-    async def _run_batch(self, requests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    async def _run_batch(self, requests: dict[str, bytes]) -> dict[str, dict[str, Any]]:
         """Submits a batch, unless the server has it, and returns its results, at least one."""
         connection = self._backend.connection
         client, send = connection.client, connection.send
-        endpoint = "/v1" + PATHS[self._backend.endpoint]
-        data = b"".join(
-            json.dumps(
-                {"custom_id": name, "method": "POST", "url": endpoint, "body": body}
-            ).encode()
-            + b"\n"
-            for name, body in requests.items()
-        )
+        data = b"".join(requests.values())
         digest = sha256(data).hexdigest()
         batch = await self._find(digest)
         if batch is None:
@@ -180,7 +185,7 @@ class OpenAIBatch:
             batch = await send(
                 client.batches.create(
                     input_file_id=file.id,
-                    endpoint=endpoint,  # type: ignore[arg-type]
+                    endpoint="/v1" + PATHS[self._backend.endpoint],  # type: ignore[arg-type]
                     completion_window="24h",
                     metadata={DIGEST: digest},
                 )
@@ -216,6 +221,20 @@ class OpenAIBatch:
             if not page.has_next_page():
                 return None
             page = await connection.send(page.get_next_page())
+
+
+def _parts(requests: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
+    """Yields requests in parts that a batch may have."""
+    part: dict[str, bytes] = {}
+    size = 0
+    for name, line in requests.items():
+        if part and (len(part) == MOST_REQUESTS or size + len(line) > MOST_BYTES):
+            yield part
+            part, size = {}, 0
+        part[name] = line
+        size += len(line)
+    if part:
+        yield part
 
 
 def _is_unanswered(line: Mapping[str, Any]) -> bool:

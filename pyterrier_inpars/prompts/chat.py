@@ -13,7 +13,12 @@ from pyterrier_inpars._retrieval import clean
 from pyterrier_inpars._stage import check_strings, lone_surrogate, positive_int
 from pyterrier_inpars.backends.base import Messages
 from pyterrier_inpars.prompts._truncation import truncate
-from pyterrier_inpars.prompts.extraction import Extract, check_extract, describe_extract
+from pyterrier_inpars.prompts.extraction import (
+    Extract,
+    check_extract,
+    describe_extract,
+    queries_of,
+)
 from pyterrier_inpars.prompts.templates import (
     DOCUMENT,
     MODES,
@@ -41,8 +46,9 @@ class ChatPrompt(Prompt):
         system: System message; None for none. A chat template that knows no system messages gets it
             as the beginning of the first message.
         examples: Frame with the columns ``query`` and ``text``: queries and relevant documents.
-            The optional column ``answer`` has whole answers, in the form that the prompt asks for.
-            None for no examples.
+            Their answers have the form that ``extract`` expects: the query alone, after a marker,
+            or in a JSON object. For other forms, the optional column ``answer`` has the whole
+            answers. None for no examples.
         num_examples: Number of examples to draw; None for all, in the order of the frame.
         seed: Random seed of the draw, which does not depend on the order of the frame.
         prefill: Beginning of the answer, which the model continues. ``extract`` applies to both
@@ -56,7 +62,7 @@ class ChatPrompt(Prompt):
 
     Raises:
         ValueError: A text is not a string, ``{document}`` does not occur exactly once in ``user``,
-            or the examples are invalid; see `FewShotPrompt`.
+            or the examples are invalid; see `FewShotPrompt`. Or they need the column ``answer``.
         TypeError: ``extract`` or ``schema`` has another type.
     """
 
@@ -103,6 +109,7 @@ class ChatPrompt(Prompt):
             )
         if "answer" in self.examples:
             check_strings(self.examples, "answer")
+        self._check_answers()
         self._turns = self._examples_as_turns(self.examples["query"], self.examples["text"])
 
     @property
@@ -140,8 +147,35 @@ class ChatPrompt(Prompt):
         """Returns the text and the answer of each example."""
         if "answer" in self.examples:
             return list(zip(texts, self.examples["answer"], strict=True))
-        answers = (self.prefill + self.continuation(query) for query in queries)
-        return list(zip(texts, answers, strict=True))
+        return list(zip(texts, map(self._answer, queries), strict=True))
+
+    def _answer(self, query: str) -> str:
+        """Returns the answer with a query, in the form that ``extract`` expects."""
+        if isinstance(self.extract, Mapping):
+            return json.dumps({self.extract["json"]: query}, ensure_ascii=False)
+        if isinstance(self.extract, str) and self.extract not in self.prefill:
+            return f"{self.prefill}\n{self.extract} {query}".lstrip()
+        return self.prefill + self.continuation(query)
+
+    def _check_answers(self) -> None:
+        """Checks that the answers of the examples, if they are not given, have their queries.
+
+        Raises:
+            ValueError: One does not begin with the prefill, or ``extract`` does not find its query.
+        """
+        for query in [] if "answer" in self.examples else self.examples["query"]:
+            answer, prefill = self._answer(query), self.prefill
+            found = queries_of(
+                answer.removeprefix(prefill), self.extract, chat=True, prefill=prefill
+            )
+            expected = queries_of(query, None, chat=True)
+            texts = [{" ".join(q.text.split()) for q in queries} for queries in (expected, found)]
+            if not answer.startswith(prefill) or not texts[0] <= texts[1]:
+                raise ValueError(
+                    f"{answer!r:.200} would be the answer of an example, which does not fit "
+                    f"extract={self.extract!r:.200} and prefill={self.prefill!r:.200}: give the "
+                    "examples the column answer, with whole answers"
+                )
 
     def continuation(self, query: str) -> str:
         """Returns the text of a query after the prompt, with a space only after a prefill."""

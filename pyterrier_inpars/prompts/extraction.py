@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pyterrier_inpars.backends.base import Completion
+from pyterrier_inpars.backends._chat import as_text
+from pyterrier_inpars.backends._tokenized import TokenizedBackend
+from pyterrier_inpars.backends.base import Completion, Messages
 
 Extract = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], Any]
 """A marker, a regular expression, ``{"json": field}``, or a function from answer to queries."""
@@ -101,6 +103,18 @@ def queries_of(
             query = Query(query.text, query.start - len(begun))
         found.append(query)
     return [q for q in found if q.text and (q.start is None or q.start + len(q.text) > 0)]
+
+
+def begun_reasoning(backend: Any, prompt: str | Messages) -> str:
+    """Returns the tag by which a prompt begins the reasoning of the model, "" if there is none.
+
+    Some chat templates end with it, so that the answer does not contain it. Only a runtime in this
+    process is known to render this template: a server may use another one, and leaves out the
+    reasoning.
+    """
+    if isinstance(prompt, str) or not isinstance(backend, TokenizedBackend):
+        return ""
+    return reasoning_tag(as_text(backend.tokenizer, prompt))
 
 
 def reasoning_tag(prompt: str) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -26,11 +27,13 @@ class AnswerLog:
     Attributes:
         requested: Answers that have been requested and not yet used, by key.
         failures_in_a_row: Number of failed prompts of this run since the last answer.
+        refused: Functions that store these failures; see `backends.base.Run`.
     """
 
     def __init__(self, folder: Path):
         self.requested: dict[str, Future[Any]] = {}
         self.failures_in_a_row = 0
+        self.refused: list[Callable[[], object]] = []
         self._folder = folder
         self._answers: dict[str, tuple[int, Any]] = {}
         self._files: dict[int, BinaryIO] = {}
@@ -67,8 +70,9 @@ class AnswerLog:
             file.write(line.encode("utf-8", "replace"))
             file.flush()
             if time.monotonic() - self._synced > SYNC_SECONDS:
-                os.fsync(file.fileno())
                 self._synced = time.monotonic()
+                # in a thread of its own: it takes milliseconds, in which other answers arrive
+                threading.Thread(target=_sync, args=[os.dup(file.fileno())], daemon=True).start()
 
     def _file(self, end: int) -> BinaryIO:
         if end not in self._files:
@@ -97,6 +101,14 @@ class AnswerLog:
             self._closed = True
             for end in list(self._files):
                 self._files.pop(end).close()
+
+
+def _sync(descriptor: int) -> None:
+    """Writes a file to the disk itself, and closes its descriptor."""
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _end_of(file: Path) -> int:

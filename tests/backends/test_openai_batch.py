@@ -6,7 +6,7 @@ import time
 import pytest
 from fault_server import FaultServer, answer
 
-from pyterrier_inpars.backends import OpenAIBackend, OpenAIBatch
+from pyterrier_inpars.backends import OpenAIBackend, OpenAIBatch, openai_batch
 from pyterrier_inpars.backends.base import PromptError, Sampling
 
 PROMPTS = [f"document {i}: the spectrum of a plasma" for i in range(9)]
@@ -117,12 +117,26 @@ def test_failed_prompts_are_skipped_or_an_error():
             batch(server, on_error="raise").complete(PROMPTS)
 
 
-def test_more_prompts_than_a_batch_takes_are_an_error():
+@pytest.mark.parametrize("limits", [{"MOST_REQUESTS": 4}, {"MOST_BYTES": 900}])
+def test_more_prompts_than_a_batch_takes_are_several_batches(monkeypatch, limits):
+    for name, limit in limits.items():
+        monkeypatch.setattr(openai_batch, name, limit)
     with FaultServer() as server:
-        message = "at most 50,000 prompts, not 50,001: give SyntheticQueries a shard_size"
-        with pytest.raises(ValueError, match=message):
-            batch(server).complete(["a"] * 50_001)
-        assert not server.files
+        server.batch_ends = ["expired"]
+        found = batch(server).complete(PROMPTS)
+        assert [completion.text for completion in found] == list(map(answer, PROMPTS))
+        files = [server.files[b["input_file_id"]] for b in server.batches]
+        assert len(files) > 2
+        assert all(file.count("\n") <= limits.get("MOST_REQUESTS", 9) for file in files)
+        assert all(len(file) <= limits.get("MOST_BYTES", 10**6) for file in files)
+        batch(server).complete(PROMPTS)  # finds most of them
+        assert len(server.batches) <= len(files) + 1
+        server.batch_ends = ["failed"]
+        with pytest.raises(RuntimeError, match="'failed' without results"):
+            batch(server).complete(PROMPTS[::-1])
+    with FaultServer() as server:
+        assert batch(server).complete([]) == []
+        assert not server.batches
 
 
 def test_the_tokenizer_is_loaded_on_use(tmp_path):

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, processors
 
 from pyterrier_inpars import QueryGenerator, QueryLikelihood, Sampling
 from pyterrier_inpars.backends.base import Completion, NotANumberError
-from pyterrier_inpars.backends.huggingface import HuggingFaceBackend, _Row
+from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 
 PROMPTS = ["the spectrum of a plasma " * n + "\nquery:" for n in (1, 5, 2, 3)]
 SAMPLED = Sampling(temperature=1.0)
@@ -36,7 +36,7 @@ def completed(backend, *texts, cut=0):
     tokens = [t for text in texts for t in backend.tokenizer(text)["input_ids"]]
     tokens = tokens[: len(tokens) - cut]
     log_probs = [-float(i) for i in range(len(tokens))]
-    return backend._completion(_Row(0, tokens[-1], None, tokens, log_probs))
+    return backend._completion(tokens, log_probs)
 
 
 @pytest.mark.parametrize("special", ["<end_of_turn>", "<pad>", "<bos>"])
@@ -52,7 +52,7 @@ def test_special_tokens_are_no_part_of_a_query(chat, special, end):
 
 def test_text_of_special_tokens_written_as_text_stays(chat):
     ids = chat.tokenizer("a <pad> b", split_special_tokens=True)["input_ids"]
-    assert chat._completion(_Row(0, 0, None, ids, [-1.0] * len(ids))).text == "a <pad> b"
+    assert chat._completion(ids, [-1.0] * len(ids)).text == "a <pad> b"
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])

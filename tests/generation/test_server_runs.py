@@ -157,6 +157,20 @@ def test_failures_survive_an_interruption(tmp_path):
         assert server.fault.used["d2"] == 1  # in a batch that was finished
 
 
+def test_a_refused_prompt_is_not_asked_again_but_one_that_the_server_failed_at_is(tmp_path):
+    kinds = {"d2": "too long", "d3": "500", "d5": "content filter", "d8": "unauthorized"}
+    with FaultServer(Faults(**kinds), latency=0.01) as server:
+        with pytest.raises(RuntimeError, match="401"):
+            index(server, tmp_path / "queries", concurrency=2)
+        answers = AnswerLog(tmp_path / "queries")
+        assert len(answers) >= 5 and not list((tmp_path / "queries").glob("*.gz"))
+        del server.fault.kinds["d3"], server.fault.kinds["d8"]
+        with pytest.warns(UserWarning, match="failed at docno 'd2': HTTP status 400"):
+            artifact = index(server, tmp_path / "queries")
+    assert artifact.failed["docno"].tolist() == ["d2", "d5"] and len(artifact) == 58
+    assert server.fault.used == {"d2": 1, "d3": 1, "d5": 1, "d8": 1}
+
+
 def test_failures_can_stop_the_run_at_the_docno(tmp_path):
     message = "at docno 'd14': HTTP status 400"
     with FaultServer(Faults(d14="too long")) as server, pytest.raises(RuntimeError, match=message):

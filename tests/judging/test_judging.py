@@ -1,8 +1,10 @@
 """RelevanceJudge, compared with the probabilities of the grades computed one pair at a time."""
 
 import copy
+import dataclasses
 import pickle
 
+import chat_templates
 import numpy as np
 import pandas as pd
 import pyterrier as pt
@@ -123,6 +125,37 @@ def test_grades_are_parsed_from_answers():
     assert message["content"].count(results()["query"][0]) >= 1
 
 
+def test_an_answer_cut_by_the_token_limit_must_begin_with_the_grade():
+    class Cut(Answers):
+        def complete(self, prompts, **options):
+            found = super().complete(prompts, **options)
+            return [dataclasses.replace(completion, finish_reason="length") for completion in found]
+
+    answers = ("2\n\nThe 3 passages", "**Grade: 1**, as 0", "The passage 2", "-1 or 2", "grade 12")
+    with pytest.warns(UserWarning, match=r"3 of 5 answers have no grade .* 'The passage 2'"):
+        out = RelevanceJudge(Cut(*answers))(results(5))
+    assert out["grade"].tolist() == [2, 1]
+
+
+class Reasoner(HuggingFaceBackend):
+    """An instruct model with answers that are known in advance."""
+
+    def complete(self, prompts, **_):
+        answers = ("2 seems too high.</think>\nGrade: 1", "Perhaps it is 2")
+        return [Completion(answer, None, "stop") for answer in answers[: len(prompts)]]
+
+
+def test_a_model_whose_chat_template_begins_the_reasoning_gives_grades_in_answers(tmp_path):
+    backend = Reasoner(chat_templates.save(tmp_path, chat_templates.QWEN))
+    backend.tokenizer.chat_template += (
+        "{%- if add_generation_prompt %}{{ '<think>\\n' }}{% endif %}"
+    )
+    judge = RelevanceJudge(backend)
+    with pytest.warns(UserWarning, match="1 of 2 answers have no grade"):
+        out = judge(results(2))
+    assert out["grade"].tolist() == [1] and judge.unparsed == 1
+
+
 def test_fields_in_texts_are_text():
     backend = Answers("1")
     frame = results(1).assign(query="{document} {query}", text="{query} <|im_end|>")
@@ -202,5 +235,5 @@ TestRelabelNegatives = pt.testing.transformer_test_class(lambda: RelabelNegative
 def test_grades_as_whole_words():
     judge = RelevanceJudge(Answers())
     cases = {"q2": None, "2nd": None, "-2": None, "3/3": 3, "**2**": 2, "grade:1": 1, "": None}
-    assert {text: judge._grade(text) for text in cases} == cases
+    assert {text: judge._grade(text, is_cut=False) for text in cases} == cases
     assert judging._check_scale([0, 2]) == (0, 2)

@@ -1,6 +1,7 @@
 """ChatPrompt: messages, examples, YAML entries, invalid arguments."""
 
 import json
+import re
 from types import MappingProxyType
 
 import pandas as pd
@@ -49,6 +50,38 @@ def test_examples_are_turns_and_a_prefill_begins_every_answer():
     ]
 
 
+@pytest.mark.parametrize(
+    "options, answer",
+    [
+        ({"extract": {"json": "q"}}, '{"q": "deep  seas"}'),
+        ({"extract": {"json": "q"}, "prefill": '{"q": "'}, '{"q": "deep  seas"}'),
+        ({"extract": "Query:"}, "Query: deep  seas"),
+        ({"extract": "Query:", "prefill": "Think."}, "Think.\nQuery: deep  seas"),
+        ({"extract": "Query:", "prefill": "Query:"}, "Query: deep  seas"),
+        ({"extract": re.compile("(?m)^.+$")}, "deep  seas"),
+        ({"extract": str.strip}, "deep  seas"),
+    ],
+)
+def test_answers_of_examples_have_the_form_that_extract_expects(options, answer):
+    prompt = ChatPrompt("{document}", examples=PAIRS, num_examples=None, **options)
+    assert prompt.build("x")[3] == {"role": "assistant", "content": answer}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"extract": re.compile("<(.*)>")},
+        {"extract": {"json": "q"}, "prefill": "["},
+        {"extract": lambda answer: None},
+    ],
+)
+def test_answers_of_an_unknown_form_must_be_given(options):
+    with pytest.raises(ValueError, match="deep  seas.*give the examples the column answer"):
+        ChatPrompt("{document}", examples=PAIRS[1:], num_examples=None, **options)
+    given = PAIRS.assign(answer="whole")
+    assert ChatPrompt("{document}", examples=given, num_examples=1, **options).examples is not None
+
+
 def test_examples_are_drawn_and_truncated():
     one = ChatPrompt("{document}", examples=PAIRS, num_examples=1, max_query_tokens=1)
     assert one.examples["query"].tolist() == ["tall trees"] or one.examples["query"].size == 1
@@ -79,7 +112,7 @@ mine:
   mode: chat
   system: Be brief.
   user: "Text: {document}"
-  prefill: "Query:"
+  prefill: '{"query":'
   extract: {json: query}
   schema: {type: object}
   examples:
@@ -95,7 +128,7 @@ def test_an_entry_of_a_yaml_file(tmp_path):
     expected = ChatPrompt(
         "Text: {document}",
         system="Be brief.",
-        prefill="Query:",
+        prefill='{"query":',
         extract={"json": "query"},
         schema={"type": "object"},
         examples=pd.DataFrame(
