@@ -52,6 +52,7 @@ setup(
         "scipy>=1.11",
         "statsmodels>=0.14",
         "tokenizers>=0.20",
+        "tqdm>=4.66",
         "typing_extensions>=4.6",
     ],
     extras_require={
