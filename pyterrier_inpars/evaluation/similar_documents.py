@@ -6,7 +6,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._retrieval import retrieve
-from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars._stage import check_columns, fields_of, joined_text, positive_int
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import as_results, topics_and_qrels
 
@@ -16,7 +16,7 @@ def similar_qrels(
     retriever: pt.Transformer,
     k: int = 5,
     *,
-    text_field: str = "text",
+    text_field: str | list[str] = "text",
     verbose: bool = False,
 ) -> pd.DataFrame:
     """Judges a query's source document relevant, and the documents most similar to it partly so.
@@ -36,7 +36,8 @@ def similar_qrels(
         queries: Synthetic queries, as `SyntheticQueries` or a frame ``qid, query, docno, text``.
         retriever: Transformer from queries to results, such as a reranking pipeline.
         k: Number of similar documents to judge per query.
-        text_field: Column with the text of the source document.
+        text_field: Column with the text of the source document, or several, whose texts are joined
+            by spaces.
         verbose: Whether to show progress.
 
     Returns:
@@ -45,13 +46,16 @@ def similar_qrels(
     Raises:
         TypeError: ``queries`` is neither a frame nor `SyntheticQueries`.
         pt.validate.InputValidationError: A column is missing.
-        ValueError: There are no queries, or ``k`` is not a positive whole number.
+        ValueError: There are no queries, a text is not a string, or ``k`` is not a positive whole
+            number.
     """
     positive_int("k", k)
-    frame = as_results(queries, "qid", "query", "docno", text_field)
+    frame = as_results(queries, "qid", "query", "docno")
+    check_columns(frame, *fields_of(text_field))
     _, judged = topics_and_qrels(frame)
     sources = frame.drop_duplicates("docno")
-    sources = pd.DataFrame({"qid": sources["docno"], "query": sources[text_field]})
+    texts = joined_text(sources, text_field)
+    sources = pd.DataFrame({"qid": sources["docno"].tolist(), "query": texts})
     found = [
         (source, docno)
         for source, hits in retrieve(retriever, sources, k + 1, verbose=verbose)

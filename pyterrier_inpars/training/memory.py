@@ -51,6 +51,7 @@ def estimate_memory(
     lora: bool | dict[str, Any] | None = None,
     activation_checkpointing: bool = False,
     *,
+    mini_batch_size: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Memory:
@@ -75,6 +76,8 @@ def estimate_memory(
         dtype: Precision of the matrix products: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         lora: As in ``TrainingOptions``.
         activation_checkpointing: As in ``TrainingArguments``.
+        mini_batch_size: As in ``TrainingOptions``: of a larger batch, the activations of so many
+            texts are in memory at once.
         revision: Branch, tag or commit of the model on the hub.
         trust_remote_code: Whether code from the model's repository is executed.
 
@@ -84,12 +87,15 @@ def estimate_memory(
     Raises:
         ModuleNotFoundError: ``lora`` needs peft, which is not installed.
         TypeError: ``lora`` has an unknown field.
-        ValueError: ``batch_size`` or ``tokens`` is not a whole number of at least 1.
+        ValueError: ``batch_size``, ``tokens`` or ``mini_batch_size`` is not a whole number of at
+            least 1.
     """
     from transformers import AutoConfig, PreTrainedConfig
 
     positive_int("batch_size", batch_size)
     positive_int("tokens", tokens)
+    if mini_batch_size is not None:
+        batch_size = min(batch_size, positive_int("mini_batch_size", mini_batch_size))
     if isinstance(model, PreTrainedConfig):
         config = copy.deepcopy(model)
     else:

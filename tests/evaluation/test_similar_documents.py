@@ -68,6 +68,18 @@ def test_the_judgements_replace_the_source_documents_in_a_comparison():
     assert values["ranked"] == pytest.approx(1) and values["alone"] < 1
 
 
+def test_several_text_columns_are_joined():
+    queries = frame(("q1", "what fruit", "d2"), ("q2", "up", "d4"), ("q3", "food", "d2"))
+    whole = similar_qrels(queries, retriever, k=2)
+    parts = queries.assign(title=["red", "", "red"], body=["apple pie", "blue sky", "apple pie"])
+    parts = parts.drop(columns="text")
+    pd.testing.assert_frame_equal(
+        similar_qrels(parts, retriever, 2, text_field=["title", "body"]), whole
+    )
+    with pytest.raises(pt.validate.InputValidationError, match="abstract"):
+        similar_qrels(parts, retriever, text_field=["title", "abstract"])
+
+
 def test_bad_input():
     queries = frame(("q1", "fruit", "d1"))
     with pytest.raises(ValueError, match="k must be a whole number"):

@@ -88,3 +88,12 @@ class TestMemory:
         assert 3 < large.activations / small.activations <= 4.1
         half = estimate_memory(networks["T5"], 8, 24, "bfloat16")
         assert 0.4 < half.activations / large.activations < 1 and half.weights == large.weights
+
+    def test_of_a_batch_the_activations_of_a_mini_batch_are_in_memory(self, networks):
+        def estimate(*sizes, **options):
+            return estimate_memory(networks["bert"], *sizes, 24, **options)
+
+        assert estimate(64, mini_batch_size=4) == estimate(4)
+        assert estimate(4, mini_batch_size=64) == estimate(4)
+        with pytest.raises(ValueError, match="mini_batch_size must be a whole number"):
+            estimate(4, mini_batch_size=0)
