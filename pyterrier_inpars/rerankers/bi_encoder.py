@@ -112,6 +112,7 @@ class BiEncoder(SentenceTransformersReranker):
 
     schematic = {"label": "BiEncoder", "help_url": None}
 
+    ARTIFACT_FORMAT = "bi_encoder"
     _method = "bi_encoder"
     _losses = (IN_BATCH, *FROM_TEACHER)
     _default_loss = IN_BATCH

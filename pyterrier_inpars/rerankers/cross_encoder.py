@@ -74,6 +74,7 @@ class CrossEncoder(SentenceTransformersReranker):
 
     schematic = {"label": "CrossEncoder", "help_url": None}
 
+    ARTIFACT_FORMAT = "cross_encoder"
     _method = "cross_encoder"
     _default_loss = "listwise"
 

@@ -145,6 +145,7 @@ class MonoT5(Reranker):
 
     schematic = {"label": "MonoT5", "help_url": None}
 
+    ARTIFACT_FORMAT = "monot5"
     _method = "monot5"
     _default_loss = POINTWISE
 

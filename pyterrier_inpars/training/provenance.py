@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars.training.model_selection import START, TRAINED
@@ -91,12 +92,70 @@ def model_card(provenance: dict[str, Any], kind: str) -> str:
         provenance: See ``Reranker.provenance``.
         kind: Class of the reranker, such as ``"MonoT5"``.
     """
+    started_from = provenance["settings"]["reranker"]["model"]
+    header = {
+        "library_name": "transformers" if kind == "MonoT5" else "sentence-transformers",
+        "pipeline_tag": "sentence-similarity" if kind == "BiEncoder" else "text-ranking",
+        "tags": ["pyterrier", "inpars", "reranker"],
+    }
+    if "/" in started_from:  # a name on the hub, not that of a folder
+        header["base_model"] = started_from
+    title = f"{kind} trained from {started_from}"
+    used = f"""from pyterrier_inpars import {kind}
+
+reranker = {kind}("path or name of this model")
+pipeline = first_stage >> reranker"""
+    return _card(header, title, used, provenance, kind)
+
+
+def artifact_card(
+    provenance: dict[str, Any] | None, kind: str, title: str, load: str, tags: list[str]
+) -> str:
+    """Returns the page of a data set of the hub that holds a reranker's package.
+
+    Args:
+        provenance: See ``Reranker.provenance``; ``None`` for an untrained reranker.
+        kind: Class of the reranker, such as ``"MonoT5"``.
+        title: Title of the page.
+        load: Python code that loads the package.
+        tags: Tags of the page.
+    """
+    header = {"tags": tags, "task_categories": ["text-ranking"], "viewer": False}
+    used = f"""import pyterrier as pt
+
+reranker = {load}
+pipeline = first_stage >> reranker"""
+    return _card(header, title, used, provenance, kind)
+
+
+def _card(
+    header: dict[str, Any], title: str, used: str, provenance: dict[str, Any] | None, kind: str
+) -> str:
+    trained = ", trained on synthetic queries by `pyterrier_inpars`" if provenance else ""
+    results = _results(provenance) if provenance else ""
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False).strip()}
+---
+
+# {title}
+
+A reranker for PyTerrier (`{kind}`){trained}.
+
+```python
+{used}
+```
+{results}"""
+
+
+def _results(provenance: dict[str, Any]) -> str:
+    """Returns what a card says about a training: its settings, its verdict and its course."""
     settings = provenance["settings"]
-    library = "transformers" if kind == "MonoT5" else "sentence-transformers"
     arguments, examples = settings["arguments"], settings["examples"]
     shown = ("learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "seed")
     rows = {
         "examples": f"{examples['rows']:,} rows, SHA-256 `{examples['sha256']}`",
+        "queries": f"{provenance['queries']:,}" if "queries" in provenance else "",
+        "loss": settings["reranker"].get("loss", ""),
         "recipe": settings["recipe"] or "the defaults of pyterrier_inpars",
         "steps": f"{provenance['steps']:,} of {settings['effective_batch']:,} examples",
         **{name: arguments[name] for name in shown if name in arguments},
@@ -106,46 +165,44 @@ def model_card(provenance: dict[str, Any], kind: str) -> str:
     for name, value in _best(provenance["history"]).items():
         rows[f"best {name} in validation"] = f"{value:.4f}"
     rows |= provenance["versions"]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"""---
-library_name: {library}
-tags:
-- pyterrier
-- inpars
-- reranker
----
-
-# {kind} trained from {settings["reranker"]["model"]}
-
-A reranker for PyTerrier, trained on synthetic queries by `pyterrier_inpars`.
-
-```python
-from pyterrier_inpars import {kind}
-
-reranker = {kind}("path or name of this model")
-pipeline = first_stage >> reranker
-```
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value != "")
+    return f"""
+{_verdict(provenance.get("verdict"))}## Training
 
 | | |
 |---|---|
 {table}
 
-{_verdict(provenance.get("verdict"))}`{TRAINING_FILE}` has all settings and the loss curve.
+{_course(training_log(provenance))}`{TRAINING_FILE}` has all settings and the whole log.
 """
 
 
 def _verdict(known: dict[str, Any] | None) -> str:
-    """Returns what a model card says about the verdict of a training."""
+    """Returns what a card says about the verdict of a training."""
     if known is None:
         return ""
     lines = ["## Did training help?", "", known["summary"], ""]
     if known["systems"]:
-        lines += [f"| system | {known['measure']} | p against the start |", "|---|---|---|"]
+        lines += [
+            f"| system | {known['measure']} | p against the start | kept |",
+            "|---|---|---|---|",
+        ]
         for row in known["systems"]:
             p = "" if row["p"] is None else f"{row['p']:.2g}"
-            lines.append(f"| {row['system']} | {row['value']:.4f} | {p} |")
+            kept = "yes" if row["system"] == known["kept"] else ""
+            lines.append(f"| {row['system']} | {row['value']:.4f} | {p} | {kept} |")
         lines.append("")
     return "\n".join([*lines, ""])
+
+
+def _course(log: pd.DataFrame) -> str:
+    """Returns loss and validation by step as a table."""
+    log = log.drop(columns="learning_rate")
+    lines = [f"| {' | '.join(log)} |", "|---" * len(log.columns) + "|"]
+    for step, *values in log.itertuples(index=False):
+        cells = ["" if np.isnan(value) else f"{value:.4f}" for value in values]
+        lines.append(f"| {step:,} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", ""])
 
 
 def _best(history: list[dict[str, float]]) -> dict[str, float]:
