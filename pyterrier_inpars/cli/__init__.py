@@ -7,7 +7,6 @@ this package; what several commands share is in the private modules.
 
 from __future__ import annotations
 
-import importlib
 import io
 import sys
 import traceback
@@ -16,10 +15,9 @@ from importlib.metadata import version
 
 import click
 
+from pyterrier_inpars.cli import evaluate, filter, generate, judge, rerank, train, triples
 from pyterrier_inpars.cli._errors import ERRORS, NAME, fail, in_options
 
-COMMANDS = ("generate", "filter", "judge", "triples", "train", "rerank", "evaluate")
-"""The modules of the commands, in the order of the work."""
 SETTINGS = {
     "token_normalize_func": lambda name: name.replace("-", "_"),
     "show_default": True,
@@ -28,15 +26,10 @@ SETTINGS = {
 
 
 class Commands(click.Group):
-    """Group of the commands, whose modules load when they are used."""
+    """Group that lists its commands in the order in which they were added."""
 
-    def list_commands(self, context: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        return getattr(importlib.import_module(f"{__name__}.{name}"), name)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
 
 @click.group(NAME, cls=Commands, context_settings=SETTINGS, invoke_without_command=True)
@@ -44,9 +37,25 @@ class Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def commands(context: click.Context, debug: bool) -> None:
-    """Generate synthetic queries with a language model and train rerankers on them."""
+    """Generate synthetic queries with a language model and train rerankers on them.
+
+    The commands are listed in the order of the work. The help of each one ends with an example;
+    together, the examples lead from a collection to an evaluation.
+    """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+for command in (  # in the order of the work
+    generate.generate,
+    filter.filter,
+    judge.judge,
+    triples.triples,
+    train.train,
+    rerank.rerank,
+    evaluate.evaluate,
+):
+    commands.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        name = next((argument for argument in arguments if argument in COMMANDS), "")
-        command = commands.get_command(click.Context(commands), name)
-        message = isinstance(error, ERRORS) and in_options(str(error), command)
+        name = next((argument for argument in arguments if argument in commands.commands), "")
+        message = isinstance(error, ERRORS) and in_options(str(error), commands.commands.get(name))
         fail(message or f"{type(error).__name__}: {error} (--debug shows the traceback)", 1)

@@ -2,24 +2,93 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars.backends.huggingface import BackendOptions
 from pyterrier_inpars.backends.openai import ServerOptions
+from pyterrier_inpars.cli._help import options, section
+from pyterrier_inpars.datasets import beir
 
-COUNT = click.IntRange(min=1)
+
+class Completed(click.ParamType):
+    """Text that the shell completes: one of some names, else the path of a file.
+
+    Args:
+        metavar: What the value is, as ``--help`` shows it.
+        names: Returns the names; it is called when the shell asks for them.
+    """
+
+    name = "text"
+
+    def __init__(self, metavar: str, names: Callable[[], Iterable[str]] = tuple) -> None:
+        self.metavar = metavar
+        self.names = names
+
+    def get_metavar(self, *arguments: Any, **options: Any) -> str:
+        return self.metavar
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        found = [CompletionItem(name) for name in self.names() if name.startswith(incomplete)]
+        return found or [CompletionItem(incomplete, type="file")]
 
 
-def options(*decorators: Callable) -> Callable[[Callable], Callable]:
-    """Combines options into one decorator; ``--help`` lists them in this order."""
-    return lambda command: functools.reduce(lambda f, option: option(f), decorators[::-1], command)
+class OneOf(Completed):
+    """One of some names; the error about another one suggests the nearest."""
+
+    def __init__(self, metavar: str, names: Sequence[str]) -> None:
+        super().__init__(metavar, lambda: names)
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = list(self.names())
+        if value not in names:
+            hint = did_you_mean(value, names)
+            self.fail(
+                f"{value!r} is not one of {', '.join(names)}. {hint.capitalize()}", param, ctx
+            )
+        return value
+
+
+class Count(click.ParamType):
+    """Whole number of at least 1."""
+
+    name = "integer"
+
+    def get_metavar(self, *arguments: Any, **options: Any) -> str:
+        return "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = click.INT.convert(value, param, ctx)
+        if number < 1:
+            self.fail(f"must be at least 1, not {number}", param, ctx)
+        return number
+
+
+def collection_names() -> list[str]:
+    """Returns the names of the collections that need no --dataset_source."""
+    import ir_datasets
+
+    return [*beir.COLLECTIONS, *ir_datasets.registry]
+
+
+COUNT = Count()
+FILE = Completed("FILE")
+FOLDER = Completed("FOLDER")
+PATH = Completed("PATH")
+MODEL = Completed("MODEL", lambda: ["demo"])
+RUN = Completed("RUN", lambda: ["bm25"])
+COLLECTION = Completed("DATASET", collection_names)
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+DEVICES = Completed("DEVICE", lambda: ["cpu", "cuda", "mps", "xla"])
 
 
 def output_file(context: click.Context, parameter: click.Parameter, path: str) -> str:
@@ -55,23 +124,26 @@ def _check_writable(folder: Path, path: str) -> None:
         raise click.BadParameter(f"cannot write {path}: {error.strerror}") from error
 
 
-DATASET = options(
+DATASET = section(
+    "Collection",
     click.option(
         "--dataset",
+        type=COLLECTION,
         help="Name of a BEIR collection, name in --dataset_source, or path: a folder in BEIR "
-        "format, or a CSV, TSV or JSON Lines file with documents.",
+        "format or of text files, or a CSV, TSV or JSON Lines file with documents.",
     ),
     click.option(
         "--dataset_source",
-        type=click.Choice(["ir_datasets", "pyserini"]),
+        type=OneOf("SOURCE", ["ir_datasets", "pyserini"]),
         default="ir_datasets",
-        help="Source of collections that are given by name.",
+        help="Source of collections that are given by name: ir_datasets or pyserini.",
     ),
     click.option(
         "--docno_column",
         "docno",
         multiple=True,
         callback=columns,
+        metavar="COLUMN",
         help="Column of the document id in a file: its name, or its position from 0 in a TSV file "
         "without a header. By default, found by its name.",
     ),
@@ -80,13 +152,16 @@ DATASET = options(
         "text",
         multiple=True,
         callback=columns,
+        metavar="COLUMN",
         help="Column of the text in a file, or field in ir_datasets; several are joined.",
     ),
     click.option("--fix_text", is_flag=True, help="Repair mojibake in texts with ftfy."),
 )
-INDEX = options(
+INDEX = section(
+    "BM25",
     click.option(
         "--index",
+        type=PATH,
         help="BM25 index: a folder (Lucene, PISA, or any PyTerrier artifact), or the name of a "
         "prebuilt Pyserini index. By default, an index of --dataset is built once and kept in "
         "inpars/indexes of PyTerrier's home folder.",
@@ -95,11 +170,14 @@ INDEX = options(
 )
 DTYPE = click.option(
     "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
+    type=OneOf("DTYPE", DTYPES),
     default="auto",
-    help="Precision of the model; auto is bfloat16 if the processor supports it, else float32.",
+    help=f"Precision of the model: {', '.join(DTYPES)}; auto is bfloat16 if the processor supports "
+    "it, else float32.",
 )
-DEVICE = click.option("--device", help="cpu, cuda, mps or xla. By default, the best available.")
+DEVICE = click.option(
+    "--device", type=DEVICES, help="cpu, cuda, mps or xla. By default, the best available."
+)
 PRECISION = options(
     click.option("--fp16", "dtype", flag_value="float16", help="Same as --dtype float16."),
     click.option("--int8", "dtype", flag_value="int8", help="Same as --dtype int8."),
@@ -109,10 +187,15 @@ PRECISION = options(
     ),
     DEVICE,
 )
-SERVER = options(
-    click.option("--served_model", help="Name of the model on a server, if it has several."),
+SERVER = section(
+    "Server",
     click.option(
-        "--api_key_env", help="Environment variable with the API key of a server, if it needs one."
+        "--served_model", metavar="NAME", help="Name of the model on a server, if it has several."
+    ),
+    click.option(
+        "--api_key_env",
+        metavar="NAME",
+        help="Environment variable with the API key of a server, if it needs one.",
     ),
     click.option(
         "--concurrency", type=COUNT, default=64, help="Number of requests in flight to a server."
@@ -122,9 +205,13 @@ SCORING = options(
     PRECISION,
     click.option("--batch_size", type=COUNT, default=16, help="Number of pairs per batch."),
 )
+BATCH_SIZE = click.option(
+    "--batch_size", type=COUNT, help="Number of prompts per batch. By default, 64."
+)
 QUERIES = click.option(
     "--input",
     "queries",
+    type=PATH,
     required=True,
     help="Synthetic queries: a JSON Lines file, or a folder of SyntheticQueries.",
 )

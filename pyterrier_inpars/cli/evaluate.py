@@ -5,44 +5,117 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
 import click
+import ir_measures
 import pandas as pd
 import pyterrier as pt
 from ir_measures import NumRet
 
 from pyterrier_inpars import datasets, evaluation
-from pyterrier_inpars.cli._options import BM25
+from pyterrier_inpars._names import did_you_mean
+from pyterrier_inpars.cli._help import Command, section
+from pyterrier_inpars.cli._options import BM25, FILE, PATH, RUN, Completed, OneOf
 from pyterrier_inpars.cli._source import Source, rows, with_source
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
+CORRECTIONS = ("holm", "bonferroni", "fdr_bh", "none")
+"""Those of statsmodels that are usual."""
 
-@click.command()
-@click.option("--run", "runs", required=True, multiple=True, help=f"TREC run file, or {BM25}.")
+
+class Measure(Completed):
+    """A measure of ir_measures by its name."""
+
+    def __init__(self) -> None:
+        super().__init__("MEASURE", lambda: MEASURES)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return ir_measures.parse_measure(value)
+        except (ValueError, NameError) as error:
+            hint = did_you_mean(value, MEASURES)
+            self.fail(f"{value!r} is not a measure: {hint}{error}", param, ctx)
+
+
+MEASURES = (
+    *("nDCG@10", "nDCG@20", "RR", "RR@10", "R@100", "R@1000", "P@10", "AP", "Judged@10"),
+    *("NumRel", "Rprec", "Success@1", "RBP(p=0.8)", "ERR@20"),
+)
+"""Those that the shell completes."""
+EXAMPLE = r"""
+pyterrier-inpars evaluate --run bm25 --run reranked.run --baseline bm25 \
+    --dataset collection
+"""
+
+
+@click.command(cls=Command, example=EXAMPLE)
+@section(
+    "Runs",
+    click.option(
+        "--run",
+        "runs",
+        type=RUN,
+        required=True,
+        multiple=True,
+        help=f"TREC run file, or {BM25}; can be repeated.",
+    ),
+    click.option(
+        "--baseline",
+        type=RUN,
+        help="One of the runs. Adds the p-values of paired t-tests of the others against it.",
+    ),
+    click.option(
+        "--correction",
+        type=OneOf("METHOD", CORRECTIONS),
+        default="holm",
+        help=f"Correction of the p-values of a measure if several runs are compared with the "
+        f"baseline: {', '.join(CORRECTIONS)}.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object per run."),
+)
+@section(
+    "Judgements and measures",
+    click.option(
+        "--qrels",
+        type=FILE,
+        help="Judgements (TREC or BEIR format) to use instead of the dataset's.",
+    ),
+    click.option(
+        "--measure",
+        "names",
+        type=Measure(),
+        multiple=True,
+        help="Measure of ir_measures, such as nDCG@10 or RR(rel=2); can be repeated. By default, "
+        "those of the toolkit.",
+    ),
+    click.option(
+        "--relevance_threshold",
+        default=1,
+        metavar="N",
+        help="Minimum label of a relevant document, in the default measures.",
+    ),
+    click.option(
+        "--remove_unjudged", is_flag=True, help="Remove unjudged documents from the runs."
+    ),
+    click.option(
+        "--remove_own_document/--keep_own_document",
+        default=None,
+        help="Remove the document whose id is that of the topic. By default in ArguAna and Quora, "
+        "as BEIR does.",
+    ),
+    click.option(
+        "--exclude_fewshot_topics",
+        "--without",
+        "without",
+        type=PATH,
+        help="Synthetic queries whose few-shot topics are excluded from the evaluation, or a TSV "
+        "file of topics, such as the toolkit's query_ids_to_remove_from_eval.tsv.",
+    ),
+)
 @with_source
-@click.option("--qrels", help="Judgements (TREC or BEIR format) to use instead of the dataset's.")
-@click.option("--relevance_threshold", default=1, help="Minimum label of a relevant document.")
-@click.option("--remove_unjudged", is_flag=True, help="Remove unjudged documents from the runs.")
-@click.option(
-    "--remove_own_document/--keep_own_document",
-    default=None,
-    help="Remove the document whose id is that of the topic. By default in ArguAna and Quora, as "
-    "BEIR does.",
-)
-@click.option(
-    "--exclude_fewshot_topics",
-    "--without",
-    "without",
-    help="Synthetic queries whose few-shot topics are excluded from the evaluation, or a TSV file "
-    "of topics, such as the toolkit's query_ids_to_remove_from_eval.tsv.",
-)
-@click.option(
-    "--baseline",
-    help="One of the runs. Adds the p-values of paired t-tests of the others against it.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per run.")
 def evaluate(
     runs: Sequence[str],
     source: Source,
@@ -52,9 +125,17 @@ def evaluate(
     remove_own_document: bool | None,
     without: str | None,
     baseline: str | None,
+    correction: str,
     as_json: bool,
+    names: Sequence[Any],
 ) -> None:
     """Evaluate runs over all judged topics, like trec_eval -c."""
+    threshold = click.get_current_context().get_parameter_source("relevance_threshold")
+    if names and threshold is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError(
+            "--relevance_threshold is for the default measures: write it in --measure, such as "
+            f"RR(rel={relevance_threshold})"
+        )
     if baseline and baseline not in runs:
         raise click.UsageError(f"--baseline {baseline} must be one of the runs: {', '.join(runs)}")
     judged = datasets.read_qrels(qrels) if qrels else source.collection().get_qrels()
@@ -67,7 +148,7 @@ def evaluate(
         judged = judged[judged["qid"].isin(topics["qid"])]
     if remove_own_document is None:
         remove_own_document = source.dataset in beir.QUERY_IS_DOCUMENT
-    measures = [*evaluation.measures(relevance_threshold), NumRet]
+    measures = list(names) or evaluation.measures(relevance_threshold)
     values: dict[str, dict[str, float]] = {}
     results: dict[str, pd.DataFrame] = {}
     for name in runs:
@@ -78,35 +159,72 @@ def evaluate(
             run = evaluation.JudgedOnly(judged).transform(run)
         if not run["qid"].isin(judged["qid"]).any():
             raise ValueError(f"{name} has no document for any judged topic")
-        values[name] = {str(m): value for m, value in pt.Evaluate(run, judged, measures).items()}
+        found = pt.Evaluate(run, judged, [*measures, NumRet])
+        values[name] = {str(measure): value for measure, value in found.items()}
         values[name] |= {"NumRet": int(values[name]["NumRet"]), "NumQ": judged["qid"].nunique()}
         results[name] = run
-    for name in results if baseline else ():
-        if name != baseline:
-            values[name] |= _p_values(results[name], results[str(baseline)], judged, measures[:-1])
+    compared = len(results) - 1
+    correct = correction if compared > 1 and correction != "none" else None
+    if baseline:
+        for name, p_values in _p_values(results, baseline, judged, measures, correct).items():
+            values[name] |= p_values
     if as_json:
         for name in runs:
-            click.echo(json.dumps({"run": name, **values[name]}))
-    else:
-        shown = {
-            name: {m: f"{v:.4f}" if isinstance(v, float) else f"{v}" for m, v in row.items()}
-            for name, row in values.items()
-        }
-        click.echo(pd.DataFrame(shown).to_string())
+            row = {key: None if isnan(value) else value for key, value in values[name].items()}
+            click.echo(json.dumps({"run": name, **row}))
+        return
+    click.echo(_table(values))
+    if baseline and compared:
+        corrected = f", corrected ({correct}) for {compared} comparisons" if correct else ""
+        click.echo(f"p: paired t-test against {baseline}{corrected}")
 
 
 def _p_values(
-    run: pd.DataFrame, baseline: pd.DataFrame, qrels: pd.DataFrame, measures: Sequence[Any]
-) -> dict[str, float]:
-    """Returns the p-values of paired t-tests, with 0 for topics that a run lacks."""
-    from scipy.stats import ttest_rel
+    results: dict[str, pd.DataFrame],
+    baseline: str,
+    qrels: pd.DataFrame,
+    measures: Sequence[Any],
+    correction: str | None,
+) -> dict[str, dict[str, float]]:
+    """Returns the p-values of paired t-tests, with 0 for topics that a run lacks.
 
-    values = []
-    for results in (run, baseline):
-        by_topic = pt.Evaluate(results, qrels, measures, perquery=True)
-        frame = pd.DataFrame.from_dict(by_topic, orient="index")
-        values.append(frame.reindex(qrels["qid"].unique(), fill_value=0.0))
-    return {f"{m} p-value": float(ttest_rel(*(v[str(m)] for v in values)).pvalue) for m in measures}
+    They are missing where two runs have the same values for every topic.
+    """
+    from scipy.stats import ttest_rel
+    from statsmodels.stats.multitest import multipletests
+
+    by_topic = {}
+    for name, run in results.items():
+        values = pt.Evaluate(run, qrels, measures, perquery=True)
+        frame = pd.DataFrame.from_dict(values, orient="index")
+        by_topic[name] = frame.reindex(qrels["qid"].unique(), fill_value=0.0)
+    expected = by_topic.pop(baseline)
+    found: dict[str, dict[str, float]] = {name: {} for name in by_topic}
+    for measure in map(str, measures):
+        for name, values in by_topic.items():
+            p_value = float(ttest_rel(values[measure], expected[measure]).pvalue)
+            found[name][f"{measure} p-value"] = p_value
+        tested = {n: p[f"{measure} p-value"] for n, p in found.items()}
+        tested = {name: p_value for name, p_value in tested.items() if not isnan(p_value)}
+        if correction and tested:
+            _, corrected, *_ = multipletests(list(tested.values()), method=correction)
+            for name, p_value in zip(tested, corrected, strict=True):
+                found[name][f"{measure} p-value corrected"] = float(p_value)
+    return found
+
+
+def _table(values: dict[str, dict[str, float]]) -> str:
+    """Returns a table with a row for each measure and a column for each run."""
+
+    def cell(row: dict[str, float], measure: str) -> str:
+        value = row[measure]
+        shown = f"{value:.4f}" if isinstance(value, float) else f"{value}"
+        p_value = row.get(f"{measure} p-value corrected", row.get(f"{measure} p-value"))
+        return shown if p_value is None else f"{shown} (p {p_value:.3f})"
+
+    names = [name for name in next(iter(values.values())) if " p-value" not in name]
+    shown = {run: {name: cell(row, name) for name in names} for run, row in values.items()}
+    return pd.DataFrame(shown).to_string()
 
 
 def _fewshot_topics(path: str) -> pd.DataFrame:

@@ -9,7 +9,17 @@ from typing import Any
 import click
 
 from pyterrier_inpars import demo
-from pyterrier_inpars.cli._options import COUNT, QUERIES, SCORING, demo_or_name, output_file
+from pyterrier_inpars.cli._help import Command, section
+from pyterrier_inpars.cli._options import (
+    COUNT,
+    FILE,
+    MODEL,
+    QUERIES,
+    SCORING,
+    OneOf,
+    demo_or_name,
+    output_file,
+)
 from pyterrier_inpars.cli._source import Source, with_source
 from pyterrier_inpars.datasets import toolkit_files
 from pyterrier_inpars.filtering import (
@@ -21,43 +31,68 @@ from pyterrier_inpars.filtering import (
 )
 from pyterrier_inpars.rerankers import load_reranker
 
+EXAMPLE = r"""
+pyterrier-inpars filter --input queries.jsonl --filter_strategy round_trip \
+    --dataset collection --output filtered.jsonl
+"""
 
-@click.command()
-@QUERIES
-@click.option(
-    "--filter_strategy",
-    required=True,
-    type=click.Choice(["scores", "reranker", "round_trip"]),
-    help="Keep the queries with the highest mean log-probability (scores; of the stored score, if "
-    "the input has no log_probs), with the highest reranker score (reranker), or whose document "
-    "BM25 retrieves (round_trip).",
+
+@click.command(cls=Command, example=EXAMPLE)
+@section(
+    "Queries",
+    QUERIES,
+    click.option(
+        "--output", type=FILE, required=True, callback=output_file, help="JSON Lines file."
+    ),
 )
-@click.option(
-    "--keep_top_k",
-    type=COUNT,
-    default=10_000,
-    help="Number of queries to keep (scores, reranker).",
+@section(
+    "What to keep",
+    click.option(
+        "--filter_strategy",
+        required=True,
+        type=OneOf("STRATEGY", ["scores", "reranker", "round_trip"]),
+        help="Keep the queries with the highest mean log-probability (scores; of the stored score, "
+        "if the input has no log_probs), with the highest reranker score (reranker), or whose "
+        "document BM25 retrieves (round_trip).",
+    ),
+    click.option(
+        "--keep_top_k",
+        type=COUNT,
+        default=10_000,
+        help="Number of queries to keep (scores, reranker).",
+    ),
+    click.option(
+        "--k", type=COUNT, default=1, help="Rank cutoff of the source document (round_trip)."
+    ),
+    click.option(
+        "--min_tokens",
+        default=3,
+        metavar="N",
+        help="Minimum number of tokens of a query (of words, if the input has no log_probs).",
+    ),
+    click.option(
+        "--max_tokens",
+        default=1000,
+        metavar="N",
+        help="Maximum number of tokens (words) of a query.",
+    ),
+    click.option(
+        "--skip_questions_copied_from_context",
+        is_flag=True,
+        help="Drop queries that are copied from their document.",
+    ),
 )
-@click.option(
-    "--model_name_or_path",
-    default="castorini/monot5-3b-msmarco-10k",
-    help="Reranker: name on the hub, path, or `demo` (reranker).",
+@section(
+    "Reranker",
+    click.option(
+        "--model_name_or_path",
+        type=MODEL,
+        default="castorini/monot5-3b-msmarco-10k",
+        help="Name on the hub, path, or `demo` (reranker).",
+    ),
+    SCORING,
 )
-@SCORING
-@click.option("--k", type=COUNT, default=1, help="Rank cutoff of the source document (round_trip).")
 @with_source
-@click.option(
-    "--min_tokens",
-    default=3,
-    help="Minimum number of tokens of a query (of words, if the input has no log_probs).",
-)
-@click.option("--max_tokens", default=1000, help="Maximum number of tokens (words) of a query.")
-@click.option(
-    "--skip_questions_copied_from_context",
-    is_flag=True,
-    help="Drop queries that are copied from their document.",
-)
-@click.option("--output", required=True, callback=output_file, help="JSON Lines file.")
 def filter(
     queries: str,
     filter_strategy: str,

@@ -13,11 +13,17 @@ import pyterrier as pt
 
 from pyterrier_inpars import datasets, demo
 from pyterrier_inpars.backends.base import Sampling
+from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
+    BATCH_SIZE,
     COUNT,
     DATASET,
+    FILE,
+    MODEL,
+    PATH,
     PRECISION,
     SERVER,
+    Completed,
     check_new,
     demo_or_name,
     of_runtime,
@@ -28,10 +34,17 @@ from pyterrier_inpars.cli._source import Source, rows
 from pyterrier_inpars.datasets import toolkit_files
 from pyterrier_inpars.datasets._download import DownloadError
 from pyterrier_inpars.generation import QueryGenerator
-from pyterrier_inpars.prompts.templates import Prompt, StaticPrompt, load_prompt, read_text
+from pyterrier_inpars.prompts.templates import (
+    Prompt,
+    StaticPrompt,
+    load_prompt,
+    prompt_names,
+    read_text,
+)
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 LINES = (".jsonl", ".jsonl.gz")
+PROMPT = Completed("PROMPT", lambda: ["auto", *prompt_names()])
 
 
 def _queries_output(context: click.Context, parameter: click.Parameter, path: str) -> str:
@@ -55,98 +68,135 @@ def _extract(context: click.Context, parameter: click.Parameter, value: str | No
     return value
 
 
-@click.command()
+EXAMPLE = r"""
+pyterrier-inpars generate --base_model demo --prompt three-shot \
+    --dataset collection --output queries.jsonl
+"""
+
+
+@click.command(cls=Command, example=EXAMPLE)
 @DATASET
-@click.option(
-    "--base_model",
-    "model",
-    default="EleutherAI/gpt-j-6B",
-    help="Name on the hub, path, `demo`, or the address of an OpenAI-compatible server, such as "
-    "http://127.0.0.1:8000/v1.",
+@section(
+    "Collection",
+    click.option(
+        "--max_generations",
+        type=COUNT,
+        default=100_000,
+        help="Number of documents, sampled uniformly from the collection.",
+    ),
+)
+@section(
+    "Output",
+    click.option(
+        "--output",
+        type=PATH,
+        required=True,
+        callback=_queries_output,
+        help="JSON Lines file (.jsonl, .jsonl.gz); any other name is a folder of SyntheticQueries.",
+    ),
+    click.option(
+        "--shard_size", type=COUNT, default=1000, help="Number of documents per stored shard."
+    ),
+    click.option(
+        "--estimate",
+        is_flag=True,
+        help="Print the number of requests and tokens, write nothing, and end.",
+    ),
+)
+@section(
+    "Language model",
+    click.option(
+        "--base_model",
+        "model",
+        type=MODEL,
+        default="EleutherAI/gpt-j-6B",
+        help="Name on the hub, path, `demo`, or the address of an OpenAI-compatible server, such "
+        "as http://127.0.0.1:8000/v1.",
+    ),
+    click.option("--revision", metavar="NAME", help="Branch, tag or commit of the model."),
+    PRECISION,
+    BATCH_SIZE,
 )
 @SERVER
-@click.option("--revision", help="Branch, tag or commit of the model.")
-@click.option(
-    "--chat", "prompt", flag_value="chat", help="Same as --prompt chat: for an instruct model."
+@section(
+    "Prompt",
+    click.option(
+        "--chat", "prompt", flag_value="chat", help="Same as --prompt chat: for an instruct model."
+    ),
+    click.option(
+        "--prompt",
+        type=PROMPT,
+        default="inpars",
+        help="Name of a prompt, or path: a YAML file with prompts, or a text file with {document} "
+        "and {query}. `auto` is `chat` for an instruct model, else `three-shot`.",
+    ),
+    click.option(
+        "--prompt_type",
+        "types",
+        type=PROMPT,
+        multiple=True,
+        help="Name of a prompt for one type of query, such as `question`, `keywords`, `claim` or "
+        "`title`, instead of --prompt; repeat the option for several types per document.",
+    ),
+    click.option("--prompt_name", metavar="NAME", help="Name of the prompt in a YAML file."),
+    click.option(
+        "--fewshot_examples",
+        type=FILE,
+        help="JSON Lines file `query_id, doc_id, query, document` to draw examples from. By "
+        "default, the published examples for --dataset, or its judged pairs.",
+    ),
+    click.option(
+        "--n_fewshot_examples",
+        type=COUNT,
+        default=3,
+        help="Number of examples in a few-shot prompt.",
+    ),
+    click.option(
+        "--max_doc_length",
+        "max_doc_tokens",
+        type=COUNT,
+        default=256,
+        help="Maximum number of tokens of a document.",
+    ),
+    click.option(
+        "--max_query_length",
+        "max_query_tokens",
+        type=COUNT,
+        default=200,
+        help="Maximum number of tokens of a query in a few-shot example.",
+    ),
+    click.option(
+        "--max_prompt_length",
+        "context",
+        type=COUNT,
+        default=2048,
+        help="Maximum number of tokens of prompt and query together; the document is truncated to "
+        "fit.",
+    ),
 )
-@click.option(
-    "--prompt",
-    default="inpars",
-    help="Name of a prompt, or path: a YAML file with prompts, or a text file with {document} and "
-    "{query}. `auto` is `chat` for an instruct model, else `three-shot`.",
-)
-@click.option(
-    "--prompt_type",
-    "types",
-    multiple=True,
-    help="Name of a prompt for one type of query, such as `question`, `keywords`, `claim` or "
-    "`title`, instead of --prompt; repeat the option for several types per document.",
-)
-@click.option("--prompt_name", help="Name of the prompt in a YAML file.")
-@click.option(
-    "--fewshot_examples",
-    help="JSON Lines file `query_id, doc_id, query, document` to draw examples from. By default, "
-    "the published examples for --dataset, or its judged pairs.",
-)
-@click.option(
-    "--n_fewshot_examples", type=COUNT, default=3, help="Number of examples in a few-shot prompt."
-)
-@click.option(
-    "--max_doc_length",
-    "max_doc_tokens",
-    type=COUNT,
-    default=256,
-    help="Maximum number of tokens of a document.",
-)
-@click.option(
-    "--max_query_length",
-    "max_query_tokens",
-    type=COUNT,
-    default=200,
-    help="Maximum number of tokens of a query in a few-shot example.",
-)
-@click.option(
-    "--max_prompt_length",
-    "context",
-    type=COUNT,
-    default=2048,
-    help="Maximum number of tokens of prompt and query together; the document is truncated to fit.",
-)
-@click.option(
-    "--max_new_tokens", type=COUNT, default=64, help="Maximum number of tokens of a query."
-)
-@click.option("--stop", multiple=True, help="String that ends the model's text; can be repeated.")
-@click.option(
-    "--extract",
-    callback=_extract,
-    help="Where the query is in the model's text: a marker such as `Query:`, json:FIELD, or "
-    "regex:PATTERN.",
-)
-@click.option(
-    "--max_generations",
-    type=COUNT,
-    default=100_000,
-    help="Number of documents, sampled uniformly from the collection.",
-)
-@click.option("--num_queries", type=COUNT, default=1, help="Number of queries per document.")
-@click.option("--temperature", default=0.0, help="Sampling temperature; 0 is greedy decoding.")
-@click.option("--top_p", default=1.0, help="Nucleus threshold of the sampling.")
-@click.option("--seed", default=1, help="Random seed of documents, few-shot examples and sampling.")
-@PRECISION
-@click.option("--batch_size", type=COUNT, show_default="64", help="Number of queries per batch.")
-@click.option(
-    "--shard_size", type=COUNT, default=1000, help="Number of documents per stored shard."
-)
-@click.option(
-    "--estimate",
-    is_flag=True,
-    help="Print the number of requests and tokens, write nothing, and end.",
-)
-@click.option(
-    "--output",
-    required=True,
-    callback=_queries_output,
-    help="JSON Lines file (.jsonl, .jsonl.gz); any other name is a folder of SyntheticQueries.",
+@section(
+    "Queries",
+    click.option("--num_queries", type=COUNT, default=1, help="Number of queries per document."),
+    click.option(
+        "--max_new_tokens", type=COUNT, default=64, help="Maximum number of tokens of a query."
+    ),
+    click.option("--temperature", default=0.0, help="Sampling temperature; 0 is greedy decoding."),
+    click.option("--top_p", default=1.0, help="Nucleus threshold of the sampling."),
+    click.option(
+        "--seed",
+        default=1,
+        metavar="N",
+        help="Random seed of documents, few-shot examples and sampling.",
+    ),
+    click.option(
+        "--stop", multiple=True, help="String that ends the model's text; can be repeated."
+    ),
+    click.option(
+        "--extract",
+        callback=_extract,
+        help="Where the query is in the model's text: a marker such as `Query:`, json:FIELD, or "
+        "regex:PATTERN.",
+    ),
 )
 def generate(
     dataset: str | None,

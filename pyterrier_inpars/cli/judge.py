@@ -10,10 +10,16 @@ import pyterrier as pt
 
 from pyterrier_inpars import demo, evaluation
 from pyterrier_inpars._files import write_text
+from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
+    BATCH_SIZE,
     BM25,
     COUNT,
+    FILE,
+    MODEL,
+    PATH,
     PRECISION,
+    RUN,
     SERVER,
     demo_or_name,
     of_runtime,
@@ -24,35 +30,51 @@ from pyterrier_inpars.datasets import toolkit_files
 from pyterrier_inpars.filtering import ScoreFilter
 from pyterrier_inpars.judging import RelevanceJudge
 
+EXAMPLE = r"""
+pyterrier-inpars judge --base_model demo --input filtered.jsonl \
+    --min_score 1 --output relevant.jsonl
+"""
 
-@click.command()
-@click.option(
-    "--base_model",
-    "model",
-    required=True,
-    help="Language model: name on the hub, path, `demo`, or the address of an OpenAI-compatible "
-    "server.",
+
+@click.command(cls=Command, example=EXAMPLE)
+@section(
+    "What to judge",
+    click.option(
+        "--input", "queries", type=PATH, help="Synthetic queries to judge: a file or a folder."
+    ),
+    click.option("--min_score", type=float, help="Lowest expected grade of a query that is kept."),
+    click.option(
+        "--input_run", type=RUN, help=f"Run to judge in place of queries: TREC file, or {BM25}."
+    ),
+    click.option("--top_k", type=COUNT, default=20, help="Number of documents to judge per topic."),
+    click.option(
+        "--scale",
+        type=click.Choice(["binary", "graded"]),
+        default="graded",
+        help="Grades 0 and 1, or 0 to 3.",
+    ),
+    click.option(
+        "--output",
+        type=FILE,
+        required=True,
+        callback=output_file,
+        help="Queries as JSON Lines, with score and grade; or the qrels of a run, in TREC format.",
+    ),
+)
+@section(
+    "Language model",
+    click.option(
+        "--base_model",
+        "model",
+        type=MODEL,
+        required=True,
+        help="Name on the hub, path, `demo`, or the address of an OpenAI-compatible server.",
+    ),
+    PRECISION,
+    BATCH_SIZE,
 )
 @SERVER
-@click.option("--input", "queries", help="Synthetic queries to judge: a file or a folder.")
-@click.option("--input_run", help=f"Run to judge in place of queries: TREC file, or {BM25}.")
-@click.option("--top_k", type=COUNT, default=20, help="Number of documents to judge per topic.")
-@click.option("--min_score", type=float, help="Lowest expected grade of a query that is kept.")
 @with_source
-@click.option(
-    "--scale",
-    type=click.Choice(["binary", "graded"]),
-    default="graded",
-    help="Grades 0 and 1, or 0 to 3.",
-)
-@PRECISION
-@click.option("--batch_size", type=COUNT, show_default="64", help="Number of pairs per batch.")
-@click.option(
-    "--output",
-    required=True,
-    callback=output_file,
-    help="Queries as JSON Lines, with score and grade; or the qrels of a run, in TREC format.",
-)
 def judge(
     model: str,
     queries: str | None,
@@ -64,7 +86,7 @@ def judge(
     output: str,
     **judge_options: Any,
 ) -> None:
-    """Judge the relevance of queries or of a run with a language model.
+    """Judge queries or a run with a language model.
 
     If --dataset has qrels, the judgements of a run are compared with them.
     """

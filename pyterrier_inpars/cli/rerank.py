@@ -7,30 +7,65 @@ from typing import Any
 import click
 
 from pyterrier_inpars import datasets, demo
-from pyterrier_inpars.cli._options import BM25, COUNT, SCORING, demo_or_name, output_file
+from pyterrier_inpars.cli._help import Command, section
+from pyterrier_inpars.cli._options import (
+    BM25,
+    COUNT,
+    FILE,
+    MODEL,
+    RUN,
+    SCORING,
+    demo_or_name,
+    output_file,
+)
 from pyterrier_inpars.cli._source import Source, with_source
 from pyterrier_inpars.datasets import toolkit_files
 from pyterrier_inpars.rerankers import RerankTop, load_reranker
 
+EXAMPLE = r"""
+pyterrier-inpars rerank --model model --top_k 100 \
+    --dataset collection --output_run reranked.run
+"""
 
-@click.command()
-@click.option(
-    "--model",
-    default="castorini/monot5-small-msmarco-100k",
-    help="Reranker: name on the hub, path, or `demo`.",
+
+@click.command(cls=Command, example=EXAMPLE)
+@section(
+    "Run",
+    click.option("--input_run", type=RUN, default="bm25", help=f"TREC run file, or {BM25}."),
+    click.option(
+        "--top_k",
+        type=COUNT,
+        default=1000,
+        help="Number of documents to rerank per topic; the others follow in their original order.",
+    ),
+    click.option(
+        "--output_run", type=FILE, required=True, callback=output_file, help="TREC run file."
+    ),
 )
-@SCORING
-@click.option("--input_run", default="bm25", help=f"TREC run file, or {BM25}.")
+@section(
+    "Reranker",
+    click.option(
+        "--model",
+        type=MODEL,
+        default="castorini/monot5-small-msmarco-100k",
+        help="Reranker: name on the hub, path, or `demo`.",
+    ),
+    SCORING,
+)
 @with_source
-@click.option("--corpus", help="Documents (CSV, TSV, JSON Lines) to use instead of the dataset's.")
-@click.option("--queries", help="Topics (CSV, TSV, JSON Lines) to use instead of the dataset's.")
-@click.option(
-    "--top_k",
-    type=COUNT,
-    default=1000,
-    help="Number of documents to rerank per topic; the others follow in their original order.",
+@section(
+    "Collection",
+    click.option(
+        "--corpus",
+        type=FILE,
+        help="Documents (CSV, TSV, JSON Lines) to use instead of the dataset's.",
+    ),
+    click.option(
+        "--queries",
+        type=FILE,
+        help="Topics (CSV, TSV, JSON Lines) to use instead of the dataset's.",
+    ),
 )
-@click.option("--output_run", required=True, callback=output_file, help="TREC run file.")
 def rerank(
     model: str,
     input_run: str,

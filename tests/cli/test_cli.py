@@ -52,7 +52,7 @@ TEXTS = [
 TOPICS = {"01": "what is the apple", "1": "good banana query", "NA": "cherry signals gain"}
 QRELS = [("01", "007", 2), ("01", "7", 1), ("1", "7", 1), ("1", "é", 0), ("NA", "1e5", 1)]
 PROGRESS = re.compile(
-    r"/s[],]|W\d{4} .*torch|Storing|Create index|\[info\]|simdbp$|again to resume$"
+    r"/s[],]|W\d{4} .*torch|Storing|Create index|\[info\]|simdbp$|again to resume$| elapsed, "
 )
 LIMITS = ["--max_new_tokens", "6", "--max_doc_length", "12", "--max_prompt_length", "64"]
 
@@ -245,10 +245,10 @@ def test_generate_resumes_an_interrupted_run(tmp_path, run, fails, models, monke
     assert "max_new_tokens: was 6, is 5" in error
 
     shown = []
-    transform = QueryGenerator.transform
+    transform = QueryGenerator._transform
     monkeypatch.setattr(
         QueryGenerator,
-        "transform",
+        "_transform",
         lambda self, inp: shown.extend(inp["docno"]) or transform(self, inp),
     )
     run(*command("stopped.jsonl"))
@@ -477,7 +477,22 @@ def test_p_values_against_a_baseline(tmp_path, run, fails):
                 expected.loc[name, f"{measure} p-value"]
             )
         assert f"{measure} p-value" not in found[b]
-    assert "RR p-value" in run(*command, "--baseline", b)
+    shown = run(*command, "--baseline", b)
+    p_value = found[a]["RR p-value corrected"]
+    assert f"(p {p_value:.3f})" in shown and f"paired t-test against {b}, corrected (holm)" in shown
+    for correction in ("holm", "bonferroni"):
+        printed = run(*command, "--baseline", b, "--json", "--correction", correction).splitlines()
+        corrected = pt.Experiment(
+            list(runs.values()), qrels[["qid"]].assign(query="x"), qrels, measures(), baseline=1,
+            names=list(runs), validate="ignore", correction=correction,
+        ).set_index("name")  # fmt: skip
+        for name, line in zip(runs, printed, strict=True):
+            values, column = json.loads(line), "AP p-value corrected"
+            assert (column in values) == (name != b)
+            if name != b:
+                assert values[column] == pytest.approx(corrected.loc[name, column])
+    none = run(*command, "--baseline", b, "--json", "--correction", "none")
+    assert "RR p-value" in none and "corrected" not in none
     assert "must be one of the runs" in fails(*command, "--baseline", "d", code=2)
 
 
@@ -684,7 +699,7 @@ def test_train_on_pairs_with_training_arguments(tmp_path, run, fails, models):
     assert "a already exists" in fails(*command, tmp_path / "a")
 
     error = fails(*command, tmp_path / "b", "--leaning_rate", "1e-3", code=2)
-    assert "unrecognized arguments: --leaning_rate 1e-3" in error
+    assert "unrecognized arguments: --leaning_rate 1e-3: did you mean '--learning_rate'" in error
     assert "--learning_r" in fails(*command, tmp_path / "b", "--learning_r", "1e-3", code=2)
     error = fails(*command, tmp_path / "b", "--learning_rate", "fast", code=2)
     assert "invalid float value: 'fast'" in error
@@ -860,20 +875,16 @@ TOOLKIT = {
 }
 
 
-def command(name):
-    return cli.commands.get_command(click.Context(cli.commands), name)
-
-
 @pytest.mark.parametrize("name", TOOLKIT)
 def test_all_options_of_the_toolkit_exist(name):
-    ours = {opt for option in command(name).params for opt in option.opts}
+    ours = {opt for option in cli.commands.commands[name].params for opt in option.opts}
     gone = {"--tf"}  # transformers has no TensorFlow
     assert {f"--{option}" for option in TOOLKIT[name].split()} - gone <= ours
 
 
 def test_every_option_has_a_help_text():
-    for name in cli.COMMANDS:
-        for option in command(name).params:
+    for command in cli.commands.commands.values():
+        for option in command.params:
             assert isinstance(option, click.Argument) or option.help
 
 
@@ -898,7 +909,7 @@ def test_every_option_has_a_help_text():
         (["filter", "--input", "no", "--output", "a", "--filter_strategy", "best"], 2, "'best'"),
         (["triples", "--input", "q.jsonl", "--output", "a"], 2, "--dataset is required"),
         (["triples", "--input", "q.jsonl", "--output", "a", "--dataset", "BEIR", "--max_hits", "0"],
-         2, "'--max_hits': 0 is not in the range"),
+         2, "'--max_hits': must be at least 1, not 0"),
         (["train", "--triples", "no.tsv", "--output_dir", "a", "--base_model", "T5"], 1, "no.tsv"),
         (["train", "--triples", "bad.jsonl", "--output_dir", "a", "--base_model", "T5"], 1,
          "bad.jsonl, line 1"),
