@@ -25,7 +25,7 @@ if __name__ == "__main__":
     parser.add_argument("--documents", type=int, default=320, help="number of source documents")
     parser.add_argument("--folder", type=Path, help="folder of the results")
     arguments = parser.parse_args()
-    folder = arguments.folder or Path(f"inpars-{arguments.collection.name}")
+    folder = arguments.folder or Path(f"inpars-{arguments.collection.resolve().name}")
     settings = Settings(ASKS, documents=arguments.documents, max_doc_tokens=128, max_length=256)
     mute_native_log()
     show(run(BeirFolder(arguments.collection), settings, folder))
