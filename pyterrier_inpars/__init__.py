@@ -19,6 +19,7 @@ from pyterrier_inpars.filtering import (
     RoundTripFilter,
     ScoreFilter,
     SemanticDuplicateFilter,
+    funnel,
 )
 from pyterrier_inpars.generation import QueryGenerator
 from pyterrier_inpars.judging import RelabelNegatives, RelevanceJudge
@@ -84,6 +85,7 @@ __all__ = [
     "TeacherScores",
     "TrainingOptions",
     "VectorPRF",
+    "funnel",
     "load_prompt",
     "load_reranker",
     "prompt_names",

@@ -22,6 +22,8 @@ class Stage(pt.Transformer):
 
     _counters: tuple[str, ...] = ()
     """Attributes that count over all calls. `distributed` adds the counts of its workers."""
+    _before: dict[str, int] | None = None
+    """Counts when the last call began; None until the first call."""
 
     def __init__(self) -> None:  # pt.inspect would look for an attribute for object's *args
         super().__init__()
@@ -45,6 +47,46 @@ class Stage(pt.Transformer):
         """Transforms a validated frame of at least one row, with an index that counts from 0."""
         raise NotImplementedError
 
+    def _validate(self, inp: pd.DataFrame) -> None:
+        """Checks the columns of a frame; see `transform`."""
+        check_columns(inp, *self._required_columns(), context=self)
+
+    def _transform_valid(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Transforms a validated frame, which may be empty."""
+        if len(inp) == 0:
+            return pd.DataFrame(columns=self._output_columns(list(inp.columns)))
+        return self._transform(inp.reset_index(drop=True))
+
+    def _begin_call(self) -> None:
+        """Begins to count a call: a frame, or all batches of one run of ``index()``."""
+        self._before = {name: getattr(self, name) for name in self._counters}
+
+    def _last(self, counter: str) -> int:
+        """Returns what the last call added to a counter."""
+        return getattr(self, counter) - (self._before or {}).get(counter, 0)
+
+    def _last_call(self) -> dict[str, Any]:
+        """Returns what the last call added, which `_add_call` adds to a copy of the stage."""
+        return {name: self._last(name) for name in self._counters}
+
+    def _add_call(self, added: dict[str, Any]) -> None:
+        """Adds what a copy of the stage, such as that of a worker, returned by `_last_call`."""
+        for name in self._counters:
+            setattr(self, name, getattr(self, name) + added[name])
+
+    def _drops(self) -> list[tuple[str, int, int]]:
+        """Returns what the last call dropped, as rows of `funnel`: name, rows seen, dropped."""
+        return []
+
+    def transform_outputs(self, input_columns: list[str]) -> list[str]:
+        """Returns the output columns for input columns, without a call.
+
+        Raises:
+            pt.validate.InputValidationError: A required column is missing.
+        """
+        self._validate(pd.DataFrame(columns=input_columns))
+        return self._output_columns(list(input_columns))
+
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Validates and transforms a frame.
 
@@ -60,10 +102,9 @@ class Stage(pt.Transformer):
             ValueError: Two columns have the same name.
         """
         # Validation comes first: pt.inspect passes an empty frame to learn the required columns.
-        check_columns(inp, *self._required_columns(), context=self)
-        if len(inp) == 0:
-            return pd.DataFrame(columns=self._output_columns(list(inp.columns)))
-        return self._transform(inp.reset_index(drop=True))
+        self._validate(inp)
+        self._begin_call()
+        return self._transform_valid(inp)
 
     def transform_iter(self, inp: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Transforms records; an empty input, such as after a filter, gives an empty list.
@@ -83,9 +124,11 @@ class Stage(pt.Transformer):
             raise ValueError(
                 f"{self!r} compares all {compared}, but a stream arrives in batches: {remedy}"
             )
+        frame = as_frame(records)
+        self._validate(frame)
         return [
             {name: value for name, value in row.items() if not is_missing(value)}
-            for row in self.transform(as_frame(records)).to_dict("records")
+            for row in self._transform_valid(frame).to_dict("records")
         ]
 
     def __repr__(self) -> str:
@@ -104,6 +147,14 @@ class Stage(pt.Transformer):
             else:
                 shown.append(text)
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def begin_call(stages: Iterable[pt.Transformer]) -> list[Stage]:
+    """Begins a call of the stages of a pipeline, and returns those that count it."""
+    counting = [stage for stage in stages if isinstance(stage, Stage)]
+    for stage in counting:
+        stage._begin_call()
+    return counting
 
 
 def is_missing(value: object) -> bool:

@@ -23,7 +23,7 @@ import pyterrier as pt
 from more_itertools import chunked
 
 from pyterrier_inpars._fingerprint import StreamFingerprint
-from pyterrier_inpars._stage import Stage, positive_int
+from pyterrier_inpars._stage import Stage, begin_call, positive_int
 from pyterrier_inpars.queries._resume import (
     ResumeState,
     active_rows,
@@ -307,24 +307,13 @@ class _Worker:
 
             pipeline = ray.cloudpickle.loads(ray.get(pickled[0]))
             self._pipeline = pipeline if isinstance(pipeline, pt.Transformer) else pipeline()
-        before = _counts(self._pipeline)
+        stages = begin_call(_stages(self._pipeline))
         output = self._function(self._pipeline, *work)
-        return output, [
-            {name: count - earlier[name] for name, count in counts.items()}
-            for earlier, counts in zip(before, _counts(self._pipeline), strict=True)
-        ]
+        return output, [stage._last_call() for stage in stages]
 
 
 def _stages(pipeline: pt.Transformer) -> list[pt.Transformer]:
     return list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
-
-
-def _counts(pipeline: pt.Transformer) -> list[dict[str, int]]:
-    """Returns the counts of each stage by name."""
-    return [
-        {name: getattr(stage, name) for name in getattr(stage, "_counters", ())}
-        for stage in _stages(pipeline)
-    ]
 
 
 def _dumps(ray: Any, pipeline: Pipeline) -> bytes:
@@ -437,6 +426,7 @@ def _run(
     if workers is None:
         workers = _capacity(ray.cluster_resources(), num_cpus, num_gpus)
     limit = positive_int("workers", workers) * _AHEAD
+    counting = begin_call(_stages(pipeline)) if isinstance(pipeline, pt.Transformer) else []
     resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
     actor = ray.remote(_Worker).options(**resources, max_restarts=_MAX_RESTARTS)
     window: deque[tuple[_Part, Future[Any]]] = deque()
@@ -445,20 +435,18 @@ def _run(
             window.append((part, pool.submit(part)))
             while window and (len(window) == limit or window[0][1].done()):
                 part, output = window.popleft()
-                yield part, _counted(pipeline, output.result())
+                yield part, _counted(counting, output.result())
         for part, output in window:
-            yield part, _counted(pipeline, output.result())
+            yield part, _counted(counting, output.result())
 
 
-def _counted(pipeline: Pipeline, result: tuple[Any, list[dict[str, int]]] | None) -> Any:
-    """Returns the output of a part, if it had work, and adds its counts to the pipeline."""
+def _counted(stages: list[Stage], result: tuple[Any, list[dict[str, Any]]] | None) -> Any:
+    """Returns the output of a part, if it had work, and adds its counts to the stages."""
     if result is None:
         return None
     output, counts = result
-    if isinstance(pipeline, pt.Transformer):
-        for stage, added in zip(_stages(pipeline), counts, strict=True):
-            for name, count in added.items():
-                setattr(stage, name, getattr(stage, name) + count)
+    for stage, added in zip(stages, counts, strict=False):  # no stages if a function made them
+        stage._add_call(added)
     return output
 
 

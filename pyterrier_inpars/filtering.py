@@ -1,6 +1,8 @@
 """Filters for synthetic queries and training examples.
 
-A filter drops rows. The remaining rows are unchanged and keep their order.
+A filter drops rows. The remaining rows are unchanged and keep their order. With ``explain=True``
+it keeps all rows, and names in a column the filter that dropped a row. `funnel` counts what the
+filters of a pipeline dropped.
 """
 
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars import _html
 from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve, shared_words
 from pyterrier_inpars._similarity import (
     check_encoder,
@@ -28,25 +31,56 @@ from pyterrier_inpars._stage import (
     with_columns,
 )
 
+DROPPED_BY = "dropped_by"
+"""Column with the name of the filter that dropped a row, or None."""
+EXAMPLES = 5
+"""Largest number of dropped rows that a filter keeps to show."""
+BEGINNING = 120
+"""Number of characters of a document that are shown beside a dropped query."""
+
 
 class Filter(Stage):
     """Base class of the filters. It counts the rows it processes.
 
-    The counts accumulate over all calls: a notebook cell that runs twice doubles them, unless it
-    also creates the filter. `distributed` adds the counts of its workers.
+    The totals accumulate over all calls: a notebook cell that runs twice doubles them, unless it
+    also creates the filter. A call is one frame, or one run of ``index()`` into a
+    `SyntheticQueries`. `distributed` adds the counts of its workers.
+
+    Args:
+        explain: Whether to keep dropped rows: the column ``dropped_by`` has the name of the filter
+            that dropped a row (str), and None where none did. Rows that an earlier filter dropped
+            pass any filter unchanged, uncounted and uncompared.
 
     Attributes:
-        seen: Number of rows processed so far.
+        seen: Number of rows processed so far, without those that earlier filters dropped.
         dropped: Number of rows dropped so far.
+        last_seen: Number of rows that the last call processed.
+        last_dropped: Number of rows that the last call dropped.
+        dropped_examples: First rows that the last call dropped, at most five.
     """
 
     text_field: str | list[str] = "text"
     _counters = ("seen", "dropped")
     _optional: tuple[str, ...] = ("score", "log_probs")
 
-    def __init__(self):
+    def __init__(self, *, explain: bool = False):
+        super().__init__()
+        if not isinstance(explain, bool):
+            raise ValueError(f"explain must be True or False, not {explain!r:.200}")
+        self.explain = explain
         self.seen = 0
         self.dropped = 0
+        self.dropped_examples = pd.DataFrame()
+
+    @property
+    def last_seen(self) -> int:
+        """Number of rows that the last call processed."""
+        return self._last("seen")
+
+    @property
+    def last_dropped(self) -> int:
+        """Number of rows that the last call dropped."""
+        return self._last("dropped")
 
     def transform_inputs(self) -> list[list[str]]:
         """Returns the accepted sets of columns, the whole frame first.
@@ -60,16 +94,122 @@ class Filter(Stage):
         modes = [with_columns(whole, *self._optional), whole, required]
         return [mode for i, mode in enumerate(modes) if mode not in modes[:i]]
 
+    def _output_columns(self, columns: list[str]) -> list[str]:
+        return with_columns(columns, DROPPED_BY) if self.explain else columns
+
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
-        """Returns a bool array with one value per row of a validated frame: whether to keep it."""
+        """Returns a bool array with one value per row of a validated frame: whether to keep it.
+
+        The frame has at least one row, and none that an earlier filter dropped.
+        """
         raise NotImplementedError
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Drops rows according to ``_keep`` and updates the counts."""
-        kept = inp[self._keep(inp)].reset_index(drop=True)
-        self.seen += len(inp)
-        self.dropped += len(inp) - len(kept)
-        return kept
+        """Drops rows according to ``_keep``, or names them, and updates the counts."""
+        names = pd.Series(inp.get(DROPPED_BY, [None] * len(inp)), dtype=object)
+        rows = inp[names.isna()]
+        drop = rows.index[:0]
+        if len(rows):
+            drop = rows.index[~self._keep(rows.reset_index(drop=True))]
+        self.seen += len(rows)
+        self.dropped += len(drop)
+        self._add_examples(inp.loc[drop])
+        if self.explain:
+            names[drop] = type(self).__name__
+            return inp.assign(**{DROPPED_BY: names})
+        return inp.drop(index=drop).reset_index(drop=True)
+
+    def _add_examples(self, dropped: pd.DataFrame) -> None:
+        """Keeps the first dropped rows of a call."""
+        if room := EXAMPLES - len(self.dropped_examples):
+            examples = [self.dropped_examples, dropped[:room]]
+            self.dropped_examples = pd.concat([f for f in examples if len(f)] or examples[1:])
+
+    def _begin_call(self) -> None:
+        super()._begin_call()
+        self.dropped_examples = pd.DataFrame()
+
+    def _last_call(self) -> dict[str, Any]:
+        return {**super()._last_call(), "dropped_examples": self.dropped_examples}
+
+    def _add_call(self, added: dict[str, Any]) -> None:
+        super()._add_call(added)
+        self._add_examples(added["dropped_examples"])
+
+    def _drops(self) -> list[tuple[str, int, int]]:
+        return [(type(self).__name__, self.last_seen, self.last_dropped)]
+
+    def _repr_html_(self) -> str:
+        """Returns PyTerrier's drawing of the filter, its counts, and rows that it dropped."""
+        last, totals = (self.last_seen, self.last_dropped), (self.seen, self.dropped)
+        counts = {"last call": _counts(*last)}
+        if totals != last:
+            counts["all calls"] = _counts(*totals)
+        fields = fields_of(self.text_field)
+        columns = with_columns(["query"], *fields, "label", "score")
+        examples = self.dropped_examples.filter(columns)
+        for field in examples.columns.intersection(fields):
+            examples[field] = examples[field].map(_beginning)
+        card = _html.card(
+            repr(self),
+            _html.facts(counts if self.seen else {"rows": "none so far"}),
+            _html.table(examples, "first rows that it dropped") if len(examples) else "",
+        )
+        return _html.schematic(self) + card
+
+
+def _beginning(text: object) -> object:
+    """Returns the beginning of a document's text."""
+    is_long = isinstance(text, str) and len(text) > BEGINNING
+    return f"{text[: BEGINNING - 1]}…" if is_long else text  # type: ignore[index]
+
+
+def _counts(seen: int, dropped: int) -> str:
+    return f"{seen:,} seen, {dropped:,} dropped, {seen - dropped:,} kept"
+
+
+def funnel(pipeline: pt.Transformer, queries: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Counts what the stages of a pipeline dropped in their last call.
+
+    A call is one frame, or one run of ``index()`` into a `SyntheticQueries`. A resumed run counts
+    what it generates itself, not what earlier runs stored::
+
+        filters = LengthFilter() >> CopyFilter()
+        kept = filters(written)
+        print(funnel(filters))
+
+    Args:
+        pipeline: Pipeline with at least one filter. Stages that drop no rows are left out.
+        queries: Synthetic queries to run the pipeline on first; None for the counts of its last
+            call.
+
+    Returns:
+        One row per stage, in order: ``stage`` (name of the filter), ``seen``, ``dropped`` and
+        ``kept`` (numbers of rows), and ``share`` (``kept / seen``; missing for no rows). A
+        `QueryGenerator` has two rows, for empty answers and for copies of the prompt's examples; a
+        `NegativeMiner` counts queries.
+
+    Raises:
+        TypeError: ``pipeline`` is not a transformer.
+        ValueError: No stage drops rows, or none has run and ``queries`` is not given.
+    """
+    if not isinstance(pipeline, pt.Transformer):
+        raise TypeError(f"pipeline must be a PyTerrier transformer, not {pipeline!r:.200}")
+    if queries is not None:
+        pipeline(queries)
+    stages = list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
+    counting = [stage for stage in stages if isinstance(stage, Stage) and stage._drops()]
+    if not counting:
+        raise ValueError(f"no stage of {pipeline!r:.200} drops rows: give a pipeline with a filter")
+    rows = [row for stage in counting for row in stage._drops()]
+    if not any(stage._before is not None for stage in counting) and not any(row[1] for row in rows):
+        raise ValueError(
+            f"{pipeline!r:.200} has not run: run it first, or give the queries to run it on, "
+            "funnel(pipeline, queries)"
+        )
+    table = pd.DataFrame(rows, columns=["stage", "seen", "dropped"])
+    table["kept"] = table["seen"] - table["dropped"]
+    return table.assign(share=(table["kept"] / table["seen"]).round(3))
 
 
 class WholeSetFilter(Filter):
@@ -103,6 +243,7 @@ class ScoreFilter(WholeSetFilter):
     Args:
         k: Number of queries to keep; None for no limit.
         min_score: Lowest score of a query that is kept; None for no limit.
+        explain: Whether to keep dropped rows, with the filter's name in ``dropped_by``.
 
     Raises:
         ValueError: ``k`` is not a positive whole number, ``min_score`` or a score is not a number,
@@ -111,8 +252,10 @@ class ScoreFilter(WholeSetFilter):
 
     schematic = {"label": "ScoreFilter", "help_url": None}
 
-    def __init__(self, k: int | None = None, *, min_score: float | None = None):
-        super().__init__()
+    def __init__(
+        self, k: int | None = None, *, min_score: float | None = None, explain: bool = False
+    ):
+        super().__init__(explain=explain)
         # Without min_score, k is needed.
         self.k = None if k is None and min_score is not None else positive_int("k", k)
         self.min_score = None if min_score is None else finite("min_score", min_score)
@@ -120,15 +263,10 @@ class ScoreFilter(WholeSetFilter):
     def _required_columns(self) -> list[str]:
         return ["qid", "score"]
 
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Drops rows according to their score; see the class.
-
-        Raises:
-            pt.validate.InputValidationError: A column is missing. Without a score, the error says
-                what can score queries.
-        """
+    def _validate(self, inp: pd.DataFrame) -> None:
+        """Checks the columns. Without a score, the error says what can score queries."""
         try:
-            return super().transform(inp)
+            super()._validate(inp)
         except pt.validate.InputValidationError as error:
             if not isinstance(inp, pd.DataFrame) or "score" in inp or len(inp) == 0:
                 raise
@@ -169,6 +307,7 @@ class LengthFilter(Filter):
         max_words: Maximum number of words, or None for no limit.
         min_tokens: Minimum number of generated tokens, or None for no limit.
         max_tokens: Maximum number of generated tokens, or None for no limit.
+        explain: Whether to keep dropped rows, with the filter's name in ``dropped_by``.
 
     Raises:
         ValueError: A limit is negative, a maximum is below its minimum, a query is not a string,
@@ -184,8 +323,9 @@ class LengthFilter(Filter):
         *,
         min_tokens: int | None = None,
         max_tokens: int | None = None,
+        explain: bool = False,
     ):
-        super().__init__()
+        super().__init__(explain=explain)
         self.min_words = positive_int("min_words", min_words, least=0)
         self.max_words = max_words
         self.min_tokens = min_tokens
@@ -234,6 +374,7 @@ class CopyFilter(Filter):
     Args:
         text_field: Column with the text of the document, or several, whose texts are joined by
             spaces.
+        explain: Whether to keep dropped rows, with the filter's name in ``dropped_by``.
 
     Raises:
         ValueError: A query or text is not a string.
@@ -241,8 +382,8 @@ class CopyFilter(Filter):
 
     schematic = {"label": "CopyFilter", "help_url": None}
 
-    def __init__(self, *, text_field: str | list[str] = "text"):
-        super().__init__()
+    def __init__(self, *, text_field: str | list[str] = "text", explain: bool = False):
+        super().__init__(explain=explain)
         self.text_field = text_field
 
     def _required_columns(self) -> list[str]:
@@ -269,6 +410,7 @@ class OverlapFilter(Filter):
         max_share: Largest overlap of a query that is kept, from 0 to 1.
         text_field: Column with the text of the document, or several, whose texts are joined by
             spaces.
+        explain: Whether to keep dropped rows, with the filter's name in ``dropped_by``.
 
     Raises:
         ValueError: ``max_share`` is not from 0 to 1, or a query or text is not a string.
@@ -276,8 +418,10 @@ class OverlapFilter(Filter):
 
     schematic = {"label": "OverlapFilter", "help_url": None}
 
-    def __init__(self, max_share: float, *, text_field: str | list[str] = "text"):
-        super().__init__()
+    def __init__(
+        self, max_share: float, *, text_field: str | list[str] = "text", explain: bool = False
+    ):
+        super().__init__(explain=explain)
         self.max_share = finite("max_share", max_share)
         self.text_field = text_field
         if not 0 <= self.max_share <= 1:
@@ -296,6 +440,9 @@ class DuplicateFilter(WholeSetFilter):
     """Drops duplicate queries, ignoring case and white space. The first one is kept.
 
     Requires the column ``query`` (str).
+
+    Args:
+        explain: Whether to keep dropped rows, with the filter's name in ``dropped_by``.
 
     Raises:
         ValueError: A query is not a string.
@@ -325,6 +472,9 @@ class SemanticDuplicateFilter(WholeSetFilter):
             dimensions): a `BiEncoder`, or a model of sentence-transformers.
         threshold: Lowest cosine of near-duplicates, above 0 and at most 1.
         field: ``"query"``, or ``"text"`` for the documents.
+        text_field: Column with the text of the document, or several, whose texts are joined by
+            spaces.
+        explain: Whether to keep dropped rows, with the filter's name in ``dropped_by``.
 
     Raises:
         TypeError: The encoder has no method ``encode``.
@@ -333,23 +483,34 @@ class SemanticDuplicateFilter(WholeSetFilter):
 
     schematic = {"label": "SemanticDuplicates", "help_url": None}
 
-    def __init__(self, encoder: Any, threshold: float = 0.9, *, field: str = "query"):
-        super().__init__()
+    def __init__(
+        self,
+        encoder: Any,
+        threshold: float = 0.9,
+        *,
+        field: str = "query",
+        text_field: str | list[str] = "text",
+        explain: bool = False,
+    ):
+        super().__init__(explain=explain)
         self.encoder = check_encoder(encoder)
         self.threshold = check_threshold(threshold)
         if field not in ("query", "text"):
             raise ValueError(f"field must be 'query' or 'text', not {field!r}")
         self.field = field
+        self.text_field = text_field
 
     def _required_columns(self) -> list[str]:
-        return ["query"] if self.field == "query" else ["docno", "text"]
+        return ["query"] if self.field == "query" else ["docno", *fields_of(self.text_field)]
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
-        check_strings(inp, *self._required_columns())
         if self.field == "query":
+            check_strings(inp, "query")
             return first_of_each(unit_vectors(self.encoder, inp["query"]), self.threshold)
+        check_strings(inp, "docno")
         documents = inp.drop_duplicates("docno")
-        kept = first_of_each(unit_vectors(self.encoder, documents["text"]), self.threshold)
+        texts = joined_text(documents, self.text_field)
+        kept = first_of_each(unit_vectors(self.encoder, texts), self.threshold)
         return inp["docno"].isin(documents["docno"][kept]).to_numpy()
 
 
@@ -367,6 +528,7 @@ class RoundTripFilter(Filter):
     Args:
         retriever: Any PyTerrier retriever. It gets the queries without punctuation, in lower case.
         k: Rank cutoff.
+        explain: Whether to keep dropped rows, with the filter's name in ``dropped_by``.
 
     Raises:
         TypeError: The retriever is not a transformer.
@@ -376,8 +538,8 @@ class RoundTripFilter(Filter):
 
     schematic = {"label": "RoundTripFilter", "help_url": None}
 
-    def __init__(self, retriever: pt.Transformer, k: int = 1):
-        super().__init__()
+    def __init__(self, retriever: pt.Transformer, k: int = 1, *, explain: bool = False):
+        super().__init__(explain=explain)
         self.retriever = check_retriever(retriever)
         self.k = positive_int("k", k)
         self._warned = False
@@ -416,10 +578,7 @@ class FalseNegativeFilter(Filter):
     Args:
         margin: Minimum difference between the positive and a negative, in units of the teacher's
             score.
-
-    Attributes:
-        seen: Number of examples processed so far.
-        dropped: Number of examples dropped so far.
+        explain: Whether to keep dropped rows, with the filter's name in ``dropped_by``.
 
     Raises:
         ValueError: The margin, a label or a score is not a number, a qid is not a string, or a
@@ -429,8 +588,8 @@ class FalseNegativeFilter(Filter):
     schematic = {"label": "FalseNegativeFilter", "help_url": None}
     _optional = ()
 
-    def __init__(self, margin: float = 0.0):
-        super().__init__()
+    def __init__(self, margin: float = 0.0, *, explain: bool = False):
+        super().__init__(explain=explain)
         self.margin = finite("margin", margin)
 
     def _required_columns(self) -> list[str]:

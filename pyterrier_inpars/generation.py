@@ -206,7 +206,7 @@ class QueryGenerator(ModelStage, DocumentStage):
     """
 
     schematic = {"label": "QueryGenerator", "help_url": None}
-    _counters = ("empty", "copied")
+    _counters = ("empty", "copied", "_queries")
     _converters = {
         "prompt": _as_prompts,
         "types": _as_types,
@@ -279,6 +279,11 @@ class QueryGenerator(ModelStage, DocumentStage):
         new = ["type"] * isinstance(self.prompt, dict) + ["score", "log_probs", "finish_reason"]
         new += ["answer"] * self.keep_answer + ["prompt_text"] * self.keep_prompt
         return with_columns(["qid", "query"], *columns, *new)
+
+    def _drops(self) -> list[tuple[str, int, int]]:
+        empty, copied, queries = map(self._last, ("empty", "copied", "_queries"))
+        name = type(self).__name__
+        return [(f"{name}: empty", queries + empty, empty), (f"{name}: copied", queries, copied)]
 
     def settings(self) -> dict[str, Any]:
         """Returns the settings that determine the queries, as stored in a manifest.

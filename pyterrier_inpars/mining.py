@@ -194,6 +194,9 @@ class NegativeMiner(Stage):
         """
         return {{"seen": "queries"}.get(name, name): getattr(self, name) for name in self._counters}
 
+    def _drops(self) -> list[tuple[str, int, int]]:
+        return [(type(self).__name__, self._last("seen"), self._last("dropped"))]
+
     @property
     def _retrievers(self) -> list[pt.Transformer]:
         return self.retriever if isinstance(self.retriever, list) else [self.retriever]

@@ -25,12 +25,11 @@ class _ResultsFilter(Stage):
     def _output_columns(self, columns: list[str]) -> list[str]:
         return with_columns(columns, "rank")
 
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Removes rows and recomputes the ranks; see the class."""
+    def _validate(self, inp: pd.DataFrame) -> None:
         with pt.validate.any(inp, context=self) as v:
             for order in ("rank", "score"):
                 v.columns(includes=[*self._required_columns(), order], mode=order)
-        return super().transform(inp)
+        super()._validate(inp)
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "docno")

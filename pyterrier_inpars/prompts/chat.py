@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from pyterrier_inpars import _html
 from pyterrier_inpars._retrieval import clean
 from pyterrier_inpars._stage import check_strings, lone_surrogate, positive_int
 from pyterrier_inpars.backends.base import Messages
@@ -26,6 +27,7 @@ from pyterrier_inpars.prompts.templates import (
     Prompt,
     check_examples,
     draw_examples,
+    marked,
     split_template,
 )
 
@@ -203,6 +205,21 @@ class ChatPrompt(Prompt):
             **({} if self.extract is None else {"extract": describe_extract(self.extract)}),
             **({} if self.schema is None else {"schema": self.schema}),
         }
+
+    def _shown(self) -> list[_html.Html]:
+        """Returns the turns of the chat, and where the query is in the answer."""
+        messages = self.build(DOCUMENT)
+        if self.extract is None:
+            answer = self.prefill + self.continuation(QUERY)
+            messages = [*messages[: -1 if self.prefill else None], _message("assistant", answer)]
+        of_examples = bool(self.system) + 2 * len(self._turns)
+        shown = [
+            (_html.preformatted if turn < of_examples else marked)(m["content"], m["role"])
+            for turn, m in enumerate(messages)
+        ]
+        if self.extract is not None:
+            shown.append(_html.facts({"query in the answer": describe_extract(self.extract)}))
+        return shown
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ChatPrompt) and self.described() == other.described()

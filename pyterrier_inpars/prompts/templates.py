@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from pyterrier_inpars import _html
 from pyterrier_inpars._retrieval import clean
 from pyterrier_inpars._stage import check_columns, check_strings, lone_surrogate, positive_int
 from pyterrier_inpars.backends.base import NEWLINE
@@ -135,6 +136,14 @@ class Prompt:
         Examples in the template of a static prompt stay as they are.
         """
         return self
+
+    def _repr_html_(self) -> str:
+        """Returns what the model gets, with the places of the document and the query marked."""
+        return _html.card(type(self).__name__, *self._shown())
+
+    def _shown(self) -> list[_html.Html]:
+        """Returns the parts of what a notebook shows."""
+        return [marked(self.build(DOCUMENT) + self.continuation(QUERY))]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prompt) and self.build(DOCUMENT) == other.build(DOCUMENT)
@@ -369,6 +378,15 @@ def split_template(template: str) -> tuple[str, str]:
     between, query, _ = after.partition(QUERY)
     # A line end before the query is part of the prompt: without it, the model would write it.
     return before, between.rstrip(" \t") if query else between.rstrip()
+
+
+def marked(prompt: str, label: str = "") -> _html.Html:
+    """Returns a prompt for a notebook, with the last place of document and query marked."""
+    shown = _html.preformatted(prompt, label).replace("<pre", '<pre style="max-height:none"', 1)
+    for field in (DOCUMENT, QUERY):
+        before, found, after = shown.rpartition(field)
+        shown = f"{before}<mark>{found}</mark>{after}" if found else shown
+    return _html.Html(shown)
 
 
 def _is_copy(query: list[str], examples: list[list[str]]) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 import pyterrier as pt
 from more_itertools import chunked
 
-from pyterrier_inpars._stage import positive_int, with_columns
+from pyterrier_inpars._stage import begin_call, positive_int, with_columns
 from pyterrier_inpars.queries._answers import AnswerLog
 from pyterrier_inpars.queries._manifest import (
     COMPLETE,
@@ -168,6 +168,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             return
         stages, corpus, batch_size = pipeline
         state.current_stages = describe_stages(stages)
+        begin_call(stages)
         batches = chunked(corpus, min(batch_size, self.shard_size))
         for batch in batches_ahead(stages[0], batches, state):
             yield from transform_batch(stages, batch, state)

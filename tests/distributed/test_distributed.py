@@ -29,6 +29,7 @@ from pyterrier_inpars import (
     RoundTripFilter,
     ScoreFilter,
     distributed,
+    funnel,
 )
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import Stage
@@ -485,9 +486,14 @@ def test_counts_are_those_of_all_workers(tmp_path, ray, bm25):
     pd.testing.assert_frame_equal(made, here(queries))
     counts = [(stage.seen, stage.dropped) for stage in here]
     assert [(stage.seen, stage.dropped) for stage in there] == counts and counts[0][1] > 0
+    distributed.transform(there, queries, batch_size=7, workers=2)
+    assert there[0].seen == 2 * here[0].seen
+    pd.testing.assert_frame_equal(funnel(there), funnel(here))
+    pd.testing.assert_frame_equal(there[0].dropped_examples, here[0].dropped_examples)
     stage = LengthFilter(5)
     index(tmp_path / "ray", corpus(20), Writer([2, 0, 1]) >> stage, workers=2)
     assert (stage.seen, stage.dropped) == (20, 20)  # each query has four words
+    assert (stage.last_seen, len(stage.dropped_examples)) == (20, 5)
 
 
 # Lost machines

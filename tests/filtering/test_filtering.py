@@ -477,7 +477,8 @@ def test_no_stage_of_a_pipeline_is_drawn_as_broken(make, rest):
 def test_inspection():
     assert pt.inspect.transformer_outputs(CopyFilter(), COLUMNS) == COLUMNS
     attributes = pt.inspect.transformer_attributes(RoundTripFilter(RANKINGS, 2))
-    assert [(a.name, a.value) for a in attributes] == [("retriever", RANKINGS), ("k", 2)]
+    found = [(a.name, a.value) for a in attributes]
+    assert found == [("retriever", RANKINGS), ("k", 2), ("explain", False)]
     assert pt.inspect.subtransformers(RoundTripFilter(RANKINGS)) == {"retriever": RANKINGS}
 
 
