@@ -7,6 +7,7 @@ from math import nan
 from typing import Any
 
 import click
+import pyterrier as pt
 
 from pyterrier_inpars import demo
 from pyterrier_inpars.cli._help import Command, section
@@ -28,6 +29,7 @@ from pyterrier_inpars.filtering import (
     LengthFilter,
     RoundTripFilter,
     ScoreFilter,
+    funnel,
 )
 from pyterrier_inpars.rerankers import load_reranker
 
@@ -128,15 +130,18 @@ def filter(
     if kept.empty:
         counts = "; ".join(f"{name} dropped {step.dropped:,}" for name, step in steps)
         raise ValueError(f"no query of {len(generated):,} is left: {counts}")
+    filters, best = [step for _, step in steps], ScoreFilter(keep_top_k)
+    if filter_strategy != "round_trip":
+        filters.append(best)
     if filter_strategy == "reranker":
         model = demo_or_name(demo.encoder, model_name_or_path)
-        kept = load_reranker(model, verbose=True, **scoring).transform(kept)
-        kept = ScoreFilter(keep_top_k).transform(kept)
+        kept = best.transform(load_reranker(model, verbose=True, **scoring).transform(kept))
     elif filter_strategy == "scores":
         ranked = kept
         if in_tokens:  # the input's score may be that of a reranker
             means = [sum(values) / len(values) if values else nan for values in kept["log_probs"]]
             ranked = kept.assign(score=means)
-        kept = kept[kept["qid"].isin(ScoreFilter(keep_top_k).transform(ranked)["qid"])]
+        kept = kept[kept["qid"].isin(best.transform(ranked)["qid"])]
     toolkit_files.write_queries(kept.drop(columns="rank", errors="ignore"), output)
+    click.echo(funnel(pt.Compose(*filters)).to_string(index=False))
     click.echo(f"{output}: {len(kept):,} of {len(generated):,} queries")

@@ -530,6 +530,11 @@ def test_filter_by_scores_as_the_toolkit_does(tmp_path, run):
                tmp_path / "out.jsonl")  # fmt: skip
     assert "4 of 9 queries" in printed
     fitting = [row for row in rows if 3 <= len(row["log_probs"]) <= 10]
+    n = len(fitting)
+    assert [line.split()[:4] for line in printed.splitlines() if "Filter" in line] == [
+        ["LengthFilter", "9", str(9 - n), str(n)],
+        ["ScoreFilter", str(n), str(n - 4), "4"],
+    ]
     best = sorted(fitting, key=lambda row: -row["log_probs"][0])[:4]
     kept = lines(tmp_path / "out.jsonl")
     assert [row["doc_id"] for row in kept] == [row["doc_id"] for row in best]
