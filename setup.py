@@ -74,7 +74,10 @@ setup(
         "test": [
             "aiohttp>=3.14",
             "hypothesis",
+            "ipykernel>=6.29",
             "mypy",
+            "nbclient>=0.10",
+            "nbconvert>=7.16",
             "openai[aiohttp]>=3",
             "peft>=0.20",
             "pyterrier_dr>=0.8",
