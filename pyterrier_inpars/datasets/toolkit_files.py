@@ -121,7 +121,7 @@ def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Pat
     with atomic_text(path) as out:
         for number, row in enumerate(rows, start=1):
             at = f"row {number} (qid {row.get('qid')!r})"
-            record = {name: value for name, value in row.items() if not _missing(value)}
+            record = {name: value for name, value in row.items() if not missing(value)}
             for column in ("docno", "query"):
                 if column not in record:
                     raise ValueError(f"{at} lacks {column}: it has only {list(record)}")
@@ -164,7 +164,7 @@ def read_triples(path: str | Path) -> pd.DataFrame:
         FileNotFoundError: The file does not exist.
     """
     columns = ("query", "positive text", "negative text")
-    return _examples(
+    return judged_texts(
         path,
         (
             judged
@@ -230,7 +230,7 @@ def read_pairs(path: str | Path) -> pd.DataFrame:
                 raise ValueError(f"{where}: label must be 0 or 1, not {label!r}")
             yield query, passage, int(label.strip())
 
-    return _examples(path, judged())
+    return judged_texts(path, judged())
 
 
 def read_fewshot(path: str | Path) -> pd.DataFrame:
@@ -357,12 +357,21 @@ def _numbers(values: Any, where: str, name: str = "log_probs") -> list[float]:
     return list(map(float, values))
 
 
-def _missing(value: Any) -> bool:
+def missing(value: Any) -> bool:
+    """Returns whether a value of a row is None, NaN or ``pd.NA``."""
     return value is None or value is pd.NA or (isinstance(value, Real) and math.isnan(value))
 
 
-def _examples(path: str | Path, judged: Iterable[tuple[str, str, int]]) -> pd.DataFrame:
-    """Returns training examples from query, text and label, each pair once, in input order."""
+def judged_texts(source: object, judged: Iterable[tuple[str, str, int]]) -> pd.DataFrame:
+    """Returns training examples without ids, each pair once, in input order.
+
+    Args:
+        source: Where they come from, for the warning.
+        judged: Query, text and label of each.
+
+    Returns:
+        See `read_triples`.
+    """
     queries: dict[str, int] = {}
     texts: dict[str, int] = {}
     labels: dict[tuple[int, int], int] = {}
@@ -374,8 +383,8 @@ def _examples(path: str | Path, judged: Iterable[tuple[str, str, int]]) -> pd.Da
             both.add(pair)
     if both:
         warnings.warn(
-            f"{path}: {len(both)} texts are both relevant and not relevant to the same query; they "
-            "are kept as relevant",
+            f"{source}: {len(both)} texts are both relevant and not relevant to the same query; "
+            "they are kept as relevant",
             stacklevel=3,
         )
     query_of, text_of = list(queries), list(texts)
