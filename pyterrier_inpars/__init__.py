@@ -10,6 +10,7 @@ from types import ModuleType
 
 from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.datasets.lucene import LuceneIndex
+from pyterrier_inpars.datasets.passages import PassagesToDocuments
 from pyterrier_inpars.filtering import (
     CopyFilter,
     DuplicateFilter,
@@ -69,6 +70,7 @@ __all__ = [
     "MonoT5",
     "NegativeMiner",
     "OverlapFilter",
+    "PassagesToDocuments",
     "Prompt",
     "QueryGenerator",
     "QueryLikelihood",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._passages import Sources
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
 
 
@@ -94,8 +95,8 @@ def retrieve(
         retriever: Transformer from queries to results with ``qid``, ``docno`` and ``rank`` or
             ``score``, in any order of rows.
         queries: Frame with ``qid`` (str, unique) and ``query`` (str). A column ``docno``, the
-            source documents, is used only to detect an engine that cuts ids at white space; other
-            columns are ignored.
+            source documents, is used only to detect an engine that cuts ids at white space, and
+            passages where documents are compared; other columns are ignored.
         depth: Largest number of documents for each query. The cutoff is fused into the retriever
             where possible.
         columns: Columns of the results to return besides ``docno``.
@@ -110,7 +111,8 @@ def retrieve(
         TypeError: The results are not a frame.
         ValueError: A qid or query is not a string, or a qid is a duplicate. Or the results lack a
             column, or have an unknown qid, a docno that is not a string or is cut at white space,
-            or a rank that is not a number.
+            or a rank that is not a number. Or they have documents where the queries have passages,
+            or passages where the queries have documents.
     """
     check_strings(queries, "qid", "query")
     if (duplicate := queries["qid"].duplicated()).any():
@@ -124,6 +126,7 @@ def retrieve(
     equal = {qids[0]: qids for qids in qids_of.values()}
     topics = pd.DataFrame({"qid": list(equal), "query": list(qids_of)})
     sources = [docno for docno in queries.get("docno", ()) if isinstance(docno, str)]
+    units = Sources(sources)
     with_space = {d.split()[0]: d for d in sources if d.strip() and d.split() != [d]}
     retriever = with_cutoff(retriever, depth)
     starts = range(0, len(topics), batch_size)
@@ -131,6 +134,7 @@ def retrieve(
         batch = topics[start : start + batch_size].reset_index(drop=True)
         results = applied(retriever, batch)
         _check_ids_uncut(results, with_space)
+        units.check(results.get("docno", ()))
         for qid, hits in _best_first(results, batch["qid"], depth, columns):
             for other in equal[qid]:
                 yield other, hits

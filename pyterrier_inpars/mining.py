@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._passages import document_of, passages_by_document
 from pyterrier_inpars._retrieval import check_retriever, fold, retrieve, with_cutoff
 from pyterrier_inpars._stage import (
     Stage,
@@ -50,6 +52,8 @@ class NegativeMiner(Stage):
     gives a warning, once, since the draws then cover fewer ranks.
 
     Rows with the same qid are one query with several positives. None of them becomes a negative.
+    Nor does a passage of the document that a positive is a passage of, by docnos as
+    ``pt.text.sliding`` writes them (``d1%p0``, ``d1%p1``).
 
     The draws are reproducible and depend only on the seed, the qid and the ranking of the query:
     the ranks are permuted by ``numpy.random.default_rng(n).permutation(len(ranks))``, where ``n``
@@ -244,15 +248,15 @@ class NegativeMiner(Stage):
         wanted = self.num_negatives - self._num_random
         ahead = wanted + 1
         while len(inp):
-            drawn, texts = self._draw(inp, queries, ahead, all_docnos)
+            drawn = self._draw(inp, queries, ahead, all_docnos)
             again = []
             for qid, draws in drawn.items():
                 own = queries[qid].texts
-                negatives, rejected = _admissible(draws.retrieved, texts, own, wanted)
+                negatives, rejected = _admissible(draws.retrieved, draws.texts, own, wanted)
                 if len(negatives) < wanted and len(draws.retrieved) == ahead:
                     again.append(qid)
                     continue
-                others, _ = _admissible(draws.random, texts, own, self._num_random)
+                others, _ = _admissible(draws.random, draws.texts, own, self._num_random)
                 mined[qid] = negatives + others
                 self.random_negatives += len(others)
                 self._count(draws.counts + rejected)
@@ -272,8 +276,8 @@ class NegativeMiner(Stage):
 
     def _draw(
         self, inp: pd.DataFrame, queries: dict[str, _Query], ahead: int, all_docnos: np.ndarray
-    ) -> tuple[dict[str, _Draws], dict[str, Fields]]:
-        """Returns the first draws by qid, without positives, and their texts.
+    ) -> dict[str, _Draws]:
+        """Returns the first draws by qid, without positives.
 
         Args:
             inp: Frame ``qid, query, docno`` with one row per query.
@@ -282,7 +286,7 @@ class NegativeMiner(Stage):
             all_docnos: Docnos to draw random negatives from.
         """
         drawn: dict[str, _Draws] = {}
-        texts: dict[str, Fields] = {}
+        shared: dict[str, Fields] = {}
         fields = fields_of(self.text_field)
         for qid, results in self._retrieve(inp):
             positives = queries[qid].docnos
@@ -290,18 +294,19 @@ class NegativeMiner(Stage):
             order = self._order(qid, len(hits["docno"]))
             if allowed is not None:
                 order = order[allowed[order]]
-            order = order[: ahead + len(positives)]  # that many may be positives
-            order = order[[d not in positives for d in hits["docno"][order]]][:ahead]
+            is_own = _is_own(positives)
+            others = (row for row in order if not is_own(hits["docno"][row]))
+            order = np.fromiter(islice(others, ahead), dtype=int)
             random = self._draw_random(qid, results, positives, all_docnos)
-            drawn[qid] = _Draws(hits["docno"][order], random, counts)
+            drawn[qid] = _Draws(hits["docno"][order], random, shared, counts)
             if self.texts is None:
                 check_fields(self.retriever, list(hits), fields)
                 values = zip(*(hits[name][order] for name in fields), strict=True)
-                texts.update(zip(drawn[qid].retrieved, values, strict=True))
+                drawn[qid].texts = dict(zip(drawn[qid].retrieved, values, strict=True))
         if self.texts is not None:
             docnos = {d for draws in drawn.values() for d in (*draws.retrieved, *draws.random)}
-            texts = fetch(self.texts, docnos, fields, self.verbose)
-        return drawn, texts
+            shared |= fetch(self.texts, docnos, fields, self.verbose)
+        return drawn
 
     def _retrieve(self, inp: pd.DataFrame) -> Iterator[tuple[str, list[Hits]]]:
         """Yields each qid with the results of the retrievers that found something for it."""
@@ -411,7 +416,8 @@ class NegativeMiner(Stage):
         most = 2 * self._num_random
         size = min(len(all_docnos), most + self.depth * len(self._retrievers) + len(positives))
         draws = _generator(f"{self.seed} {qid} random").choice(all_docnos, size, replace=False)
-        return [docno for docno in draws if docno not in found][:most]
+        is_own = _is_own(positives)
+        return [docno for docno in draws if docno not in found and not is_own(docno)][:most]
 
 
 @dataclass
@@ -436,11 +442,14 @@ class _Draws:
     Attributes:
         retrieved: Docnos from the results.
         random: Docnos from all other documents.
+        texts: Values of the text fields by docno. Those of results may differ between queries, such
+            as the best passage of a document.
         counts: Counts of the documents that were not drawn from, by the names of the attributes.
     """
 
     retrieved: Sequence[str]
     random: Sequence[str]
+    texts: dict[str, Fields]
     counts: Counter[str]
 
 
@@ -482,6 +491,14 @@ def _queries(inp: pd.DataFrame, texts: Sequence[str]) -> dict[str, _Query]:
         own.docnos.add(docno)
         own.texts.add(fold(text))
     return queries
+
+
+def _is_own(positives: set[str]) -> Callable[[str], bool]:
+    """Returns a function from a docno to whether it is a positive or a passage of its document."""
+    documents = passages_by_document(positives)
+    if not documents:
+        return positives.__contains__
+    return lambda docno: docno in positives or document_of(docno) in documents
 
 
 def _interleaved(windows: list[Hits]) -> Hits:
