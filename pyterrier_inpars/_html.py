@@ -1,4 +1,4 @@
-"""HTML of what a notebook shows: cards of facts, tables and histograms.
+"""HTML of what a notebook shows: cards of facts, tables, histograms and curves.
 
 The HTML has no script and loads nothing. Text has the colour of its surroundings, and areas are
 transparent or of medium brightness, so that it can be read on a light and on a dark page.
@@ -127,6 +127,48 @@ def histogram(values: Iterable[float], label: str) -> Html:
         f'<text x="{left + width}" y="{top + height + 14}" text-anchor="end">'
         f"{number(ends[1])}</text></g>"
         f'<path d="M{left} {top + height}.5h{width}" stroke="currentColor"/></svg>'
+    )
+
+
+def curve(x: Iterable[float], y: Iterable[float], label: str) -> Html:
+    """Returns a line with its points as SVG, with an alternative text; empty without two points.
+
+    Args:
+        x: Numbers in ascending order, such as steps; the axis spans all of them.
+        y: Values; those that are not finite are left out.
+        label: What the values are.
+    """
+    x = list(x)
+    points = np.array([(a, b) for a, b in zip(x, y, strict=True) if np.isfinite(b)], dtype=float)
+    if len(points) < 2:
+        return Html("")
+    width, height, left, top = 480, 110, 52, 8
+    low, high = points.min(axis=0), points.max(axis=0)
+    low[0], high[0] = min(x), max(x)
+    span = np.where(high > low, high - low, 1.0)
+    places = (points - low) / span
+    drawn = [
+        (round(left + width * a, 1), round(top + height * (1 - b), 1)) for a, b in places.tolist()
+    ]
+    line = " ".join(f"{a},{b}" for a, b in drawn)
+    dots = "".join(f'<circle cx="{a}" cy="{b}" r="2.5"/>' for a, b in drawn)
+    first, last = (number(value) for value in (points[0, 1], points[-1, 1]))
+    ends = [number(value) for value in (low[0], high[0], low[1], high[1])]
+    alternative = (
+        f"{label}: {first} at {number(points[0, 0])}, {last} at {number(points[-1, 0])}; lowest "
+        f"{ends[2]}, highest {ends[3]}"
+    )
+    return Html(
+        f'<div class="label">{text(label)}</div>'
+        f'<svg viewBox="0 0 {left + width + 12} {top + height + 20}" role="img" '
+        f'aria-label="{text(alternative)}"><title>{text(alternative)}</title>'
+        f'<polyline points="{line}" fill="none" stroke="#4a8cc7" stroke-width="1.5"/>'
+        f'<g fill="#4a8cc7">{dots}</g><g fill="currentColor" font-size="11">'
+        f'<text x="{left - 8}" y="{top + 9}" text-anchor="end">{ends[3]}</text>'
+        f'<text x="{left - 8}" y="{top + height}" text-anchor="end">{ends[2]}</text>'
+        f'<text x="{left}" y="{top + height + 16}">{ends[0]}</text>'
+        f'<text x="{left + width}" y="{top + height + 16}" text-anchor="end">{ends[1]}</text></g>'
+        f'<path d="M{left} {top + height + 3}h{width}" stroke="currentColor" opacity=".5"/></svg>'
     )
 
 

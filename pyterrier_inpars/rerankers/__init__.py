@@ -8,6 +8,7 @@ from pyterrier_inpars.rerankers.loading import load_reranker
 from pyterrier_inpars.rerankers.monot5 import MonoT5
 from pyterrier_inpars.rerankers.query_likelihood import QueryLikelihood
 from pyterrier_inpars.rerankers.rerank_top import RerankTop
+from pyterrier_inpars.rerankers.reranker_cache import RerankerCache
 from pyterrier_inpars.rerankers.vector_prf import VectorPRF
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "QueryLikelihood",
     "RerankTop",
     "Reranker",
+    "RerankerCache",
     "ScoreFusion",
     "VectorPRF",
     "load_reranker",

@@ -55,6 +55,9 @@ class SentenceTransformersReranker(Reranker):
         if network.max_seq_length != limit:
             network.max_seq_length = limit
 
+    def _input_format(self, network: Any) -> dict[str, Any]:
+        return {"max_length": network.max_seq_length}
+
     def _estimated_tokens(self, texts: Iterable[str]) -> list[float]:
         """Returns the approximate number of tokens that the network reads of each text."""
         limit = self.network.max_seq_length or np.inf

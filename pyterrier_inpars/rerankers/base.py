@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -33,6 +34,7 @@ from pyterrier_inpars._stage import (
     positive_int,
 )
 from pyterrier_inpars.rerankers._artifact import RerankerArtifact, other_artifact
+from pyterrier_inpars.rerankers._display import reranker_html
 from pyterrier_inpars.rerankers._quiet import quiet
 from pyterrier_inpars.training._finite import NotFiniteError, check_weights
 from pyterrier_inpars.training._names import check_names
@@ -355,18 +357,26 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         weights = self._trained_weights()
         return super().__repr__() + (f"@{weights[:8]}" if weights else "")
 
+    def _repr_html_(self) -> str:
+        return reranker_html(self, self._known_provenance())
+
     def _trained_weights(self) -> str:
         """Returns the fingerprint of trained weights, or an empty string; loads no network."""
-        provenance, origin = self.provenance, self._applied.get("source")
+        provenance = self._known_provenance()
+        return (provenance or {}).get("weights", "") if has_trained_weights(provenance) else ""
+
+    def _known_provenance(self) -> dict[str, Any] | None:
+        """Returns what is known of the last training without loading or downloading anything."""
+        origin = self._applied.get("source")
         if self._checkpoint is not None:
             origin = self._checkpoint[0]
-        if provenance is None or origin != self._origin:
-            file = Path(self.model, TRAINING_FILE)
-            try:
-                provenance = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                return ""
-        return provenance.get("weights", "") if has_trained_weights(provenance) else ""
+        if self.provenance is not None and origin == self._origin:
+            return self.provenance
+        try:
+            found = Path(self.model, TRAINING_FILE).expanduser().read_text(encoding="utf-8")
+            return json.loads(found)
+        except (OSError, ValueError):
+            return None
 
     def _input_settings(self) -> tuple[Any, ...]:
         """Returns the parameters that ``_adapt`` applies, after a check."""
@@ -414,6 +424,29 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
 
     def _quantize(self, network: Any) -> None:
         quantize(network, best_dtype(self.dtype, network.device), self._heads(network))
+
+    def scores_fingerprint(self) -> str:
+        """Returns a SHA-256 of what the scores of a pair depend on, for caches of scores.
+
+        These are the weights, the class, the precision and the format of the input: ``max_length``,
+        ``text_field``, prompts, pooling, template and label words as they are in effect, given or
+        stored with the model. A loaded checkpoint has the fingerprint of the reranker that was
+        saved. Batches, device and ``compile`` change scores in the last digits only, and are left
+        out. Of each weight, the first 1,024 numbers are read. Loads the network.
+        """
+        network = self.network
+        known = {
+            "class": type(self).__name__,
+            "weights": weights_fingerprint(network),
+            "dtype": "int8" if is_int8(self.dtype) else str(best_dtype(self.dtype, network.device)),
+            "text_field": fields_of(self.text_field),
+            "input": self._input_format(network),
+        }
+        return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    def _input_format(self, network: Any) -> dict[str, Any]:
+        """Returns what the network's input depends on beside query and text, for JSON."""
+        raise NotImplementedError
 
     def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno", *fields_of(self.text_field)]

@@ -183,6 +183,10 @@ class BiEncoder(SentenceTransformersReranker):
         if self.doc_prompt is not None:
             network.prompts |= dict.fromkeys(DOCUMENT_PROMPTS, self.doc_prompt)
 
+    def _input_format(self, network: Any) -> dict[str, Any]:
+        own = {"prompts": self._prompts(), "pooling": _pooling_mode(network)}
+        return super()._input_format(network) | own
+
     def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
         return (self._vectors("query", queries) * self._vectors("document", texts)).sum(axis=1)
 

@@ -208,6 +208,9 @@ class MonoT5(Reranker):
         # would sum the gradients of accumulated batches instead of averaging them.
         network.accepts_loss_kwargs = False
 
+    def _input_format(self, network: Any) -> dict[str, Any]:
+        return asdict(self._format) | {"max_length": self._limit}
+
     def _resolved_settings(self, config: Any) -> Settings:
         """Returns the given settings, completed by saved ones, then those of the model's kind."""
         given: dict[str, Any] = {} if self.template is None else {"template": self.template}

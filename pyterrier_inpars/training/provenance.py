@@ -41,6 +41,8 @@ def weights_fingerprint(network: torch.nn.Module) -> str:
     """Returns a SHA-256 of the first 1,024 numbers of each weight of a network."""
     digest = sha256()
     for name, weight in network.named_parameters():
+        if hasattr(weight, "qdata"):  # in int8 by torchao, which cannot be flattened
+            weight = weight.dequantize()
         numbers = weight.detach().flatten()[:1024].float().cpu().numpy()
         digest.update(f"{name} {tuple(weight.shape)}".encode() + numbers.tobytes())
     return digest.hexdigest()

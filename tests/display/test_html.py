@@ -130,6 +130,15 @@ def test_small_whole_numbers_have_a_bar_each():
     assert "Histogram of length (words): 4 values from 3 to 7, median 4" in page
 
 
+def test_curve():
+    page = html.curve([0, 5, 10, 12], [0.5, np.nan, 0.25, np.nan], "loss <by step>")
+    assert page.count("<circle") == 2 and Page(page).shown
+    assert "loss &lt;by step&gt;: 0.5 at 0, 0.25 at 10; lowest 0.25, highest 0.5" in page
+    assert ">12</text>" in page
+    assert html.curve([0, 5], [1.0, np.nan], "loss") == ""
+    assert "nan" not in html.curve([1, 2], [3, 3], "constant")
+
+
 def test_empty_parts_are_left_out():
     assert html.card("x", "", html.Html("")).count('class="part"') == 0
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from tiny_training import QUICK, make_examples, scores
 
 from pyterrier_inpars import SyntheticQueries
-from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5, ScoreFusion
+from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5, ScoreFusion, base
 from pyterrier_inpars.training.provenance import model_card
 
 pytestmark = [
@@ -177,3 +177,28 @@ class TestModelCard:
         changed = json.loads(json.dumps(provenance))
         changed["settings"]["reranker"]["model"] = "google-t5/t5-base"
         assert ModelCard(model_card(changed, "MonoT5")).data.base_model == "google-t5/t5-base"
+
+
+class TestHtml:
+    def test_untrained_loads_and_downloads_nothing(self, cls, models, monkeypatch):
+        monkeypatch.setattr(base, "read_json", None)
+        for model, trained in (("owner/na<me", "not known"), (models[cls], "not by this package")):
+            reranker = cls(model, max_length=64)
+            html = reranker._repr_html_()
+            assert reranker._network is None
+            assert trained in html and "<svg" not in html.split('class="inpars"')[1]
+            assert html.count('class="repr_html') == 1 and "na<me" not in html
+
+    def test_trained_and_saved(self, cls, trained, saved):
+        reranker = cls(saved[cls], dtype="float32", device="cpu")
+        for shown in (trained[cls], reranker):
+            html = shown._repr_html_()
+            assert "examples of 8 queries" in html
+            assert trained[cls].provenance["verdict"]["summary"] in html
+            assert "training loss by step" in html and "nDCG@10 of the validation by step" in html
+            assert "average (0.25 start)" in html and "nan" not in html.split('class="inpars"')[1]
+        assert reranker._network is None
+
+    def test_no_schematic(self, cls, models, monkeypatch):
+        monkeypatch.setenv("PYTERRIER_DISABLE_NOTEBOOK_SCHEMATIC", "1")
+        assert cls(models[cls])._repr_html_().startswith('<div class="inpars">')
