@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,16 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 from pyterrier.measures import nDCG
-from pyterrier_pisa import PisaIndex
 from scipy.stats import ttest_rel
 
 from pyterrier_inpars import (
-    BiEncoder,
     CopyFilter,
     DuplicateFilter,
+    OverlapFilter,
     QueryGenerator,
     RelevanceJudge,
     RoundTripFilter,
@@ -30,13 +31,19 @@ from pyterrier_inpars import (
     evaluation,
 )
 
-DEPTH = 50
-"""Number of results that are retrieved and reranked."""
+sys.path.append(str(Path(__file__).parents[1]))
+
+import effectiveness
+from effectiveness import BASELINE, OVERLAP, SIMILAR
+
 MIN_WORDS = 12
 """Shorter documents get no query."""
 STORED = 50
 """Number of documents after which queries are stored."""
-BASELINE = "BM25"
+KEPT = 10
+"""Number of results per query that are stored: those that nDCG@10 reads."""
+SAMPLES = 1_000
+"""Number of bootstrap samples of the queries."""
 _ANSWER = re.compile(
     r"(sure|certainly|of course|sorry|here (is|are|'s)|as an ai|i (am|can|cannot|can't)|"
     r"(the |this )?(document|passage|text|search query|relevant query|query|example)\b.{0,20}"
@@ -66,49 +73,47 @@ class Bench:
         self.arguments = arguments
         self.folder: Path = arguments.folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.dataset = datasets.BeirFolder(arguments.collection)
-        corpus = [row for row in self.dataset.get_corpus_iter() if row["text"].strip()]
+        self.bench = effectiveness.Bench(arguments.collection, self.folder, arguments.documents)
+        self.dataset, self.encoder = self.bench.dataset, self.bench.mini
+        corpus = self.dataset.get_corpus_iter()
         long = [row for row in corpus if len(row["text"].split()) >= MIN_WORDS]
         self.sample = datasets.sample(long, arguments.documents, arguments.seed)
-        self.index = PisaIndex(str(self.folder / "index"), text_field="text")
-        if not self.index.built():
-            self.index.index(corpus)
-        self.encoder = BiEncoder(
-            arguments.encoder, max_length=arguments.max_length, vector_cache=len(corpus)
-        )
 
     @cached_property
     def systems(self) -> dict[str, pt.Transformer]:
-        """The systems to choose from, ``BASELINE`` first."""
-        bm25 = self.index.bm25(num_results=DEPTH)
-        candidates = bm25 >> self.dataset.text_loader()
+        """The systems to choose from, ``BASELINE`` first.
+
+        They are those of effectiveness.py, by default without the second encoder and without
+        feedback, which take most of the time.
+        """
+        systems = self.bench.systems
+        if self.arguments.all_systems:
+            return systems
         return {
-            BASELINE: bm25,
-            "BM25 k1=1.2 b=0.75": self.index.bm25(k1=1.2, b=0.75, num_results=DEPTH),
-            "DPH": self.index.dph(num_results=DEPTH),
-            "query likelihood": self.index.qld(num_results=DEPTH),
-            "MiniLM": candidates >> self.encoder,
-            "BM25 + MiniLM": candidates >> ScoreFusion(self.encoder),
+            name: system
+            for name, system in systems.items()
+            if "feedback" not in name and "mpnet" not in name
         }
 
     def generate(self, run: Run) -> tuple[pd.DataFrame, dict[str, Any]]:
         """Writes the queries of a run, or reads those of an earlier call.
 
         Returns:
-            The queries, and ``seconds, copied, empty`` of the generation. A resumed run has no
-            seconds, and the counts of its last part.
+            The queries, and ``seconds`` (of CPU time), ``copied`` and ``empty`` of the generation.
+            There are no seconds of a resumed run, whose counts are those of its last part, and of a
+            server.
         """
         queries = SyntheticQueries(self.folder / f"{slug(run.name)}.queries", shard_size=STORED)
         file = self.folder / f"{slug(run.name)}.json"
         if not queries.built():
             say(f"generate: {run.name}")
-            resumed = queries.path.exists()
+            resumed, is_server = queries.path.exists(), run.model.startswith("http")
             generator = QueryGenerator(run.model, **run.options)
             generator(pd.DataFrame(self.sample[:1]))  # loads the model
-            before, start = (generator.copied, generator.empty), time.perf_counter()
+            before, start = (generator.copied, generator.empty), time.process_time()
             (generator >> queries).index(self.sample)
             counts = {
-                "seconds": None if resumed else time.perf_counter() - start,
+                "seconds": None if resumed or is_server else time.process_time() - start,
                 "copied": generator.copied - before[0],
                 "empty": generator.empty - before[1],
             }
@@ -116,32 +121,50 @@ class Bench:
         counts = json.loads(file.read_text()) if file.exists() else {}
         return queries.get_results(), counts
 
-    def values(self, name: str, topics: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
-        """Returns nDCG@10 by query (row) and system (column)."""
+    def results(self, name: str, topics: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Returns the first results of each system for topics."""
 
         def compute() -> pd.DataFrame:
-            rows = pt.Experiment(
-                list(self.systems.values()),
-                topics[["qid", "query"]],
-                qrels[["qid", "docno", "label"]],
-                [nDCG @ 10],
-                names=list(self.systems),
-                perquery=True,
-            )
-            return rows.pivot(index="qid", columns="name", values="value").fillna(0.0)
+            found = {
+                system: (transformer % KEPT)(topics[["qid", "query"]])
+                for system, transformer in self.systems.items()
+            }
+            parts = [run[["qid", "docno", "score"]].assign(system=s) for s, run in found.items()]
+            return pd.concat(parts, ignore_index=True)
 
-        return self.stored(f"{slug(name)}-values", compute)[list(self.systems)]
+        stored = dict(iter(self.stored(f"{slug(name)}-results", compute).groupby("system")))
+        return {system: stored[system] for system in self.systems}
 
+    def values(self, name: str, topics: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
+        """Returns nDCG@10 by query (row) and system (column)."""
+        results = self.results(name, topics)
+        rows = pt.Experiment(
+            list(results.values()),
+            topics[["qid", "query"]],
+            qrels[["qid", "docno", "label"]],
+            [nDCG @ 10],
+            names=list(results),
+            perquery=True,
+        )
+        table = rows.pivot(index="qid", columns="name", values="value").fillna(0.0)
+        return table[list(results)]
+
+    @cached_property
     def of_topics(self) -> pd.DataFrame:
-        """Returns nDCG@10 by human topic and system."""
-        qrels = self.dataset.get_qrels()
-        topics = self.dataset.get_topics()
-        topics = topics[topics["qid"].isin(qrels["qid"])]
-        return self.values("topics", as_topics(topics), qrels)
+        """nDCG@10 by human topic and system."""
+        return self.values("topics", as_topics(self.bench.topics), self.bench.qrels)
 
-    def of_queries(self, name: str, queries: pd.DataFrame) -> pd.DataFrame:
-        """Returns nDCG@10 by synthetic query and system."""
-        return self.values(name, as_topics(queries), queries.assign(label=1))
+    @cached_property
+    def similar(self) -> pd.DataFrame:
+        """The documents that are similar to those of the sample, as qrels of their docnos."""
+
+        def compute() -> pd.DataFrame:
+            sources = pd.DataFrame(self.sample)
+            sources = sources.assign(qid=sources["docno"], query=sources["text"])
+            retriever = self.bench.first >> ScoreFusion(self.encoder)
+            return evaluation.similar_qrels(sources, retriever, SIMILAR)
+
+        return self.stored("similar", compute)
 
     def grades(self, name: str, queries: pd.DataFrame) -> pd.Series:
         """Returns the grades that the instruct model gives queries, by qid."""
@@ -166,34 +189,60 @@ class Bench:
         return share(RoundTripFilter(self.systems[BASELINE], k), queries)
 
     def choice(self, name: str, queries: pd.DataFrame, kept: pd.DataFrame) -> dict[str, Any]:
-        """Returns how well a part of a run's queries chooses a system, and which one.
+        """Returns how well a part of a run's queries chooses a system.
+
+        With the source documents as the only relevant ones, and as effectiveness.md recommends:
+        without queries that overlap with their document, and with similar documents.
 
         Args:
             name: Name of the run.
             queries: All its queries.
             kept: The queries that choose.
         """
-        human = self.of_topics()
-        synthetic = self.of_queries(name, queries)
-        synthetic = synthetic[synthetic.index.isin(kept["qid"])]
-        if synthetic.empty:
-            return {"choose with": 0}
-        found = evaluation.agreement_of_values(synthetic, human)
-        baseline, chosen = human[BASELINE], human[found.chosen]
+        topics = as_topics(queries)
+        source = self.values(name, topics, queries.assign(label=1))
+        similar = self.similar.rename(columns={"qid": "source", "docno": "found"})
+        similar = queries.merge(similar, left_on="docno", right_on="source")
+        similar = similar[["qid", "found", "label"]].rename(columns={"found": "docno"})
+        values = self.values(name, topics, similar)
+        hard = OverlapFilter(OVERLAP)(kept)
         return {
-            "choose with": len(synthetic),
-            "BM25": synthetic[BASELINE].mean(),
-            "tau": found.kendall_tau,
-            "regret": f"{found.relative_regret:.1%}",
-            "chosen": found.chosen,
-            "topics": chosen.mean(),
-            "p": "" if found.chosen == BASELINE else f"{ttest_rel(chosen, baseline).pvalue:.1g}",
+            "choose with": len(kept),
+            "BM25": source[source.index.isin(kept["qid"])][BASELINE].mean(),
+            **self.choice_of(source[source.index.isin(kept["qid"])], "source"),
+            "hard": len(hard),
+            **self.choice_of(values[values.index.isin(hard["qid"])], "similar"),
+        }
+
+    def choice_of(self, values: pd.DataFrame, title: str) -> dict[str, Any]:
+        """Returns tau with its 95 % interval over queries, and the gain of the chosen system."""
+        if values.empty:
+            return {}
+        human = self.of_topics
+        found = evaluation.agreement_of_values(values, human)
+        low, high = tau_interval(values, human)
+        chosen, baseline = human[found.chosen], human[BASELINE]
+        p = "" if found.chosen == BASELINE else f", p={ttest_rel(chosen, baseline).pvalue:.1g}"
+        return {
+            f"tau, {title}": f"{found.kendall_tau:.2f} ({low:.2f} to {high:.2f})",
+            f"gain, {title}": f"{found.relative_gain:+.1%}{p}",
         }
 
 
+def tau_interval(synthetic: pd.DataFrame, human: pd.DataFrame) -> tuple[float, float]:
+    """Returns the 95 % bootstrap interval of tau over synthetic queries."""
+    rng = np.random.default_rng(0)
+    rows, means = synthetic.to_numpy(), human.mean().to_numpy()
+    taus = [
+        evaluation.kendall_tau(rows[rng.integers(len(rows), size=len(rows))].mean(0), means)
+        for _ in range(SAMPLES)
+    ]
+    return tuple(np.nanquantile(taus, [0.025, 0.975]))
+
+
 def compare(bench: Bench, runs: list[Run]) -> None:
-    """Prints what each run writes, and what its queries are worth."""
-    written, worth = [], []
+    """Prints what each run writes, how hard its queries are, and how well they choose."""
+    written, hard, chosen = [], [], []
     first: pd.DataFrame | None = None
     for run in runs:
         queries, counts = bench.generate(run)
@@ -205,8 +254,7 @@ def compare(bench: Bench, runs: list[Run]) -> None:
         queries["overlap"] = evaluation.overlap(queries)
         queries["grade"] = queries["qid"].map(bench.grades(run.name, judged))
         first = queries if first is None else first
-        usable = (CopyFilter() >> DuplicateFilter())(queries)
-        worth.append(
+        hard.append(
             {
                 "run": run.name,
                 "overlap": queries["overlap"].mean(),
@@ -215,11 +263,13 @@ def compare(bench: Bench, runs: list[Run]) -> None:
                 "found@10": bench.found(queries, 10),
                 "grade": queries["grade"].mean(),
                 "p grade": p_value(first, queries, "grade"),
-                **bench.choice(run.name, queries, usable),
             }
         )
+        usable = (CopyFilter() >> DuplicateFilter())(queries)
+        chosen.append({"run": run.name, **bench.choice(run.name, queries, usable)})
     show(bench, "What do they write?", pd.DataFrame(written))
-    show(bench, "What are the queries worth?", pd.DataFrame(worth))
+    show(bench, "How hard are the queries?", pd.DataFrame(hard))
+    show(bench, "Do they choose as human topics do?", pd.DataFrame(chosen))
 
 
 def properties(queries: pd.DataFrame, counts: dict[str, Any], answers: int) -> dict[str, Any]:
@@ -230,7 +280,7 @@ def properties(queries: pd.DataFrame, counts: dict[str, Any], answers: int) -> d
     )
     return {
         "queries": len(queries),
-        "per second": answers / seconds if seconds else None,
+        "per CPU second": answers / seconds if seconds else None,
         "not a query": None if empty is None else f"{(empty + other) / answers:.1%}",
         "leaked": None if leaked is None else f"{leaked / answers:.1%}",
         "copies": f"{1 - share(CopyFilter(), queries):.1%}",
@@ -291,7 +341,7 @@ def show(bench: Bench, title: str, table: pd.DataFrame) -> None:
     arguments = bench.arguments
     print(
         f"\n{title} {arguments.collection.name}, {len(bench.sample)} documents, "
-        f"seed {arguments.seed}, top {DEPTH}\n"
+        f"seed {arguments.seed}, {len(bench.systems)} systems\n"
     )
     print("\n".join(as_rst(table)), flush=True)
 
@@ -321,16 +371,17 @@ def arguments_of(doc: str, words: list[str] | None = None) -> argparse.Namespace
     parser.add_argument("--documents", type=int, default=300, help="documents with a query")
     parser.add_argument("--judged", type=int, default=50, help="documents with judged queries")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample of documents")
-    parser.add_argument("--max_length", type=int, default=256, help="tokens of the encoder's input")
+    parser.add_argument("--all_systems", action="store_true", help="all systems, not half of them")
     parser.add_argument("--base_model", help="Gemma 3 270M by default")
     parser.add_argument("--instruct_model", help="Qwen2.5 0.5B instruct by default")
-    parser.add_argument("--encoder", help="all-MiniLM-L6-v2 by default")
+    parser.add_argument("--small_model", help="SmolLM2 135M instruct by default")
+    parser.add_argument("--server", help="address of a server over the instruct model")
     parser.add_argument("--folder", type=Path, help="folder of queries and results")
     arguments = parser.parse_args(words)
     arguments.collection = arguments.collection.resolve()
     arguments.base_model = arguments.base_model or demo.language_model()
     arguments.instruct_model = arguments.instruct_model or demo.instruct_model()
-    arguments.encoder = arguments.encoder or demo.encoder()
+    arguments.small_model = arguments.small_model or demo.small_instruct_model()
     arguments.folder = arguments.folder or Path(f"inpars-comparisons-{arguments.collection.name}")
     return arguments
 

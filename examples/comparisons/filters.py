@@ -2,10 +2,12 @@
 
     python examples/comparisons/filters.py path/to/collection
 
-The queries are those of the base model with the prompt ``three-shot``. Scores, reranker and judge
-keep the better half. Queries and results are stored in ``--folder``, and a later call resumes
-after them.
+The queries are those of the base model with the prompt ``three-shot``. Scores, reranker,
+likelihood and judge keep the better half. Queries and results are stored in ``--folder``, and a
+later call resumes after them.
 """
+
+from typing import Any
 
 import pandas as pd
 import pyterrier as pt
@@ -15,6 +17,7 @@ from pyterrier_inpars import (
     CopyFilter,
     DuplicateFilter,
     OverlapFilter,
+    QueryLikelihood,
     RoundTripFilter,
     ScoreFilter,
     evaluation,
@@ -25,17 +28,16 @@ def compare_filters(bench: Bench) -> None:
     """Prints what each filter leaves of the queries."""
     run = Run("base, three-shot", bench.arguments.base_model, {"prompt": "three-shot"})
     queries, _ = bench.generate(run)
-    rows = []
+    left, chosen = [], []
     for name, kept in filtered(bench, run, queries).items():
-        worth = bench.choice(run.name, queries, kept)
+        counts: dict[str, Any] = {"filter": name, "queries": len(kept)}
         if len(kept):
-            worth = {
-                "overlap": evaluation.overlap(kept).mean(),
-                "found@10": bench.found(kept, 10),
-                **worth,
-            }
-        rows.append({"filter": name, **worth})
-    show(bench, "What does each filter leave?", pd.DataFrame(rows))
+            overlap, found = evaluation.overlap(kept).mean(), bench.found(kept, 10)
+            counts |= {"overlap": overlap, "found@10": found}
+            chosen.append({"filter": name, **bench.choice(run.name, queries, kept)})
+        left.append(counts)
+    show(bench, "What does each filter leave?", pd.DataFrame(left))
+    show(bench, "Do these queries choose as human topics do?", pd.DataFrame(chosen))
 
 
 def filtered(bench: Bench, run: Run, queries: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -52,10 +54,14 @@ def filtered(bench: Bench, run: Run, queries: pd.DataFrame) -> dict[str, pd.Data
         "scores": ScoreFilter(half),
         "reranker": bench.encoder >> ScoreFilter(half),
     }
+    likelihood = bench.stored(
+        "likelihood", lambda: QueryLikelihood(bench.arguments.instruct_model)(queries)
+    )
     return {
         "none": queries,
         "random half": queries.sample(half, random_state=bench.arguments.seed),
         **{name: stage(queries) for name, stage in filters.items()},
+        "likelihood": ScoreFilter(half)(likelihood),
         "judge": ScoreFilter(half)(queries.assign(score=grades)),
     }
 

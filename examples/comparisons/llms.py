@@ -2,8 +2,10 @@
 
     python examples/comparisons/llms.py path/to/collection
 
-The instruct model is prompted twice: as a base model, and by its chat template. All get the same
-documents. Queries and results are stored in ``--folder``, and a later call resumes after them.
+The instruct models are prompted twice: as base models, and by their chat templates. With the
+address of an OpenAI-compatible server over the instruct model (``--server``), its queries are
+compared too. All get the same documents. Queries and results are stored in ``--folder``, and a
+later call resumes after them.
 """
 
 import argparse
@@ -13,12 +15,21 @@ from _measure import Bench, Run, arguments_of, compare, start
 
 def runs(arguments: argparse.Namespace) -> list[Run]:
     """Returns the runs; the first one is the baseline of the p-values."""
-    base, instruct = arguments.base_model, arguments.instruct_model
-    return [
-        Run("base, three-shot", base, {"prompt": "three-shot"}),
-        Run("instruct, three-shot", instruct, {"prompt": "three-shot"}),
-        Run("instruct, chat", instruct, {"prompt": "chat"}),
+    models = {
+        "base": arguments.base_model,
+        "small instruct": arguments.small_model,
+        "instruct": arguments.instruct_model,
+    }
+    base = [Run(f"{name}, three-shot", m, {"prompt": "three-shot"}) for name, m in models.items()]
+    chat = [
+        Run(f"{name}, chat", models[name], {"prompt": "chat"})
+        for name in ("small instruct", "instruct")
     ]
+    if arguments.server:
+        # llama.cpp's server computes one answer at a time
+        options = {"prompt": "chat", "concurrency": 1, "tokenizer": arguments.instruct_model}
+        chat.append(Run("instruct, chat, server", arguments.server, options))
+    return [*base, *chat]
 
 
 if __name__ == "__main__":

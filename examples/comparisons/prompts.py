@@ -11,7 +11,7 @@ import argparse
 
 from _measure import Bench, Run, arguments_of, compare, start
 
-from pyterrier_inpars import StaticPrompt
+from pyterrier_inpars import ChatPrompt, StaticPrompt, load_prompt
 
 HOW = StaticPrompt("Abstract: {document}\n\nA researcher asks: how {query}")
 TYPES = ("question", "keywords", "claim", "title")
@@ -21,11 +21,14 @@ def runs(arguments: argparse.Namespace) -> list[Run]:
     """Returns the runs; the first one is the baseline of the p-values."""
     base, instruct = arguments.base_model, arguments.instruct_model
     types = {name: name for name in TYPES}
+    few_shot = load_prompt("chat")
+    zero_shot = ChatPrompt(few_shot.user, system=few_shot.system)
     return [
         Run("base, three-shot", base, {"prompt": "three-shot"}),
         Run("base, zero-shot", base, {"prompt": "zero-shot"}),
         Run("base, how", base, {"prompt": HOW, "stop": ["\n", "."]}),
         Run("instruct, chat", instruct, {"prompt": "chat"}),
+        Run("instruct, chat zero-shot", instruct, {"prompt": zero_shot}),
         Run("instruct, types", instruct, {"prompt": types, "types": "one"}),
         Run(
             "instruct, chain of thought",

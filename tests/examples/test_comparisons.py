@@ -13,29 +13,38 @@ import scipy.stats
 import tiny
 import tiny_llm
 
+from pyterrier_inpars import BiEncoder
+
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore"),  # few queries, small models
 ]
 COMPARISONS = Path(__file__).parents[2] / "examples" / "comparisons"
 DOCS, DOCUMENTS = 16, 8
-NAMES = ("_measure", "llms", "prompts", "filters")
+NAMES = ("effectiveness", "_measure", "llms", "prompts", "filters")
 
 
 @pytest.fixture(scope="module")
 def scripts():
     """The modules of the comparisons by name."""
-    sys.path.insert(0, str(COMPARISONS))
+    path = list(sys.path)
+    sys.path[:0] = [str(COMPARISONS), str(COMPARISONS.parent)]
     before = {name: sys.modules.pop(name) for name in NAMES if name in sys.modules}
     yield {name: importlib.import_module(name) for name in NAMES}
-    sys.path.remove(str(COMPARISONS))
+    sys.path[:] = path
     for name in NAMES:
         del sys.modules[name]
     sys.modules.update(before)
 
 
 @pytest.fixture(scope="module")
-def measure(scripts):
+def measure(scripts, tmp_path_factory):
+    encoder = str(tiny.tiny_bert(tmp_path_factory.mktemp("bert")))
+    effectiveness = scripts["effectiveness"]
+    effectiveness.encoder = effectiveness.strong_encoder = lambda: encoder
+    effectiveness.BiEncoder = lambda model, max_length, **options: BiEncoder(
+        model, max_length=32, **options
+    )
     return scripts["_measure"]
 
 
@@ -54,15 +63,15 @@ def words(tmp_path_factory):
     (folder / "tiny" / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n")
     base = tiny_llm.save(folder / "base", "llama")
     instruct = chat_templates.save(folder / "instruct", chat_templates.QWEN)
+    models = {"base": base, "small": instruct, "instruct": instruct}
     for path in (base, instruct):  # the prompts are longer than 512 tokens of these models
         config = json.loads((Path(path) / "config.json").read_text())
         config["max_position_embeddings"] = 8192
         (Path(path) / "config.json").write_text(json.dumps(config))
     return [
         str(folder / "tiny"),
-        *(f"--documents={DOCUMENTS}", "--judged=4", "--max_length=32"),
-        *(f"--base_model={base}", f"--instruct_model={instruct}"),
-        *(f"--encoder={tiny.tiny_bert(folder / 'bert')}", f"--folder={folder / 'results'}"),
+        *(f"--documents={DOCUMENTS}", "--judged=4", f"--folder={folder / 'results'}"),
+        *(f"--{name}_model={path}" for name, path in models.items()),
     ]
 
 
@@ -75,12 +84,12 @@ def test_runs_are_compared_and_stored(scripts, measure, words, monkeypatch, caps
     ]
     measure.compare(measure.Bench(arguments), runs)
     shown = tables(capsys.readouterr().out)
-    assert len(shown) == 2
+    assert len(shown) == 3
     bench = measure.Bench(arguments)
     written = [run.name for run in runs if len(bench.generate(run)[0])]
     assert len(written) > 1
     assert [row[0] for row in shown[0][1:]] == [run.name for run in runs]
-    assert [row[0] for row in shown[1][1:]] == written
+    assert [row[0] for row in shown[1][1:]] == [row[0] for row in shown[2][1:]] == written
     for run in runs:
         assert set(bench.generate(run)[0]["docno"]) <= {row["docno"] for row in bench.sample}
 
@@ -103,10 +112,13 @@ def test_filters_are_compared(scripts, measure, words, capsys):
     bench.folder = bench.folder / "filters"
     bench.folder.mkdir()
     filters.compare_filters(bench)
-    (rows,) = tables(capsys.readouterr().out)
-    left = {row[0]: int(row[rows[0].index("choose with")]) for row in rows[1:]}
+    rows, chosen = tables(capsys.readouterr().out)
+    left = {row[0]: int(row[rows[0].index("queries")]) for row in rows[1:]}
+    assert [row[0] for row in chosen[1:]] == [name for name, count in left.items() if count]
+    assert "tau, similar" in chosen[0] and len(chosen) > 5
     assert left["none"] == DOCUMENTS and left["copies"] == DOCUMENTS - 3
-    assert left["scores"] == left["judge"] == left["random half"] == DOCUMENTS // 2
+    halves = ("scores", "reranker", "likelihood", "judge", "random half")
+    assert {left[name] for name in halves} == {DOCUMENTS // 2}
     assert left["round trip, top 1"] <= left["round trip, top 10"]
 
 
@@ -139,7 +151,7 @@ def test_shares_are_of_all_answers(measure):
         }
     )
     found = measure.properties(queries, {"seconds": 2.0, "copied": 3, "empty": 1}, 8)
-    assert found["queries"] == 4 and found["per second"] == 4
+    assert found["queries"] == 4 and found["per CPU second"] == 4
     assert found["not a query"] == "25.0%" and found["leaked"] == "37.5%"
     assert found["copies"] == "25.0%" and found["duplicates"] == "25.0%"
     assert found["words"] == pytest.approx((3 + 3 + 2 + 3) / 4)
