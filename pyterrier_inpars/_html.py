@@ -36,7 +36,8 @@ div.inpars .rows thead th{font-weight:600;border-bottom:1px solid rgba(128,128,1
  overflow-wrap:normal}
 div.inpars .rows td{border-bottom:1px solid rgba(128,128,128,.25);min-width:3em}
 div.inpars.inpars .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-div.inpars pre{white-space:pre-wrap;overflow-wrap:anywhere;max-height:20em;overflow-y:auto;
+div.inpars.inpars pre{white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;
+ font-family:ui-monospace,monospace;max-height:20em;overflow-y:auto;
  margin:0;padding:6px 8px;font-size:12px;color:inherit;border-radius:4px;
  background:rgba(128,128,128,.12)}
 div.inpars svg{display:block;width:100%;max-width:32em;height:auto}
