@@ -29,8 +29,8 @@ div.inpars .part{overflow-x:auto;margin:8px 0 0}
 div.inpars table{border-collapse:collapse;margin:0;font-size:inherit;color:inherit}
 div.inpars caption,div.inpars .label{caption-side:top;text-align:start;padding:0 0 3px;
  color:inherit;opacity:.75}
-div.inpars.inpars th,div.inpars.inpars td{text-align:start;vertical-align:top;padding:2px 14px 2px 0;
- unicode-bidi:plaintext;overflow-wrap:anywhere}
+div.inpars.inpars th,div.inpars.inpars td{text-align:start;vertical-align:top;
+ padding:2px 14px 2px 0;unicode-bidi:plaintext;overflow-wrap:anywhere}
 div.inpars .facts th{font-weight:400;opacity:.75;white-space:nowrap}
 div.inpars .rows thead th{font-weight:600;border-bottom:1px solid rgba(128,128,128,.6);
  overflow-wrap:normal}
