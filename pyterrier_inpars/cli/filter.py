@@ -34,8 +34,8 @@ from pyterrier_inpars.filtering import (
 from pyterrier_inpars.rerankers import load_reranker
 
 EXAMPLE = r"""
-pyterrier-inpars filter --input queries.jsonl --filter_strategy round_trip \
-    --dataset collection --output filtered.jsonl
+pyterrier-inpars filter --input queries.jsonl \
+    --filter_strategy scores --keep_top_k 1000 --output filtered.jsonl
 """
 
 

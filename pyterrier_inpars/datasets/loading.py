@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.datasets.collections import BeirFolder, Collection, Files, IrDatasets
 from pyterrier_inpars.datasets.lucene import PyseriniProvider
@@ -55,8 +56,8 @@ def collection(
             found = IrDatasets(name.removeprefix("irds:"), text=text)  # type: ignore[arg-type]
     except KeyError:
         raise ValueError(
-            f"{name!r} is not a file or folder, not known to {source}, and not a BEIR collection "
-            f"({', '.join(beir.COLLECTIONS)})"
+            f"{name!r} is not a file or folder, not known to {source}, and not a BEIR collection: "
+            f"{did_you_mean(name, beir.COLLECTIONS)}they are {', '.join(beir.COLLECTIONS)}"
         ) from None
     if docno is not None or (lucene and text is not None):
         raise ValueError(

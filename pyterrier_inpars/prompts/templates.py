@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 
 from pyterrier_inpars import _html
+from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars._retrieval import clean
 from pyterrier_inpars._stage import check_columns, check_strings, lone_surrogate, positive_int
 from pyterrier_inpars.backends.base import NEWLINE
@@ -337,7 +338,9 @@ def load_prompt(name: str, **options: Any) -> Prompt:
         return Prompt.load(published.templates(), name, **options)
     entries = _shipped()
     if name not in entries:
-        raise ValueError(f"there is no prompt {name!r}; there are: {', '.join(prompt_names())}")
+        hint = did_you_mean(name, prompt_names())
+        known = ", ".join(prompt_names())
+        raise ValueError(f"there is no prompt {name!r}; {hint}there are: {known}")
     if name.startswith(_PROMPTAGATOR) and "examples" not in options:
         collection = name.removeprefix(_PROMPTAGATOR)
         options["examples"] = published.fewshot_examples(collection)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
+
+from pyterrier_inpars._names import did_you_mean
 
 
 def check_names(what: str, given: Iterable[str], known: Collection[str], whose: str) -> None:
@@ -20,6 +21,6 @@ def check_names(what: str, given: Iterable[str], known: Collection[str], whose: 
     """
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise TypeError(f"{what} has no option {name!r}: {hint}See {whose}")
+            raise TypeError(
+                f"{what} has no option {name!r}: {did_you_mean(name, known)}See {whose}"
+            )
