@@ -95,6 +95,11 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
         help="JSON Lines file (.jsonl, .jsonl.gz); any other name is a folder of SyntheticQueries.",
     ),
     click.option(
+        "--keep_answer",
+        is_flag=True,
+        help="Store the model's whole text too, in the column `answer`.",
+    ),
+    click.option(
         "--shard_size", type=COUNT, default=1000, help="Number of documents per stored shard."
     ),
     click.option(
@@ -126,7 +131,7 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
     click.option(
         "--prompt",
         type=PROMPT,
-        default="inpars",
+        default="auto",
         help="Name of a prompt, or path: a YAML file with prompts, or a text file with {document} "
         "and {query}. `auto` is `chat` for an instruct model, else `three-shot`.",
     ),

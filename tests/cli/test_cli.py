@@ -412,6 +412,13 @@ def test_fewshot_topics_are_excluded_from_the_evaluation(tmp_path, run, generate
     assert json.loads(run(*command))["NumQ"] == 2  # texts of the topics are unknown
 
 
+def test_answers_are_kept_on_request_and_the_prompt_depends_on_the_model(tmp_path, generate, run):
+    generate(tmp_path / "queries.jsonl", "--keep_answer")
+    for row in lines(tmp_path / "queries.jsonl"):
+        assert row["query"] == row["answer"].partition("\n")[0].strip()
+    assert "[default: auto]" in " ".join(run("generate", "--help").split())
+
+
 def test_static_prompts_download_no_examples(tmp_path, generate, monkeypatch):
     monkeypatch.setattr(published, "fewshot_examples", None)
     generate(tmp_path / "queries.jsonl", "--prompt", "zero-shot", "--max_prompt_length", 200,
@@ -1066,7 +1073,7 @@ def test_errors_name_options(tmp_path, fails, models, monkeypatch):
     for name in ("HTTPS_PROXY", "https_proxy"):  # nothing listens there
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path / "home"))
-    error = fails(*generate)
+    error = fails(*generate, "--prompt", "inpars")
     assert error.startswith("--prompt inpars needs a download; --prompt three-shot needs none.")
     assert "--prompt templates.yaml --prompt_name NAME" in error and "Prompt.load" not in error
 
