@@ -66,6 +66,10 @@ _DEFAULTS = {True: "chat", False: "three-shot"}
 """Names of the default prompts of instruct models and of base models."""
 MANY_COPIES = (5, 0.05)
 """Number and share of queries that repeat the prompt from which there is a warning."""
+DOC_TOKENS = 256
+"""Default of ``max_doc_tokens``."""
+MANY_TRUNCATED = (5, 0.2)
+"""Number and share of documents above that default from which there is a warning."""
 MANY_CUT = (5, 0.2)
 """Number and share of answers that end before the query from which there is a warning."""
 ESTIMATE_BATCH = 1_000
@@ -194,6 +198,8 @@ class QueryGenerator(ModelStage, DocumentStage):
             the name of its model.
 
     Attributes:
+        truncated: Number of documents that the model did not see to the end, because of
+            ``max_doc_tokens`` or ``context``.
         empty: Number of queries that were not generated or were empty.
         copied: Number of queries that were dropped because they repeat an example of the prompt.
         failed: Errors by docno, of prompts that failed for good on a runtime that skips them.
@@ -206,7 +212,7 @@ class QueryGenerator(ModelStage, DocumentStage):
     """
 
     schematic = {"label": "QueryGenerator", "help_url": None}
-    _counters = ("empty", "copied", "_queries")
+    _counters = ("empty", "copied", "_queries", "truncated", "_documents")
     _converters = {
         "prompt": _as_prompts,
         "types": _as_types,
@@ -225,7 +231,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         types: str = "all",
         num_queries: int = 1,
         sampling: Sampling | Mapping[str, Any] | None = None,
-        max_doc_tokens: int = 256,
+        max_doc_tokens: int = DOC_TOKENS,
         max_new_tokens: int = 64,
         stop: str | Sequence[str] | None = None,
         extract: Extract | None = None,
@@ -254,6 +260,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         self.verbose = verbose
         self.empty = 0
         self.copied = 0
+        self.truncated = self._documents = 0
         self.failed: dict[str, str] = {}
         self._queries = 0
         self._cut = 0
@@ -337,8 +344,14 @@ class QueryGenerator(ModelStage, DocumentStage):
         types = 1 if self.types == "one" else len(self._prompts())
         self.empty += int((~has_text).sum()) * types * self.num_queries
         rows: list[tuple[int, dict[str, Any]]] = []
+        cut: set[int] = set()
         for name, prompt, documents, prompts in self._by_prompt(inp[has_text], texts):
             rows += self._generate(name, prompt, documents, prompts)
+            whole = zip(documents.index, texts[documents.index], prompts, strict=True)
+            cut.update(
+                row for row, text, shown in whole if shown != prompt.build(" ".join(text.split()))
+            )
+        self._count_truncated(len(cut), int(has_text.sum()))
         rows.sort(key=lambda numbered: numbered[0])  # stable: the order of types is kept
         columns = self._output_columns(list(inp.columns))
         out = as_frame([row for _, row in rows], columns)
@@ -431,6 +444,20 @@ class QueryGenerator(ModelStage, DocumentStage):
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=5)
+
+    def _count_truncated(self, truncated: int, documents: int) -> None:
+        """Counts documents, and warns once if many exceed the default limit."""
+        self.truncated += truncated
+        self._documents += documents
+        default = self.max_doc_tokens == DOC_TOKENS
+        if default and _are_many(self.truncated, self._documents, MANY_TRUNCATED):
+            self._warn_once(
+                "truncated",
+                f"{self.truncated:,} of {self._documents:,} documents "
+                f"({self.truncated / self._documents:.0%}) are longer than "
+                f"max_doc_tokens={self.max_doc_tokens}, so the model sees only their beginning: "
+                "split them into passages (datasets.Passages), or set max_doc_tokens",
+            )
 
     def _count_copies(self, copied: int, queries: int) -> None:
         """Counts dropped queries, and warns once if they are many."""

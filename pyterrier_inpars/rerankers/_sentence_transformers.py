@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +62,12 @@ class SentenceTransformersReranker(Reranker):
         """Returns the approximate number of tokens that the network reads of each text."""
         limit = self.network.max_seq_length or np.inf
         return [min(len(text) / CHARACTERS, limit) for text in texts]
+
+    def _count_batch(self, batch: dict[str, Any], rows: Sequence[int]) -> None:
+        """Counts the inputs of a batch of rows, of which XLA may repeat the last one."""
+        if "attention_mask" in batch:  # absent without a transformer
+            lengths = batch["attention_mask"].sum(dim=1)[: len(set(rows))]
+            self._count_inputs(lengths.cpu(), self.network.max_seq_length)
 
     def _write(self, path: str) -> None:
         self.network.save_pretrained(path, create_model_card=False)

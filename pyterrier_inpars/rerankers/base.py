@@ -81,6 +81,8 @@ CHECKPOINT_FILES = (
 """Names of the files of checkpoints, as a regular expression."""
 CHECKPOINT_FOLDERS = r"\d+_[A-Z]\w*"
 """Names of the folders of sentence-transformers modules, such as ``1_Pooling``."""
+MANY_TRUNCATED = (10, 0.2)
+"""Number and share of inputs that reach the model's own limit from which there is a warning."""
 NOT_FINITE = (
     "load it with another dtype, such as 'float32', or train it again with a lower learning_rate"
 )
@@ -163,6 +165,10 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
             and the name of the measure.
         verdict: Frame of the systems that were compared on the validation of the last ``fit``.
         train_loss: Mean training loss of the last ``fit``, float; ``None`` before it.
+        inputs: Number of inputs scored so far: documents, or pairs of query and document.
+        truncated: Number of those that have as many tokens as ``max_length`` allows. Nearly all of
+            them were longer and lost their end. A warning says so once if ``max_length`` is the
+            model's own and they are many.
         provenance: Dict that describes the last ``fit``: ``settings`` (of reranker, trainer and
             batches, fingerprints of examples and initial weights), ``queries`` (their number),
             ``batches`` (``steps``, ``effective_batch`` and the number of examples ``seen``),
@@ -175,6 +181,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         ValueError: A value is out of range.
     """
 
+    _counters = ("inputs", "truncated")
     _folder: str | None = None
     """Folder with the checkpoint of a copy, while it is loaded."""
     _method: str
@@ -210,6 +217,8 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         self.history: list[dict[str, float]] = []
         self.train_loss: float | None = None
         self.provenance: dict[str, Any] | None = None
+        self.inputs = self.truncated = 0
+        self._warned_of_truncation = False
         self._network: Any = None
         self._checkpoint: tuple[Any, dict[str, bytes]] | None = None  # of a copy of a trained one
         self._applied: dict[str, Any] = {}  # parameters that the network was loaded with
@@ -511,7 +520,32 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
             scores = forward(full_batch(rows, self.batch_size, device))
             # Sliced on the CPU: XLA would compile a slice for each number of rows.
             found.append(scores.cpu()[: len(rows)].float().numpy())
+        self._warn_if_truncated()
         return np.concatenate(found)[np.argsort(np.concatenate(batches))]
+
+    def _count_inputs(self, lengths: ArrayLike, limit: float | None) -> None:
+        """Counts inputs of the network, and those that have as many tokens as the limit.
+
+        Args:
+            lengths: Number of tokens of each input.
+            limit: Maximum number of tokens; ``None`` for no limit.
+        """
+        lengths = np.asarray(lengths)
+        self.inputs += len(lengths)
+        self.truncated += 0 if limit is None else int((lengths >= limit).sum())
+
+    def _warn_if_truncated(self) -> None:
+        least, share = MANY_TRUNCATED
+        many = self.truncated >= max(least, share * self.inputs)
+        if many and self.max_length is None and not self._warned_of_truncation:
+            self._warned_of_truncation = True
+            cut = self.truncated / self.inputs
+            warnings.warn(
+                f"{self.truncated:,} of {self.inputs:,} inputs ({cut:.0%}) reach the limit of "
+                f"{str(self.model)!r}, so the end of their documents was cut: split long documents "
+                "into passages (datasets.Passages), or set max_length",
+                stacklevel=5,
+            )
 
     def fit(
         self,

@@ -266,6 +266,8 @@ class BiEncoder(SentenceTransformersReranker):
 
         def forward(rows: list[int]) -> torch.Tensor:
             batch = network.preprocess([distinct[r] for r in rows], prompt=prompt, task=task)
+            if task == "document":
+                self._count_batch(batch, rows)
             vectors = network(batch_to_device(batch, network.device), task=task)
             return normalize(vectors["sentence_embedding"])
 

@@ -121,7 +121,9 @@ class CrossEncoder(SentenceTransformersReranker):
         pairs = list(zip(self._cut(queries), texts, strict=True))
 
         def forward(rows: list[int]) -> torch.Tensor:
-            return network(self._batch([pairs[r] for r in rows]))["scores"].view(-1)
+            batch = self._batch([pairs[r] for r in rows])
+            self._count_batch(batch, rows)
+            return network(batch)["scores"].view(-1)
 
         lengths = self._estimated_tokens(query + text for query, text in pairs)
         return self._in_batches(lengths, forward)

@@ -276,6 +276,7 @@ class MonoT5(Reranker):
         for i in range(0, len(queries), AT_ONCE):
             rows = self._rows(queries[i : i + AT_ONCE], texts[i : i + AT_ONCE])
             ids += [np.array(row, dtype=np.int32) for row in rows]
+        self._count_inputs([len(row) for row in ids], self._limit)
 
         with self._only_label_logits() as words:
 
