@@ -187,7 +187,7 @@ def funnel(pipeline: pt.Transformer, queries: pd.DataFrame | None = None) -> pd.
         One row per stage, in order: ``stage`` (name of the filter), ``seen``, ``dropped`` and
         ``kept`` (numbers of rows), and ``share`` (``kept / seen``; missing for no rows). A
         `QueryGenerator` has two rows, for empty answers and for copies of the prompt's examples; a
-        `NegativeMiner` counts queries.
+        `NegativeMiner` counts queries, and `TeacherScores` lists.
 
     Raises:
         TypeError: ``pipeline`` is not a transformer.

@@ -56,6 +56,7 @@ class TeacherScores(Stage):
     """
 
     schematic = {"label": "TeacherScores", "help_url": None}
+    _counters = ("seen", "dropped_by_rank", "dropped_by_score")
 
     def __init__(
         self,
@@ -83,6 +84,11 @@ class TeacherScores(Stage):
         self.seen = 0
         self.dropped_by_rank = 0
         self.dropped_by_score = 0
+
+    def _drops(self) -> list[tuple[str, int, int]]:
+        seen, by_rank, by_score = map(self._last, self._counters)
+        name = type(self).__name__
+        return [(f"{name}: rank", seen, by_rank), (f"{name}: score", seen - by_rank, by_score)]
 
     def _required_columns(self) -> list[str]:
         label = [] if self.max_source_rank is None else ["label"]

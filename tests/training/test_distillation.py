@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import make_examples
 
-from pyterrier_inpars import NegativeMiner, distributed
+from pyterrier_inpars import NegativeMiner, distributed, funnel
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
 from pyterrier_inpars.training.distillation import TeacherScores
 
@@ -99,6 +99,7 @@ class TestTeacherScores:
         kept = {row[0] for row in plain(rows, rank, percentile)}
         assert found == [row for row in rows if row[0] in kept]
         assert stage.seen - stage.dropped_by_rank - stage.dropped_by_score == len(kept)
+        assert funnel(stage)["dropped"].tolist() == [stage.dropped_by_rank, stage.dropped_by_score]
 
     def test_no_list_remains(self, lists):
         found = TeacherScores()(lists[lists["qid"] == "b"])
