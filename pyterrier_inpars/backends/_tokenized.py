@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyterrier_inpars._hub import resolved
+from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.backends._chat import encode, turn_end, with_template_options
 from pyterrier_inpars.backends.base import (
@@ -64,16 +65,12 @@ class TokenizedBackend:
     @functools.cached_property
     def tokenizer(self) -> Any:
         """Tokenizer of the model, loaded on first use."""
-        from transformers import AutoTokenizer
-
-        return with_template_options(self._load(AutoTokenizer), self.template_options)
+        return with_template_options(self._load("AutoTokenizer"), self.template_options)
 
     @functools.cached_property
     def _config(self) -> Any:
         """Configuration of the model, which can be read without its weights."""
-        from transformers import AutoConfig
-
-        return self._load(AutoConfig)
+        return self._load("AutoConfig")
 
     @functools.cached_property
     def context(self) -> int | None:
@@ -166,10 +163,14 @@ class TokenizedBackend:
             return str(path.parent), {**self._hub, "gguf_file": path.name}
         return source, self._hub
 
-    def _load(self, auto_class: Any, **options: Any) -> Any:
+    def _load(self, auto_class: str, **options: Any) -> Any:
+        """Loads what a class of transformers, given by its name, makes of the model."""
         try:
             source, own = self._source
-            return auto_class.from_pretrained(source, **own, **options)
+            with quiet():
+                import transformers
+
+                return getattr(transformers, auto_class).from_pretrained(source, **own, **options)
         except Exception as error:  # a damaged file can raise any error
             raise self._not_loaded(error) from error
 

