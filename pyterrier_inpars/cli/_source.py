@@ -128,6 +128,8 @@ class Source:
         """Returns where the index is kept; a changed file of the collection has another path."""
         corpus = Path(str(self.dataset)).expanduser()
         files = [corpus] if corpus.is_file() else sorted(corpus.glob("corpus.jsonl*"))
+        if corpus.is_dir() and isinstance(texts := self.collection(), datasets.TextFolder):
+            files = list(texts.files().values())
         states = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         source: Any = states or [self.dataset, self.dataset_source]
         key = json.dumps(

@@ -17,7 +17,7 @@ LAYERS = [  # from the bottom to the top; a room may import those below its own 
     ["datasets"],
     ["prompts"],
     ["evaluation", "filtering", "generation", "judging", "mining", "rerankers"],
-    ["demo", "distributed"],
+    ["demo", "distributed", "report"],
     ["pyterrier_inpars"],
     ["cli"],
     ["__main__"],

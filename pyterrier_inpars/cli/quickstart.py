@@ -1,0 +1,208 @@
+"""``quickstart``: from a folder of text files to a choice of a system, and a report."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_inpars import datasets, demo, evaluation
+from pyterrier_inpars.cli._help import Command, section
+from pyterrier_inpars.cli._native_output import silenced
+from pyterrier_inpars.cli._options import (
+    COUNT,
+    FOLDER,
+    MODEL,
+    demo_or_name,
+    output_folder,
+)
+from pyterrier_inpars.datasets import Collection, TextFolder, toolkit_files
+from pyterrier_inpars.filtering import CopyFilter, DuplicateFilter, LengthFilter, OverlapFilter
+from pyterrier_inpars.generation import QueryGenerator
+from pyterrier_inpars.prompts.templates import StaticPrompt
+from pyterrier_inpars.queries.artifact import SyntheticQueries
+from pyterrier_inpars.report import report
+from pyterrier_inpars.rerankers import BiEncoder, ScoreFusion, VectorPRF
+
+EXAMPLE = r"""
+pyterrier-inpars quickstart my_notes --output my_report
+"""
+# The prompt contains the beginning of the query. Without it, a model this small copies the first
+# words of the document.
+PROMPT = StaticPrompt("Text: {document}\n\nA reader asks: how {query}")
+DOCUMENT_TOKENS = 128
+"""Number of tokens of a document that the language model reads."""
+ENCODER_TOKENS = 256
+"""Number of tokens that an encoder reads."""
+WORDS_READ = 190
+"""Number of English words that have about ``ENCODER_TOKENS`` tokens."""
+DEPTH = 100
+"""Number of documents that the systems rerank."""
+
+
+@click.command(cls=Command, example=EXAMPLE)
+@click.argument("collection", metavar="FOLDER")
+@section(
+    "Collection and result",
+    click.option(
+        "--output",
+        type=FOLDER,
+        required=True,
+        callback=output_folder,
+        help="Folder for the queries, the choice and the report.",
+    ),
+    click.option(
+        "--encoding",
+        help="Encoding of text files that are not in UTF-8 and have no byte order mark, such as "
+        "cp1252. By default, such files are left out.",
+    ),
+)
+@section(
+    "Queries",
+    click.option(
+        "--documents", type=COUNT, default=200, help="Number of documents to write a query for."
+    ),
+    click.option(
+        "--base_model",
+        "model",
+        type=MODEL,
+        default="demo",
+        help="Language model: `demo` (Gemma 3 270M), or name on the hub, or path.",
+    ),
+    click.option(
+        "--encoder",
+        type=MODEL,
+        default="demo",
+        help="Encoder of the reranking systems: `demo` (MiniLM), or name on the hub, or path.",
+    ),
+    click.option("--seed", default=0, help="Random seed of the documents."),
+)
+def quickstart(
+    collection: str,
+    output: str,
+    encoding: str | None,
+    documents: int,
+    model: str,
+    encoder: str,
+    seed: int,
+) -> None:
+    """Choose the best system for a folder of text files.
+
+    FOLDER has text files (.txt, .md), in subfolders too, or is a collection in BEIR's layout. A
+    language model writes a query for each of some documents, filters drop the poor ones, and on the
+    others BM25, an encoder, their fusion, and feedback are compared without labels.
+
+    Running the same command again resumes an interrupted run. With the demo models, 200 documents
+    take a few minutes on two cores. Needs the extras demo and report.
+    """
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        click.echo(f"[{time.monotonic() - started:4.0f} s] {text}")
+
+    folder = Path(output)
+    dataset = _collection(collection, encoding)
+    with warnings.catch_warnings(record=True) as skipped:
+        warnings.simplefilter("always")
+        corpus = pd.DataFrame(dataset.get_corpus_iter())
+    for warning in skipped:
+        click.echo(f"warning: {warning.message}", err=True)
+    if corpus.empty:
+        raise ValueError(f"{collection} has no documents with text")
+    say(f"{len(corpus):,} documents in {collection}")
+    if cut := int((corpus["text"].str.split().str.len() > WORDS_READ).sum()):
+        say(f"{cut:,} of them have over {WORDS_READ} words; the models read only their beginning")
+
+    queries = SyntheticQueries(folder / "queries")
+    generator = QueryGenerator(
+        demo_or_name(demo.language_model, model),
+        prompt=PROMPT,
+        max_doc_tokens=DOCUMENT_TOKENS,
+        max_new_tokens=24,
+        stop=["\n", ".", "?"],
+        verbose=True,
+    )
+    sample = datasets.sample(corpus.to_dict("records"), documents, seed)
+    pt.Compose(generator, queries).index(sample)
+    say(f"{len(queries):,} queries for {len(sample):,} documents")
+
+    filters = LengthFilter(3) >> CopyFilter() >> DuplicateFilter() >> OverlapFilter(0.7)
+    kept = filters.transform(queries.get_results())
+    if kept.empty:
+        report(queries, filters, path=folder / "report.html")
+        raise ValueError(
+            f"the filters dropped all {len(queries):,} queries; {folder / 'report.html'} shows why"
+        )
+    toolkit_files.write_queries(kept.to_dict("records"), folder / "queries.jsonl")
+    say(f"{len(kept):,} queries passed the filters")
+
+    say("comparing systems")
+    dense = BiEncoder(
+        demo_or_name(demo.encoder, encoder),
+        max_length=ENCODER_TOKENS,
+        vector_cache=2 * len(corpus) + len(sample),
+    )
+    with silenced():
+        bm25 = _bm25(corpus, folder / "index")
+        candidates, fused = bm25 >> dataset.text_loader(), ScoreFusion(dense)
+        name = "MiniLM" if encoder == "demo" else Path(encoder).name
+        systems = {
+            "BM25": bm25,
+            name: candidates >> dense,
+            f"BM25 + {name}": candidates >> fused,
+            f"BM25 + {name}, feedback": candidates >> ScoreFusion(fused >> VectorPRF(dense)),
+        }
+        # Documents similar to a query's source are partly relevant, as in human judgements.
+        qrels = evaluation.similar_qrels(kept, candidates >> fused)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the report says that queries are few
+            choice = evaluation.select(systems, kept, qrels=qrels)
+        choice.table.to_csv(folder / "systems.csv", index=False)
+        path = report(
+            queries,
+            filters,
+            experiment=choice,
+            path=folder / "report.html",
+            retriever=bm25,
+            encoder=dense,
+            title=f"Synthetic queries for {Path(collection).resolve().name}",
+        )
+    say("done")
+    click.echo(f"\n{choice}\n")
+    for name, text in (
+        (path.name, "open it in a browser: what the queries and the filters are worth"),
+        ("systems.csv", "the comparison of systems"),
+        ("queries.jsonl", "the queries that passed the filters"),
+        ("queries", "all queries, for SyntheticQueries"),
+        ("index", "the BM25 index, for PisaIndex"),
+    ):
+        click.echo(f"{folder / name}: {text}")
+    click.echo(
+        "\nNext: read a few queries in the report. If they do not look like your users' queries, "
+        "try another --base_model; then compare more systems with evaluation.select()."
+    )
+
+
+def _collection(folder: str, encoding: str | None) -> Collection:
+    """Returns the collection in a folder; text files that cannot be read are skipped."""
+    found = datasets.collection(folder)
+    if isinstance(found, TextFolder):
+        return TextFolder(folder, encoding=encoding, unreadable="skip")
+    return found
+
+
+def _bm25(corpus: pd.DataFrame, folder: Path) -> pt.Transformer:
+    """Returns BM25 over a new index of the corpus."""
+    try:
+        from pyterrier_pisa import PisaIndex
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "BM25 needs pyterrier_pisa: pip install pyterrier_inpars[demo]"
+        ) from error
+    index: Any = PisaIndex(str(folder), text_field="text", overwrite=True)
+    return index.index(corpus[["docno", "text"]].to_dict("records")).bm25(num_results=DEPTH)

@@ -1,0 +1,498 @@
+"""Figures about synthetic queries, training and systems.
+
+Each function returns a `Chart`, which is a matplotlib figure (extra ``report``). Where a figure
+would need much time on a large input, it shows a sample of fixed seed, and says so in its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from pyterrier_inpars._html import number
+from pyterrier_inpars._retrieval import applied, check_retriever, clean, retrieve
+from pyterrier_inpars._similarity import check_encoder, unit_vectors
+from pyterrier_inpars._stage import (
+    as_numbers,
+    check_columns,
+    check_strings,
+    positive_int,
+)
+from pyterrier_inpars.evaluation import overlap
+from pyterrier_inpars.queries.artifact import SyntheticQueries
+from pyterrier_inpars.queries.topics import as_results
+
+if TYPE_CHECKING:
+    from pyterrier_inpars.report.chart import Chart
+
+Queries: TypeAlias = SyntheticQueries | pd.DataFrame
+
+MOST_TEXTS = 10_000
+"""Largest number of queries whose words are compared with their document."""
+MOST_VECTORS = 2_000
+"""Largest number of queries that are encoded."""
+MOST_RETRIEVED = 1_000
+"""Largest number of queries that are put to a retriever."""
+MOST_LISTS = 100
+"""Largest number of queries whose training examples are scored."""
+MOST_GROUPS = 12
+"""Largest number of rows of a figure."""
+
+
+def sampled(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Returns at most ``most`` rows, drawn with a fixed seed, in frame order."""
+    if len(frame) <= most:
+        return frame
+    return frame.sample(most, random_state=0).sort_index()
+
+
+def of_all(frame: pd.DataFrame, most: int) -> str:
+    """Returns what a text says about a sample; nothing if it is the whole frame."""
+    return f" (a sample of {most:,} of {len(frame):,})" if len(frame) > most else ""
+
+
+def filter_funnel(table: pd.DataFrame) -> Chart:
+    """Draws how many queries are left after each filter.
+
+    Args:
+        table: Frame ``stage, seen, dropped, kept``, as `pyterrier_inpars.funnel` returns it.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: The table has no rows.
+    """
+    check_columns(table, "stage", "seen", "dropped", "kept")
+    if len(table) == 0:
+        raise ValueError("the table has no stages: give that of funnel(pipeline)")
+    first = int(table["seen"].iloc[0])
+    left = {"before": first}
+    notes = [f"{first:,}"]
+    for row in table.to_dict("records"):
+        name, place = str(row["stage"]), 2
+        while name in left:  # a filter can be used twice
+            name, place = f"{row['stage']} ({place})", place + 1
+        left[name] = int(row["kept"])
+        notes.append(f"{row['kept']:,}" + f"  (−{row['dropped']:,})" * bool(row["dropped"]))
+    return _charts().bars(left, "Queries left after each filter", notes, whole=max(first, 1))
+
+
+def query_lengths(queries: Queries) -> Chart:
+    """Draws a histogram of the words per query, separated by white space.
+
+    Args:
+        queries: Synthetic queries, as `SyntheticQueries` or a frame ``query``.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There are no queries, or a query is not a string.
+    """
+    words = as_results(queries, "query")["query"].str.split().str.len().to_numpy(float)
+    return _charts().histogram(words, "words per query", "Words per query")
+
+
+def log_probabilities(queries: Queries) -> Chart:
+    """Draws a histogram of the mean log-probability of the tokens of each query.
+
+    Args:
+        queries: Synthetic queries with ``log_probs``, or else with ``score``.
+
+    Raises:
+        pt.validate.InputValidationError: Both columns are missing.
+        ValueError: There are no queries, or none has a log-probability.
+    """
+    means = mean_log_probs(as_results(queries))
+    if len(means) == 0:
+        raise ValueError("no query has log_probs: the runtime of the language model gave none")
+    return _charts().histogram(
+        means, "mean log-probability per token", "Mean log-probability of the tokens of a query"
+    )
+
+
+def mean_log_probs(frame: pd.DataFrame) -> np.ndarray:
+    """Returns the mean log-probabilities of those queries that have them.
+
+    Raises:
+        pt.validate.InputValidationError: Both columns are missing.
+    """
+    if "log_probs" not in frame:
+        check_columns(frame, "score")
+        scores = pd.to_numeric(frame["score"], errors="coerce").to_numpy(float)
+        return scores[np.isfinite(scores)]
+    lists = [v for v in frame["log_probs"] if isinstance(v, list | tuple | np.ndarray) and len(v)]
+    means = np.array([np.mean(values) for values in lists], dtype=float)
+    return means[np.isfinite(means)]
+
+
+def first_words(queries: Queries, words: int = 2, *, most: int = MOST_GROUPS) -> Chart:
+    """Draws the most frequent beginnings of queries, ignoring case and punctuation.
+
+    Args:
+        queries: Synthetic queries, as `SyntheticQueries` or a frame ``query``.
+        words: Number of words of a beginning.
+        most: Largest number of bars.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There are no queries, or a number is not a positive whole number.
+    """
+    positive_int("most", most)
+    counts = beginnings(as_results(queries, "query"), words)
+    shares = (counts.head(most) / counts.sum()).to_dict()
+    notes = [f"{share:.1%}" for share in shares.values()]
+    return _charts().bars(shares, f"Share of queries by their first {words} words", notes)
+
+
+def beginnings(frame: pd.DataFrame, words: int = 2) -> pd.Series:
+    """Returns the number of queries by their first words, the most frequent first."""
+    positive_int("words", words)
+    starts = [" ".join(clean(query).split()[:words]) or "(no words)" for query in frame["query"]]
+    return pd.Series(starts, dtype=object).value_counts()
+
+
+def query_types(queries: Queries) -> Chart:
+    """Draws the number of queries of each type.
+
+    Args:
+        queries: Synthetic queries with ``type``: the name of the prompt.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There are no queries.
+    """
+    frame = as_results(queries)
+    check_columns(frame, "type")
+    counts = frame["type"].fillna("(none)").astype(str).value_counts().head(MOST_GROUPS).to_dict()
+    notes = [f"{count:,}  ({count / len(frame):.1%})" for count in counts.values()]
+    return _charts().bars(counts, "Queries of each type", notes)
+
+
+def overlaps(queries: Queries, text_field: str | list[str] = "text") -> Chart:
+    """Draws a histogram of the share of each query's words that are in its document.
+
+    Args:
+        queries: Synthetic queries, as `SyntheticQueries` or a frame ``query, text``; of more than
+            10,000, a sample.
+        text_field: Column with the text of the document, or several.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There are no queries, or a query or text is not a string.
+    """
+    frame = as_results(queries, "query")
+    shares = overlap(sampled(frame, MOST_TEXTS), text_field).to_numpy(float)
+    return overlap_chart(shares, of_all(frame, MOST_TEXTS))
+
+
+def overlap_chart(shares: np.ndarray, sample: str) -> Chart:
+    """Draws what `overlaps` draws, of known shares."""
+    return _charts().histogram(
+        shares,
+        f"share of the query's words in its document{sample}",
+        "Share of a query's words that are in its document",
+        limits=(0.0, 1.0),
+    )
+
+
+def nearest_queries(queries: Queries, encoder: Any) -> Chart:
+    """Draws a histogram of the cosine of each query and the query that is most similar to it.
+
+    Args:
+        queries: Synthetic queries, as `SyntheticQueries` or a frame ``query``; of more than 2,000,
+            a sample.
+        encoder: Object whose ``encode`` returns the vectors of texts, such as a `BiEncoder`.
+
+    Raises:
+        TypeError: The encoder has no method ``encode``.
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There are fewer than two queries.
+    """
+    frame = as_results(queries, "query")
+    return nearest_chart(nearest_cosines(frame, encoder), of_all(frame, MOST_VECTORS))
+
+
+def nearest_chart(cosines: np.ndarray, sample: str) -> Chart:
+    """Draws what `nearest_queries` draws, of known cosines."""
+    return _charts().histogram(
+        cosines,
+        f"cosine with the most similar query{sample}",
+        "Cosine of each query and the most similar other query",
+    )
+
+
+def nearest_cosines(frame: pd.DataFrame, encoder: Any) -> np.ndarray:
+    """Returns the cosine of each query, of a sample, and the most similar other one."""
+    check_encoder(encoder)
+    if len(frame) < 2:
+        raise ValueError("near-duplicates need two queries or more")
+    vectors = unit_vectors(encoder, sampled(frame, MOST_VECTORS)["query"])
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -1.0)
+    return cosines.max(axis=1)
+
+
+def source_ranks(queries: Queries, retriever: pt.Transformer, depth: int = 100) -> Chart:
+    """Draws at which ranks a retriever finds the source documents of the queries.
+
+    Args:
+        queries: Synthetic queries, as `SyntheticQueries` or a frame ``qid, query, docno``; of more
+            than 1,000, a sample.
+        retriever: Any PyTerrier retriever.
+        depth: Largest rank.
+
+    Raises:
+        TypeError: The retriever is not a transformer.
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There are no queries, or a qid is a duplicate.
+    """
+    frame = as_results(queries, "qid", "query", "docno")
+    ranks = ranks_of_sources(frame, retriever, depth)
+    return ranks_chart(ranks, depth, of_all(frame, MOST_RETRIEVED))
+
+
+def ranks_chart(ranks: np.ndarray, depth: int, sample: str) -> Chart:
+    """Draws what `source_ranks` draws, of known ranks."""
+    groups = rank_groups(ranks, depth)
+    notes = [f"{count / len(ranks):.1%}" for count in groups.values()]
+    return _charts().bars(groups, f"Rank of the source document{sample}", notes)
+
+
+def ranks_of_sources(frame: pd.DataFrame, retriever: pt.Transformer, depth: int) -> np.ndarray:
+    """Returns the rank of each source document, of a sample, from 1; infinite if not found."""
+    check_retriever(retriever)
+    positive_int("depth", depth)
+    frame = sampled(frame, MOST_RETRIEVED)[["qid", "query", "docno"]]
+    ranks = dict.fromkeys(frame["qid"], np.inf)
+    sources = dict(zip(frame["qid"], frame["docno"], strict=True))
+    for qid, hits in retrieve(retriever, frame, depth):
+        found = np.flatnonzero(hits["docno"] == sources[qid])
+        if len(found):
+            ranks[qid] = found[0] + 1
+    return np.array(list(ranks.values()), dtype=float)
+
+
+def rank_groups(ranks: np.ndarray, depth: int) -> dict[str, int]:
+    """Returns the number of ranks in groups: 1, 2 to 3, 4 to 10, and so on."""
+    limits = [0, *(limit for limit in (1, 3, 10, 30, 100, 300, 1_000) if limit < depth), depth]
+    groups = {}
+    for low, high in zip(limits, limits[1:], strict=False):
+        name = f"rank {high}" if high == low + 1 else f"rank {low + 1:,} to {high:,}"
+        groups[name] = int(((ranks > low) & (ranks <= high)).sum())
+    return groups | {f"not in the top {depth:,}": int(np.isinf(ranks).sum())}
+
+
+def example_scores(examples: pd.DataFrame, rerankers: Mapping[str, pt.Transformer]) -> Chart:
+    """Draws the scores of positives and negatives, by each reranker.
+
+    To see what training changed, give the same reranker before and after it.
+
+    Args:
+        examples: Training examples ``qid, query, docno, text, label``; of more than 100 queries, a
+            sample.
+        rerankers: Rerankers by name. Without any, the column ``score`` of the examples is drawn.
+
+    Raises:
+        TypeError: A reranker is not a transformer.
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There are no positives or no negatives.
+    """
+    rows, _ = scores_of_examples(examples, rerankers)
+    return scores_chart(rows)
+
+
+def scores_chart(rows: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Chart:
+    """Draws what `example_scores` draws, of known scores of positives and negatives."""
+    listed = "; ".join(
+        f"{name}: median of the positives {number(float(np.median(positive)))}, of the negatives "
+        f"{number(float(np.median(negative)))}"
+        for name, (positive, negative) in rows.items()
+    )
+    alt = f"Histograms of the scores of positives and negatives. {listed}."
+    return _charts().two_groups(rows, ("positives", "negatives"), "score", alt)
+
+
+def scores_of_examples(
+    examples: pd.DataFrame, rerankers: Mapping[str, pt.Transformer]
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], pd.DataFrame]:
+    """Returns the scores of positives and negatives of a sample by each reranker, and a table.
+
+    The table has a row per reranker: ``scores of``, ``positives`` and ``negatives`` (mean scores),
+    and ``ordered`` (share of the pairs of a positive and a negative of one query in which the
+    positive has the higher score).
+    """
+    check_columns(examples, "qid", "docno", "label")
+    check_strings(examples, "qid", "docno")
+    qids = pd.Series(examples["qid"].unique())
+    kept = sampled(qids.to_frame("qid"), MOST_LISTS)["qid"]
+    frame = examples[examples["qid"].isin(kept)].drop_duplicates(["qid", "docno"])
+    label = as_numbers(frame, "label") > 0
+    if label.all() or not label.any():
+        raise ValueError(
+            f"the examples have {label.sum():,} positives (label 1) and {(~label).sum():,} "
+            "negatives (label 0): give those of a NegativeMiner"
+        )
+    scored = {}
+    for name, reranker in rerankers.items():
+        check_retriever(reranker)
+        out = applied(reranker, frame.drop(columns=["label", "score", "rank"], errors="ignore"))
+        check_columns(out, "qid", "docno", "score")
+        found = frame[["qid", "docno"]].merge(out[["qid", "docno", "score"]], how="left")
+        scored[name] = as_numbers(found, "score")
+    if "score" in frame or not rerankers:
+        check_columns(frame, "score")
+        scored = {"score of the examples": as_numbers(frame, "score"), **scored}
+    rows = {name: (scores[label], scores[~label]) for name, scores in scored.items()}
+    table = pd.DataFrame(
+        {
+            "scores of": list(rows),
+            "positives": [positive.mean() for positive, _ in rows.values()],
+            "negatives": [negative.mean() for _, negative in rows.values()],
+            "ordered": [_ordered(frame["qid"], label, scores) for scores in scored.values()],
+        }
+    )
+    return rows, table
+
+
+def _ordered(qids: pd.Series, label: np.ndarray, scores: np.ndarray) -> float:
+    """Returns the share of pairs in which the positive scores higher; ties count half."""
+    pairs = right = 0.0
+    for rows in pd.Series(range(len(qids))).groupby(qids.to_numpy()):
+        at = rows[1].to_numpy()
+        positive, negative = scores[at][label[at]], scores[at][~label[at]]
+        difference = positive[:, None] - negative[None, :]
+        pairs += difference.size
+        right += (difference > 0).sum() + (difference == 0).sum() / 2
+    return right / pairs if pairs else np.nan
+
+
+def training_curves(log: pd.DataFrame) -> Chart:
+    """Draws the loss of a training, and its validation if there is one, by step.
+
+    Args:
+        log: Frame ``step, loss`` and the measures of the validation, as the ``training_log`` of a
+            reranker.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There are no values.
+    """
+    check_columns(log, "step")
+    drawn = [c for c in log if c not in ("step", "learning_rate", "epoch") and log[c].notna().any()]
+    if not drawn:
+        raise ValueError("the log has neither a loss nor a measure: give reranker.training_log")
+    rows, texts = {}, []
+    for column in drawn:
+        known = log[log[column].notna()]
+        steps, values = as_numbers(known, "step"), as_numbers(known, str(column))
+        name = "training loss" if column == "loss" else f"{column} on the validation"
+        rows[name] = (steps, values)
+        texts.append(
+            f"{name} from {number(values[0])} at step {number(steps[0])} to {number(values[-1])} "
+            f"at step {number(steps[-1])}"
+        )
+    return _charts().curves(rows, "step", f"Lines. {'; '.join(texts)}.")
+
+
+def topic_gains(
+    values: pd.DataFrame, baseline: str | None = None, measure: str | None = None
+) -> Chart:
+    """Draws for each system how much each query gains or loses against a baseline.
+
+    Args:
+        values: Frame ``name, qid, measure, value``, as ``pt.Experiment(..., perquery=True)``
+            returns it. At most six systems are drawn: those of the largest mean gain.
+        baseline: Name of the baseline; by default the first system.
+        measure: Measure; by default the first one.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: There is no such system or measure, or no other system.
+    """
+    differences, measure, baseline = gains_by_topic(values, baseline, measure)
+    means = differences.mean().sort_values(ascending=False, kind="stable")[:6]
+    rows = {str(name): differences[name].to_numpy(float) for name in means.index}
+    listed = "; ".join(
+        f"{name}: {(of > 0).sum():,} queries gain, {(of < 0).sum():,} lose, mean {of.mean():+.3f}"
+        for name, of in rows.items()
+    )
+    alt = f"Gains of {measure} against {baseline} by query. {listed}."
+    return _charts().gains(rows, f"gain of {measure}", alt)
+
+
+def gains_by_topic(
+    values: pd.DataFrame, baseline: str | None = None, measure: str | None = None
+) -> tuple[pd.DataFrame, str, str]:
+    """Returns the differences to a baseline, one row per query and one column per other system.
+
+    Also returns the measure and the baseline.
+    """
+    check_columns(values, "name", "qid", "measure", "value")
+    names, measures = list(values["name"].unique()), list(values["measure"].unique())
+    for kind, given, known in (("system", baseline, names), ("measure", measure, measures)):
+        if given is not None and given not in known:
+            raise ValueError(f"there is no {kind} {given!r}, only {', '.join(map(str, known))}")
+    if len(names) < 2:
+        raise ValueError("the gains by query need two systems or more")
+    first, chosen = baseline or names[0], measure or measures[0]
+    table = values[values["measure"] == chosen].pivot(index="qid", columns="name", values="value")
+    others = table[[name for name in names if name != first]].fillna(0.0)
+    return others.sub(table[first].fillna(0.0), axis="index"), str(chosen), str(first)
+
+
+def system_means(table: pd.DataFrame, measure: str | None = None) -> Chart:
+    """Draws the mean of each system, with its confidence interval where the table has one.
+
+    Args:
+        table: Frame ``name`` and a column per measure, as ``pt.Experiment``, `evaluation.compare`
+            or the ``table`` of `evaluation.select` have it. At most 12 systems are drawn, the best.
+        measure: Column to draw; by default the first one after ``name``.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: The table has no rows or no measure, or a name is a duplicate.
+    """
+    measure = first_measure(table) if measure is None else measure
+    check_columns(table, "name", measure)
+    if table["name"].duplicated().any():
+        raise ValueError(
+            f"two systems are called {table['name'][table['name'].duplicated()].iloc[0]!r}"
+        )
+    means = pd.Series(as_numbers(table, measure), table["name"].astype(str))
+    means = means.sort_values(ascending=False, kind="stable")[:MOST_GROUPS]
+    bounds = {}
+    for low, high in (("low", "high"), (f"{measure} low", f"{measure} high")):
+        if low in table and high in table:
+            pairs = zip(as_numbers(table, low), as_numbers(table, high), strict=True)
+            bounds = dict(zip(table["name"].astype(str), pairs, strict=True))
+    interval = ", and the 95% interval" if bounds else ""
+    return _charts().intervals(
+        means.to_dict(), bounds, f"{measure}{interval}", f"{measure} of each system"
+    )
+
+
+def first_measure(table: pd.DataFrame) -> str:
+    """Returns the first column of numbers of a table of systems.
+
+    Raises:
+        pt.validate.InputValidationError: The column ``name`` is missing.
+        ValueError: There is none, or the table has no rows.
+    """
+    check_columns(table, "name")
+    if len(table) == 0:
+        raise ValueError("the table has no systems")
+    for column in table:
+        if pd.api.types.is_numeric_dtype(table[column]) and not pd.api.types.is_bool_dtype(
+            table[column]
+        ):
+            return str(column)
+    raise ValueError(f"the table has no measure, only {', '.join(map(str, table))}")
+
+
+def _charts() -> Any:
+    """Returns the module that needs matplotlib."""
+    from pyterrier_inpars.report import chart
+
+    return chart
