@@ -164,6 +164,7 @@ def _check_ids_uncut(results: pd.DataFrame, with_space: Mapping[str, str]) -> No
 
 def with_cutoff(retriever: pt.Transformer, depth: int) -> pt.Transformer:
     """Fuses a rank cutoff into the retriever, or drops it, since a separate one needs ranks."""
+    depth = max(depth, 2)  # retrievers of pyterrier_dr 0.8 return lists in the columns for 1
     fused = (retriever % depth).compile()
     if isinstance(fused, pt.Compose) and fused[-1] == pt.RankCutoff(depth):
         return pt.Compose(*list(fused)[:-1])

@@ -10,6 +10,7 @@ import pyterrier as pt
 from more_itertools import chunked
 
 from pyterrier_inpars._passages import document_of
+from pyterrier_inpars._retrieval import applied
 from pyterrier_inpars._stage import Stage, check_strings, positive_int
 from pyterrier_inpars.datasets.collections import Collection
 
@@ -108,7 +109,7 @@ class Passages(Collection):
 
     def _split(self, documents: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         if documents:
-            passages = self.passager(pd.DataFrame(documents))
+            passages = applied(self.passager, pd.DataFrame(documents))
             yield from zip(passages["docno"], passages["text"], strict=True)
 
     def get_topics(self, variant: str | None = None) -> pd.DataFrame:

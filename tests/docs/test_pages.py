@@ -70,7 +70,9 @@ def test_every_page_is_linked_and_has_a_picture_or_words(html):
 
 def test_pipelines_are_drawn(html):
     drawn = [page.stem for page in html.glob("*.html") if "pts-transformer" in page.read_text()]
-    assert {"tour", "filters", "mining", "rerankers"} <= set(drawn)
+    assert {"tour", "filters", "mining", "rerankers", "dense", "long_documents", "caching"} <= set(
+        drawn
+    )
 
 
 def test_every_exported_name_is_documented(documented):

@@ -78,6 +78,17 @@ def test_the_ranking_of_the_reranker_over_the_collection(tmp_path, encoder, corp
         assert (np.diff(by_rank, axis=1) <= 2e-6).all()
 
 
+def test_stored_vectors_rerank(tmp_path, encoder, corpus):
+    model = encoder()
+    index = flex(tmp_path / "flex", model, corpus)
+    expected = reranked(model, QUERIES, corpus[:15])
+    out = (model.query_encoder() >> index.scorer())(expected.drop(columns=["score", "rank"]))
+    both = out.merge(expected, on=["qid", "docno"])
+    assert len(both) == len(expected)
+    np.testing.assert_allclose(both["score_x"], both["score_y"], atol=1e-6)
+    assert (both["rank_x"] == both["rank_y"]).all()
+
+
 def test_vectors_are_those_of_sentence_transformers(encoder, models, corpus):
     oracle = SentenceTransformer(models[BiEncoder], device="cpu")
     documents = pd.DataFrame(corpus)
@@ -171,12 +182,13 @@ def test_the_source_document_is_found_and_never_a_negative(tmp_path, encoder, co
     expected = {}
     for qid, results in reranked(model, queries[["qid", "query"]], corpus).groupby("qid"):
         expected[qid] = results["docno"].tolist()
-    kept = RoundTripFilter(dense, k=3)(queries)
-    assert kept["qid"].tolist() == [
-        qid
-        for qid, docno in zip(queries["qid"], queries["docno"], strict=True)
-        if docno in expected[qid][:3]
-    ]
+    for k in (1, 3):
+        kept = RoundTripFilter(dense, k=k)(queries)
+        assert kept["qid"].tolist() == [
+            qid
+            for qid, docno in zip(queries["qid"], queries["docno"], strict=True)
+            if docno in expected[qid][:k]
+        ]
     options = {"num_negatives": 2, "depth": 20, "sampling_strategy": "top"}
     miner = NegativeMiner(dense, texts=lambda: iter(corpus), **options)
     examples = miner(queries)
