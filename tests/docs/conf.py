@@ -65,6 +65,9 @@ class Schematic(SphinxDirective):
             raise self.error(f"schematic failed: {type(error).__name__}: {error}") from error
         if RED.search(drawn):
             raise self.error("schematic has a stage whose input columns are missing")
+        # A wide drawing scrolls; PyTerrier centers it, which would cut both ends.
+        whole = f'<div style="width: max-content; min-width: 100%">{drawn}</div>'
+        drawn = f'<div style="overflow-x: auto">{whole}</div>'
         found = [nodes.raw("", drawn, format="html")]
         if "show_code" in self.options:
             shown = code.split("# FOLD")[-1].strip()
