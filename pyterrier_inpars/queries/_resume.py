@@ -38,6 +38,7 @@ from pyterrier_inpars._stage import (
     joined_text,
 )
 from pyterrier_inpars.queries._answers import AnswerLog
+from pyterrier_inpars.queries._run_progress import RunProgress
 
 T = TypeVar("T")
 
@@ -77,6 +78,8 @@ class ResumeState:
         regenerating: Shard number of each document that belongs to a damaged shard, by docno.
         failed: Documents without queries because a prompt failed, until their shard is stored.
         answers: Log of the answers to the documents of unfinished shards, if one is kept.
+        pending: Number of documents of this run that were pending.
+        progress: Progress of this run.
     """
 
     name: str
@@ -92,6 +95,8 @@ class ResumeState:
     regenerating: dict[str, int] = field(default_factory=dict)
     failed: list["FailedDocument"] = field(default_factory=list)
     answers: AnswerLog | None = None
+    pending: int = 0
+    progress: RunProgress = field(default_factory=RunProgress)
     _checked: bool = False
 
     @property
@@ -187,14 +192,18 @@ class ResumeState:
                 )
             if shard in self.damaged:
                 self.regenerating[fields[0]] = shard
-        return self.is_pending(number)
+        is_pending = self.is_pending(number)
+        self.pending += is_pending
+        return is_pending
 
     def add_failure(self, docno: str, error: str) -> None:
         """Adds a document of the current batch whose prompt failed."""
         self.failed.append(FailedDocument(docno, error, self.position.documents))
+        self.progress.failed += 1
 
     def close(self) -> None:
-        """Closes the log of the answers, if any."""
+        """Closes the log of the answers, if any, and ends the progress bar."""
+        self.progress.close()
         if self.answers is not None:
             self.answers.close()
 

@@ -173,6 +173,17 @@ class Writer:
                     file.unlink()
         return lines
 
+    @property
+    def intact(self) -> tuple[int, int]:
+        """Number of documents, and of their queries, that earlier runs stored undamaged."""
+        entries = [
+            entry
+            for number, entry in enumerate(self.manifest["shards"])
+            if number not in self.faults
+        ]
+        entries += [self.manifest["open"]] if "open" in self.manifest else []
+        return sum(e["documents"] for e in entries), sum(e["queries"] for e in entries)
+
     def missing(self, position: StreamFingerprint) -> int:
         """Returns the number of documents before a position that are in no complete shard.
 

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pyterrier_inpars.queries._manifest import (
     stored_documents,
 )
 from pyterrier_inpars.queries._resume import (
+    DocumentStage,
     ResumeState,
     activated,
     active_rows,
@@ -70,6 +72,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         shard_size: Number of documents after which a shard is written, at the end of a batch. A
             batch has the ``batch_size`` of ``Compose.index`` (512 documents by default with a
             `QueryGenerator`), but at most ``shard_size`` documents.
+        verbose: Whether ``index()`` shows its progress: one bar for the whole corpus, in place of
+            those of the stages. It is also shown if a stage of the pipeline is verbose.
 
     Attributes:
         path: Folder of the artifact.
@@ -85,9 +89,10 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     schematic = {"label": "Synthetic Queries", "help_url": None}
     path: Path
 
-    def __init__(self, path: str | Path, *, shard_size: int = 1_000):
+    def __init__(self, path: str | Path, *, shard_size: int = 1_000, verbose: bool = False):
         super().__init__(Path(path).expanduser())
         self.shard_size = positive_int("shard_size", shard_size)
+        self.verbose = verbose
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
@@ -97,7 +102,12 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         return [_COLUMNS]
 
     def index(  # type: ignore[override]
-        self, iter: Iterable[dict[str, Any]], *, settings: dict[str, Any] | None = None
+        self,
+        iter: Iterable[dict[str, Any]],
+        *,
+        settings: dict[str, Any] | None = None,
+        verbose: bool = False,
+        total: int | None = None,
     ) -> "SyntheticQueries":
         """Stores all rows, with at most one shard in memory.
 
@@ -110,6 +120,10 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             settings: JSON-serializable description of how the rows were made, for the manifest. It
                 is ignored if a generator of this package is in the pipeline, which provides its
                 own settings.
+            verbose: Whether to show the progress bar, if artifact and stages are not verbose. An
+                indexing pipeline passes no arguments on, so set ``verbose`` of the artifact there.
+            total: Number of rows or documents, for the time that is left. None for the length of
+                the corpus, if it has one.
 
         Returns:
             This artifact, complete.
@@ -137,13 +151,14 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 answers=AnswerLog(self.path),
             )
             try:
-                for row in self._rows(iter, state):
+                for row in self._rows(iter, state, writer.intact, verbose or self.verbose, total):
                     _check_row(row)
                     if not state.by_document:
                         state.check_settings(settings or {})
                         if not state.add_document(*(row[column] for column in _COLUMNS)):
                             continue
                     writer.add(row, state, self.shard_size)
+                    state.progress.queries += 1
                 writer.finish(state)
             except BaseException as error:
                 with suppress(OSError):  # the disk may be full
@@ -160,18 +175,46 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 state.close()
         return self
 
-    def _rows(self, iter: Iterable[dict[str, Any]], state: ResumeState) -> Iterator[dict[str, Any]]:
-        """Yields the rows of a pipeline, batch by batch, or of any other stream."""
+    def _rows(
+        self,
+        iter: Iterable[dict[str, Any]],
+        state: ResumeState,
+        stored: tuple[int, int],
+        verbose: bool,
+        total: int | None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the rows of a pipeline, batch by batch, or of any other stream.
+
+        Args:
+            iter: The stream.
+            state: Resume state of this run.
+            stored: Number of documents, and of their queries, that earlier runs stored.
+            verbose: See `index`.
+            total: See `index`.
+        """
         pipeline = pipeline_of(iter)
         if pipeline is None:
-            yield from active_rows(lambda: iter, state)
+            total = length_hint(iter) or None if total is None else total
+            for row in active_rows(lambda: iter, state):
+                if not state.progress.begun:  # by `distributed`, which counts documents
+                    state.progress.begin("rows", stored, verbose=verbose, total=total)
+                pending = state.pending
+                yield row
+                state.progress.finish(state.pending - pending)
             return
         stages, corpus, batch_size = pipeline
+        generates = any(isinstance(stage, DocumentStage) for stage in stages)
+        if total is None and (isinstance(stages[0], DocumentStage) or not generates):
+            total = length_hint(corpus) or None
+        unit, done = ("documents", stored) if generates else ("rows", (0, 0))
+        state.progress.begin(unit, done, verbose=verbose, total=total, stages=stages)
         state.current_stages = describe_stages(stages)
         begin_call(stages)
         batches = chunked(corpus, min(batch_size, self.shard_size))
         for batch in batches_ahead(stages[0], batches, state):
+            pending = state.pending
             yield from transform_batch(stages, batch, state)
+            state.progress.finish(state.pending - pending if generates else len(batch))
 
     def concat(self, parts: "Mapping[str, SyntheticQueries]") -> "SyntheticQueries":
         """Stores the queries of other artifacts, such as those of several prompts or models.
