@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-import pyterrier as pt
 from more_itertools import chunked
 
+from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
     as_frame,
     check_columns,
@@ -557,20 +557,27 @@ class QueryGenerator(ModelStage, DocumentStage):
         """Returns ``num_queries`` completions per prompt, and keeps the errors of failed ones."""
         n = self.num_queries
         title, total = f"generate {name}".strip(), len(prompts) * n
-        state = active_state() if self.reads_ahead else None
-        with pt.tqdm(total=total, desc=title, unit="q", disable=not self.verbose) as bar:
+        state = active_state()
+        per_document = n * (1 if self.types == "one" else len(self._prompts()))
+        with Progress(title=title, total=total, unit="queries", verbose=self.verbose) as bar:
+
+            def progress(count: int) -> None:
+                bar.update(count)
+                if state is not None:
+                    state.progress.answered(count, per_document)
+
             try:
-                if state is None or state.answers is None:
+                if state is None or state.answers is None or not self.reads_ahead:
                     completions = self._backend.complete(
                         prompts,
                         prefix=prompt.prefix,
-                        progress=bar.update,
+                        progress=progress,
                         **self._arguments(name, prompt, docnos),
                     )
                 else:
                     end = state.position.documents
                     keys = self._request(state, end, name, prompt, prompts, docnos)
-                    completions = collect(state.answers, keys, n, bar.update)
+                    completions = collect(state.answers, keys, n, progress)
             except (NotANumberError, PromptError) as error:
                 raise error.at(f"docno {docnos[error.row]!r}") from None
         errors: dict[int, str] = {}  # by prompt
