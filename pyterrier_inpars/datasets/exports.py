@@ -165,10 +165,11 @@ def write_beir(
         _write_corpus(corpus_file.write, documents, texts)
         qrels_file.write("query-id\tcorpus-id\tscore\n")
         for row in _rows(queries):
-            if known_queries.pop(row["qid"], None):
+            if row["qid"] in known_queries:
+                del known_queries[row["qid"]]
                 queries_file.write(_line({"_id": row["qid"], "text": row["query"]}))
-            if (label := labels.pop((row["qid"], row["docno"]), None)) is not None:
-                qrels_file.write(f"{row['qid']}\t{row['docno']}\t{label}\n")
+            if (pair := (row["qid"], row["docno"])) in labels:
+                qrels_file.write(f"{row['qid']}\t{row['docno']}\t{labels.pop(pair)}\n")
 
 
 def read_beir(folder: str | Path, split: str = "train") -> pd.DataFrame:

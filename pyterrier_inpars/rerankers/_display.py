@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyterrier as pt
 
@@ -10,27 +10,22 @@ from pyterrier_inpars import _html
 from pyterrier_inpars.training.model_selection import START, verdict_frame
 from pyterrier_inpars.training.provenance import training_log
 
-if TYPE_CHECKING:
-    from pyterrier_inpars.rerankers.base import Reranker
 
-
-def reranker_html(reranker: Reranker, provenance: dict[str, Any] | None) -> str:
+def reranker_html(
+    reranker: pt.Transformer, options: dict[str, Any], provenance: dict[str, Any] | str
+) -> str:
     """Returns the schematic of a reranker, and a card.
 
     Args:
-        reranker: The reranker; its network is not loaded.
-        provenance: That of the last training, if it is known.
+        reranker: The reranker.
+        options: Its options to show; those that are None are left out.
+        provenance: That of the last training, or what there is to say instead.
     """
-    facts: dict[str, Any] = {
-        "model": str(reranker.model),
-        "max_length": reranker.max_length,
-        "text_field": None if reranker.text_field == "text" else str(reranker.text_field),
-    }
-    facts |= {name: str(value) for name, value in reranker.loading.items()}
-    parts = [] if provenance is None else _training(facts, provenance)
-    if provenance is None:
-        known = reranker.path is not pt.Artifact.NO_PATH
-        facts["trained"] = "not by this package" if known else "not known of a name on the hub"
+    facts, parts = dict(options), []
+    if isinstance(provenance, str):
+        facts["trained"] = provenance
+    else:
+        parts = _training(facts, provenance)
     return _html.schematic(reranker) + _html.card(repr(reranker), _html.facts(facts), *parts)
 
 

@@ -163,7 +163,6 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         history: Log of the last ``fit``, list of dict: ``loss`` (mean since the previous entry),
             ``learning_rate`` and ``step``, twenty entries per run; with a validation also ``eval_``
             and the name of the measure.
-        verdict: Frame of the systems that were compared on the validation of the last ``fit``.
         train_loss: Mean training loss of the last ``fit``, float; ``None`` before it.
         inputs: Number of inputs scored so far: documents, or pairs of query and document.
         truncated: Number of those that have as many tokens as ``max_length`` allows. Nearly all of
@@ -367,7 +366,12 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         return super().__repr__() + (f"@{weights[:8]}" if weights else "")
 
     def _repr_html_(self) -> str:
-        return reranker_html(self, self._known_provenance())
+        options = {"model": str(self.model), "max_length": self.max_length}
+        options |= {name: str(value) for name, value in self.loading.items()}
+        otherwise = "not known of a name on the hub"
+        if self.path is not pt.Artifact.NO_PATH:
+            otherwise = "not by this package"
+        return reranker_html(self, options, self._known_provenance() or otherwise)
 
     def _trained_weights(self) -> str:
         """Returns the fingerprint of trained weights, or an empty string; loads no network."""

@@ -40,10 +40,11 @@ def fingerprint(frame: pd.DataFrame, text_field: str = "text") -> dict[str, Any]
 def weights_fingerprint(network: torch.nn.Module) -> str:
     """Returns a SHA-256 of the first 1,024 numbers of each weight of a network."""
     digest = sha256()
-    for name, weight in network.named_parameters():
+    for name, parameter in network.named_parameters():
+        weight = parameter.detach()
         if hasattr(weight, "qdata"):  # in int8 by torchao, which cannot be flattened
             weight = weight.dequantize()
-        numbers = weight.detach().flatten()[:1024].float().cpu().numpy()
+        numbers = weight.flatten()[:1024].float().cpu().numpy()
         digest.update(f"{name} {tuple(weight.shape)}".encode() + numbers.tobytes())
     return digest.hexdigest()
 
