@@ -166,10 +166,10 @@ class TokenizedBackend:
     def _load(self, auto_class: str, **options: Any) -> Any:
         """Loads what a class of transformers, given by its name, makes of the model."""
         try:
-            source, own = self._source
             with quiet():
                 import transformers
 
+                source, own = self._source
                 return getattr(transformers, auto_class).from_pretrained(source, **own, **options)
         except Exception as error:  # a damaged file can raise any error
             raise self._not_loaded(error) from error
