@@ -1,4 +1,4 @@
-"""A Hugging Face hub on this machine that takes uploads: what ``to_hf`` talks to."""
+"""A Hugging Face hub and a Zenodo on this machine, for ``to_hf`` and ``to_zenodo``."""
 
 import base64
 import contextlib
@@ -9,15 +9,22 @@ import threading
 
 import huggingface_hub.constants
 import huggingface_hub.hf_api
+import requests
+
+ZENODO = "https://zenodo.org"
 
 
 class Hub:
-    """Keeps the files of repositories by name: ``files["owner/name@branch"]["README.md"]``."""
+    """Keeps the files of repositories by name: ``files["owner/name@branch"]["README.md"]``.
+
+    Those of Zenodo are in ``files["17"]``, and their description in ``described``.
+    """
 
     def __init__(self, port):
         self.home = f"http://127.0.0.1:{port}"
         self.files = {}
         self.created = []
+        self.described = {}
 
     def answer(self, method, path, body):
         """Returns status and JSON of a request of huggingface_hub, and keeps what it uploads."""
@@ -26,6 +33,15 @@ class Hub:
             name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
             self.created.append((asked.get("type", "model"), name))
             return 200, {"url": f"{self.home}/datasets/{name}"}
+        if path.startswith("/api/deposit/depositions"):
+            links = ("html", "latest_draft", "bucket", "discard")
+            return 201, {"id": 17, "links": {n: f"{self.home}/zenodo/{n}" for n in links}}
+        if path.startswith("/zenodo/latest_draft"):
+            self.described = json.loads(body)["metadata"]
+            return 200, {}
+        if match := re.match(r"/zenodo/bucket/([^?]+)", path):
+            self.files.setdefault("17", {})[match[1]] = body
+            return 201, {}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if match := re.fullmatch(r"/api/datasets/(.+?)/(branch|preupload|commit)/(\w+)", path):
@@ -48,21 +64,35 @@ class Hub:
 
     def file(self, path):
         """Returns a file by ``/datasets/owner/name/resolve/branch/file``; ``None`` without it."""
+        if match := re.fullmatch(r"/records/17/files/(.+)", path):
+            return self.files["17"].get(match[1])
         match = re.fullmatch(r"/datasets/(.+?)/resolve/(\w+)/(.+)", path)
         return match and self.files.get(f"{match[1]}@{match[2]}", {}).get(match[3])
 
 
 @contextlib.contextmanager
 def uploading(patch):
-    """Runs a hub, to which ``to_hf`` and ``from_hf`` of ``pt.Artifact`` go."""
+    """Runs a hub, to which ``to_hf``, ``from_zenodo`` and so on of ``pt.Artifact`` go."""
+    post = requests.post
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, found = hub.answer("POST", self.path, body)
+            status, found = hub.answer(self.command, self.path, self.body())
             self.respond(status, json.dumps(found).encode())
+
+        do_PUT = do_POST
+
+        def body(self):
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            found = b""
+            while size := int(self.rfile.readline(), 16):
+                found += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return found
 
         def do_GET(self):
             found = hub.file(self.path)
@@ -87,6 +117,11 @@ def uploading(patch):
         patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.home)
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         patch.setattr("pyterrier._artifact._hf_url_resolver", lambda url: resolved(hub.home, url))
+        # PyTerrier has the addresses of the hub and of Zenodo in its code.
+        patch.setattr(requests, "post", lambda url, **o: post(url.replace(ZENODO, hub.home), **o))
+        resolve = "pyterrier._artifact._zenodo_url_resolver"
+        address = f"{hub.home}/records/{{}}/files/artifact.tar.lz4"
+        patch.setattr(resolve, lambda url: address.format(url.path))
         yield hub
         server.shutdown()
 

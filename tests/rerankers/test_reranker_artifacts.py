@@ -1,5 +1,6 @@
 """Rerankers as artifacts of PyTerrier: folders, packages, the hub, and other packages."""
 
+import html
 import json
 import shutil
 
@@ -144,11 +145,18 @@ class TestPackage:
         page = ModelCard(hub.files["someone/reranker@main"]["README.md"].decode())
         assert "# My reranker" in page.text and "trained" not in page.text
 
-    def test_zenodo_page(self, cls, trained):
-        known = trained[cls]._zenodo_metadata(zenodo_id="17", pretty_name="Mine", metadata={})
-        assert known["title"] == "Mine" and "pyterrier-artifact" in known["keywords"]
-        assert "pt.Artifact.from_zenodo(&#x27;17&#x27;)" in known["description"]
-        assert "validation queries" in known["description"]
+    def test_round_trip_over_zenodo(self, cls, trained, frame, tmp_path, monkeypatch):
+        monkeypatch.setenv("PYTERRIER_HOME", str(tmp_path / "home"))
+        with uploading(monkeypatch) as hub:
+            trained[cls].to_zenodo(pretty_name="Mine")
+            loaded = pt.Artifact.from_zenodo("17", dtype="float32", device="cpu")
+        np.testing.assert_array_equal(scores(loaded, frame), scores(trained[cls], frame))
+        assert (
+            hub.described["title"] == "Mine" and "pyterrier-artifact" in hub.described["keywords"]
+        )
+        page = html.unescape(hub.described["description"])
+        assert "pt.Artifact.from_zenodo('17')" in page
+        assert trained[cls].provenance["verdict"]["summary"] in page
 
     def test_default_name(self, cls, saved, tmp_path):
         path = shutil.copytree(saved[cls], tmp_path / "model")
@@ -184,19 +192,19 @@ class TestHtml:
         monkeypatch.setattr(base, "read_json", None)
         for model, trained in (("owner/na<me", "not known"), (models[cls], "not by this package")):
             reranker = cls(model, max_length=64)
-            html = reranker._repr_html_()
+            shown = reranker._repr_html_()
             assert reranker._network is None
-            assert trained in html and "<svg" not in html.split('class="inpars"')[1]
-            assert html.count('class="repr_html') == 1 and "na<me" not in html
+            assert trained in shown and "<svg" not in shown.split('class="inpars"')[1]
+            assert shown.count('class="repr_html') == 1 and "na<me" not in shown
 
     def test_trained_and_saved(self, cls, trained, saved):
         reranker = cls(saved[cls], dtype="float32", device="cpu")
         for shown in (trained[cls], reranker):
-            html = shown._repr_html_()
-            assert "examples of 8 queries" in html
-            assert trained[cls].provenance["verdict"]["summary"] in html
-            assert "training loss by step" in html and "nDCG@10 of the validation by step" in html
-            assert "average (0.25 start)" in html and "nan" not in html.split('class="inpars"')[1]
+            page = shown._repr_html_()
+            assert "examples of 8 queries" in page
+            assert trained[cls].provenance["verdict"]["summary"] in page
+            assert "training loss by step" in page and "nDCG@10 of the validation by step" in page
+            assert "average (0.25 start)" in page and "nan" not in page.split('class="inpars"')[1]
         assert reranker._network is None
 
     def test_no_schematic(self, cls, models, monkeypatch):
