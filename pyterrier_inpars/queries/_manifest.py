@@ -69,6 +69,8 @@ def read_manifest(folder: Path, metadata: dict[str, str]) -> dict[str, Any] | No
         return None
     try:
         manifest = json.loads(file.read_bytes())
+    except FileNotFoundError:  # a writer has just renamed it
+        return read_manifest(folder, metadata)
     except (ValueError, RecursionError) as error:
         raise _damaged(file) from error
     if not isinstance(manifest, dict):

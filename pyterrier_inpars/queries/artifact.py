@@ -2,16 +2,19 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from operator import length_hint
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 from more_itertools import chunked
 
+from pyterrier_inpars import _html
 from pyterrier_inpars._stage import begin_call, positive_int, with_columns
 from pyterrier_inpars.queries._answers import AnswerLog
 from pyterrier_inpars.queries._manifest import (
@@ -33,6 +36,7 @@ from pyterrier_inpars.queries._resume import (
     transform_batch,
 )
 from pyterrier_inpars.queries._shards import Writer, check_shards, read_rows, writer_lock
+from pyterrier_inpars.queries._status import Status, status_of, stored_shards
 
 _COLUMNS = ["qid", "query", "docno", "text"]
 _FILES = ("queries-", "answers-", UNFINISHED)
@@ -65,7 +69,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     and the stages after it, by their ``repr``. The manifest is named ``progress.json`` until the
     end of the corpus is reached. It then becomes ``pt_meta.json``, PyTerrier's metadata file, which
     marks the artifact as complete.
-    Only a complete artifact can be read.
+    Only a complete artifact can be read as a whole. `status`, `head`, `sample` and iteration also
+    show the shards of an unfinished one, while another process writes it too.
 
     Args:
         path: Folder of the artifact. It need not exist; ``index()`` creates it.
@@ -278,7 +283,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         if not self.built():
             raise RuntimeError(
                 f"{self!r} is not complete: it holds {stored_documents(manifest):,} of the "
-                "corpus's documents; run the same index() again to resume"
+                "corpus's documents; run the same index() again to resume, or look at what is "
+                "stored with status, head() and sample()"
             )
         return manifest
 
@@ -304,9 +310,100 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         faults, _ = check_shards(self.path, manifest)
         return {manifest["shards"][number]["file"]: fault for number, fault in faults.items()}
 
+    @property
+    def status(self) -> Status:
+        """State, counts, model, prompt, size and times; see `Status`.
+
+        Raises:
+            ValueError: The manifest is damaged.
+        """
+        return status_of(self.path, self._manifest())
+
+    def head(self, n: int = 5) -> pd.DataFrame:
+        """Returns the first stored rows, of an unfinished artifact too.
+
+        Args:
+            n: Largest number of rows.
+
+        Raises:
+            FileNotFoundError: The artifact is empty.
+            ValueError: A shard that is read is damaged.
+        """
+        number = positive_int("n", n)
+        return self._undisturbed(lambda: _as_results(islice(self, number)))
+
+    def sample(self, n: int = 5, seed: int = 0) -> pd.DataFrame:
+        """Returns random stored rows in corpus order, of an unfinished artifact too.
+
+        Args:
+            n: Largest number of rows.
+            seed: Seed; the same one draws the same rows from the same shards.
+
+        Raises:
+            FileNotFoundError: The artifact is empty.
+            ValueError: A shard that is read is damaged.
+        """
+        number = positive_int("n", n)
+        return self._undisturbed(lambda: self._drawn(number, seed))
+
+    def _drawn(self, n: int, seed: int) -> pd.DataFrame:
+        shards = self._stored_shards()
+        ends = np.cumsum([0, *(entry["queries"] for entry in shards)])
+        size = min(n, int(ends[-1]))
+        drawn = np.sort(np.random.default_rng(seed).choice(ends[-1], size, replace=False))
+        rows: list[dict[str, Any]] = []
+        for entry, start, end in zip(shards, ends[:-1], ends[1:], strict=True):
+            own = set(drawn[(drawn >= start) & (drawn < end)] - start)
+            if own:
+                found = enumerate(read_rows(self.path, entry))
+                rows += [row for number, row in found if number in own]
+        return _as_results(rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yields the stored rows in corpus order, of an unfinished artifact too.
+
+        Rows that another process writes after the start are not included.
+        """
+        for entry in self._stored_shards():
+            yield from read_rows(self.path, entry)
+
     def __len__(self) -> int:
-        """Returns the number of queries."""
-        return self.metadata["queries"]
+        """Returns the number of stored queries, of an unfinished artifact too."""
+        return sum(entry["queries"] for entry in self._stored_shards())
+
+    def _undisturbed(self, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Returns what a function reads, again if another process replaced a file meanwhile."""
+        while True:
+            before = self._manifest()
+            try:
+                return read()
+            except ValueError:
+                if self._manifest() == before:
+                    raise
+
+    def _stored_shards(self) -> list[dict[str, Any]]:
+        manifest = self._manifest()
+        if manifest is None:
+            raise self._empty()
+        return stored_shards(manifest)
+
+    def _repr_html_(self) -> str:
+        """Shows status, first queries and their lengths; reads at most one shard."""
+        parts: list[str] = []
+        try:
+            parts.append(_html.facts(self.status.shown()))
+            first = next((e for e in self._stored_shards() if e["queries"]), None)
+            if first is not None:
+                rows = list(read_rows(self.path, first))
+                lengths = [len(row["query"].split()) for row in rows]
+                columns = [name for name in ("qid", "query", "docno", "type") if name in rows[0]]
+                parts.append(_html.table(pd.DataFrame(rows[:5])[columns], "First queries"))
+                parts.append(_html.histogram(lengths, "Words per query, first shard"))
+        except FileNotFoundError:
+            parts.append("Run (generator >> queries).index(corpus) to fill it.")
+        except Exception as error:  # a notebook must be able to show a damaged folder
+            parts.append(str(error))
+        return _html.card(repr(self), *parts)
 
     def iter_results(self) -> Iterator[dict[str, Any]]:
         """Yields the rows in corpus order, with one shard in memory at a time."""
@@ -318,10 +415,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
         There is no ``rank``, since each query has one document.
         """
-        frame = pd.DataFrame(self.iter_results())
-        if frame.empty:
-            return pd.DataFrame(columns=[*_COLUMNS, "score", "log_probs"])
-        return frame[with_columns(_COLUMNS, *frame.columns)]
+        return _as_results(self.iter_results())
 
     def get_topics(self) -> pd.DataFrame:
         """Returns the queries alone: ``qid, query``."""
@@ -389,6 +483,13 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
     def _manifest(self) -> dict[str, Any] | None:
         return read_manifest(self.path, self._metadata())
+
+
+def _as_results(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return pd.DataFrame(columns=[*_COLUMNS, "score", "log_probs"])
+    return frame[with_columns(_COLUMNS, *frame.columns)]
 
 
 def _check_row(row: dict[str, Any]) -> None:

@@ -204,7 +204,7 @@ def test_empty_and_unfinished_artifacts_cannot_be_read(tmp_path):
             read(queries)
     with pytest.raises(OSError, match="disk"):
         index(queries.path, corpus(20, stop=14))
-    for read in reads:
+    for read in reads[1:]:
         with pytest.raises(RuntimeError, match="holds 9 of the corpus's documents; run the same"):
             read(queries)
 
