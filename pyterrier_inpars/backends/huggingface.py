@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from pyterrier_inpars._compute.cpu_linear import pack_linear
 from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, quantize
+from pyterrier_inpars._compute.memory_limit import MemoryLimit, is_out_of_memory
 from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.backends._kv_cache import (
     SequentialBatch,
@@ -109,6 +110,7 @@ class HuggingFaceBackend(TokenizedBackend):
         """Resets what depends on the loaded model."""
         self._supports_masks: bool | None = None  # None until the first use
         self._prefix: tuple[Sequence[int], SharedPrefixCache | None] = ((), None)
+        self._memory = MemoryLimit(type(self).__name__)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the parameters alone: a loaded model cannot be pickled or copied."""
@@ -212,13 +214,35 @@ class HuggingFaceBackend(TokenizedBackend):
         prefix_ids = self._encode_prefix(prefix, prompts)
         prefix_ids = prefix_ids[: _shared_length(prefix_ids, ids)]
         completions: dict[int, Completion] = {}
-        with torch.inference_mode():
-            rows = self._generate(
-                prefix_ids, ids, max_new_tokens, sampling, num_samples, seeds, tuple(stop)
-            )
-            for row in rows:
-                completions[row.number] = self._completion(row.tokens, row.log_probs, stop)
-                progress(1)
+        waiting = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        while waiting:
+            most = max(1, min(len(waiting), self._most_rows // num_samples))
+            try:
+                with torch.inference_mode():
+                    rows = self._generate(
+                        prefix_ids,
+                        ids,
+                        waiting,
+                        most,
+                        max_new_tokens,
+                        sampling,
+                        num_samples,
+                        seeds,
+                        tuple(stop),
+                    )
+                    for row in rows:
+                        if row.number not in completions:
+                            done = self._completion(row.tokens, row.log_probs, stop)
+                            completions[row.number] = done
+                            progress(1)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                longest = f"a prompt of {len(ids[waiting[-1]]):,} tokens"
+                self._memory.lower(most * num_samples if most > 1 else 1, longest, error)
+            numbers = range(len(ids) * num_samples)
+            left = {number // num_samples for number in numbers if number not in completions}
+            waiting = [i for i in waiting if i in left]
         return [completions[number] for number in range(len(completions))]
 
     def log_likelihood(
@@ -265,11 +289,14 @@ class HuggingFaceBackend(TokenizedBackend):
         scored.sort(key=lambda i: len(ids[i]), reverse=True)
         with torch.inference_mode():
             self._check_masks(prefix_ids, ids, scored[0])
-            for indices in self._scoring_batches(scored, counts):
+
+            def compute(indices: list[int]) -> list[list[float]]:
                 rows, last = [ids[i] for i in indices], [counts[i] for i in indices]
                 longest = len(rows[0]) + max(last)  # with padding
                 batch, length = self._new_batch(prefix_ids, len(rows), longest)
-                found = _log_probs(batch, [row[length:] for row in rows], last)
+                return _log_probs(batch, [row[length:] for row in rows], last)
+
+            for indices, found in self._scored(scored, counts, ids, compute):
                 for i, values in zip(indices, found, strict=True):
                     self._check_numbers(values, i, self._dtype_name)
                     likelihoods[i] = values
@@ -316,10 +343,13 @@ class HuggingFaceBackend(TokenizedBackend):
         found: list[list[float]] = [[] for _ in rows]
         with torch.inference_mode():
             self._check_masks(prefix_ids, rows, order[0])
-            for indices in self._scoring_batches(order, [1] * len(rows)):
+
+            def compute(indices: list[int]) -> torch.Tensor:
                 batch, length = self._new_batch(prefix_ids, len(indices), len(rows[indices[0]]))
                 batch.prefill([rows[i][length:-1] for i in indices])
-                logits = batch.forward([rows[i][-1:] for i in indices])
+                return batch.forward([rows[i][-1:] for i in indices])
+
+            for indices, logits in self._scored(order, [1] * len(rows), rows, compute):
                 for i, values in zip(indices, logits, strict=True):
                     found[i] = values[0].float().log_softmax(dim=-1)[tokens].tolist()
                     self._check_numbers(found[i], i, self._dtype_name)
@@ -336,13 +366,31 @@ class HuggingFaceBackend(TokenizedBackend):
 
     # -- Batches -----------------------------------------------------------------------------
 
+    @property
+    def _most_rows(self) -> int:
+        """Number of sequences computed together: ``batch_size``, or fewer if memory is short."""
+        return self._memory.capped(self.batch_size)
+
+    def _scored(
+        self,
+        order: list[int],
+        counts: list[int],
+        ids: list[list[int]],
+        compute: Callable[[list[int]], Any],
+    ) -> Iterator[tuple[list[int], Any]]:
+        """Computes batches of pairs in the given order, smaller ones if memory is short."""
+        for batch in self._scoring_batches(order, counts):
+            yield from self._memory.run(
+                batch, compute, lambda i: f"a prompt of {len(ids[i]):,} tokens"
+            )
+
     def _scoring_batches(self, order: list[int], counts: list[int]) -> Iterator[list[int]]:
         """Yields batches of pairs in the given order whose logits fit into memory."""
         most = max(1, MAX_LOGITS // self.model.config.get_text_config().vocab_size)
         batch: list[int] = []
         for i in order:
             longest = max(counts[j] for j in [*batch, i])
-            if batch and (len(batch) == self.batch_size or (len(batch) + 1) * longest > most):
+            if batch and (len(batch) == self._most_rows or (len(batch) + 1) * longest > most):
                 yield batch
                 batch = []
             batch.append(i)
@@ -393,6 +441,8 @@ class HuggingFaceBackend(TokenizedBackend):
         self,
         prefix: list[int],
         ids: list[list[int]],
+        waiting: Sequence[int],
+        most: int,
         max_new_tokens: int,
         sampling: Sampling,
         num_samples: int,
@@ -403,10 +453,20 @@ class HuggingFaceBackend(TokenizedBackend):
 
         Waiting prompts take the places of completions that have ended, longest first, so that rows
         of a batch have similar lengths. The last token of a prompt is fed with the first step.
+
+        Args:
+            prefix: Tokens of the shared prefix.
+            ids: Tokens of the prompts.
+            waiting: Numbers of the prompts to complete, shortest first.
+            most: Maximum number of prompts completed together.
+            max_new_tokens: See `complete`.
+            sampling: See `complete`.
+            num_samples: See `complete`.
+            seeds: See `complete`.
+            stop: See `complete`.
         """
-        waiting = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        waiting = list(waiting)
         self._check_masks(prefix, ids, waiting[-1])
-        most = max(1, min(len(ids), self.batch_size // num_samples))
         longest = len(ids[waiting[-1]]) + max_new_tokens
         batch, length = self._new_batch(prefix, most * num_samples, longest)
         rows: list[_Row] = []

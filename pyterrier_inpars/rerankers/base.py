@@ -22,6 +22,7 @@ import pyterrier as pt
 
 from pyterrier_inpars._compute.cpu_linear import onednn_linear
 from pyterrier_inpars._compute.devices import CPU_TOKENS, best_device, best_dtype, is_int8, quantize
+from pyterrier_inpars._compute.memory_limit import MemoryLimit
 from pyterrier_inpars._compute.xla import full_batch, on_xla, tie_weights, weights_on_cpu
 from pyterrier_inpars._files import write_json, write_text
 from pyterrier_inpars._hub import resolved
@@ -218,6 +219,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         self.provenance: dict[str, Any] | None = None
         self.inputs = self.truncated = 0
         self._warned_of_truncation = False
+        self._memory = MemoryLimit(type(self).__name__)
         self._network: Any = None
         self._checkpoint: tuple[Any, dict[str, bytes]] | None = None  # of a copy of a trained one
         self._applied: dict[str, Any] = {}  # parameters that the network was loaded with
@@ -517,13 +519,20 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         device = self.network.device
         most = CPU_TOKENS if device.type == "cpu" else np.inf
         batches = batches_of_similar_length(lengths, self.batch_size, most)
-        found = []
+        found: list[np.ndarray] = []
+
+        def compute(rows: list[int]) -> np.ndarray:
+            scores = forward(full_batch(rows, self._memory.capped(self.batch_size), device))
+            # Sliced on the CPU: XLA would compile a slice for each number of rows.
+            return scores.cpu()[: len(rows)].float().numpy()
+
+        def longest(row: int) -> str:
+            return f"an input of about {lengths[row]:,.0f} tokens"
+
         for rows in pt.tqdm(
             batches, desc=type(self).__name__, unit="batch", disable=not self.verbose
         ):
-            scores = forward(full_batch(rows, self.batch_size, device))
-            # Sliced on the CPU: XLA would compile a slice for each number of rows.
-            found.append(scores.cpu()[: len(rows)].float().numpy())
+            found += [scores for _, scores in self._memory.run(rows, compute, longest)]
         self._warn_if_truncated()
         return np.concatenate(found)[np.argsort(np.concatenate(batches))]
 

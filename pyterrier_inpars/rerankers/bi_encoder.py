@@ -266,9 +266,9 @@ class BiEncoder(SentenceTransformersReranker):
 
         def forward(rows: list[int]) -> torch.Tensor:
             batch = network.preprocess([distinct[r] for r in rows], prompt=prompt, task=task)
+            vectors = network(batch_to_device(batch, network.device), task=task)
             if task == "document":
                 self._count_batch(batch, rows)
-            vectors = network(batch_to_device(batch, network.device), task=task)
             return normalize(vectors["sentence_embedding"])
 
         return self._in_batches(self._estimated_tokens(distinct), forward)[codes]

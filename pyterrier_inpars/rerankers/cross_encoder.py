@@ -122,8 +122,9 @@ class CrossEncoder(SentenceTransformersReranker):
 
         def forward(rows: list[int]) -> torch.Tensor:
             batch = self._batch([pairs[r] for r in rows])
+            scores = network(batch)["scores"].view(-1)
             self._count_batch(batch, rows)
-            return network(batch)["scores"].view(-1)
+            return scores
 
         lengths = self._estimated_tokens(query + text for query, text in pairs)
         return self._in_batches(lengths, forward)

@@ -1,0 +1,179 @@
+"""Batches that do not fit into memory: halved, with a warning, and with the same results."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import tiny_llm
+import torch
+
+from pyterrier_inpars import CrossEncoder, QueryGenerator
+from pyterrier_inpars._compute.memory_limit import MemoryLimit, is_out_of_memory
+from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3, 5, 8])
+def test_parts_are_in_order_and_the_limit_stays(fits):
+    limit, tried = MemoryLimit("Stage"), []
+
+    def compute(rows):
+        tried.append(len(rows))
+        if len(rows) > fits:
+            raise FULL
+        return [row * 10 for row in rows]
+
+    with pytest.warns(UserWarning, match="a batch of 8 does not fit") if fits < 8 else nothing():
+        found = list(limit.run(range(8), compute, str))
+    assert [row for part, _ in found for row in part] == list(range(8))
+    assert [value for _, values in found for value in values] == [row * 10 for row in range(8)]
+    assert max(len(part) for part, _ in found) > fits / 2
+    failed = len([size for size in tried if size > fits])
+    list(limit.run(range(8, 20), compute, str))
+    assert len([size for size in tried if size > fits]) == failed + (fits == 8)
+
+
+class nothing:
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_one_row_that_does_not_fit_is_an_error():
+    def compute(rows):
+        raise FULL
+
+    with (
+        pytest.warns(UserWarning, match="Stage: a batch of 3 .* batches of at most 1 "),
+        pytest.raises(MemoryError, match="Stage: row 7 does not fit .* even alone: limit the"),
+    ):
+        list(MemoryLimit("Stage").run([7, 8, 9], compute, lambda row: f"row {row}"))
+
+
+def test_other_errors_are_raised_unchanged():
+    def compute(rows):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(MemoryLimit("Stage").run([1, 2], compute, str))
+    assert not is_out_of_memory(KeyError("out of memory"))
+
+
+def test_a_real_failure_of_the_allocator():
+    """The address space of a process is limited: 32 rows of 16 MiB do not fit, but 1 does."""
+    code = """
+        import resource, warnings
+        import torch
+        from pyterrier_inpars._compute.memory_limit import MemoryLimit
+
+        torch.set_num_threads(1)
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + 200 * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        memory = MemoryLimit("Stage")
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            found = list(memory.run(
+                range(32), lambda rows: torch.ones(len(rows), 2**22).sum(dim=1).tolist(), str
+            ))
+        assert [value for _, values in found for value in values] == [2.0**22] * 32
+        assert memory.rows in (4, 8) and len(shown) in (2, 3), (memory.rows, len(shown))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def limited(monkeypatch, network_class, rows_of, fits):
+    """Makes the forward of a network fail for more than ``fits`` rows; returns the attempts."""
+    forward, tried = network_class.forward, []
+
+    def limited_forward(self, *args, **options):
+        tried.append(rows_of(*args, **options))
+        if tried[-1] > fits:
+            raise FULL
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(network_class, "forward", limited_forward)
+    return tried
+
+
+def test_reranking(tmp_path, monkeypatch):
+    path = tiny.tiny_classifier(tmp_path / "bert", "bert", 1)
+    frame = pd.DataFrame(
+        [("1", "apple", f"d{i}", "banana stone " * (i % 5 + 1)) for i in range(23)],
+        columns=["qid", "query", "docno", "text"],
+    )
+    expected = CrossEncoder(path, batch_size=3, device="cpu", dtype="float32")(frame)
+    reranker = CrossEncoder(path, batch_size=8, device="cpu", dtype="float32")
+    tried = limited(
+        monkeypatch, type(reranker.network.transformers_model), lambda **o: len(o["input_ids"]), 4
+    )
+    with pytest.warns(UserWarning, match="CrossEncoder: a batch of 8 does not fit"):
+        found = reranker(frame)
+    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-6)
+    assert tried.count(8) == 1
+    if hasattr(reranker, "inputs"):
+        assert reranker.inputs == 23  # also the batch that was tried twice counts once
+    monkeypatch.undo()
+    limited(
+        monkeypatch, type(reranker.network.transformers_model), lambda **o: len(o["input_ids"]), 0
+    )
+    with (
+        pytest.warns(UserWarning, match="does not fit"),
+        pytest.raises(MemoryError, match=r"CrossEncoder: an input of about \d+ tokens"),
+    ):
+        reranker(frame)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3}])
+def test_generation(tmp_path, monkeypatch, sampling):
+    path = tiny_llm.save(tmp_path / "llm", "llama")
+    frame = pd.DataFrame(
+        [(f"d{i}", " ".join(tiny_llm.WORDS[i : i + 3 + i % 4])) for i in range(13)],
+        columns=["docno", "text"],
+    )
+
+    def generator(batch_size):
+        return QueryGenerator(
+            path, prompt="zero-shot", sampling=sampling, num_queries=1 + bool(sampling),
+            max_new_tokens=5, batch_size=batch_size, device="cpu", dtype="float32",
+        )  # fmt: skip
+
+    expected = generator(2)(frame)
+    ours = generator(12)
+    model = ours._backend.model
+    tried = limited(
+        monkeypatch, type(model), lambda *a, **o: len(o["input_ids"] if not a else a[0]), 4
+    )
+    with pytest.warns(UserWarning, match="HuggingFaceBackend: a batch of .* does not fit"):
+        found = ours(frame)
+    pd.testing.assert_frame_equal(found, expected)
+    assert len([rows for rows in tried if rows > 4]) <= 2
+    assert not [rows for rows in tried[-3:] if rows > 4]
+
+
+def test_likelihoods(tmp_path, monkeypatch):
+    path = tiny_llm.save(tmp_path / "llm", "llama")
+    prompts = [" ".join(tiny_llm.WORDS[i : i + 4]) for i in range(10)]
+    after = [" gain signal"] * 10
+    expected = HuggingFaceBackend(path, batch_size=2, device="cpu", dtype="float32").log_likelihood(
+        prompts, after
+    )
+    ours = HuggingFaceBackend(path, batch_size=10, device="cpu", dtype="float32")
+    limited(
+        monkeypatch, type(ours.model), lambda *a, **o: len(o["input_ids"] if not a else a[0]), 3
+    )
+    with pytest.warns(UserWarning, match="a batch of 10 does not fit"):
+        found = ours.log_likelihood(prompts, after)
+    for values, same in zip(found, expected, strict=True):
+        assert values == pytest.approx(same, abs=1e-5)
