@@ -7,6 +7,7 @@ be read on a light page, on a dark one, and in grey. Series differ in shape, not
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -33,8 +34,7 @@ INK = "#1b1b1b"
 """Color of text and axes, which SVG replaces by the color of the surroundings."""
 MUTED = "#858585"
 FILL = "#3f80bf"
-STRONG = "#b8561f"
-"""Color of the second series and of marks, which are lines."""
+"""Color of areas; lines on them have the color of text."""
 SMALL = 10
 """Size of the smaller text in points."""
 LABEL_LENGTH = 24
@@ -117,7 +117,6 @@ def _font(found: re.Match[str]) -> str:
 
 def styled(draw: Any) -> Any:
     """Decorates a function that returns a chart: it draws in the style of this module."""
-    import functools
 
     @functools.wraps(draw)
     def wrapper(*args: Any, **options: Any) -> Chart:
@@ -189,7 +188,7 @@ def _draw_histogram(axes: Axes, values: np.ndarray, edges: np.ndarray, median: f
         color=FILL,
         clip_on=False,
     )
-    axes.axvline(median, color=STRONG, linewidth=1.6, linestyle=(0, (4, 2)), clip_on=False)
+    axes.axvline(median, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), clip_on=False)
     right = median > (edges[0] + edges[-1]) / 2
     axes.annotate(
         f"median {short(median)}",
@@ -314,7 +313,7 @@ def two_groups(
             label=groups[0],
             clip_on=False,
         )
-        axes.stairs(heights[1], edges, color=STRONG, linewidth=1.8, label=groups[1], clip_on=False)
+        axes.stairs(heights[1], edges, color=INK, linewidth=1.4, label=groups[1], clip_on=False)
         axes.set_title(_cut(name, 44), loc="left", fontsize=11)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -366,7 +365,7 @@ def gains(rows: Mapping[str, np.ndarray], ylabel: str, alt: str) -> Chart:
                     edges,
                     fill=True,
                     facecolor=FILL if hatch is None else "none",
-                    edgecolor=None if hatch is None else STRONG,
+                    edgecolor=None if hatch is None else INK,
                     hatch=hatch,
                     linewidth=0 if hatch is None else 1.2,
                 )

@@ -415,7 +415,8 @@ def topic_gains(
     means = differences.mean().sort_values(ascending=False, kind="stable")[:6]
     rows = {str(name): differences[name].to_numpy(float) for name in means.index}
     listed = "; ".join(
-        f"{name}: {(of > 0).sum():,} queries gain, {(of < 0).sum():,} lose, mean {of.mean():+.3f}"
+        f"{name}: {(of > 0).sum():,} of {len(of):,} queries gain, {(of < 0).sum():,} lose, mean "
+        f"{of.mean():+.3f}"
         for name, of in rows.items()
     )
     alt = f"Gains of {measure} against {baseline} by query. {listed}."

@@ -138,8 +138,7 @@ def _read(queries: Any) -> tuple[pd.DataFrame, Mapping[str, Any] | None]:
     if isinstance(queries, SyntheticQueries):
         if queries.built():
             return queries.get_results(), queries.metadata
-        rows: Any = queries
-        return pd.DataFrame(list(rows)), None
+        return queries.head(max(1, len(queries))), None
     if not isinstance(queries, pd.DataFrame):
         raise TypeError(f"queries must be SyntheticQueries or a DataFrame, not {queries!r:.200}")
     return queries, None

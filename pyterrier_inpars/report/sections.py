@@ -367,12 +367,7 @@ def filtered(
         _funnel_facts(content, counted)
     for name, rows in samples.items():
         if len(rows):
-            parts.append(
-                Part(
-                    f"{name} dropped, for example",
-                    queries=excerpts(rows, text_field),
-                )
-            )
+            parts.append(Part(f"{name} dropped, for example", queries=excerpts(rows, text_field)))
     content.add("filters", "What the filters dropped", parts)
     dropped = (
         frame["dropped_by"].notna() if "dropped_by" in frame else pd.Series(False, frame.index)
@@ -385,7 +380,8 @@ def _run(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, pd.DataFrame]]:
     """Returns kept queries, the table of `funnel`, and dropped queries by the filters' names.
 
-    The filters run if they have not, or if the frame has as many rows as their last input.
+    The filters run if they have not, or if the frame has as many rows as their last input, and no
+    row that they dropped with ``explain=True``.
     """
     stages = list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
     filters = [stage for stage in stages if isinstance(stage, Filter)]
@@ -393,8 +389,9 @@ def _run(
         return frame, funnel(pipeline), {}
     generates = any(isinstance(stage, QueryGenerator) for stage in stages)
     has_run = any(stage.last_seen for stage in filters)
-    unfiltered = has_run and len(frame) == filters[0].last_seen
-    drops = sum(stage.last_dropped for stage in filters)
+    explained = "dropped_by" in frame and frame["dropped_by"].notna().any()
+    unfiltered = len(frame) == filters[0].last_seen and not explained
+    drops = any(stage.last_dropped for stage in filters)
     if not generates and (not has_run or (unfiltered and drops)):
         frame = pipeline.transform(frame)
     samples: dict[str, pd.DataFrame] = {}
@@ -456,18 +453,16 @@ def _scores(examples: pd.DataFrame, rerankers: Mapping[str, pt.Transformer]) -> 
 
 
 def _verdict(content: Content, name: str, reranker: Any) -> Part | None:
-    known = (getattr(reranker, "provenance", None) or {}).get("verdict")
     table = getattr(reranker, "verdict", None)
-    if known is None or table is None:
+    if table is None:
         return None
-    summary = known["summary"]
-    if known["helped"] is False:
-        content.checks.append(f"{name}: {summary}.")
-    return Part(
-        f"Did training help? {name}",
-        f"{summary[0].upper()}{summary[1:]}.",
-        table=_html.table(table) if known["systems"] else _html.Html(""),
-    )
+    known = (getattr(reranker, "provenance", None) or {}).get("verdict")  # a loaded one has none
+    reading = f"{known['summary'][0].upper()}{known['summary'][1:]}." if known else ""
+    if known and known["helped"] is False:
+        content.checks.append(f"{name}: {known['summary']}.")
+    measured = table.drop(columns=["system", "queries", "p", "kept"], errors="ignore").notna()
+    shown = _html.table(table) if measured.to_numpy().any() else _html.Html("")
+    return Part(f"Did training help? {name}", reading, table=shown)
 
 
 def system_section(content: Content, experiment: Any) -> None:
@@ -480,6 +475,8 @@ def system_section(content: Content, experiment: Any) -> None:
     table, values = tables_of(experiment)
     parts: list[Part | None] = []
     if table is not None:
+        if "type" in table:  # of compare(by_type=True)
+            table = table[table["type"] == "all"]
         measure = figures.first_measure(table)
         best = table.loc[pd.to_numeric(table[measure]).idxmax()]
         content.findings.append(_best(table, best, measure))
@@ -566,6 +563,8 @@ def means_of(values: pd.DataFrame) -> pd.DataFrame:
 
 def _best(table: pd.DataFrame, best: pd.Series, measure: str) -> str:
     """Returns a clause on the best system."""
+    if len(table) == 1:
+        return f"{best['name']} has a {measure} of {float(best[measure]):.3f}"
     text = f"of {len(table):,} systems, {best['name']} has the highest {measure}, "
     text += f"{float(best[measure]):.3f}"
     first = table.iloc[0]

@@ -163,9 +163,9 @@ def test_gains(values):
     gains, losses = (patch.get_data().values.tolist() for patch in chart.axes[0].patches)
     assert gains == pytest.approx([0.4, 0, 0])
     assert losses == pytest.approx([0, 0, -0.1])
-    assert "new: 1 queries gain, 1 lose, mean +0.100" in chart.alt
+    assert "new: 1 of 3 queries gain, 1 lose, mean +0.100" in chart.alt
     assert "mean +0.050" in report.topic_gains(values, measure="RR").alt
-    assert "BM25: 1 queries gain, 1 lose, mean -0.100" in report.topic_gains(values, "new").alt
+    assert "BM25: 1 of 3 queries gain, 1 lose, mean -0.100" in report.topic_gains(values, "new").alt
     svg(chart)  # with a hatch
 
 

@@ -152,6 +152,8 @@ def test_rows_that_explain_who_dropped_them(tmp_path, queries):
     found = page(tmp_path, explained)
     assert "CopyFilter dropped, for example coral polyps expel" in found["filters"]
     assert found["summary"].startswith("What these queries say 4 queries")
+    found = page(tmp_path, explained, filters)  # which are not run again
+    assert "passed the filters (67% of 6)" in found["summary"]
     found = page(tmp_path, queries, filters)
     assert "passed the filters (67% of 6)" in found["summary"]
 
@@ -166,6 +168,20 @@ def test_an_artifact_has_provenance(tmp_path, queries):
     assert "top_p" not in found["provenance"]
     assert artifact.metadata["fingerprint"] in found["provenance"]
     assert "pyterrier_inpars 0.2.0" in found["provenance"]
+
+
+def test_an_unfinished_artifact(tmp_path, queries):
+    artifact = SyntheticQueries(tmp_path / "queries", shard_size=2)
+
+    def rows():
+        yield from queries.to_dict("records")[:4]
+        raise RuntimeError("the machine went down")
+
+    with pytest.raises(RuntimeError, match="went down"):
+        artifact.index(rows())
+    found = page(tmp_path, artifact)
+    assert f"What these queries say {len(artifact)} queries for 3 documents" in found["summary"]
+    assert "is unfinished: this report is about what was stored so far" in found["summary"]
 
 
 def test_a_selection(tmp_path, queries, retriever):
@@ -200,6 +216,12 @@ def test_equal_inputs_give_equal_files(tmp_path, queries, retriever):
     first = report.report(queries, retriever=retriever, path=tmp_path / "a.html").read_bytes()
     second = report.report(queries, retriever=retriever, path=tmp_path / "b.html").read_bytes()
     assert first == second
+
+
+def test_types_of_a_comparison(tmp_path, queries):
+    table = pd.DataFrame({"type": ["all", "x"], "name": ["BM25"] * 2, "nDCG@10": [0.5, 0.6]})
+    found = page(tmp_path, queries, experiment=table)
+    assert "BM25 has a nDCG@10 of 0.500" in found["summary"]
 
 
 BAD = [
