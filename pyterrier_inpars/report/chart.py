@@ -37,6 +37,8 @@ FILL = "#3f80bf"
 """Color of areas; lines on them have the color of text."""
 SMALL = 10
 """Size of the smaller text in points."""
+STEPS = (1, 2, 5, 10)
+"""Distances of the numbers at an axis, times a power of ten."""
 LABEL_LENGTH = 24
 """Number of characters of the name of a bar; longer names are cut in the middle."""
 
@@ -158,7 +160,7 @@ def histogram(
     if limits is not None:
         axes.set_xlim(limits)
     whole = bool((shown == shown.round()).all()) and limits is None
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=whole))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=whole, steps=STEPS))
     axes.set_xlabel(xlabel)
     _counts_axis(axes, ylabel)
     return chart
@@ -276,7 +278,7 @@ def intervals(
         )
     _named_rows(axes, names)
     axes.spines["bottom"].set_visible(True)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes.margins(x=0.1, y=0.25)
     axes.set_xlabel(xlabel)
@@ -316,7 +318,7 @@ def two_groups(
         axes.stairs(heights[1], edges, color=INK, linewidth=1.4, label=groups[1], clip_on=False)
         axes.set_title(_cut(name, 44), loc="left", fontsize=11)
         axes.set_yticks([])
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     grid[0].legend(frameon=False, fontsize=SMALL, handlelength=1.2, borderpad=0)
     grid[-1].set_xlabel(xlabel)
     return chart

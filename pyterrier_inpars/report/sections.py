@@ -591,7 +591,7 @@ def provenance_section(
         if known := getattr(reranker, "provenance", None):
             settings = {"reranker": repr(reranker), "weights": known.get("weights")}
             settings |= flat({k: known.get(k) for k in ("settings", "batches", "versions")})
-            parts.append(Part(f"Training of {name}", "", table=_html.facts(settings)))
+            parts.append(Part(f"Training: {name}", "", table=_html.facts(settings)))
     parts.append(
         Part(
             "This report",

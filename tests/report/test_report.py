@@ -180,7 +180,7 @@ def test_an_unfinished_artifact(tmp_path, queries):
     with pytest.raises(RuntimeError, match="went down"):
         artifact.index(rows())
     found = page(tmp_path, artifact)
-    assert f"What these queries say {len(artifact)} queries for 3 documents" in found["summary"]
+    assert f"What these queries say {len(artifact)} queries for 1 document;" in found["summary"]
     assert "is unfinished: this report is about what was stored so far" in found["summary"]
 
 
