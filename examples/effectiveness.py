@@ -2,15 +2,16 @@
 
     python examples/effectiveness.py path/to/collection
 
-The collection is in BEIR's folder layout, see beir_folder.py. The demo language model writes a
-query for each of ``--documents`` documents, which each seed draws anew. Twenty-nine systems over
-BM25's top 100 are compared on these queries and on the collection's topics, which are not used for
-anything else. One table answers one question:
+The collection is in BEIR's folder layout, see beir_folder.py. The demo language model writes four
+types of queries for each of ``--documents`` documents, which each seed draws anew. Twenty-nine
+systems over BM25's top 100 are compared on these queries and on the collection's topics, which are
+not used for anything else. One table answers one question:
 
 1. Which systems are good, by people and by synthetic queries?
-2. Which filters and judgements make synthetic queries agree with people?
+2. Which types, filters and judgements make synthetic queries agree with people?
 3. How many queries are needed?
-4. What do the chosen and the tuned system gain over BM25?
+4. What do the chosen, the simplest and the tuned system gain over BM25?
+5. Is a small language model a better judge than the source document?
 
 Queries and results of systems are stored in ``--folder``, and a later call resumes after them. See
 effectiveness.md for results.
@@ -21,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,7 @@ from pyterrier_inpars import (
     LengthFilter,
     OverlapFilter,
     QueryGenerator,
+    RelevanceJudge,
     ScoreFusion,
     StaticPrompt,
     SyntheticQueries,
@@ -43,9 +46,21 @@ from pyterrier_inpars import (
     evaluation,
 )
 from pyterrier_inpars.datasets import BeirFolder
-from pyterrier_inpars.demo import encoder, language_model, strong_encoder
+from pyterrier_inpars.demo import (
+    encoder,
+    instruct_model,
+    language_model,
+    mute_native_log,
+    strong_encoder,
+)
 
-PROMPT = StaticPrompt("Abstract: {document}\n\nA researcher asks: how {query}")
+PROMPTS = {
+    "question": StaticPrompt("Abstract: {document}\n\nA researcher asks: how {query}"),
+    "keywords": StaticPrompt("Abstract: {document}\n\nKeywords: {query}"),
+    "claim": StaticPrompt("Abstract: {document}\n\nThe authors show that {query}"),
+    "title": StaticPrompt("Abstract: {document}\n\nTitle of a review of this field: {query}"),
+}
+"""Prompts by the type of the queries that they ask for."""
 OVERLAP = 0.7
 """Largest share of a query's words that may be in its document."""
 SIMILAR = 5
@@ -54,6 +69,12 @@ DEPTH = 100
 BASELINE = "BM25"
 VECTORS = 200_000
 """Number of vectors that an encoder keeps in memory."""
+FEWEST = 25
+"""Number of queries below which a setting is not measured."""
+GRADED = 40
+"""Number of queries whose pool the language model judges."""
+POOLED = 5
+"""Number of documents of each pooled system."""
 
 
 class Bench:
@@ -82,6 +103,7 @@ class Bench:
         self.fused = ScoreFusion([self.mini, self.mpnet])
         self.values = cache(self._values)
         self.similar = cache(self._similar)
+        self.graded = cache(self._graded)
 
     @cached_property
     def systems(self) -> dict[str, pt.Transformer]:
@@ -121,12 +143,15 @@ class Bench:
 
     @cache  # noqa: B019  (one bench a run)
     def queries(self, seed: int) -> pd.DataFrame:
-        """Returns the queries of a sample of documents, without short ones, copies, duplicates."""
+        """Returns the queries of a sample of documents, without short ones, copies, duplicates.
+
+        They are shuffled, so that any number of the first ones has all types.
+        """
         queries = SyntheticQueries(self.folder / f"{self.documents}-{seed}.queries")
         sample = self.corpus.sample(min(self.documents, len(self.corpus)), random_state=seed)
         generator = QueryGenerator(
             language_model(),
-            prompt=PROMPT,
+            prompt=PROMPTS,
             stop=["\n", "."],
             max_doc_tokens=128,
             max_new_tokens=24,
@@ -134,7 +159,7 @@ class Bench:
         )
         (generator >> queries).index(sample.to_dict("records"))
         usable = LengthFilter(3) >> CopyFilter() >> DuplicateFilter()
-        return usable(queries.get_results())
+        return usable(queries.get_results().sample(frac=1, random_state=seed))
 
     def results(self, key: str, name: str, topics: pd.DataFrame) -> pd.DataFrame:
         """Returns the results of a system, from the folder if an earlier run stored them."""
@@ -173,13 +198,28 @@ class Bench:
 
     def judged(self, seed: int, judgements: str) -> pd.DataFrame:
         """Returns qrels of synthetic queries."""
-        queries = self.queries(seed)
         if judgements == "source":
-            return queries[["qid", "docno"]].assign(label=1)
+            return self.queries(seed)[["qid", "docno"]].assign(label=1)
         if judgements == "similar":
             return self.similar(seed)
+        if judgements == "judge":
+            return self.graded(seed)
         names = [BASELINE, "DPH", "MiniLM", "mpnet"]
-        return evaluation.pseudo_qrels({name: self.runs(seed)[name] for name in names}, queries)
+        runs = {name: self.runs(seed)[name] for name in names}
+        return evaluation.pseudo_qrels(runs, self.queries(seed))
+
+    def _graded(self, seed: int) -> pd.DataFrame:
+        """Returns a language model's grades of a pool, for the first queries that are kept."""
+        file = self.folder / f"{self.documents}-{seed}-graded.parquet"
+        if not file.exists():
+            queries = self.queries(seed).set_index("qid")
+            asked = queries.loc[self.kept(seed, DEFAULT)[:GRADED], ["query"]].reset_index()
+            runs = [self.runs(seed)[name] for name in (BASELINE, "MiniLM", "mpnet")]
+            best = [run.sort_values("score").groupby("qid").tail(POOLED) for run in runs]
+            pool = pd.concat(best)[["qid", "docno"]].drop_duplicates().merge(asked, on="qid")
+            judge = RelevanceJudge(instruct_model(), max_doc_tokens=192, verbose=True)
+            judge.qrels(self.dataset.text_loader()(pool)).to_parquet(file)
+        return pd.read_parquet(file)
 
     def _similar(self, seed: int) -> pd.DataFrame:
         file = self.folder / f"{self.documents}-{seed}-similar.parquet"
@@ -190,23 +230,37 @@ class Bench:
             similar.to_parquet(file)
         return pd.read_parquet(file)
 
-    def kept(self, seed: int, filters: str) -> pd.Index:
-        """Returns the qids of the queries that a filter keeps."""
+    def kept(self, seed: int, setting: "Setting") -> pd.Index:
+        """Returns the qids of the queries of a type that a filter keeps."""
         queries = self.queries(seed)
-        if filters == "overlap":
+        if setting.types != "all":
+            queries = queries[queries["type"] == setting.types]
+        if setting.filters == "overlap":
             queries = OverlapFilter(OVERLAP)(queries)
-        if filters == "hard":
+        if setting.filters == "hard":
             first = self.values(seed)[BASELINE]
             queries = queries[queries["qid"].map(first) < 1]
         return pd.Index(queries["qid"])
 
     def agreement(
-        self, seed: int, filters: str, judgements: str, number: int | None = None, feedback=True
+        self, seed: int, setting: "Setting", number: int | None = None, feedback: bool = True
     ) -> evaluation.Agreement:
         """Returns how well queries of a seed agree with the human topics."""
-        synthetic = self.values(seed, judgements).loc[self.kept(seed, filters)[:number]]
+        synthetic = self.values(seed, setting.judgements).loc[self.kept(seed, setting)[:number]]
         names = [name for name in self.systems if feedback or "feedback" not in name]
         return evaluation.agreement_of_values(synthetic[names], self.values(None)[names])
+
+
+class Setting(NamedTuple):
+    """Which queries are used, and which documents are relevant to them."""
+
+    types: str
+    filters: str
+    judgements: str
+
+
+DEFAULT = Setting("question", "overlap", "similar")
+"""Questions agree better with people than the other types, and than all types together."""
 
 
 def evaluation_topics(queries: pd.DataFrame) -> pd.DataFrame:
@@ -217,51 +271,64 @@ def evaluation_topics(queries: pd.DataFrame) -> pd.DataFrame:
 
 def systems_table(bench: Bench, seeds: range) -> pd.DataFrame:
     """1. Which systems are good, by people and by synthetic queries?"""
-    chosen = [
-        bench.values(seed, "similar").loc[bench.kept(seed, "overlap")].mean() for seed in seeds
-    ]
-    plain = [bench.values(seed).mean() for seed in seeds]
+    chosen = [bench.values(s, DEFAULT.judgements).loc[bench.kept(s, DEFAULT)] for s in seeds]
+    plain = [bench.values(seed) for seed in seeds]
     return pd.DataFrame(
         {
             "topics": bench.values(None).mean(),
-            "synthetic queries": sum(chosen) / len(seeds),
-            "no filter, source only": sum(plain) / len(seeds),
+            "synthetic queries": sum(values.mean() for values in chosen) / len(seeds),
+            "no filter, source only": sum(values.mean() for values in plain) / len(seeds),
         }
     ).sort_values("topics", ascending=False)
 
 
-SETTINGS: dict[str, tuple[str, str]] = {
-    "source document only": ("none", "source"),
-    "source only, OverlapFilter": ("overlap", "source"),
-    "source only, not first in BM25": ("hard", "source"),
-    "fused rankings (pseudo_qrels)": ("none", "pseudo"),
-    "fused rankings, OverlapFilter": ("overlap", "pseudo"),
-    "similar documents": ("none", "similar"),
-    "similar documents, OverlapFilter": ("overlap", "similar"),
-}
+FILTERS = {"none": "", "overlap": ", OverlapFilter", "hard": ", not first in BM25"}
+JUDGEMENTS = {"source": "source only", "similar": "similar", "pseudo": "fused rankings"}
 
 
 def settings_table(bench: Bench, seeds: range) -> pd.DataFrame:
-    """2. Which filters and judgements make synthetic queries agree with people?"""
-    rows = {}
-    for name, (filters, judgements) in SETTINGS.items():
-        rows[name] = [bench.agreement(seed, filters, judgements) for seed in seeds]
-    rows["the same, without systems with feedback"] = [
-        bench.agreement(seed, "overlap", "similar", feedback=False) for seed in seeds
+    """2. Which types, filters and judgements make synthetic queries agree with people?"""
+    settings = [
+        Setting(types, filters, judgements)
+        for judgements in ("source", "similar")
+        for filters in ("none", "overlap")
+        for types in ("all", *PROMPTS)
     ]
+    settings += [Setting("all", "hard", judgements) for judgements in ("source", "similar")]
+    settings += [Setting("all", filters, "pseudo") for filters in ("none", "overlap")]
+    rows, counts = {}, []
+    for setting in settings:
+        kept = [bench.kept(seed, setting) for seed in seeds]
+        if min(map(len, kept)) < FEWEST:
+            continue
+        name = JUDGEMENTS[setting.judgements] + FILTERS[setting.filters] + ": " + setting.types
+        rows[name] = [bench.agreement(seed, setting) for seed in seeds]
+        counts.append(np.mean([len(qids) for qids in kept]))
+    name = "the default, without systems with feedback"
+    rows[name] = [bench.agreement(seed, DEFAULT, feedback=False) for seed in seeds]
     table = summary(rows)
-    counts = [np.mean([len(bench.kept(s, f)) for s in seeds]) for f, _ in SETTINGS.values()]
-    table.insert(0, "queries", [f"{count:.0f}" for count in [*counts, counts[-1]]])
+    counts.append(np.mean([len(bench.kept(seed, DEFAULT)) for seed in seeds]))
+    table.insert(0, "queries", [f"{count:.0f}" for count in counts])
     return table
+
+
+def judge_table(bench: Bench, seeds: range) -> pd.DataFrame:
+    """5. Is a small language model a better judge than the source document?"""
+    return summary(
+        {
+            name: [bench.agreement(s, DEFAULT._replace(judgements=name), GRADED) for s in seeds]
+            for name in ("source", "similar", "judge")
+        }
+    )
 
 
 def numbers_table(bench: Bench, seeds: range) -> pd.DataFrame:
     """3. How many queries are needed?"""
-    most = min(len(bench.kept(seed, "overlap")) for seed in seeds)
-    numbers = [number for number in (25, 50, 100, 200, 400, 800) if number < most] + [most]
+    most = min(len(bench.kept(seed, DEFAULT)) for seed in seeds)
+    numbers = [number for number in (25, 50, 100, 250, 500, 1_000) if number < most] + [most]
     return summary(
         {
-            str(number): [bench.agreement(s, "overlap", "similar", number) for s in seeds]
+            str(number): [bench.agreement(seed, DEFAULT, number) for seed in seeds]
             for number in numbers
         }
     )
@@ -291,17 +358,32 @@ def summary(rows: dict[str, list[evaluation.Agreement]]) -> pd.DataFrame:
 
 
 def gains_table(bench: Bench, seeds: range) -> pd.DataFrame:
-    """4. What do the chosen and the tuned system gain over BM25?"""
+    """4. What do the chosen, the simplest and the tuned system gain over BM25?"""
     human = bench.values(None)
     rows = {BASELINE: human[BASELINE]}
     for seed in seeds:
-        chosen = bench.agreement(seed, "overlap", "similar").chosen
+        values = bench.values(seed, DEFAULT.judgements).loc[bench.kept(seed, DEFAULT)]
+        chosen, simple = values.mean().idxmax(), simplest(values)
         rows[f"seed {seed}, chosen: {chosen}"] = human[chosen]
-        weights, values = tuned(bench, seed)
-        rows[f"seed {seed}, tuned feedback fusion {weights}"] = values
+        rows[f"seed {seed}, simplest within one standard error: {simple}"] = human[simple]
+        weights, of_topics = tuned(bench, seed)
+        rows[f"seed {seed}, tuned feedback fusion {weights}"] = of_topics
     best = human.mean().idxmax()
     rows[f"best of {len(bench.systems)} by topics: {best}"] = human[best]
     return pd.DataFrame([gain(name, values, human[BASELINE]) for name, values in rows.items()])
+
+
+def simplest(values: pd.DataFrame) -> str:
+    """Returns the system with the fewest models that is within one standard error of the best."""
+    means = values.mean()
+    differences = values.rsub(values[means.idxmax()], axis=0)
+    near = means.index[differences.mean() <= differences.sem()]
+    return min(near, key=lambda name: (models_of(name), -means[name]))
+
+
+def models_of(name: str) -> int:
+    """Returns the number of times that a system computes with vectors."""
+    return ("MiniLM" in name) + ("mpnet" in name) + 2 * ("feedback" in name)
 
 
 def tuned(bench: Bench, seed: int) -> tuple[tuple[float, ...], pd.Series]:
@@ -312,8 +394,8 @@ def tuned(bench: Bench, seed: int) -> tuple[tuple[float, ...], pd.Series]:
     """
     fusion = bench.feedback()
     queries = bench.queries(seed)
-    kept = evaluation_topics(queries[queries["qid"].isin(bench.kept(seed, "overlap"))])
-    fusion.fit(bench.first(kept), bench.judged(seed, "similar"))
+    kept = evaluation_topics(queries[queries["qid"].isin(bench.kept(seed, DEFAULT))])
+    fusion.fit(bench.first(kept), bench.judged(seed, DEFAULT.judgements))
     name = f"tuned {fusion.weights}"
     bench.systems[name] = bench.first >> fusion
     results = bench.results("topics", name, bench.topics)
@@ -353,15 +435,16 @@ def markdown(table: pd.DataFrame) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("collection", type=Path)
-    parser.add_argument("--documents", type=int, default=500, help="documents with a query")
+    parser.add_argument("--documents", type=int, default=150, help="documents with queries")
     parser.add_argument("--seeds", type=int, default=3, help="number of samples of documents")
     parser.add_argument("--folder", type=Path, help="folder of the queries and the results")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    mute_native_log()
     folder = arguments.folder or Path(f"inpars-effectiveness-{arguments.collection.resolve().name}")
     folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(arguments.collection, folder, arguments.documents)
-    for table in (systems_table, settings_table, numbers_table, gains_table):
+    for table in (systems_table, settings_table, numbers_table, gains_table, judge_table):
         print(f"\n### {table.__doc__}\n")
         print("\n".join(markdown(table(bench, range(arguments.seeds)))), flush=True)
 
