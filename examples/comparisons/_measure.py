@@ -188,7 +188,13 @@ class Bench:
         """Returns the share of queries whose document is among BM25's top ``k``."""
         return share(RoundTripFilter(self.systems[BASELINE], k), queries)
 
-    def choice(self, name: str, queries: pd.DataFrame, kept: pd.DataFrame) -> dict[str, Any]:
+    def choice(
+        self,
+        name: str,
+        queries: pd.DataFrame,
+        kept: pd.DataFrame,
+        first: dict[str, np.ndarray],
+    ) -> dict[str, Any]:
         """Returns how well a part of a run's queries chooses a system.
 
         With the source documents as the only relevant ones, and as effectiveness.md recommends:
@@ -198,6 +204,7 @@ class Bench:
             name: Name of the run.
             queries: All its queries.
             kept: The queries that choose.
+            first: Bootstrap samples of tau of the first run, which its call adds.
         """
         topics = as_topics(queries)
         source = self.values(name, topics, queries.assign(label=1))
@@ -209,40 +216,48 @@ class Bench:
         return {
             "choose with": len(kept),
             "BM25": source[source.index.isin(kept["qid"])][BASELINE].mean(),
-            **self.choice_of(source[source.index.isin(kept["qid"])], "source"),
+            **self.choice_of(source[source.index.isin(kept["qid"])], "source", first),
             "hard": len(hard),
-            **self.choice_of(values[values.index.isin(hard["qid"])], "similar"),
+            **self.choice_of(values[values.index.isin(hard["qid"])], "similar", first),
         }
 
-    def choice_of(self, values: pd.DataFrame, title: str) -> dict[str, Any]:
+    def choice_of(
+        self, values: pd.DataFrame, title: str, first: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
         """Returns tau with its 95 % interval over queries, and the gain of the chosen system."""
         if values.empty:
             return {}
         human = self.of_topics
         found = evaluation.agreement_of_values(values, human)
-        low, high = tau_interval(values, human)
+        taus = bootstrap_taus(values, human)
+        low, high = np.nanquantile(taus, [0.025, 0.975])
+        differences = taus - first.setdefault(title, taus)
+        p = min(1.0, 2 * min((differences >= 0).mean(), (differences <= 0).mean()))
         chosen, baseline = human[found.chosen], human[BASELINE]
-        p = "" if found.chosen == BASELINE else f", p={ttest_rel(chosen, baseline).pvalue:.1g}"
+        p_gain = "" if found.chosen == BASELINE else f", p={ttest_rel(chosen, baseline).pvalue:.1g}"
         return {
             f"tau, {title}": f"{found.kendall_tau:.2f} ({low:.2f} to {high:.2f})",
-            f"gain, {title}": f"{found.relative_gain:+.1%}{p}",
+            f"p tau, {title}": "" if first[title] is taus else f"{p:.1g}",
+            f"gain, {title}": f"{found.relative_gain:+.1%}{p_gain}",
         }
 
 
-def tau_interval(synthetic: pd.DataFrame, human: pd.DataFrame) -> tuple[float, float]:
-    """Returns the 95 % bootstrap interval of tau over synthetic queries."""
+def bootstrap_taus(synthetic: pd.DataFrame, human: pd.DataFrame) -> np.ndarray:
+    """Returns tau on samples of the synthetic queries, drawn with replacement."""
     rng = np.random.default_rng(0)
     rows, means = synthetic.to_numpy(), human.mean().to_numpy()
-    taus = [
-        evaluation.kendall_tau(rows[rng.integers(len(rows), size=len(rows))].mean(0), means)
-        for _ in range(SAMPLES)
-    ]
-    return tuple(np.nanquantile(taus, [0.025, 0.975]))
+    return np.array(
+        [
+            evaluation.kendall_tau(rows[rng.integers(len(rows), size=len(rows))].mean(0), means)
+            for _ in range(SAMPLES)
+        ]
+    )
 
 
 def compare(bench: Bench, runs: list[Run]) -> None:
     """Prints what each run writes, how hard its queries are, and how well they choose."""
     written, hard, chosen = [], [], []
+    taus: dict[str, np.ndarray] = {}
     first: pd.DataFrame | None = None
     for run in runs:
         queries, counts = bench.generate(run)
@@ -266,7 +281,7 @@ def compare(bench: Bench, runs: list[Run]) -> None:
             }
         )
         usable = (CopyFilter() >> DuplicateFilter())(queries)
-        chosen.append({"run": run.name, **bench.choice(run.name, queries, usable)})
+        chosen.append({"run": run.name, **bench.choice(run.name, queries, usable, taus)})
     show(bench, "What do they write?", pd.DataFrame(written))
     show(bench, "How hard are the queries?", pd.DataFrame(hard))
     show(bench, "Do they choose as human topics do?", pd.DataFrame(chosen))

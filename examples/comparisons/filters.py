@@ -9,6 +9,7 @@ later call resumes after them.
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 from _measure import BASELINE, Bench, Run, arguments_of, show, start
@@ -29,12 +30,13 @@ def compare_filters(bench: Bench) -> None:
     run = Run("base, three-shot", bench.arguments.base_model, {"prompt": "three-shot"})
     queries, _ = bench.generate(run)
     left, chosen = [], []
+    taus: dict[str, np.ndarray] = {}
     for name, kept in filtered(bench, run, queries).items():
         counts: dict[str, Any] = {"filter": name, "queries": len(kept)}
         if len(kept):
             overlap, found = evaluation.overlap(kept).mean(), bench.found(kept, 10)
             counts |= {"overlap": overlap, "found@10": found}
-            chosen.append({"filter": name, **bench.choice(run.name, queries, kept)})
+            chosen.append({"filter": name, **bench.choice(run.name, queries, kept, taus)})
         left.append(counts)
     show(bench, "What does each filter leave?", pd.DataFrame(left))
     show(bench, "Do these queries choose as human topics do?", pd.DataFrame(chosen))

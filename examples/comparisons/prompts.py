@@ -27,6 +27,7 @@ def runs(arguments: argparse.Namespace) -> list[Run]:
         Run("base, three-shot", base, {"prompt": "three-shot"}),
         Run("base, zero-shot", base, {"prompt": "zero-shot"}),
         Run("base, how", base, {"prompt": HOW, "stop": ["\n", "."]}),
+        Run("small instruct, how", arguments.small_model, {"prompt": HOW, "stop": ["\n", "."]}),
         Run("instruct, chat", instruct, {"prompt": "chat"}),
         Run("instruct, chat zero-shot", instruct, {"prompt": zero_shot}),
         Run("instruct, types", instruct, {"prompt": types, "types": "one"}),

@@ -22,5 +22,5 @@ fi
 server=$!
 trap 'kill $server; rm -rf "$work"' EXIT
 for endpoint in chat completions; do
-    python tests/servers/check_server.py http://127.0.0.1:8123/v1 "$endpoint" --log-probs
+    python tests/servers/check_server.py http://127.0.0.1:8123/v1 "$endpoint" --documents 3 --log-probs
 done
