@@ -10,6 +10,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._passages import Sources
+from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
 
 
@@ -130,7 +131,7 @@ def retrieve(
     with_space = {d.split()[0]: d for d in sources if d.strip() and d.split() != [d]}
     retriever = with_cutoff(retriever, depth)
     starts = range(0, len(topics), batch_size)
-    for start in pt.tqdm(starts, disable=not verbose, desc="retrieving", unit="batch"):
+    for start in Progress(starts, "retrieving", unit="batches", verbose=verbose):
         batch = topics[start : start + batch_size].reset_index(drop=True)
         results = applied(retriever, batch)
         _check_ids_uncut(results, with_space)

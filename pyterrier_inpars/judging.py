@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
     Stage,
     as_numbers,
@@ -253,7 +254,7 @@ class RelevanceJudge(ModelStage):
         return next((number for number in reversed(numbers) if number in self.scale), None)
 
     def _bar(self, total: int) -> Any:
-        return pt.tqdm(total=total, desc="judge", unit="pair", disable=not self.verbose)
+        return Progress(title="judge", total=total, unit="pairs", verbose=self.verbose)
 
     def _template(self) -> str:
         """Returns the checked prompt."""

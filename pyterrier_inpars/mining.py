@@ -14,6 +14,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._passages import document_of, passages_by_document
+from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._retrieval import check_retriever, fold, retrieve, with_cutoff
 from pyterrier_inpars._stage import (
     Stage,
@@ -318,7 +319,7 @@ class NegativeMiner(Stage):
         size = len(inp) if len(retrievers) == 1 else self.batch_size
         starts = range(0, len(inp), size)
         hidden = not self.verbose or len(starts) == 1
-        for start in pt.tqdm(starts, disable=hidden, desc="retrieving", unit="batch"):
+        for start in Progress(starts, "retrieving", unit="batches", verbose=not hidden):
             found: dict[str, list[Hits]] = {}
             for i, retriever in enumerate(retrievers):
                 for qid, hits in retrieve(

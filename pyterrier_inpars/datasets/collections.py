@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import Stage, check_strings, with_columns
 from pyterrier_inpars.datasets.readers import (
     file_kind,
@@ -61,7 +62,9 @@ class Collection(pt.datasets.Dataset):
         Yields:
             Dicts of ``docno`` and ``text`` (both str).
         """
-        for docno, text in pt.tqdm(self.documents(), disable=not verbose, unit="doc"):
+        for docno, text in Progress(
+            self.documents(), "documents", unit="documents", verbose=verbose
+        ):
             yield {"docno": docno, "text": self._fixed(text)}
 
     def text_loader(

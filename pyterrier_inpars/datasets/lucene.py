@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import Stage, check_strings, positive_int, with_columns
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.datasets.collections import Collection, TextLoader
@@ -218,7 +219,7 @@ class LuceneBM25(Stage):
         count = _threads(self.threads)
         hits: list[tuple[int, str, float, int]] = []
         starts = range(0, len(inp), _BATCH)
-        for start in pt.tqdm(starts, disable=not self.verbose, desc="Lucene BM25", unit="batch"):
+        for start in Progress(starts, "Lucene BM25", unit="batches", verbose=self.verbose):
             queries = inp["query"].iloc[start : start + _BATCH]
             rows = [str(row) for row in queries.index]
             found = searcher.batch_search(

@@ -11,6 +11,7 @@ import pandas as pd
 import pyterrier as pt
 from ir_measures import Measure
 
+from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._retrieval import applied
 from pyterrier_inpars._stage import check_strings
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -109,7 +110,7 @@ def run_systems(
         return out
 
     found = {}
-    for name, system in pt.tqdm(systems.items(), disable=not verbose, desc="systems"):
+    for name, system in Progress(systems.items(), "systems", unit="systems", verbose=verbose):
         try:
             out = system if isinstance(system, pd.DataFrame) else results(stages[name])
         except Exception as error:

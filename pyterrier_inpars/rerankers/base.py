@@ -26,6 +26,7 @@ from pyterrier_inpars._compute.memory_limit import MemoryLimit
 from pyterrier_inpars._compute.xla import full_batch, on_xla, tie_weights, weights_on_cpu
 from pyterrier_inpars._files import write_json, write_text
 from pyterrier_inpars._hub import resolved
+from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars._stage import (
     Stage,
@@ -529,9 +530,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         def longest(row: int) -> str:
             return f"an input of about {lengths[row]:,.0f} tokens"
 
-        for rows in pt.tqdm(
-            batches, desc=type(self).__name__, unit="batch", disable=not self.verbose
-        ):
+        for rows in Progress(batches, type(self).__name__, unit="batches", verbose=self.verbose):
             found += [scores for _, scores in self._memory.run(rows, compute, longest)]
         self._warn_if_truncated()
         return np.concatenate(found)[np.argsort(np.concatenate(batches))]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import check_strings, fields_of, joined_text, positive_int
 from pyterrier_inpars.backends._model_stage import ModelStage
 from pyterrier_inpars.backends.base import LikelihoodBackend, NotANumberError
@@ -133,8 +134,8 @@ class QueryLikelihood(ModelStage):
             f"the context of {context} tokens",
             continuations,
         )
-        with pt.tqdm(
-            total=len(texts), desc="likelihood", unit="pair", disable=not self.verbose
+        with Progress(
+            title="likelihood", total=len(texts), unit="pairs", verbose=self.verbose
         ) as bar:
             log_probs = self._backend.log_likelihood(
                 [prompt.build(text) for text in texts],

@@ -337,7 +337,7 @@ def test_progress(model, capfd):
     likelihood(model)(frame)
     assert "likelihood" not in capfd.readouterr().err
     likelihood(model, verbose=True)(frame)
-    assert "likelihood: 100%" in capfd.readouterr().err
+    assert "likelihood: 4 of 4 pairs (100%)" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
