@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from pyterrier_inpars._compute.cpu_linear import pack_linear
 from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars._compute.memory_limit import MemoryLimit, is_out_of_memory
+from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.backends._kv_cache import (
     SequentialBatch,
@@ -151,8 +152,9 @@ class HuggingFaceBackend(TokenizedBackend):
 
     def describe(self) -> dict[str, Any]:
         """Returns the settings that determine the output; see `Backend.describe`."""
-        import torch
-        import transformers
+        with quiet():
+            import torch
+            import transformers
 
         return self._describe(
             self._dtype_name,
