@@ -9,6 +9,7 @@ from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.backends.openai import OpenAIBackend
 from pyterrier_inpars.backends.openai_batch import OpenAIBatch
 from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
+from pyterrier_inpars.backends.vllm import VLLMBackend
 
 __all__ = [
     "Backend",
@@ -19,4 +20,5 @@ __all__ = [
     "OpenAIBatch",
     "PyTerrierRagBackend",
     "Sampling",
+    "VLLMBackend",
 ]
