@@ -42,7 +42,7 @@ class Progress(tqdm):
 
     Args:
         iterable: What to iterate over. None if `update` is called instead.
-        title: What is going on.
+        title: Name of the work.
         total: Number of steps. None for the length of ``iterable``, if it has one.
         unit: Name of a step, in the plural.
         verbose: Whether to show the bar.
