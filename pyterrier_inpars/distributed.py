@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from operator import length_hint
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ import pyterrier as pt
 from more_itertools import chunked
 
 from pyterrier_inpars._fingerprint import StreamFingerprint
+from pyterrier_inpars._progress import Progress, hidden_bars
 from pyterrier_inpars._stage import Stage, begin_call, positive_int
 from pyterrier_inpars.queries._resume import (
     ResumeState,
@@ -56,6 +58,8 @@ def index(
     num_cpus: float = 1,
     num_gpus: float = 0,
     text_field: str | list[str] = "text",
+    verbose: bool = False,
+    total: int | None = None,
 ) -> SyntheticQueries:
     """Runs ``(pipeline >> artifact).index(corpus)`` on a Ray cluster.
 
@@ -82,6 +86,10 @@ def index(
         num_cpus: Number of CPUs per worker.
         num_gpus: Number of GPUs per worker.
         text_field: Column with the document text, or several, as set in the generator.
+        verbose: Whether to show progress, with the number of workers, and of those that were lost.
+            It is also shown if the artifact or a stage of the pipeline is verbose.
+        total: Number of documents, for the time that is left. None for the length of the corpus, if
+            it has one.
 
     Returns:
         The complete artifact.
@@ -100,12 +108,26 @@ def index(
     sizes = [size for stage in stages if type(size := getattr(stage, "batch_size", 0)) is int]
     size = max([100, *sizes]) if batch_size is None else positive_int("batch_size", batch_size)
 
+    counts = _Counts()
+    if total is None:
+        total = length_hint(corpus) or None
+
     def rows() -> Generator[dict[str, Any]]:
         state = active_state()
         assert state is not None  # activated by artifact.index
+        state.progress.begin(
+            "documents",
+            verbose=verbose or artifact.verbose,
+            total=total,
+            stages=stages,
+            more=counts.texts,
+        )
+        counts.changed = state.progress.refresh
         most = min(size, artifact.shard_size)
         batches = active_rows(lambda: _batches(corpus, most, text_field, state), None)
-        for part, output in _run(ray, pipeline, _generate, batches, workers, num_cpus, num_gpus):
+        run = _run(ray, pipeline, _generate, batches, workers, num_cpus, num_gpus, counts)
+        for part, output in run:
+            pending = state.pending
             if output is not None:
                 state.by_document = True
                 state.current_stages = output.stages
@@ -116,6 +138,7 @@ def index(
                 for docno, error in output.failed:
                     state.add_failure(docno, error)
                 yield from output.rows
+            state.progress.finish(state.pending - pending)
 
     with closing(rows()) as stream:
         return artifact.index(stream)
@@ -129,6 +152,7 @@ def transform(
     workers: int | None = None,
     num_cpus: float = 1,
     num_gpus: float = 0,
+    verbose: bool = False,
 ) -> pd.DataFrame:
     """Runs ``stage(frame)`` on a Ray cluster, for a reranker, a filter or a ``NegativeMiner``.
 
@@ -141,6 +165,7 @@ def transform(
         workers: See `index`.
         num_cpus: See `index`.
         num_gpus: See `index`.
+        verbose: Whether to show progress, with the number of workers, and of those that were lost.
 
     Returns:
         The output of the stage, with the queries in the order of their first rows in ``frame``.
@@ -156,8 +181,23 @@ def transform(
     ray = _import_ray()
     pt.validate.columns(frame, includes=["qid"])
     parts = _by_query(frame, positive_int("batch_size", batch_size))
-    with closing(_run(ray, stage, _transform, parts, workers, num_cpus, num_gpus)) as run:
-        frames = [output for _, output in run]
+    counts = _Counts()
+    run = _run(ray, stage, _transform, parts, workers, num_cpus, num_gpus, counts)
+    frames = []
+    with (
+        closing(run),
+        Progress(
+            title="distributed",
+            total=len(frame),
+            unit="rows",
+            verbose=verbose,
+            details=lambda seconds: counts.texts(),
+        ) as bar,
+    ):
+        counts.changed = bar.refresh
+        for part, output in run:
+            frames.append(output)
+            bar.update(len(part.work[0]))
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
 
 
@@ -218,6 +258,27 @@ def _by_query(frame: pd.DataFrame, size: int) -> Generator[_Part]:
         name = f"queries {part['qid'].iloc[0]!r} to {part['qid'].iloc[-1]!r}" if len(part) else ""
         yield _Part(name, (part,))
         begin = end
+
+
+@dataclass
+class _Counts:
+    """What a progress bar shows of a run.
+
+    Attributes:
+        parts: Number of parts whose output has been returned.
+        workers: Number of workers.
+        lost: How often a worker was lost.
+        changed: Called when a worker was lost.
+    """
+
+    parts: int = 0
+    workers: int = 0
+    lost: int = 0
+    changed: Callable[[], object] = lambda: None
+
+    def texts(self) -> list[str]:
+        lost = [f"{self.lost:,} lost"] if self.lost else []
+        return [f"{self.parts:,} parts", f"{self.workers:,} workers", *lost]
 
 
 class _BatchState(ResumeState):
@@ -308,7 +369,8 @@ class _Worker:
             pipeline = ray.cloudpickle.loads(ray.get(pickled[0]))
             self._pipeline = pipeline if isinstance(pipeline, pt.Transformer) else pipeline()
         stages = begin_call(_stages(self._pipeline))
-        output = self._function(self._pipeline, *work)
+        with hidden_bars():  # the driver shows one
+            output = self._function(self._pipeline, *work)
         return output, [stage._last_call() for stage in stages]
 
 
@@ -354,8 +416,15 @@ class _Pool:
     to wait for a new machine. So the thread passes the part to the next idle worker.
     """
 
-    def __init__(self, ray: Any, start: Callable[[], Any], pipeline: Pipeline, size: int):
-        self._ray, self._start, self._size = ray, start, size
+    def __init__(
+        self,
+        ray: Any,
+        start: Callable[[], Any],
+        pipeline: Pipeline,
+        size: int,
+        counts: _Counts,
+    ):
+        self._ray, self._start, self._size, self._counts = ray, start, size, counts
         self._pickled = [ray.put(_dumps(ray, pipeline))]  # a list: resolved by the worker
         self._workers: list[Any] = []
         self._idle: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
@@ -366,6 +435,7 @@ class _Pool:
         if part.work and len(self._workers) < self._size:
             self._workers.append(self._start())
             self._await_start(self._workers[-1])
+            self._counts.workers += 1
         return self._threads.submit(self._compute, part)
 
     def _await_start(self, worker: Any) -> None:
@@ -391,6 +461,8 @@ class _Pool:
             except self._ray.exceptions.RayError as error:
                 self._await_start(worker)
                 lost = error
+                self._counts.lost += 1
+                self._counts.changed()
             else:
                 self._idle.put((worker, None))
                 return output
@@ -418,6 +490,7 @@ def _run(
     workers: int | None,
     num_cpus: float,
     num_gpus: float,
+    counts: _Counts,
 ) -> Generator[tuple[_Part, Any]]:
     """Applies a function to the pipeline and each part; yields parts and outputs in order."""
     if not ray.is_initialized():
@@ -430,14 +503,18 @@ def _run(
     resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
     actor = ray.remote(_Worker).options(**resources, max_restarts=_MAX_RESTARTS)
     window: deque[tuple[_Part, Future[Any]]] = deque()
-    with closing(_Pool(ray, lambda: actor.remote(function), pipeline, workers)) as pool:
+    with closing(_Pool(ray, lambda: actor.remote(function), pipeline, workers, counts)) as pool:
         for part in _with_error(parts):
             window.append((part, pool.submit(part)))
             while window and (len(window) == limit or window[0][1].done()):
                 part, output = window.popleft()
-                yield part, _counted(counting, output.result())
+                result = _counted(counting, output.result())
+                counts.parts += 1
+                yield part, result
         for part, output in window:
-            yield part, _counted(counting, output.result())
+            result = _counted(counting, output.result())
+            counts.parts += 1
+            yield part, result
 
 
 def _counted(stages: list[Stage], result: tuple[Any, list[dict[str, Any]]] | None) -> Any:

@@ -15,12 +15,16 @@ class RunProgress:
 
     While its bar is shown, those of the stages are hidden.
 
+    Args:
+        stored: Number of documents, and of their queries, that earlier runs stored.
+
     Attributes:
         queries: Number of queries, those of earlier runs included.
         failed: Number of documents whose prompts failed in this run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stored: tuple[int, int] = (0, 0)):
+        self._stored = stored
         self.queries = 0
         self.failed = 0
         self._bar: Progress | None = None
@@ -35,33 +39,33 @@ class RunProgress:
     def begin(
         self,
         unit: str,
-        stored: tuple[int, int],
         *,
         verbose: bool,
         total: int | None,
         stages: Iterable[Any] = (),
+        resumes: bool = True,
         more: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """Shows the bar.
 
         Args:
             unit: What is counted, in the plural.
-            stored: Number of documents, and of their queries, that earlier runs stored.
             verbose: Whether to show it; also if a stage is verbose.
             total: Number of documents of the corpus, if known.
             stages: Stages of the pipeline.
+            resumes: Whether it starts at what earlier runs stored.
             more: Function that returns what else to show.
         """
         self._stages, self._more = list(stages), more
-        self._finished, self.queries = stored
+        self._finished, self.queries = self._stored if resumes else (0, 0)
         self._before = self.queries
         self._bar = self._exit.enter_context(
             Progress(
                 title="synthetic queries",
-                total=None if total is None else max(total, stored[0]),
+                total=None if total is None else max(total, self._finished),
                 unit=unit,
                 verbose=verbose or any(getattr(stage, "verbose", False) for stage in self._stages),
-                initial=stored[0],
+                initial=self._finished,
                 details=self._details,
             )
         )

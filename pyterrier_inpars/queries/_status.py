@@ -43,7 +43,9 @@ class Status:
 
     def shown(self) -> dict[str, str | None]:
         """Returns names and values as people read them; None for what is not known."""
-        speed = self.queries_per_second
+        if self.state == "empty":
+            return {"state": self.state}
+        speed = rate(self.queries_per_second or 0, 1)
         return {
             "state": self.state,
             "documents": f"{self.documents:,}",
@@ -53,15 +55,13 @@ class Status:
             "size": _size(self.size),
             "model": self.model,
             "prompt": _name(self.prompt),
-            "first shard": self.started and f"{self.started:%Y-%m-%d %H:%M:%S}",
-            "last shard": self.written and f"{self.written:%Y-%m-%d %H:%M:%S}",
-            "speed": f"{rate(speed, 1)} queries" if speed else None,
+            "first written": self.started and f"{self.started:%Y-%m-%d %H:%M:%S}",
+            "last written": self.written and f"{self.written:%Y-%m-%d %H:%M:%S}",
+            "speed": speed and speed.replace("/", " queries/"),
         }
 
     def __repr__(self) -> str:
-        return "\n".join(
-            f"{name:12} {value}" for name, value in self.shown().items() if value is not None
-        )
+        return "\n".join(f"{name:14} {value}" for name, value in self.shown().items() if value)
 
 
 def status_of(folder: Path, manifest: dict[str, Any] | None) -> Status:

@@ -35,6 +35,7 @@ from pyterrier_inpars.queries._resume import (
     pipeline_of,
     transform_batch,
 )
+from pyterrier_inpars.queries._run_progress import RunProgress
 from pyterrier_inpars.queries._shards import Writer, check_shards, read_rows, writer_lock
 from pyterrier_inpars.queries._status import Status, status_of, stored_shards
 
@@ -154,9 +155,10 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 stages=manifest.get("stages"),
                 failed=writer.failed,
                 answers=AnswerLog(self.path),
+                progress=RunProgress(writer.intact),
             )
             try:
-                for row in self._rows(iter, state, writer.intact, verbose or self.verbose, total):
+                for row in self._rows(iter, state, verbose or self.verbose, total):
                     _check_row(row)
                     if not state.by_document:
                         state.check_settings(settings or {})
@@ -184,7 +186,6 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         self,
         iter: Iterable[dict[str, Any]],
         state: ResumeState,
-        stored: tuple[int, int],
         verbose: bool,
         total: int | None,
     ) -> Iterator[dict[str, Any]]:
@@ -193,7 +194,6 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         Args:
             iter: The stream.
             state: Resume state of this run.
-            stored: Number of documents, and of their queries, that earlier runs stored.
             verbose: See `index`.
             total: See `index`.
         """
@@ -202,7 +202,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             total = length_hint(iter) or None if total is None else total
             for row in active_rows(lambda: iter, state):
                 if not state.progress.begun:  # by `distributed`, which counts documents
-                    state.progress.begin("rows", stored, verbose=verbose, total=total)
+                    state.progress.begin("rows", verbose=verbose, total=total)
                 pending = state.pending
                 yield row
                 state.progress.finish(state.pending - pending)
@@ -211,8 +211,13 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         generates = any(isinstance(stage, DocumentStage) for stage in stages)
         if total is None and (isinstance(stages[0], DocumentStage) or not generates):
             total = length_hint(corpus) or None
-        unit, done = ("documents", stored) if generates else ("rows", (0, 0))
-        state.progress.begin(unit, done, verbose=verbose, total=total, stages=stages)
+        state.progress.begin(
+            "documents" if generates else "rows",
+            verbose=verbose,
+            total=total,
+            stages=stages,
+            resumes=generates,  # other stages transform all rows again
+        )
         state.current_stages = describe_stages(stages)
         begin_call(stages)
         batches = chunked(corpus, min(batch_size, self.shard_size))
@@ -391,7 +396,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         """Shows status, first queries and their lengths; reads at most one shard."""
         parts: list[str] = []
         try:
-            parts.append(_html.facts(self.status.shown()))
+            shown = self.status.shown()
+            parts.append(_html.facts({name: value or None for name, value in shown.items()}))
             first = next((e for e in self._stored_shards() if e["queries"]), None)
             if first is not None:
                 rows = list(read_rows(self.path, first))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,6 +29,7 @@ from pyterrier_inpars import (
     QueryGenerator,
     RoundTripFilter,
     ScoreFilter,
+    _progress,
     distributed,
     funnel,
 )
@@ -344,6 +346,22 @@ def test_parts_of_lost_workers_are_repeated_a_limited_number_of_times(tmp_path, 
     assert len(list(marks.iterdir())) == 7
     (kept,) = (tmp_path / "again").glob("*.open")
     assert files(local(tmp_path / "again", corpus(40)).path) == whole and not kept.exists()
+
+
+@pytest.mark.slow
+def test_progress_shows_documents_parts_and_lost_workers(tmp_path, ray, monkeypatch, capsys):
+    monkeypatch.setitem(_progress.SECONDS, "log", 0)
+    (tmp_path / "deaths").mkdir()
+    (tmp_path / "deaths/0").touch()
+    pipeline = KillsWorker("4", tmp_path / "deaths") >> LengthFilter(1)
+    index(tmp_path / "q", list(corpus(9)), pipeline, verbose=True)
+    lines = [re.sub(r" \(\d[^%)]*\)", "", line) for line in capsys.readouterr().err.splitlines()]
+    lines = [line for line in lines if "synthetic queries" in line]
+    assert "3 of 9 documents (33%), 3 queries, 1 parts, 1 workers" in lines[0]
+    assert "9 of 9 documents (100%), 9 queries, 3 parts, 1 workers, 1 lost" in lines[-1]
+    frame = pd.DataFrame(rows(9))
+    distributed.transform(LengthFilter(1), frame, **HOW, verbose=True)
+    assert "distributed: 9 of 9 rows (100%), 3 parts, 1 workers" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def test_status_of_a_complete_artifact(complete):
     assert (status.shards, status.failed, status.model) == (2, 0, "none")
     assert status.size == sum(file.stat().st_size for file in complete.path.iterdir())
     assert status.started <= status.written
-    assert "state        complete\ndocuments    12\n" in repr(status)
+    assert "state          complete\ndocuments      12\n" in repr(status)
 
 
 def test_status_of_an_unfinished_artifact(unfinished):
