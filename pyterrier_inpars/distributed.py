@@ -127,7 +127,7 @@ def index(
         batches = active_rows(lambda: _batches(corpus, most, text_field, state), None)
         run = _run(ray, pipeline, _generate, batches, workers, num_cpus, num_gpus, counts)
         for part, output in run:
-            pending = state.pending
+            pending = state.num_pending
             if output is not None:
                 state.by_document = True
                 state.current_stages = output.stages
@@ -138,7 +138,7 @@ def index(
                 for docno, error in output.failed:
                     state.add_failure(docno, error)
                 yield from output.rows
-            state.progress.finish(state.pending - pending)
+            state.progress.finish(state.num_pending - pending)
 
     with closing(rows()) as stream:
         return artifact.index(stream)

@@ -78,7 +78,7 @@ class ResumeState:
         regenerating: Shard number of each document that belongs to a damaged shard, by docno.
         failed: Documents without queries because a prompt failed, until their shard is stored.
         answers: Log of the answers to the documents of unfinished shards, if one is kept.
-        pending: Number of documents of this run that were pending.
+        num_pending: Number of documents of this run that were pending.
         progress: Progress of this run.
     """
 
@@ -95,7 +95,7 @@ class ResumeState:
     regenerating: dict[str, int] = field(default_factory=dict)
     failed: list["FailedDocument"] = field(default_factory=list)
     answers: AnswerLog | None = None
-    pending: int = 0
+    num_pending: int = 0
     progress: RunProgress = field(default_factory=RunProgress)
     _checked: bool = False
 
@@ -193,7 +193,7 @@ class ResumeState:
             if shard in self.damaged:
                 self.regenerating[fields[0]] = shard
         is_pending = self.is_pending(number)
-        self.pending += is_pending
+        self.num_pending += is_pending
         return is_pending
 
     def add_failure(self, docno: str, error: str) -> None:

@@ -55,8 +55,8 @@ class Status:
             "size": _size(self.size),
             "model": self.model,
             "prompt": _name(self.prompt),
-            "first written": self.started and f"{self.started:%Y-%m-%d %H:%M:%S}",
-            "last written": self.written and f"{self.written:%Y-%m-%d %H:%M:%S}",
+            "first written": _time(self.started),
+            "last written": _time(self.written),
             "speed": speed and speed.replace("/", " queries/"),
         }
 
@@ -100,6 +100,10 @@ def _stat(file: Path, field: str) -> Any:
         return getattr(file.stat(), field)
     except OSError:
         return None
+
+
+def _time(value: datetime | None) -> str | None:
+    return None if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
 
 
 def _size(count: float) -> str:

@@ -203,9 +203,9 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             for row in active_rows(lambda: iter, state):
                 if not state.progress.begun:  # by `distributed`, which counts documents
                     state.progress.begin("rows", verbose=verbose, total=total)
-                pending = state.pending
+                pending = state.num_pending
                 yield row
-                state.progress.finish(state.pending - pending)
+                state.progress.finish(state.num_pending - pending)
             return
         stages, corpus, batch_size = pipeline
         generates = any(isinstance(stage, DocumentStage) for stage in stages)
@@ -222,9 +222,9 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         begin_call(stages)
         batches = chunked(corpus, min(batch_size, self.shard_size))
         for batch in batches_ahead(stages[0], batches, state):
-            pending = state.pending
+            pending = state.num_pending
             yield from transform_batch(stages, batch, state)
-            state.progress.finish(state.pending - pending if generates else len(batch))
+            state.progress.finish(state.num_pending - pending if generates else len(batch))
 
     def concat(self, parts: "Mapping[str, SyntheticQueries]") -> "SyntheticQueries":
         """Stores the queries of other artifacts, such as those of several prompts or models.
