@@ -25,7 +25,7 @@ _MARKS = (  # the mark of UTF-32 begins with that of UTF-16
 )
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|$)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:[ \t]*(['\"]?)(.+?)\1[ \t]*$", re.MULTILINE)
-_HEADING = re.compile(r"#{1,6}[ \t]+(.+?)[ \t]*#*")
+_HEADING = re.compile(r"#{1,6}[ \t]+(.*)")
 
 
 class TextFolder(Collection):
@@ -77,20 +77,33 @@ class TextFolder(Collection):
         self.suffixes = tuple(suffix.lower() for suffix in suffixes)
         self.encoding = encoding
         self.unreadable = unreadable
+        if not self.path.is_dir():
+            problem = "is a file, not a folder" if self.path.exists() else "is not a folder"
+            raise FileNotFoundError(f"{self.path} {problem}: give a folder of text files")
         if not self.files():
-            problem = "has no file whose name ends in" if self.path.is_dir() else "is not a folder:"
-            raise FileNotFoundError(f"{self.path} {problem} {' or '.join(self.suffixes)}")
+            raise FileNotFoundError(
+                f"{self.path} has no file whose name ends in {' or '.join(self.suffixes)}"
+            )
 
     def files(self) -> dict[str, Path]:
-        """Returns the files by docno, in the order of the docnos; those without text, too."""
-        found = {}
-        for folder, folders, names in os.walk(self.path):
+        """Returns the files by docno, in the order of the docnos; those without text, too.
+
+        So are subfolders that cannot be listed, since their documents cannot be read either.
+        """
+        found = []
+
+        def unlisted(error: OSError) -> None:
+            found.append(Path(error.filename))
+
+        for folder, folders, names in os.walk(self.path, onerror=unlisted):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
-                if name.lower().endswith(self.suffixes) and not name.startswith("."):
-                    file = Path(folder, name)
-                    found[_docno(file.relative_to(self.path).as_posix())] = file
-        return dict(sorted(found.items()))
+                file = Path(folder, name)
+                if name.startswith(".") or not name.lower().endswith(self.suffixes):
+                    continue
+                if file.is_file() or not file.exists():  # a broken link, but no pipe: it blocks
+                    found.append(file)
+        return dict(sorted((_docno(f.relative_to(self.path).as_posix()), f) for f in found))
 
     def documents(self) -> Iterator[tuple[str, str]]:
         yield from self._read(self.files())
@@ -131,7 +144,6 @@ class TextFolder(Collection):
             if "\0" not in text:
                 return text.replace("\r\n", "\n").replace("\r", "\n")
             where, reason = text.index("\0"), "it has null characters, as binary files do"
-            break
         remedy = "remove it" if marked or self.encoding else "give encoding='cp1252' or the like"
         raise ValueError(
             f"{file}: is not text in {' or '.join(encodings)}, from position {where:,}: {reason}; "
@@ -163,6 +175,9 @@ def _titled(text: str, file: Path) -> str:
     first = first.strip()
     if file.suffix.lower() == ".md" and (heading := _HEADING.fullmatch(first)):
         first = heading[1]
+        unclosed = first.rstrip("#")
+        if unclosed[-1:] in ("", " ", "\t"):  # "# Title #", but not "# C#"
+            first = unclosed.rstrip()
         text = f"{first}\n{body}".strip()
     if title == first or (not title and len(first) <= TITLE_LENGTH):
         return text

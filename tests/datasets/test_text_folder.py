@@ -65,6 +65,8 @@ def test_title_of_a_text_file(tmp_path, content, text):
         ("# A title #\n\nmore", "A title\n\nmore"),
         ("### Deep\nmore", "Deep\nmore"),
         ("#hashtag\nmore", "#hashtag\nmore"),
+        ("# Why C# ##\nmore", "Why C#\nmore"),
+        ("# C#\nmore", "C#\nmore"),
         ("Title\n=====\nmore", "Title\n=====\nmore"),
         (f"# {PROSE.strip()}\nmore", f"notes\n{PROSE.strip()}\nmore"),
         (
@@ -95,6 +97,11 @@ def test_another_encoding(tmp_path):
     written(tmp_path / "new.txt", "Ülo")
     written(tmp_path / "old.txt", "Ülo".encode("cp1252"))
     assert texts(tmp_path, encoding="cp1252") == {"new.txt": "Ülo", "old.txt": "Ülo"}
+
+
+def test_byte_order_without_a_mark(tmp_path):
+    written(tmp_path / "a.txt", "plain".encode("utf-16-le"))  # also valid UTF-8, with null bytes
+    assert texts(tmp_path, encoding="utf-16-le") == {"a.txt": "plain"}
 
 
 BAD = {
@@ -138,7 +145,9 @@ def test_bad_arguments(tmp_path):
         TextFolder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="has no file whose name ends in .txt or .md"):
         TextFolder(tmp_path)
-    written(tmp_path / "a.txt", "a")
+    file = written(tmp_path / "a.txt", "a")
+    with pytest.raises(FileNotFoundError, match="a.txt is a file, not a folder: give a folder of"):
+        TextFolder(file)
     with pytest.raises(LookupError, match="klingon"):
         TextFolder(tmp_path, encoding="klingon")
     with pytest.raises(ValueError, match="unreadable must be 'error' or 'skip', not 'ignore'"):
@@ -183,6 +192,40 @@ def test_links_to_folders_are_not_followed(tmp_path):
     except OSError:
         pytest.skip("links cannot be made here")
     assert texts(tmp_path) == {"a.txt": "one"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes")
+def test_what_is_not_a_file(tmp_path):
+    written(tmp_path / "a.txt", "one")
+    os.mkfifo(tmp_path / "pipe.txt")  # reading it would block
+    assert texts(tmp_path) == {"a.txt": "one"}
+    (tmp_path / "linked.txt").symlink_to(tmp_path / "a.txt")
+    assert texts(tmp_path) == {"a.txt": "one", "linked.txt": "one"}
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    (tmp_path / "broken.txt").symlink_to(tmp_path / "gone.txt")
+    with pytest.raises(OSError, match=r"broken\.txt"):
+        texts(tmp_path)
+    with pytest.warns(UserWarning, match=r"2 of 4 files were skipped, such as .*broken\.txt"):
+        assert list(texts(tmp_path, unreadable="skip")) == ["a.txt", "linked.txt"]
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="permissions do not bind here"
+)
+def test_what_must_not_be_read(tmp_path):
+    written(tmp_path / "a.txt", "one")
+    for name, folder in (("b.txt", tmp_path), ("c.txt", tmp_path / "closed")):
+        folder.mkdir(exist_ok=True)
+        written(folder / name, "secret")
+    (tmp_path / "b.txt").chmod(0)
+    (tmp_path / "closed").chmod(0)
+    try:
+        with pytest.raises(PermissionError, match=r"b\.txt"):
+            texts(tmp_path)
+        with pytest.warns(UserWarning, match=r"2 of 3 files were skipped, such as .*b\.txt"):
+            assert texts(tmp_path, unreadable="skip") == {"a.txt": "one"}
+    finally:
+        (tmp_path / "closed").chmod(0o700)
 
 
 def test_a_folder_by_its_path(tmp_path):
