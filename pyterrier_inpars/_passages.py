@@ -1,11 +1,16 @@
-"""Docnos of passages, as ``pt.text.sliding`` writes them: ``d1%p0``, ``d1%p1``, ..."""
+"""Docnos of passages, as ``pt.text.sliding`` writes them too: ``d1%p0``, ``d1%p1``, ..."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-_PASSAGE = re.compile(r"(.+)%p\d+", re.DOTALL)
+_PASSAGE = re.compile(r"(.+)%p[0-9]+", re.DOTALL)
+
+
+def passage_of(docno: str, number: int) -> str:
+    """Returns the docno of a document's passage, numbered from 0."""
+    return f"{docno}%p{number}"
 
 
 def document_of(docno: str) -> str:
@@ -41,7 +46,9 @@ class Sources:
                 Or it was written for a document, and a passage of it is among the results.
         """
         found = {docno for docno in docnos if isinstance(docno, str)}
-        if both := self._passages.keys() & found:
+        both = self._passages.keys() & found
+        # A docno such as d1%p0 may be that of a document, beside a document d1: it is found, too.
+        if both and not passages_by_document(self._docnos & found):
             document = min(both)
             raise ValueError(
                 f"the retriever returns the document {document!r}, but the query was written for "

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from itertools import islice
+from numbers import Real
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
+from more_itertools import unique_everseen
 
 from pyterrier_inpars._files import atomic_file, atomic_text, plain
-from pyterrier_inpars._stage import as_frame, check_columns, check_strings
+from pyterrier_inpars._stage import as_frame, check_columns, check_strings, lone_surrogate
+from pyterrier_inpars._text_sources import HasCorpus
 from pyterrier_inpars.datasets.collections import BeirFolder
 from pyterrier_inpars.datasets.readers import as_id, json_lines
 from pyterrier_inpars.datasets.toolkit_files import judged_texts, missing
@@ -62,10 +66,19 @@ def from_dataset(dataset: datasets.Dataset) -> pd.DataFrame:
     """Returns a data set, such as of :func:`to_dataset`, as a frame.
 
     Raises:
+        TypeError: It is another object, such as a ``DatasetDict`` of several splits.
         pt.validate.InputValidationError: A column is missing.
         ValueError: An id, query or text is not a string.
     """
-    return _frame(dataset.data.table)
+    import datasets
+
+    if not isinstance(dataset, datasets.Dataset):
+        raise TypeError(
+            f"dataset must be a datasets.Dataset, not a {type(dataset).__name__}: give one split "
+            "of a DatasetDict, such as dataset['train']"
+        )
+    # Not dataset.data: select, filter and shuffle leave it as it was.
+    return _frame(dataset.with_format("arrow")[:])
 
 
 def write_parquet(queries: pd.DataFrame | SyntheticQueries, path: str | Path) -> None:
@@ -112,7 +125,7 @@ def write_beir(
     queries: pd.DataFrame | SyntheticQueries,
     folder: str | Path,
     *,
-    corpus: Iterable[dict[str, Any]] | None = None,
+    corpus: HasCorpus | Iterable[Mapping[str, Any]] | None = None,
     split: str = "train",
     overwrite: bool = False,
 ) -> None:
@@ -122,8 +135,8 @@ def write_beir(
         queries: Frame ``qid, query, docno, text`` and optionally ``label`` (1 for each row without
             it), or a :class:`SyntheticQueries`, which is read shard by shard, twice.
         folder: Folder, created if missing.
-        corpus: Documents ``docno, text`` and optionally ``title``; those of ``queries`` must be
-            among them. ``None`` writes only the documents of ``queries``.
+        corpus: Collection, or documents as dicts ``docno, text`` and optionally ``title``; those of
+            ``queries`` must be among them. ``None`` writes only the documents of ``queries``.
         split: Name of the split.
         overwrite: Whether the three files may be there, and are replaced.
 
@@ -131,11 +144,12 @@ def write_beir(
         pt.validate.InputValidationError: A column is missing.
         ValueError: An id, query or text is not a string; an id has white space at an end, a tab or
             a line break; a qid has two queries, a docno two texts, or a pair two labels; a document
-            is not in the corpus, or twice; or a label is not a whole number.
+            is not in the corpus, or twice; or a label is not a whole number, or is missing in some
+            rows only.
         FileExistsError: One of the three files exists.
     """
     folder = Path(folder).expanduser()
-    if not split or Path(split).name != split:
+    if not isinstance(split, str) or Path(split).name != split or split in ("", ".."):
         raise ValueError(f"split must be the name of a file, not {split!r}")
     files = [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / f"{split}.tsv"]
     there = [file for file in files if file.exists()]
@@ -144,15 +158,19 @@ def write_beir(
     known_queries: dict[str, bytes] = {}
     texts: dict[str, bytes] = {}
     labels: dict[tuple[str, str], int] = {}
+    labelled: set[bool] = set()
     for row in _rows(queries):
         _check_beir_row(row)
-        for kind, known, key, value in (
-            ("qid", known_queries, "qid", "query"),
-            ("docno", texts, "docno", "text"),
-        ):
+        for known, key, value in ((known_queries, "qid", "query"), (texts, "docno", "text")):
             digest = sha256(row[value].encode()).digest()
             if known.setdefault(row[key], digest) != digest:
-                raise ValueError(f"{kind} {row[key]!r} has two different values of {value}")
+                raise ValueError(f"{key} {row[key]!r} has two different values of {value}")
+        labelled.add("label" in row)
+        if len(labelled) > 1:
+            raise ValueError(
+                f"label is missing in some rows and not in others, as at qid {row['qid']!r}, docno "
+                f"{row['docno']!r}: give each row a label, or none"
+            )
         label = _label(row)
         if labels.setdefault((row["qid"], row["docno"]), label) != label:
             raise ValueError(f"docno {row['docno']!r} has two labels for qid {row['qid']!r}")
@@ -161,8 +179,10 @@ def write_beir(
         atomic_text(files[1]) as queries_file,
         atomic_text(files[2]) as qrels_file,
     ):
-        documents = _documents(_rows(queries)) if corpus is None else corpus
-        _write_corpus(corpus_file.write, documents, texts)
+        if isinstance(corpus, HasCorpus):
+            corpus = corpus.get_corpus_iter(verbose=False)
+        documents = _documents(_rows(queries)) if corpus is None else _checked_corpus(corpus, texts)
+        corpus_file.writelines(map(_line, documents))
         qrels_file.write("query-id\tcorpus-id\tscore\n")
         for row in _rows(queries):
             if row["qid"] in known_queries:
@@ -297,8 +317,10 @@ def from_lists(lists: pd.DataFrame | datasets.Dataset) -> pd.DataFrame:
     if len(frame.columns) != 3:
         raise ValueError(f"lists have a query, texts and labels, not {list(frame.columns)}")
     judged = []
-    for number, (query, texts, labels) in enumerate(frame.itertuples(index=False, name=None)):
-        texts, labels = list(texts), list(labels)
+    for number, (query, *columns) in enumerate(frame.itertuples(index=False, name=None)):
+        if not all(map(pd.api.types.is_list_like, columns)):
+            raise ValueError(f"row {number}: texts and labels must be lists, not {columns!r:.200}")
+        texts, labels = map(list, columns)
         if len(texts) != len(labels) or not all(isinstance(t, str) for t in (query, *texts)):
             raise ValueError(f"row {number}: must be a string, and texts with as many labels")
         if wrong := [label for label in labels if label not in (0, 1)]:
@@ -382,9 +404,12 @@ def write_flag_embedding(
 
     Raises:
         pt.validate.InputValidationError: A column is missing.
+        TypeError: ``prompt`` is not a string.
         ValueError: The examples are invalid, or have no positive or no negative; or a score is not
             finite.
     """
+    if not isinstance(prompt, str | None):
+        raise TypeError(f"prompt must be a string or None, not {prompt!r:.200}")
     records = []
     for group in _groups(examples, "docno", scores=scores):
         record: dict[str, Any] = {"query": group.query}
@@ -408,37 +433,56 @@ def read_flag_embedding(path: str | Path) -> pd.DataFrame:
 
     Returns:
         Training examples ``qid, query, docno, text, label``, and ``score`` if all lines have
-        scores. In a file without ids, equal queries get one qid and equal texts one docno.
+        scores. In a file with lines without ids, equal queries get one qid and equal texts one
+        docno, as of :func:`from_triplets`.
 
     Raises:
         ValueError: The file is empty, or a line is invalid; the error names the line.
         FileNotFoundError: The file does not exist.
     """
-    rows, has_ids, has_scores = [], True, True
-    queries: dict[str, str] = {}
-    texts: dict[str, str] = {}
+    rows = []
     for where, record in json_lines(path):
-        query = _text(where, record, "query")
-        qid = queries.setdefault(query, f"{len(queries) + 1}")
-        has_ids &= "query_id" in record
-        for name, label in (("pos", 1), ("neg", 0)):
-            found = _list(where, record, name, str)
-            ids = _as_many(where, record, f"{name}_ids", found)
-            values = _as_many(where, record, f"{name}_scores", found)
-            has_ids, has_scores = has_ids and ids is not None, has_scores and values is not None
-            for number, text in enumerate(found):
-                docno = texts.setdefault(text, f"d{len(texts) + 1}")
-                own = (record.get("query_id"), ids and ids[number])
-                rows.append((qid, query, docno, text, label, values and values[number], own, where))
-    frame = pd.DataFrame(rows, columns=[*_COLUMNS, "label", "score", "own", "where"])
-    if has_ids:
-        for column, place in (("qid", 0), ("docno", 1)):
-            frame[column] = [
-                as_id(own[place], column, where)
-                for own, where in zip(frame["own"], frame["where"], strict=True)
-            ]
-    frame = frame.drop(columns=["own", "where"])
-    return frame.astype({"score": float}) if has_scores else frame.drop(columns="score")
+        query, qid = _text(where, record, "query"), record.get("query_id")
+        for side, label in (("pos", 1), ("neg", 0)):
+            texts = _list(where, record, side, str)
+            ids = _as_many(where, record, f"{side}_ids", texts)
+            scores = _as_many(where, record, f"{side}_scores", texts, Real)
+            for number, text in enumerate(texts):
+                score = None if scores is None else float(scores[number])
+                docno = None if ids is None else ids[number]
+                rows.append(_Line(where, query, text, label, score, qid, docno))
+    if any(row.qid is None or row.docno is None for row in rows):
+        judged = ((row.query, row.text, row.label) for row in rows)
+        frame = judged_texts(path, judged)
+    else:
+        with_ids = [
+            (
+                as_id(row.qid, "query_id", row.where),
+                row.query,
+                as_id(row.docno, "pos_ids or neg_ids", row.where),
+                row.text,
+                row.label,
+            )
+            for row in rows
+        ]
+        frame = pd.DataFrame(with_ids, columns=[*_COLUMNS, "label"])
+    if any(row.score is None for row in rows):
+        return frame
+    scores_of = {(row.query, row.text): row.score for row in rows}
+    pairs = zip(frame["query"], frame["text"], strict=True)
+    return frame.assign(score=[scores_of[pair] for pair in pairs])
+
+
+class _Line(NamedTuple):
+    """A document in a line of FlagEmbedding's file; ids and score are None if the line has none."""
+
+    where: str
+    query: str
+    text: str
+    label: int
+    score: float | None
+    qid: Any
+    docno: Any
 
 
 class _Document(NamedTuple):
@@ -479,17 +523,23 @@ def _groups(
     docnos = examples["docno"] if "docno" in examples else [""] * len(examples)
     values = examples["score"].astype(float) if scores else [None] * len(examples)
     found: dict[str, _Judged] = {}
+    labels: dict[tuple[str, str], int] = {}
     for qid, query, text, label, docno, score in zip(
         *(examples[name] for name in ("qid", "query", "text", "label")), docnos, values, strict=True
     ):
         group = found.setdefault(qid, _Judged(qid, query, [], []))
         if group.query != query:
             raise ValueError(f"qid {qid!r} has two queries: {group.query!r:.100}, {query!r:.100}")
-        side = group.positives if label == 1 else group.negatives
-        side.append(_Document(docno, text, int(label), score))
+        document = _Document(docno, text, int(label), score)
+        if labels.setdefault((qid, docno or text), document.label) != document.label:
+            raise ValueError(f"{docno or text!r:.100} has two labels for qid {qid!r}")
+        side = group.positives if document.label else group.negatives
+        side.append(document)
     if every:
         return list(found.values())
     complete = [group for group in found.values() if group.positives and group.negatives]
+    if not complete:
+        raise ValueError("no qid has a positive and a negative: mine negatives for its positives")
     if dropped := len(found) - len(complete):
         warnings.warn(
             f"{dropped} of {len(found)} queries lack a positive or a negative and are not written",
@@ -529,6 +579,8 @@ def _schema(queries: Any) -> pyarrow.Schema:
     import pyarrow
 
     names = dict.fromkeys(getattr(queries, "columns", _COLUMNS))
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"the name of a column must be a string, not {wrong[0]!r}: rename it")
     types: dict[str, pyarrow.Schema] = {}
     for rows in _chunks(queries):
         present = dict.fromkeys(name for row in rows for name in row)
@@ -570,7 +622,14 @@ def _frame(table: pyarrow.Table) -> pd.DataFrame:
 
 
 def _as_frame(columns: Any) -> pd.DataFrame:
-    return columns if isinstance(columns, pd.DataFrame) else columns.to_pandas()
+    """Returns a frame, or a data set of ``datasets``, as a frame."""
+    if isinstance(columns, pd.DataFrame):
+        return columns
+    if not hasattr(columns, "to_pandas"):
+        raise TypeError(
+            f"a DataFrame or a datasets.Dataset is needed, not a {type(columns).__name__}"
+        )
+    return columns.to_pandas()
 
 
 def _check_beir_row(row: dict[str, Any]) -> None:
@@ -586,34 +645,47 @@ def _check_beir_row(row: dict[str, Any]) -> None:
 
 def _label(row: dict[str, Any]) -> int:
     label = row.get("label", 1)
-    if isinstance(label, bool) or int(label) == label:
-        return int(label)
-    raise ValueError(f"label must be a whole number, not {label!r}, at qid {row['qid']!r}")
+    if not isinstance(label, Real) or not float(label).is_integer():
+        raise ValueError(f"label must be a whole number, not {label!r}, at qid {row['qid']!r}")
+    return int(float(label))
 
 
-def _documents(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yields the documents of rows of queries."""
-    return ({"docno": row["docno"], "text": row["text"]} for row in rows)
+def _documents(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, str]]:
+    """Yields the lines of the documents of queries, each document once."""
+    for row in unique_everseen(rows, key=itemgetter("docno")):
+        yield {"_id": row["docno"], "title": "", "text": row["text"]}
 
 
-def _write_corpus(
-    write: Callable[[str], Any], documents: Iterable[dict[str, Any]], wanted: Iterable[str]
-) -> None:
-    """Writes each document once.
+def _checked_corpus(corpus: Iterable[Any], wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yields the lines of the documents of a corpus.
 
     Raises:
-        ValueError: A document is not valid, or a wanted one is missing.
+        ValueError: A document is not valid, is a duplicate, or a wanted one is missing.
     """
     seen: set[str] = set()
-    for document in documents:
-        docno, text, title = (document.get(name) for name in ("docno", "text", "title"))
-        if not isinstance(docno, str) or not isinstance(text, str):
-            raise ValueError(f"a document must have a docno and a text, not {document!r:.200}")
-        if docno not in seen:
-            seen.add(docno)
-            write(_line({"_id": docno, "title": title or "", "text": text}))
+    for document in corpus:
+        known = document if isinstance(document, Mapping) else {}
+        title = known.get("title")
+        line: dict[str, Any] = {
+            "_id": known.get("docno"),
+            "title": "" if missing(title) else title,
+            "text": known.get("text"),
+        }
+        for value in line.values():
+            if not isinstance(value, str) or lone_surrogate(value):
+                raise ValueError(
+                    f"a document must have a docno and a text, and may have a title, all strings "
+                    f"that UTF-8 can encode, not {document!r:.200}"
+                )
+        if line["_id"] in seen:
+            raise ValueError(f"the corpus has a duplicate docno, {line['_id']!r}")
+        seen.add(line["_id"])
+        yield line
     if absent := next((docno for docno in wanted if docno not in seen), None):
-        raise ValueError(f"docno {absent!r} of the queries is not in the corpus")
+        raise ValueError(
+            f"docno {absent!r} of the queries is not in the corpus: give the corpus that the "
+            "queries were written for"
+        )
 
 
 def _write_lines(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
@@ -635,13 +707,23 @@ def _text(where: str, record: dict[str, Any], name: str) -> str:
 def _list(where: str, record: dict[str, Any], name: str, kind: type) -> list[Any]:
     value = record.get(name)
     if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-        raise ValueError(f"{where}: {name} must be a list of {kind.__name__}, not {value!r:.200}")
+        kinds = {str: "strings", dict: "JSON objects", Real: "numbers"}
+        raise ValueError(
+            f"{where}: {name} must be a list{f' of {kinds[kind]}' if kind in kinds else ''}, not "
+            f"{value!r:.200}"
+        )
     return value
 
 
-def _as_many(where: str, record: dict[str, Any], name: str, texts: list[str]) -> list[Any] | None:
+def _as_many(
+    where: str, record: dict[str, Any], name: str, texts: list[str], kind: type = object
+) -> list[Any] | None:
     """Returns a list with one value for each text; ``None`` if the line has none."""
-    values = record.get(name)
-    if values is not None and (not isinstance(values, list) or len(values) != len(texts)):
-        raise ValueError(f"{where}: {name} must be a list of {len(texts)}, not {values!r:.200}")
+    if record.get(name) is None:
+        return None
+    values = _list(where, record, name, kind)
+    if len(values) != len(texts):
+        raise ValueError(
+            f"{where}: {name} must have {len(texts)} values, one for each text, not {values!r:.200}"
+        )
     return values

@@ -9,7 +9,7 @@ import pandas as pd
 import pyterrier as pt
 from more_itertools import chunked
 
-from pyterrier_inpars._passages import document_of
+from pyterrier_inpars._passages import document_of, passage_of
 from pyterrier_inpars._retrieval import applied
 from pyterrier_inpars._stage import Stage, check_strings, positive_int
 from pyterrier_inpars.datasets.collections import Collection
@@ -19,10 +19,11 @@ BATCH = 1000
 
 
 def sliding(length: int = 100, stride: int = 50, text_field: str = "text") -> pt.Transformer:
-    """Returns ``pt.text.sliding`` that also keeps the end of each document.
+    """Returns a transformer that splits documents, or results, into passages.
 
+    It is ``pt.text.sliding`` for one text, except that the end of each document is kept:
     ``pt.text.sliding`` of PyTerrier 1.1 drops the last window of a document unless it is full. Here
-    the last window may be shorter, and no word is lost.
+    the last window may be shorter, and no word is lost. White space becomes single spaces.
 
     Args:
         length: Number of words of a passage. Words are separated by white space.
@@ -30,38 +31,51 @@ def sliding(length: int = 100, stride: int = 50, text_field: str = "text") -> pt
         text_field: Column with the text.
 
     Returns:
-        Transformer from documents, or results, to their passages.
+        Transformer that requires ``docno`` and the text. Each row becomes one row a passage, whose
+        docno ends with ``%p`` and the number of the passage, from 0. All other columns are copied,
+        such as a title, ``score`` and ``rank``.
 
     Raises:
         ValueError: A number is not positive, or ``stride`` is more than ``length``.
+        TypeError: ``text_field`` is not one name.
     """
-    length, stride = positive_int("length", length), positive_int("stride", stride)
-    if stride > length:
-        raise ValueError(f"stride must be at most length, which is {length}, not {stride}")
-    return pt.text.sliding(
-        text_field, length, stride, prepend_attr=None, tokenizer=_Words(length, stride)
-    )
+    return SlidingWindows(length, stride, text_field)
 
 
-class _Words:
-    """A tokenizer for ``pt.text.sliding`` that pads long texts, so that their last window is full.
+class SlidingWindows(Stage):
+    """Splits texts into overlapping windows of words; see :func:`sliding`."""
 
-    Args:
-        length: Number of words of a window.
-        stride: Number of words between the starts of two windows.
-    """
+    schematic = {"label": "Sliding windows", "help_url": None}
 
-    def __init__(self, length: int, stride: int):
-        self.length = length
-        self.stride = stride
+    def __init__(self, length: int, stride: int, text_field: str = "text"):
+        self.length = positive_int("length", length)
+        self.stride = positive_int("stride", stride)
+        self.text_field = text_field
+        if stride > length:
+            raise ValueError(f"stride must be at most length, which is {length}, not {stride}")
+        if not isinstance(text_field, str):
+            raise TypeError(f"text_field must be the name of one column, not {text_field!r:.200}")
 
-    def tokenize(self, text: str) -> list[str]:
-        words = text.split()
-        beyond = len(words) - self.length
-        return words + [""] * (-beyond % self.stride if beyond > 0 else 0)
+    def _required_columns(self) -> list[str]:
+        return ["docno", self.text_field]
 
-    def convert_tokens_to_string(self, words: list[str]) -> str:
-        return " ".join(filter(None, words))
+    def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        check_strings(inp, "docno", self.text_field)
+        texts = [self._windows(text.split()) for text in inp[self.text_field]]
+        docnos = [
+            [passage_of(docno, number) for number in range(len(windows))]
+            for docno, windows in zip(inp["docno"], texts, strict=True)
+        ]
+        split = ["docno", self.text_field]
+        out = inp.assign(**dict(zip(split, (docnos, texts), strict=True)))
+        return out.explode(split, ignore_index=True)
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace(type(self).__name__, "datasets.sliding", 1)
+
+    def _windows(self, words: list[str]) -> list[str]:
+        starts = range(0, max(1, len(words) - self.length + self.stride), self.stride)
+        return [" ".join(words[start : start + self.length]) for start in starts]
 
 
 class Passages(Collection):
@@ -87,7 +101,7 @@ class Passages(Collection):
         if not isinstance(collection, Collection):
             raise TypeError(
                 f"collection must be a collection of pyterrier_inpars.datasets, such as "
-                f"datasets.Files(path), not {collection!r:.200}"
+                f"datasets.Files(path) or datasets.IrDatasets(name), not {collection!r:.200}"
             )
         if not isinstance(passager, pt.Transformer):
             raise TypeError(
@@ -110,6 +124,11 @@ class Passages(Collection):
     def _split(self, documents: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         if documents:
             passages = applied(self.passager, pd.DataFrame(documents))
+            if missing := [name for name in ("docno", "text") if name not in passages]:
+                raise ValueError(
+                    f"the passages of {self.passager!r} have no {' and no '.join(missing)}, only "
+                    f"{', '.join(map(str, passages))}: documents have the columns docno and text"
+                )
             yield from zip(passages["docno"], passages["text"], strict=True)
 
     def get_topics(self, variant: str | None = None) -> pd.DataFrame:

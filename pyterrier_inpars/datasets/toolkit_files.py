@@ -358,8 +358,10 @@ def _numbers(values: Any, where: str, name: str = "log_probs") -> list[float]:
 
 
 def missing(value: Any) -> bool:
-    """Returns whether a value of a row is None, NaN or ``pd.NA``."""
-    return value is None or value is pd.NA or (isinstance(value, Real) and math.isnan(value))
+    """Returns whether a value of a row is None, NaN, ``pd.NA`` or ``pd.NaT``."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return True
+    return isinstance(value, Real) and math.isnan(value)
 
 
 def judged_texts(source: object, judged: Iterable[tuple[str, str, int]]) -> pd.DataFrame:

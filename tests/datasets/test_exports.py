@@ -125,7 +125,34 @@ class TestParquetAndDatasets:
         mixed = QUERIES.assign(number=pd.Series([1, "two", None], dtype=object))
         with pytest.raises(ValueError, match="values of 'number' have no common type; convert"):
             write(mixed)
+        with pytest.raises(ValueError, match="name of a column must be a string, not 5: rename"):
+            write(QUERIES.rename(columns={"number": 5}))
         assert not [*tmp_path.iterdir()]
+
+    def test_rows_that_were_selected(self):
+        """``select``, ``shuffle`` and ``filter`` of ``datasets`` keep the table."""
+        dataset = exports.to_dataset(QUERIES)
+        assert exports.from_dataset(dataset.select([2, 0]))["qid"].tolist() == ["d2-1", "d1-1"]
+        kept = dataset.filter(lambda row: row["docno"] == "d2")
+        assert exports.from_dataset(kept)["query"].tolist() == ['a "quoted" query']
+        assert exports.from_dataset(dataset.with_format("numpy")).equals(
+            exports.from_dataset(dataset)
+        )
+
+    def test_times(self):
+        """A missing time is null, as other missing values."""
+        times = QUERIES.assign(at=pd.to_datetime(["2026-01-02", None, "2026-01-03"]))
+        found = exports.from_dataset(exports.to_dataset(times))
+        assert found["at"][0] == times["at"][0] and pd.isna(found["at"][1])
+
+    def test_several_splits(self):
+        import datasets
+
+        splits = datasets.DatasetDict(train=exports.to_dataset(QUERIES))
+        with pytest.raises(TypeError, match=r"not a DatasetDict: .* dataset\['train'\]"):
+            exports.from_dataset(splits)
+        with pytest.raises(TypeError, match="DataFrame or a datasets.Dataset is needed, not a Dat"):
+            exports.from_triplets(splits)
 
     def test_a_file_of_another_kind(self, tmp_path):
         (tmp_path / "q.parquet").write_text("not parquet")
@@ -178,6 +205,9 @@ class TestBeir:
             ({"qid": [" a", "b", "c"]}, "qid ' a' cannot be written"),
             ({"docno": ["d1", "d1", ""]}, "docno '' cannot be written"),
             ({"label": [1, 0.5, 1]}, "label must be a whole number, not 0.5, at qid 'd1-2'"),
+            ({"label": [1, np.inf, 1]}, "label must be a whole number, not inf"),
+            ({"label": ["1", "x", "1"]}, "label must be a whole number, not '1'"),
+            ({"label": [1, None, 0]}, "label is missing in some rows .* docno 'd1': give each row"),
             ({"query": ["a", "b", None]}, "query must be a string"),
         ],
     )
@@ -194,9 +224,32 @@ class TestBeir:
     def test_the_corpus_lacks_a_document(self, tmp_path):
         with pytest.raises(ValueError, match="docno 'd2' of the queries is not in the corpus"):
             exports.write_beir(QUERIES, tmp_path, corpus=[{"docno": "d1", "text": "a"}])
-        with pytest.raises(ValueError, match="must have a docno and a text, not {'docno': 'd1'}"):
-            exports.write_beir(QUERIES, tmp_path, corpus=[{"docno": "d1"}])
         assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+    @pytest.mark.parametrize(
+        ("corpus", "message"),
+        [
+            ([{"docno": "d1"}], "must have a docno and a text, .*, not {'docno': 'd1'}"),
+            ([{"docno": "d1", "text": "a", "title": 7}], "may have a title, all strings .* 7"),
+            ([{"docno": "d1", "text": "a\ud800"}], "all strings that UTF-8 can encode"),
+            ([{"docno": "d1", "text": "a"}] * 2, "the corpus has a duplicate docno, 'd1'"),
+            (QUERIES, "must have a docno and a text, .*, not 'qid'"),
+        ],
+    )
+    def test_bad_corpus(self, tmp_path, corpus, message):
+        exports.write_beir(QUERIES, tmp_path)
+        before = (tmp_path / "corpus.jsonl").read_text()
+        with pytest.raises(ValueError, match=message):
+            exports.write_beir(QUERIES, tmp_path, corpus=corpus, overwrite=True)
+        assert (tmp_path / "corpus.jsonl").read_text() == before
+
+    def test_a_collection_as_corpus(self, tmp_path):
+        """Such as pandas gives it, with NaN for a missing title."""
+        corpus = [{"docno": "d1", "text": "a", "title": np.nan}, {"docno": "d2", "text": "b"}]
+        exports.write_beir(QUERIES, tmp_path / "a", corpus=corpus)
+        exports.write_beir(QUERIES, tmp_path / "b", corpus=BeirFolder(tmp_path / "a"))
+        found = [(tmp_path / name / "corpus.jsonl").read_text() for name in "ab"]
+        assert found[0] == found[1] and '"title": ""' in found[0]
 
     def test_existing_files_are_kept(self, tmp_path):
         exports.write_beir(QUERIES, tmp_path)
@@ -206,8 +259,9 @@ class TestBeir:
         assert (tmp_path / "queries.jsonl").read_text() == before
         exports.write_beir(QUERIES.head(1), tmp_path, overwrite=True)
         assert len(exports.read_beir(tmp_path)) == 1
-        with pytest.raises(ValueError, match="split must be the name of a file, not '../x'"):
-            exports.write_beir(QUERIES, tmp_path, split="../x")
+        for split in ("../x", "..", "", 3):
+            with pytest.raises(ValueError, match=f"must be the name of a file, not {split!r}"):
+                exports.write_beir(QUERIES, tmp_path, split=split)
 
     def test_a_judged_document_that_does_not_exist(self, tmp_path):
         exports.write_beir(QUERIES, tmp_path)
@@ -298,11 +352,21 @@ class TestSentenceTransformers:
         for row, message in (
             (["q", ["a"], [1, 0]], "row 0: must be a string, and texts with as many labels"),
             (["q", ["a"], [0.5]], "row 0: a label must be 0 or 1, not 0.5"),
+            (["q", ["a"], 1], r"row 0: texts and labels must be lists, not \[\['a'\], 1\]"),
+            (["q", None, None], "row 0: texts and labels must be lists"),
         ):
             with pytest.raises(ValueError, match=message):
                 exports.from_lists(pd.DataFrame([row]))
         with pytest.raises(ValueError, match="no example has label 0"):
             exports.to_triplets(EXAMPLES[EXAMPLES["label"] == 1])
+        apart = EXAMPLES[(EXAMPLES["label"] == 1) == (EXAMPLES["qid"] == "q1")]
+        with pytest.raises(ValueError, match="no qid has a positive and a negative: mine"):
+            exports.to_triplets(apart)
+        both = pd.concat([EXAMPLES, EXAMPLES.head(1).assign(label=0)])
+        with pytest.raises(ValueError, match="'d1' has two labels for qid 'q1'"):
+            exports.to_triplets(both)
+        with pytest.raises(ValueError, match="'Coral polyps.' has two labels for qid 'q1'"):
+            exports.to_lists(both.drop(columns="docno"))
         with pytest.raises(ValueError, match="qid 'q1' has two queries"):
             exports.to_lists(EXAMPLES.assign(query=EXAMPLES["docno"]))
         with pytest.raises(ValueError, match="scores of a teacher"):
@@ -421,9 +485,29 @@ class TestFlagEmbedding:
             ["2", "b", "d2", "y", 1],
             ["2", "b", "d1", "x", 0],
         ]
-        (tmp_path / "f.jsonl").write_text(json.dumps(lines[0] | {"neg_scores": [1]}))
-        with pytest.raises(ValueError, match="line 1: neg_scores must be a list of 2, not"):
-            exports.read_flag_embedding(tmp_path / "f.jsonl")
+        for scores, message in (
+            ([1], "have 2 values, one for"),
+            ([1, "x"], "be a list of numbers"),
+        ):
+            (tmp_path / "f.jsonl").write_text(json.dumps(lines[0] | {"neg_scores": scores}))
+            with pytest.raises(ValueError, match=f"line 1: neg_scores must {message}"):
+                exports.read_flag_embedding(tmp_path / "f.jsonl")
+
+    def test_scores_without_ids_and_a_text_of_both_labels(self, tmp_path):
+        line = {"query": "a", "pos": ["x"], "neg": ["y"], "pos_scores": [2], "neg_scores": [0.5]}
+        other = {"query": "a", "pos": ["z"], "neg": ["x"], "pos_scores": [1], "neg_scores": [2]}
+        (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, [line, other])))
+        with pytest.warns(UserWarning, match="1 texts are both relevant and not relevant"):
+            found = exports.read_flag_embedding(tmp_path / "f.jsonl")
+        assert found.values.tolist() == [
+            ["1", "a", "d1", "x", 1, 2.0],
+            ["1", "a", "d2", "y", 0, 0.5],
+            ["1", "a", "d3", "z", 1, 1.0],
+        ]
+
+    def test_prompt(self, tmp_path):
+        with pytest.raises(TypeError, match="prompt must be a string or None, not 3"):
+            exports.write_flag_embedding(EXAMPLES, tmp_path / "f.jsonl", prompt=3)
 
     def test_dataset_of_flag_embedding(self, tmp_path):
         module = pytest.importorskip("FlagEmbedding.abc.finetune.embedder.AbsDataset")

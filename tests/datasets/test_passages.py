@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
@@ -62,6 +63,7 @@ class TestDocnos:
             ("d1", "d1"),
             ("d1%p", "d1%p"),
             ("d1%px", "d1%px"),
+            ("d1%p\u0663", "d1%p\u0663"),
             ("%p1", "%p1"),
             ("100%pure", "100%pure"),
             ("", ""),
@@ -107,6 +109,37 @@ class TestSliding:
         frame = pd.DataFrame({"docno": ["d"], "body": ["a b c"]})
         assert datasets.sliding(2, 2, "body")(frame)["body"].tolist() == ["a b", "c"]
 
+    def test_other_columns_are_copied(self):
+        """Whatever their names, and in an empty frame too; pt.text.sliding renames and drops."""
+        vector = np.ones(2)
+        frame = pd.DataFrame({"docno": ["d", "e"], "text": ["a b c d e", ""], "rank": [0, 1]})
+        frame = frame.assign(**{"my column": ["x", None], "_vec": [vector, vector]})
+        out = SLIDING(frame.set_index(pd.Index([7, 7])))
+        assert list(out) == list(SLIDING(frame.head(0))) == list(frame)
+        assert out["docno"].tolist() == ["d%p0", "d%p1", "e%p0"]
+        assert out["rank"].tolist() == [0, 0, 1] and out["_vec"][1] is vector
+        assert out.index.tolist() == [0, 1, 2]
+        rows = frame[["docno", "text"]].to_dict("records")
+        assert SLIDING.transform_iter(iter(rows)) == out[["docno", "text"]].to_dict("records")
+
+    def test_repr(self):
+        assert repr(SLIDING) == "datasets.sliding(4, 2)"
+        assert repr(datasets.sliding(4, 2, "body")) == "datasets.sliding(4, 2, 'body')"
+
+    @pytest.mark.parametrize(
+        ("change", "error"),
+        [
+            ({"text": None}, "text must be a string, but is None .* at docno 'd'"),
+            ({"docno": 1}, "docno must be a string, but is 1"),
+        ],
+    )
+    def test_bad_values(self, change, error):
+        frame = pd.DataFrame({"docno": ["d"], "text": ["a"]}).astype(object)
+        with pytest.raises(ValueError, match=error):
+            SLIDING(frame.assign(**change))
+        with pytest.raises(pt.validate.InputValidationError, match="text"):
+            SLIDING(frame[["docno"]])
+
     @pytest.mark.parametrize(
         ("options", "error"),
         [
@@ -118,6 +151,8 @@ class TestSliding:
     def test_bad_input(self, options, error):
         with pytest.raises(ValueError, match=error):
             datasets.sliding(**options)
+        with pytest.raises(TypeError, match=r"name of one column, not \['title', 'text'\]"):
+            datasets.sliding(text_field=["title", "text"])
 
 
 class TestPassages:
@@ -165,6 +200,17 @@ class TestPassages:
             datasets.Passages([], SLIDING)
         with pytest.raises(TypeError, match="datasets.sliding"):
             datasets.Passages(passages.collection, 100)
+        docnos = pt.apply.generic(lambda frame: frame[["docno"]])
+        with pytest.raises(ValueError, match="have no text, only docno: documents have"):
+            list(datasets.Passages(passages.collection, docnos).get_corpus_iter())
+
+    def test_documents_whose_docno_looks_like_a_passage(self, tmp_path):
+        texts = {"a%p1": "a b c d e", "a": "x"}
+        passages = datasets.Passages(corpus_file(tmp_path, texts), SLIDING)
+        found = {document["docno"]: document["text"] for document in passages.get_corpus_iter()}
+        assert found == {"a%p1%p0": "a b c d", "a%p1%p1": "c d e", "a%p0": "x"}
+        loaded = passages.text_loader()(pd.DataFrame({"docno": list(found)}))
+        assert loaded["text"].tolist() == list(found.values())
 
 
 class TestPassagesToDocuments:
@@ -282,3 +328,4 @@ class TestPassagesAgainstDocuments:
         """A collection may have both as documents."""
         both = retriever([["d1", "d2", "d1%p4"]])
         stage(both)(queries(["d1"]))
+        stage(both)(queries(["d1%p4"]))
