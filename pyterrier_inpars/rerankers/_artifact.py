@@ -53,7 +53,8 @@ class RerankerArtifact(pt.Artifact):
         """Packs what ``save`` would write into one file, as ``to_hf`` and ``to_zenodo`` do.
 
         Args:
-            package_path: File to write; ``None`` for the reranker's folder with ``.tar.lz4``.
+            package_path: File to write, replaced if it exists. Missing parent folders are created.
+                ``None`` for the reranker's folder with ``.tar.lz4``.
             **options: See ``pt.Artifact.build_package``.
 
         Returns:
@@ -61,6 +62,7 @@ class RerankerArtifact(pt.Artifact):
 
         Raises:
             ValueError: There is neither a path nor a folder, or the reranker cannot be saved.
+            IsADirectoryError: The path is that of a folder.
         """
         if package_path is None:
             if not isinstance(self.path, Path):
@@ -69,8 +71,12 @@ class RerankerArtifact(pt.Artifact):
                     f"build_package('reranker.tar.lz4')"
                 )
             package_path = f"{self.path.resolve()}.tar.lz4"
+        file = Path(package_path).expanduser()
+        if file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder: give a file, such as {file}.tar.lz4")
+        file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            return pt.Artifact(self.save(folder)).build_package(os.fspath(package_path), **options)
+            return pt.Artifact(self.save(folder)).build_package(os.fspath(file), **options)
 
     def _hf_readme(
         self, *, repo: str, branch: str | None = "main", pretty_name: str | None = None, **_: Any

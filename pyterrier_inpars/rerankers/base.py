@@ -60,6 +60,7 @@ from pyterrier_inpars.training.options import OWN_OPTIONS, TrainingOptions, vali
 from pyterrier_inpars.training.provenance import (
     TRAINING_FILE,
     fingerprint,
+    is_provenance,
     model_card,
     training_log,
     weights_fingerprint,
@@ -389,10 +390,11 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         if self.provenance is not None and origin == self._origin:
             return self.provenance
         try:
-            found = Path(self.model, TRAINING_FILE).expanduser().read_text(encoding="utf-8")
-            return json.loads(found)
+            text = Path(self.model, TRAINING_FILE).expanduser().read_text(encoding="utf-8")
+            found = json.loads(text)
         except (OSError, ValueError):
             return None
+        return found if is_provenance(found) else None
 
     def _input_settings(self) -> tuple[Any, ...]:
         """Returns the parameters that ``_adapt`` applies, after a check."""
@@ -695,10 +697,10 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
             settings=settings | {"first_weights": weights_fingerprint(self.network)},
             **validation,
         )
+        earlier = self._last_provenance()  # before the training, which an error would lose
         with quiet(self.verbose):
             self._train(examples, run)
         self.history, self.train_loss = run.history, run.loss
-        earlier = self._last_provenance()
         self.provenance = run.provenance | ({"before": earlier} if earlier else {})
         self.provenance["queries"] = int(examples["qid"].nunique())
         self.provenance["weights"] = weights_fingerprint(self.network)
@@ -721,8 +723,24 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         return Path(name).resolve().name if os.path.isdir(name) else name
 
     def _last_provenance(self) -> dict[str, Any] | None:
-        """Returns the provenance of the training that made the present weights, if there is one."""
-        return self.provenance or read_json(self._name, TRAINING_FILE, self.revision)
+        """Returns the provenance of the training that made the present weights, if there is one.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        if self.provenance is not None:
+            return self.provenance
+        damaged = ValueError(
+            f"{TRAINING_FILE} of {str(self.model)!r} does not describe a training: delete or "
+            "restore the file"
+        )
+        try:
+            found = read_json(self._name, TRAINING_FILE, self.revision)
+        except ValueError as error:  # not JSON
+            raise damaged from error
+        if found is not None and not is_provenance(found):
+            raise damaged
+        return found
 
     def _validation(
         self, results: pd.DataFrame, qrels: pd.DataFrame | None, baseline: str | None
@@ -809,8 +827,8 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
             The folder.
 
         Raises:
-            FileExistsError: The folder is not empty, and ``overwrite`` is not set; or it holds an
-                artifact of another type, such as an index or synthetic queries.
+            FileExistsError: The folder is not empty, and ``overwrite`` is not set; it holds an
+                artifact of another type, such as an index or synthetic queries; or it is a file.
             ValueError: The reranker is in int8, or a weight is NaN or infinite.
         """
         self._check_not_int8("saved")
@@ -819,6 +837,8 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
             return path
         if other := other_artifact(path):
             raise FileExistsError(f"{path} holds an artifact of type {other!r}: give another path")
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"{path} is a file: give the path of a folder")
         if path.exists() and any(path.iterdir()) and not overwrite:
             raise FileExistsError(f"{path} is not empty: give another path, or overwrite=True")
         network, provenance = self.network, self._last_provenance()

@@ -48,7 +48,8 @@ class RerankerCache(Stage):
         reranker: The reranker.
 
     Raises:
-        TypeError: ``reranker`` is of another class.
+        TypeError: ``reranker`` is of another class, or ``path`` is not a path.
+        FileExistsError: ``path`` is that of a file; on first use.
         ModuleNotFoundError: ``pyterrier_caching`` is not installed.
     """
 
@@ -61,6 +62,8 @@ class RerankerCache(Stage):
                 f"fingerprint, not {reranker!r:.200}: cache the rerankers in it, or use "
                 f"pyterrier_caching.ScorerCache, with a new folder whenever its scores change"
             )
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be that of a folder, not {path!r:.200}")
         if find_spec("pyterrier_caching") is None:
             raise ModuleNotFoundError(
                 "RerankerCache needs pyterrier_caching: pip install pyterrier_inpars[caching]"
@@ -92,6 +95,8 @@ class RerankerCache(Stage):
         from pyterrier_caching import ScorerCache
 
         folder = Path(self.path).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file: give RerankerCache the path of a folder")
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{type(self.reranker).__name__}-{self.reranker.scores_fingerprint()[:16]}"
         return ScorerCache(

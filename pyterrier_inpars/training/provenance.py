@@ -49,6 +49,11 @@ def weights_fingerprint(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def is_provenance(found: Any) -> bool:
+    """Returns whether what was read from a file describes a training."""
+    return isinstance(found, dict) and {"settings", "history"} <= found.keys()
+
+
 def training_log(provenance: dict[str, Any]) -> pd.DataFrame:
     """Returns the loss and the validation of a training by step.
 

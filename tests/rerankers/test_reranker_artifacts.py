@@ -76,6 +76,30 @@ class TestFolder:
         with pytest.raises(FileExistsError, match="type 'unknown': give another path"):
             trained[cls].save(tmp_path / "damaged", overwrite=True)
 
+    def test_a_file_is_not_a_folder(self, cls, trained, tmp_path):
+        (tmp_path / "file").write_text("kept")
+        with pytest.raises(FileExistsError, match="file is a file: give the path of a folder"):
+            trained[cls].save(tmp_path / "file", overwrite=True)
+        assert (tmp_path / "file").read_text() == "kept"
+
+    @pytest.mark.parametrize("content", ["{", "[]", '{"class": "of another program"}'])
+    def test_damaged_provenance(self, cls, saved, tmp_path, content):
+        """It is shown as untrained; what needs the provenance names the file before any work."""
+        path = shutil.copytree(saved[cls], tmp_path / "model")
+        (path / "inpars_training.json").write_text(content)
+        reranker = cls(path, dtype="float32", device="cpu", training=QUICK)
+        assert "@" not in repr(reranker) and "not by this package" in reranker._repr_html_()
+        before = reranker.scores_fingerprint()
+        for use in (
+            lambda: reranker.training_log,
+            lambda: reranker.verdict,
+            lambda: reranker.save(tmp_path / "new"),
+            lambda: reranker.fit(make_examples(4, 2, 0, "pair")),
+        ):
+            with pytest.raises(ValueError, match="inpars_training.json of .*: delete or restore"):
+                use()
+        assert reranker.scores_fingerprint() == before and not (tmp_path / "new").exists()
+
     def test_in_a_pipeline(self, cls, trained):
         """An artifact is still shown and inspected as a transformer."""
         fusion = ScoreFusion(trained[cls])
@@ -162,6 +186,12 @@ class TestPackage:
         path = shutil.copytree(saved[cls], tmp_path / "model")
         reranker = cls(path, dtype="float32", device="cpu")
         assert reranker.build_package(verbose=False) == f"{path}.tar.lz4"
+
+    def test_path_of_the_package(self, cls, trained, tmp_path):
+        with pytest.raises(IsADirectoryError, match="is a folder: give a file, such as .*tar.lz4"):
+            trained[cls].build_package(tmp_path, verbose=False)
+        path = tmp_path / "new" / "model.tar.lz4"
+        assert trained[cls].build_package(path, verbose=False) == str(path) and path.exists()
 
     def test_no_name(self, cls):
         with pytest.raises(ValueError, match=r"give its path, as in build_package\('reranker"):

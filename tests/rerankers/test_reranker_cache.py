@@ -149,6 +149,11 @@ class TestRerankerCache:
             RerankerCache(tmp_path / "s", make())(frame.drop(columns="text"))
         with pytest.raises(ValueError, match="query must be a string"):
             RerankerCache(tmp_path / "s", make())(frame.astype({"query": object}).assign(query=1))
+        with pytest.raises(TypeError, match="path must be that of a folder, not None"):
+            RerankerCache(None, make())
+        (tmp_path / "file").write_text("kept")
+        with pytest.raises(FileExistsError, match="file is a file: give RerankerCache the path"):
+            RerankerCache(tmp_path / "file", make())(frame)
         monkeypatch.setitem(sys.modules, "pyterrier_caching", None)
         with pytest.raises(ModuleNotFoundError, match=r"pip install pyterrier_inpars\[caching\]"):
             RerankerCache(tmp_path, make())
