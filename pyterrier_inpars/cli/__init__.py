@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 import click
 
@@ -84,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console's encoding may lack characters
             stream.reconfigure(errors="backslashreplace")
+    before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         commands.main(arguments, prog_name=NAME, standalone_mode=False)
     except click.Abort:
@@ -96,3 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = next((argument for argument in arguments if argument in commands.commands), "")
         message = isinstance(error, ERRORS) and in_options(str(error), commands.commands.get(name))
         fail(message or f"{type(error).__name__}: {error} (--debug shows the traceback)", 1)
+    finally:
+        warnings.formatwarning = before
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """Returns a warning without its place in the code, which is none of the user's."""
+    return f"{NAME}: warning: {message}\n"

@@ -220,7 +220,7 @@ def _table(values: dict[str, dict[str, float]]) -> str:
         value = row[measure]
         shown = f"{value:.4f}" if isinstance(value, float) else f"{value}"
         p_value = row.get(f"{measure} p-value corrected", row.get(f"{measure} p-value"))
-        return shown if p_value is None else f"{shown} (p {p_value:.3f})"
+        return shown if p_value is None or isnan(p_value) else f"{shown} (p {p_value:.3f})"
 
     names = [name for name in next(iter(values.values())) if " p-value" not in name]
     shown = {run: {name: cell(row, name) for name in names} for run, row in values.items()}

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pyterrier_inpars import datasets, demo
+from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
     BM25,
@@ -77,7 +78,8 @@ def rerank(
     **scoring: Any,
 ) -> None:
     """Rerank the top documents of a run."""
-    reranker = load_reranker(demo_or_name(demo.encoder, model), verbose=True, **scoring)
+    with quiet():
+        reranker = load_reranker(demo_or_name(demo.encoder, model), verbose=True, **scoring)
     texts = source.file_or_name(corpus) if corpus else source.collection()
     topics = datasets.read_topics(queries) if queries else source.collection().get_topics()
     run = source.run(input_run, topics).drop(columns="query", errors="ignore")
@@ -88,6 +90,7 @@ def rerank(
             f"topics of {input_run}, such as {missing[0]!r}: remove them from the run, or give "
             f"their queries with --queries"
         )
-    run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)
+    with quiet():
+        run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)
     toolkit_files.write_run(run, output_run, type(reranker).__name__)
     click.echo(f"{output_run}: {len(run):,} documents for {run['qid'].nunique():,} topics")

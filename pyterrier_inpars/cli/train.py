@@ -13,6 +13,7 @@ import click
 
 from pyterrier_inpars import demo
 from pyterrier_inpars._names import did_you_mean
+from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
     COUNT,
@@ -110,6 +111,7 @@ pyterrier-inpars train --triples triples.tsv --base_model demo \
     ),
 )
 @click.argument("training_arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
+@quiet()
 def train(
     triples: str | None,
     pairs: str | None,

@@ -52,7 +52,7 @@ TEXTS = [
 TOPICS = {"01": "what is the apple", "1": "good banana query", "NA": "cherry signals gain"}
 QRELS = [("01", "007", 2), ("01", "7", 1), ("1", "7", 1), ("1", "é", 0), ("NA", "1e5", 1)]
 PROGRESS = re.compile(
-    r"/s[],]|W\d{4} .*torch|Storing|Create index|\[info\]|simdbp$|again to resume$| elapsed, "
+    r"/s[],]|W\d{4} .*torch|Storing|Create index|\[info\]|simdbp$|again to resume$|\d elapsed"
 )
 LIMITS = ["--max_new_tokens", "6", "--max_doc_length", "12", "--max_prompt_length", "64"]
 
