@@ -22,10 +22,12 @@ import pyterrier as pt
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from pyterrier_inpars._compute.xla import Mixin, XlaTrainerMixin, on_xla
 from pyterrier_inpars._files import write_json
+from pyterrier_inpars._progress import Progress, hidden_bars
 from pyterrier_inpars.training._finite import NotFiniteError, check_weights
 from pyterrier_inpars.training.arguments import training_arguments
 from pyterrier_inpars.training.lora import (
@@ -129,7 +131,8 @@ class ValidatingTrainerMixin(Mixin):
         """Measures, logs and returns ``metric_for_best_model``."""
         name = self.args.metric_for_best_model.removeprefix("eval_")
         self.model.eval()
-        metrics = {f"eval_{name}": self.measure(name) if self.measure else math.nan}
+        with hidden_bars():  # that of the training is shown
+            metrics = {f"eval_{name}": self.measure(name) if self.measure else math.nan}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -383,10 +386,13 @@ class TrainingRun:
         trainer.autocast_dtype = self.dtype
         trainer.training_run = self
         trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
         trainer.add_callback(ResumeCallback(trainer))
         trainer.add_callback(CountingCallback(self, trainer, rows))
         if self.options.patience is not None:
             trainer.add_callback(EarlyStoppingCallback(self.options.patience))
+        if not args.disable_tqdm:
+            trainer.add_callback(ProgressCallback())
         return trainer
 
     def diverged(self, step: int) -> str:
@@ -471,6 +477,39 @@ class CountingCallback(TrainerCallback):
         show = self.training_run.verbose and args.process_index == 0
         batches = self.trainer.batches
         self.training_run.count_examples(self.rows, batches, state.max_steps, show)
+
+
+class ProgressCallback(TrainerCallback):
+    """Shows the steps of a run, its last loss and its last validation as one progress bar."""
+
+    bar: Progress | None = None
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = Progress(
+            title="training",
+            total=state.max_steps,
+            initial=state.global_step,
+            verbose=state.is_world_process_zero,
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        for name, value in (logs or {}).items():
+            if name == "loss" or name.startswith("eval_"):
+                self.values[name.removeprefix("eval_")] = value
+        if self.bar is not None:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+            self.bar.set_postfix_str(shown, refresh=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def _json_name(value: object) -> Any:

@@ -90,7 +90,9 @@ class TestFit:
         out, err = capfd.readouterr()
         assert out + err == ""
         make(verbose=True).fit(examples)
-        assert "3/3" in capfd.readouterr().err
+        lines = [line for line in capfd.readouterr().err.splitlines() if "training:" in line]
+        assert len(lines) == 1  # not a bar of transformers
+        assert "training: 3 of 3 steps (100%), " in lines[0] and ", loss " in lines[0]
         assert transformers.utils.logging.is_progress_bar_enabled()
 
     def test_output_dir_or_a_temporary_folder(self, make, examples, tmp_path, monkeypatch):
