@@ -8,7 +8,7 @@ import pytest
 from run_notebooks import NOTEBOOKS, execute
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-DEFAULT = ("tour", "your_collection")
+DEFAULT = ("tour",)
 """Notebooks that the default suite executes; the others are marked ``long``."""
 VERDICT = re.compile(r"^(training (helped|did not help)|no significant gain) on ")
 """Beginning of the line that ``fit`` prints."""
