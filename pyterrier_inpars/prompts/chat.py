@@ -11,7 +11,7 @@ import pandas as pd
 
 from pyterrier_inpars import _html
 from pyterrier_inpars._retrieval import clean
-from pyterrier_inpars._stage import check_strings, lone_surrogate, positive_int
+from pyterrier_inpars._stage import check_strings, positive_int
 from pyterrier_inpars.backends.base import Messages
 from pyterrier_inpars.prompts._truncation import truncate
 from pyterrier_inpars.prompts.extraction import (
@@ -26,6 +26,7 @@ from pyterrier_inpars.prompts.templates import (
     QUERY,
     Prompt,
     check_examples,
+    checked_text,
     draw_examples,
     marked,
     split_template,
@@ -85,11 +86,8 @@ class ChatPrompt(Prompt):
         schema: Mapping[str, Any] | None = None,
         max_query_tokens: int = 200,
     ):
-        for name, text in (("system", system or ""), ("prefill", prefill)):
-            if not isinstance(text, str) or lone_surrogate(text):
-                raise ValueError(
-                    f"{name} must be a string that UTF-8 can encode, not {text!r:.200}"
-                )
+        checked_text("system", system or "")
+        checked_text("prefill", prefill)
         if schema is not None and not isinstance(schema, Mapping):
             raise TypeError(f"schema must be a dict with a JSON schema, not {schema!r:.200}")
         before, after = split_template(user)

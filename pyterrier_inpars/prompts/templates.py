@@ -47,7 +47,7 @@ class Prompt:
         max_query_tokens: Maximum number of tokens of a query in a few-shot example.
         stop: Strings that end the model's text.
         chat: Whether the prompt is messages to an instruct model.
-        prefill: Beginning of the answer that a chat prompt contains.
+        prefill: Beginning of the answer that the prompt contains.
         extract: Where the query is in the model's text; None if it is the text.
         schema: JSON schema of the model's text, if it has one.
     """
@@ -161,18 +161,24 @@ class StaticPrompt(Prompt):
             the end if there is no ``{query}``; text after ``{query}`` is not used. Other braces
             have no meaning, but another field, such as ``{title}``, in the paragraph of
             ``{document}`` is an error.
+        prefill: Beginning of the query, such as ``"how"``, which the prompt ends with. The queries
+            contain it if the generator has ``extract=re.compile(".+")``.
 
     Raises:
         ValueError: ``{document}`` does not occur exactly once, ``{query}`` precedes it, or there is
-            another field in its paragraph.
+            another field in its paragraph; or ``prefill`` is not a string that UTF-8 can encode.
     """
 
-    def __init__(self, template: str):
+    def __init__(self, template: str, *, prefill: str = ""):
         self.template = template
-        super().__init__(*split_template(template))
+        self.prefill = checked_text("prefill", prefill).rstrip()
+        before, after = split_template(template)
+        space = "" if after.endswith("\n") else " "
+        super().__init__(before, f"{after}{space}{self.prefill}" if self.prefill else after)
 
     def __repr__(self) -> str:
-        return f"StaticPrompt({self.template!r})"
+        prefill = f", prefill={self.prefill!r}" if self.prefill else ""
+        return f"StaticPrompt({self.template!r}{prefill})"
 
 
 class FewShotPrompt(Prompt):
@@ -381,6 +387,17 @@ def split_template(template: str) -> tuple[str, str]:
     between, query, _ = after.partition(QUERY)
     # A line end before the query is part of the prompt: without it, the model would write it.
     return before, between.rstrip(" \t") if query else between.rstrip()
+
+
+def checked_text(name: str, text: str) -> str:
+    """Returns a text of a prompt if it is valid.
+
+    Raises:
+        ValueError: It is not a string, or UTF-8 cannot encode it.
+    """
+    if not isinstance(text, str) or lone_surrogate(text):
+        raise ValueError(f"{name} must be a string that UTF-8 can encode, not {text!r:.200}")
+    return text
 
 
 def marked(prompt: str, label: str = "") -> _html.Html:

@@ -121,6 +121,18 @@ def test_the_query_is_extracted_from_the_answer():
     assert backend.calls[0]["stop"] == () and stage.empty == 1
 
 
+def test_queries_contain_their_beginning_in_a_prompt_for_base_models():
+    prompt = StaticPrompt("{document}\nQ: {query}", prefill="how")
+    answers = Answers({"plasma": " do I heat it", "noise": "\nmany"})
+    generator = QueryGenerator(answers, prompt=prompt, extract=re.compile(".+"), stop=["\n"])
+    (row,) = generator(FRAME[FRAME["docno"] == "d1"]).to_dict("records")
+    assert row["query"] == "how do I heat it"
+    assert row["log_probs"] == [-float(i) for i in range(1, len(" do I heat it") + 1)]
+    assert answers.calls[0]["prompts"] == ["a plasma\nQ: how"]
+    without = QueryGenerator(answers, prompt=prompt)(FRAME[FRAME["docno"] == "d1"])
+    assert without["query"].tolist() == ["do I heat it"]
+
+
 def test_the_query_is_extracted_from_prefill_and_answer():
     filled = ChatPrompt(ASK.user, prefill='{"query": "', extract={"json": "query"})
     backend = Answers({"": 'hot gas"}'})

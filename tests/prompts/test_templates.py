@@ -28,6 +28,10 @@ def test_a_static_prompt_is_the_template_with_the_document_in_it():
 
 def test_the_query_may_have_a_beginning():
     assert StaticPrompt("{document}\nHow do I {query}?").build("x") == "x\nHow do I"
+    prompt = StaticPrompt("{document}\nAsk: {query}", prefill="how ")
+    assert prompt.build("x") == "x\nAsk: how" and prompt.prefill == "how"
+    assert StaticPrompt("{document}\n{query}", prefill="how").build("x") == "x\nhow"
+    assert repr(prompt) == "StaticPrompt('{document}\\nAsk: {query}', prefill='how')"
 
 
 @pytest.mark.parametrize("template", ["no field", "{document} {document}", "{doc}", ""])
