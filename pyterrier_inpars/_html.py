@@ -75,16 +75,20 @@ def facts(mapping: Mapping[str, Any]) -> Html:
 
 
 def table(frame: pd.DataFrame, caption: str = "") -> Html:
-    """Returns the rows of a frame without its index; long texts are cut."""
+    """Returns the rows of a frame without its index; long texts are cut.
+
+    The fractions of a column have equally many decimals.
+    """
     numeric = [pd.api.types.is_numeric_dtype(frame.dtypes.iloc[i]) for i in range(frame.shape[1])]
     kinds = [' class="number"' if is_number else "" for is_number in numeric]
     columns = zip(kinds, map(str, frame.columns), strict=True)
     head = "".join(f'<th scope="col"{kind}>{text(name)}</th>' for kind, name in columns)
+    cells = [_cells(frame.iloc[:, i]) for i in range(frame.shape[1])]
     body = "".join(
         "<tr>"
-        + "".join(f"<td{kind}>{_shown(v)}</td>" for kind, v in zip(kinds, row, strict=True))
+        + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True))
         + "</tr>"
-        for row in frame.itertuples(index=False, name=None)
+        for row in zip(*cells, strict=True)
     )
     title = f"<caption>{text(caption)}</caption>" if caption else ""
     return Html(
@@ -202,6 +206,23 @@ def number(value: float) -> str:
     if isinstance(value, Integral) or float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def _cells(column: pd.Series) -> list[str]:
+    """Returns the values of a column, escaped and cut; floats are aligned by their decimals."""
+    if not pd.api.types.is_float_dtype(column):
+        return [_shown(value) for value in column]
+    values = column.to_numpy(float, na_value=np.nan)
+    finite = values[np.isfinite(values)]
+    if (finite == finite.round()).all():
+        return [_shown(value) for value in values]
+    decimals = int(np.clip(3 - np.floor(np.log10(np.abs(finite).max())), 0, 4))
+    return [  # a p-value such as 1e-05 has its own digits
+        f"{value:,.{decimals}f}"
+        if value == 0 or 10.0 ** (1 - decimals) <= abs(value) < np.inf
+        else _shown(value)
+        for value in values
+    ]
 
 
 def _shown(value: Any) -> str:

@@ -98,6 +98,22 @@ def test_numbers_are_right_aligned():
     assert page.count('class="number"') == 2
 
 
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ([0.3825, 0.444, 0.0], ["0.3825", "0.4440", "0.0000"]),
+        ([0.05484, 0.0065831, 1.44e-05, np.nan], ["0.0548", "0.0066", "1.44e-05", ""]),
+        ([1.0, 0.897], ["1.000", "0.897"]),
+        ([12345.6, 2.5, -np.inf], ["12,346", "2.5", "-inf"]),
+        ([3.0, 1200.0, np.nan], ["3", "1,200", ""]),
+    ],
+)
+def test_fractions_of_a_column_have_equally_many_decimals(values, cells):
+    for dtype in (float, "Float64"):
+        frame = pd.DataFrame({"value": pd.Series(values, dtype=dtype)})
+        assert Page(html.table(frame)).cells == ["value", *cells]
+
+
 def test_empty_and_duplicate_columns():
     assert Page(html.table(pd.DataFrame({"a": []}))).cells == ["a"]
     frame = pd.DataFrame([[1, "x"]], columns=["a", "a"])
