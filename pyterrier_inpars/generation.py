@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 from more_itertools import chunked
 
+from pyterrier_inpars import _html
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
     as_frame,
@@ -323,6 +325,47 @@ class QueryGenerator(ModelStage, DocumentStage):
             **({"keep_answer": True} if self.keep_answer else {}),
             **({"keep_prompt": True} if self.keep_prompt else {}),
         }
+
+    def _repr_html_(self) -> str:
+        """Returns PyTerrier's drawing, the settings, the counts and the prompt; loads no model."""
+        sampling = Sampling.of(self.sampling)
+        fields = fields_of(self.text_field)
+        kept = {"keep_answer": self.keep_answer, "keep_prompt": self.keep_prompt}
+        settings = {
+            "model": str(self.model),
+            **{name: str(value) for name, value in self._backend_options.items()},
+            "sampling": str(sampling) if sampling.temperature else "greedy",
+            "queries per document": f"{self.num_queries:,}",
+            "types": self.types if isinstance(self.prompt, dict) else None,
+            "text of a document": f"{' and '.join(fields)}, at most {self.max_doc_tokens:,} tokens",
+            "length of an answer": f"at most {self.max_new_tokens:,} tokens",
+            "stop": None if self.stop is None else " ".join(map(repr, self.stop)),
+            "extract": None if self.extract is None else str(describe_extract(self.extract)),
+            "also stored": ", ".join(name for name, on in kept.items() if on) or None,
+        }
+        counts = {
+            "documents": self._documents,
+            "queries": self._queries - self.copied,
+            "no query (empty)": self.empty or None,
+            "copies of examples (copied)": self.copied or None,
+            "documents cut (truncated)": self.truncated or None,
+            "prompts failed (failed)": len(self.failed) or None,
+        }
+        parts: list[str] = [_html.facts(settings)]
+        if any(counts.values()):
+            parts += [_html.facts(counts)]
+        if self._is_prompt_known:
+            for name, prompt in self._prompts().items():
+                parts += [f"Prompt: {name}" if name else "Prompt", *prompt._shown()]
+        else:
+            parts += ["Prompt: depends on the model, which is loaded at the first use"]
+        return _html.schematic(self) + _html.card(type(self).__name__, *parts)
+
+    @property
+    def _is_prompt_known(self) -> bool:
+        """Whether the prompt is known before the model is loaded."""
+        chat = inspect.getattr_static(self._backend, "chat", None)
+        return self.prompt != AUTO or not isinstance(chat, functools.cached_property)
 
     def _prompts(self) -> dict[str, Prompt]:
         """Returns the prompts by type; the only prompt has the type ``""``."""
