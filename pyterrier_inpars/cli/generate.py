@@ -234,7 +234,8 @@ def generate(
     """
     generator_options = of_runtime(model, generator_options)
     as_lines = output.lower().endswith(LINES)
-    queries = SyntheticQueries(f"{output}.queries" if as_lines else output, shard_size=shard_size)
+    folder = f"{output}.queries" if as_lines else output
+    queries = SyntheticQueries(folder, shard_size=shard_size, verbose=True)
     check_new(output, os.path.exists(output) if as_lines else queries.built())
     source = Source(dataset, dataset_source, docno, text, fix_text)
     corpus = source.collection().get_corpus_iter(verbose=True)
@@ -252,7 +253,6 @@ def generate(
         sampling=Sampling(temperature, top_p, seed),
         stop=list(stop) or None,
         keep_prompt=as_lines,
-        verbose=True,
         **generator_options,
     )
     documents = datasets.sample(corpus, max_generations, seed)

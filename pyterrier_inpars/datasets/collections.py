@@ -62,9 +62,7 @@ class Collection(pt.datasets.Dataset):
         Yields:
             Dicts of ``docno`` and ``text`` (both str).
         """
-        for docno, text in Progress(
-            self.documents(), "documents", unit="documents", verbose=verbose
-        ):
+        for docno, text in Progress(self.documents(), "reading", unit="documents", verbose=verbose):
             yield {"docno": docno, "text": self._fixed(text)}
 
     def text_loader(
