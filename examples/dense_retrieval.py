@@ -5,8 +5,8 @@
 
 The collection is in BEIR's folder layout, see beir_folder.py; without one, it is the demo's. The
 encoder is all-MiniLM-L6-v2, with ``--strong`` all-mpnet-base-v2, or with ``--model`` any other,
-such as a trained one. Its vectors are stored in ``--folder``; a complete index is used again.
-Labels only evaluate. The page "Dense retrieval" of the documentation has results.
+such as a trained one. Its vectors are stored in ``--folder``; a complete index of the same vectors
+is used again. Labels only evaluate. The page "Dense retrieval" of the documentation has results.
 """
 
 import argparse
@@ -28,7 +28,9 @@ def compare(dataset: Collection, encoder: BiEncoder, folder: Path) -> pd.DataFra
     lexical = PisaIndex(str(folder / "pisa"), text_field="text")
     if not lexical.built():
         lexical.index(document for document in dataset.get_corpus_iter() if document["text"])
-    vectors = FlexIndex(str(folder / f"{Path(encoder.model).name}.flex"), verbose=False)
+    # Another model, another max_length or other weights have other vectors.
+    name = f"{Path(encoder.model).name}-{encoder.scores_fingerprint()[:8]}.flex"
+    vectors = FlexIndex(str(folder / name), verbose=False)
     if not (vectors.index_path / "pt_meta.json").exists():
         encoder.verbose = True
         indexer = vectors.indexer(mode="overwrite")

@@ -49,3 +49,6 @@ def test_table(example, dataset, tmp_path, monkeypatch, one_thread):
     monkeypatch.setattr(BiEncoder, "doc_encoder", None)  # the complete index is used again
     again = example.compare(dataset, encoder, tmp_path / "indexes")
     assert again.equals(table)
+    shorter = BiEncoder(encoder.model, max_length=8, dtype="float32", device="cpu")
+    with pytest.raises(TypeError):  # other vectors, which the index does not have
+        example.compare(dataset, shorter, tmp_path / "indexes")
