@@ -730,16 +730,15 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         """
         if self.provenance is not None:
             return self.provenance
-        damaged = ValueError(
-            f"{TRAINING_FILE} of {str(self.model)!r} does not describe a training: delete or "
-            "restore the file"
-        )
         try:
             found = read_json(self._name, TRAINING_FILE, self.revision)
-        except ValueError as error:  # not JSON
-            raise damaged from error
+        except ValueError:
+            found = "not JSON"
         if found is not None and not is_provenance(found):
-            raise damaged
+            raise ValueError(
+                f"{TRAINING_FILE} of {str(self.model)!r} does not describe a training: delete or "
+                "restore the file"
+            )
         return found
 
     def _validation(
