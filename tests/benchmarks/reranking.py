@@ -17,10 +17,9 @@ Prints the time of each run, and for each precision the median of the ratios.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,11 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import tiny
+from paired import median_ratios, processor
 from precisions import precisions
 
 from pyterrier_inpars import MonoT5
+from pyterrier_inpars._quiet import quiet
 
 LIMIT = 512
 
@@ -131,38 +132,29 @@ def check(peer: Any, ours: dict[str, Any], frame: pd.DataFrame, number: int) -> 
             sys.exit("the scores differ from the peer's")
 
 
-def seconds(reranker: Any, frame: pd.DataFrame) -> float:
-    start = time.perf_counter()
-    reranker(frame)
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--check", type=int, default=100)
     args = parser.parse_args()
-    from pyterrier_t5 import MonoT5ReRanker
+    import torch
 
+    with quiet():
+        from pyterrier_t5 import MonoT5ReRanker
+
+    print(f"{processor()}, {torch.get_num_threads()} threads")
     rng = np.random.default_rng(0)
     vocabulary = words(31_900, rng)
     frame = results(args.pairs, vocabulary, rng)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = build(Path(folder) / "t5", vocabulary)
         peer = MonoT5ReRanker(model=path, tok_model=path, verbose=False)
         ours = {d: MonoT5(path, dtype=d, device=str(peer.device)) for d in precisions()}
         check(peer, ours, frame, args.check)
-    ratios: dict[str, list[float]] = {name: [] for name in ours}
-    for run in range(args.runs):
-        sides = {"peer": peer, **ours}
-        order = list(sides) if run % 2 else list(sides)[::-1]
-        took = {name: seconds(sides[name], frame) for name in order}
-        for name, found in ratios.items():
-            found.append(took["peer"] / took[name])
-        print(", ".join(f"{name} {took[name]:.1f} s" for name in sides), flush=True)
-    for name, found in ratios.items():
-        print(f"median ratio, peer to {name}: {statistics.median(found):.2f}")
+    runs = {name: partial(reranker, frame) for name, reranker in ours.items()}
+    for name, ratio in median_ratios(partial(peer, frame), runs, args.runs).items():
+        print(f"median ratio, peer to {name}: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,161 @@
+"""Compares CrossEncoder and BiEncoder with sentence-transformers, at its best batch size.
+
+    python tests/benchmarks/reranking_encoders.py [--texts 500] [--runs 3] [--beir FOLDER]...
+
+The network is MiniLM (``demo.encoder``: 6 layers of size 384); as a cross-encoder it gets a random
+scoring head, which does not change the time. The texts are drawn from the demo's collection, or
+from collections in BEIR's layout. Queries are the beginnings of other texts, 2 to 12 words, with 50
+pairs each. Timed, after loading:
+
+- ``CrossEncoder.transform`` and ``sentence_transformers.CrossEncoder.predict``, from pairs to
+  scores,
+- ``BiEncoder.encode`` and ``SentenceTransformer.encode``, from texts to unit vectors,
+
+in float32, and in bfloat16 where the processor computes in it; the peer then has its weights in
+bfloat16. The peer's batch size is the fastest of 8, 32 and 128 in one run each.
+
+Checked first: in float32 the scores and vectors equal the peer's to within 1e-4. In bfloat16, the
+scores correlate with the peer's in float32 by more than 0.99, and so do the vectors.
+
+Prints the time of each run, and for each precision the median of the ratios.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from paired import median_ratios, processor, seconds
+from precisions import precisions
+
+from pyterrier_inpars import BiEncoder, CrossEncoder, demo
+from pyterrier_inpars._quiet import quiet
+from pyterrier_inpars.datasets import BeirFolder
+
+BATCH_SIZES = (8, 32, 128)
+CLOSE = 1e-4
+ALIKE = 0.99
+Compute = Callable[[], np.ndarray]
+
+
+def drawn(folders: list[str], number: int, rng: np.random.Generator) -> list[str]:
+    """Returns distinct texts, as many of each collection."""
+    collections = [BeirFolder(folder) for folder in folders] or [demo.StdlibDocs()]
+    found: list[str] = []
+    for collection in collections:
+        distinct = {row["text"]: None for row in collection.get_corpus_iter() if row["text"]}
+        share = -(-number // len(collections))
+        found += rng.permutation(np.array([*distinct], dtype=object))[:share].tolist()
+    return found[:number]
+
+
+def pairs(texts: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    """Returns an R frame of the texts, with 50 for each query."""
+    lengths = rng.integers(2, 13, -(-len(texts) // 50))
+    queries = [" ".join(texts[-1 - i].split()[:n]) for i, n in enumerate(lengths)]
+    rows = [
+        (str(i // 50), queries[i // 50], f"d{i}", text, 0.0, i % 50) for i, text in enumerate(texts)
+    ]
+    return pd.DataFrame(rows, columns=["qid", "query", "docno", "text", "score", "rank"])
+
+
+def with_head(encoder: str, path: Path) -> str:
+    """Saves the encoder with a random scoring head, large enough to tell the pairs apart."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    network = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1)
+    network.classifier.weight.data.mul_(10)
+    network.save_pretrained(path)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(path)
+    return str(path)
+
+
+def cross_encoders(path: str, dtype: str, frame: pd.DataFrame) -> tuple[Compute, Any]:
+    """Returns what computes scores of the pairs, with ours and, at a batch size, with the peer."""
+    import sentence_transformers
+    import torch
+
+    rows = list(zip(frame["query"], frame["text"], strict=True))
+    ours = CrossEncoder(path, dtype=dtype, device="cpu")
+    peer = sentence_transformers.CrossEncoder(
+        path,
+        device="cpu",
+        activation_fn=torch.nn.Identity(),
+        model_kwargs={"dtype": getattr(torch, dtype)},
+    )
+    return (
+        lambda: ours(frame).set_index("docno").loc[frame["docno"], "score"].to_numpy(),
+        lambda size: peer.predict(rows, batch_size=size, show_progress_bar=False),
+    )
+
+
+def bi_encoders(path: str, dtype: str, frame: pd.DataFrame) -> tuple[Compute, Any]:
+    """Returns what computes vectors of the texts, with ours and, at a batch size, with the peer."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    texts = frame["text"].tolist()
+    ours = BiEncoder(path, dtype=dtype, device="cpu")
+    peer = SentenceTransformer(path, device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+    return (
+        lambda: ours.encode(texts, "document"),
+        lambda size: peer.encode(texts, batch_size=size, show_progress_bar=False),
+    )
+
+
+def check(dtype: str, found: np.ndarray, expected: np.ndarray) -> None:
+    """Exits with an error unless both sides compute the same."""
+    furthest = np.abs(found - expected).max()
+    alike = np.corrcoef(found.ravel(), expected.ravel())[0, 1]
+    print(
+        f"{dtype}: largest difference from the peer in float32 {furthest:.1e}, correlation "
+        f"{alike:.4f}; values from {expected.min():.2f} to {expected.max():.2f}"
+    )
+    if not (furthest < CLOSE if dtype == "float32" else alike > ALIKE):  # also for NaN
+        sys.exit("the values differ from the peer's")
+
+
+def compare(name: str, sides: Callable[..., tuple[Compute, Any]], runs: int) -> None:
+    """Compares a reranker with its peer in each precision; the first one is float32."""
+    print(f"\n{name}")
+    expected = None
+    for dtype in precisions():
+        ours, peer = sides(dtype=dtype)
+        if expected is None:
+            expected = peer(BATCH_SIZES[0])
+        check(dtype, ours(), expected)
+        took = {size: seconds(partial(peer, size)) for size in BATCH_SIZES}
+        best = min(took, key=took.__getitem__)
+        (ratio,) = median_ratios(partial(peer, best), {name: ours}, runs).values()
+        print(f"median ratio in {dtype}, peer (batch size {best}) to {name}: {ratio:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--texts", type=int, default=500)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--beir", action="append", default=[], help="folder; can be repeated")
+    args = parser.parse_args()
+    import torch
+
+    rng = np.random.default_rng(0)
+    frame = pairs(drawn(args.beir, args.texts, rng), rng)
+    words = frame["text"].str.split().str.len()
+    print(f"{processor()}, {torch.get_num_threads()} threads")
+    print(f"{len(frame):,} texts of {words.mean():.0f} words, at most {words.max():,}")
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        encoder = demo.encoder()
+        with_scores = with_head(encoder, Path(folder))
+        compare("CrossEncoder", partial(cross_encoders, with_scores, frame=frame), args.runs)
+        compare("BiEncoder", partial(bi_encoders, encoder, frame=frame), args.runs)
+
+
+if __name__ == "__main__":
+    main()
