@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from operator import length_hint
@@ -17,6 +17,7 @@ from more_itertools import chunked
 from pyterrier_inpars import _html
 from pyterrier_inpars._stage import begin_call, positive_int, with_columns
 from pyterrier_inpars.queries._answers import AnswerLog
+from pyterrier_inpars.queries._card import dataset_card
 from pyterrier_inpars.queries._manifest import (
     COMPLETE,
     UNFINISHED,
@@ -332,10 +333,9 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
         Raises:
             FileNotFoundError: The artifact is empty.
-            ValueError: A shard that is read is damaged.
+            ValueError: A shard that is read is damaged, or ``n`` is out of range.
         """
-        number = positive_int("n", n)
-        return self._undisturbed(lambda: _as_results(islice(self, number)))
+        return _as_results(islice(self, positive_int("n", n)))
 
     def sample(self, n: int = 5, seed: int = 0) -> pd.DataFrame:
         """Returns random stored rows in corpus order, of an unfinished artifact too.
@@ -346,22 +346,19 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
         Raises:
             FileNotFoundError: The artifact is empty.
-            ValueError: A shard that is read is damaged.
+            ValueError: A shard that is read is damaged, or ``n`` or ``seed`` is out of range.
         """
-        number = positive_int("n", n)
-        return self._undisturbed(lambda: self._drawn(number, seed))
-
-    def _drawn(self, n: int, seed: int) -> pd.DataFrame:
-        shards = self._stored_shards()
-        ends = np.cumsum([0, *(entry["queries"] for entry in shards)])
-        size = min(n, int(ends[-1]))
-        drawn = np.sort(np.random.default_rng(seed).choice(ends[-1], size, replace=False))
+        number, shards = positive_int("n", n), self._stored_shards()
+        ends = np.cumsum([entry["queries"] for entry in shards])
+        count = int(ends[-1]) if len(ends) else 0
+        random = np.random.default_rng(positive_int("seed", seed, least=0))
+        drawn = random.choice(count, min(number, count), replace=False)
         rows: list[dict[str, Any]] = []
-        for entry, start, end in zip(shards, ends[:-1], ends[1:], strict=True):
-            own = set(drawn[(drawn >= start) & (drawn < end)] - start)
-            if own:
-                found = enumerate(read_rows(self.path, entry))
-                rows += [row for number, row in found if number in own]
+        for shard in np.unique(np.searchsorted(ends, drawn, side="right")):
+            start = ends[shard] - shards[shard]["queries"]
+            own = set(drawn - start)
+            found = enumerate(self._rows_of(shard, shards[shard]))
+            rows += [row for place, row in found if place in own]
         return _as_results(rows)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -369,22 +366,29 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
         Rows that another process writes after the start are not included.
         """
-        for entry in self._stored_shards():
-            yield from read_rows(self.path, entry)
+        for number, entry in enumerate(self._stored_shards()):
+            yield from self._rows_of(number, entry)
 
     def __len__(self) -> int:
         """Returns the number of stored queries, of an unfinished artifact too."""
         return sum(entry["queries"] for entry in self._stored_shards())
 
-    def _undisturbed(self, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """Returns what a function reads, again if another process replaced a file meanwhile."""
+    def _rows_of(self, number: int, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Returns the rows of a shard, also if another process replaced its file meanwhile.
+
+        Args:
+            number: Number of the shard.
+            entry: Its entry in the manifest that was read before.
+        """
         while True:
-            before = self._manifest()
             try:
-                return read()
+                return islice(read_rows(self.path, entry), entry["queries"])
             except ValueError:
-                if self._manifest() == before:
+                newer = self._stored_shards()[number : number + 1]
+                if not newer or newer[0]["sha256"] == entry["sha256"]:
                     raise
+                # the rows of a partial shard are the first of the shard that replaces it
+                entry = newer[0] | {"queries": entry["queries"]}
 
     def _stored_shards(self) -> list[dict[str, Any]]:
         manifest = self._manifest()
@@ -398,9 +402,10 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         try:
             shown = self.status.shown()
             parts.append(_html.facts({name: value or None for name, value in shown.items()}))
-            first = next((e for e in self._stored_shards() if e["queries"]), None)
+            shards = enumerate(self._stored_shards())
+            first = next((shard for shard in shards if shard[1]["queries"]), None)
             if first is not None:
-                rows = list(read_rows(self.path, first))
+                rows = list(self._rows_of(*first))
                 lengths = [len(row["query"].split()) for row in rows]
                 columns = [name for name in ("qid", "query", "docno", "type") if name in rows[0]]
                 parts.append(_html.table(pd.DataFrame(rows[:5])[columns], "First queries"))
@@ -460,6 +465,12 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         """
         self.metadata  # noqa: B018 (an unfinished artifact would be mistaken for a complete one)
         return super().build_package(*args, **kwargs)
+
+    def _hf_readme(
+        self, *, repo: str, branch: str | None = "main", pretty_name: str | None = None, **_: Any
+    ) -> str:
+        source = repo if branch in (None, "main") else f"{repo}@{branch}"
+        return dataset_card(self.status, self.metadata, pretty_name or repo, source)
 
     def _empty(self) -> FileNotFoundError:
         return FileNotFoundError(

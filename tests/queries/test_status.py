@@ -4,9 +4,10 @@ import json
 
 import pandas as pd
 import pytest
+import yaml
 from writer import Writer, corpus, damage, index
 
-from pyterrier_inpars import SyntheticQueries
+from pyterrier_inpars import LengthFilter, SyntheticQueries
 from pyterrier_inpars.queries import artifact
 
 
@@ -80,6 +81,8 @@ def test_bad_numbers(complete, n):
     for look in (complete.head, complete.sample):
         with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
             look(n)
+    with pytest.raises(ValueError, match="seed must be a whole number of at least 0"):
+        complete.sample(seed=-1)
 
 
 def test_html(complete):
@@ -129,8 +132,77 @@ def test_files_that_a_writer_replaces_meanwhile(unfinished, monkeypatch):
         return read(folder, entry)
 
     monkeypatch.setattr(artifact, "read_rows", read_later)
-    assert len(unfinished.head(99)) == 19
+    assert len(unfinished.head(99)) == 9  # what was stored at the start
     assert unfinished.status.state == "complete"
+
+
+def test_iteration_goes_on_when_a_writer_completes_the_artifact(unfinished):
+    rows = iter(unfinished)
+    read = [next(rows) for _ in range(4)]  # in the first shard
+    index(unfinished.path, corpus(20), Writer((1, 0, 2)))
+    read += rows
+    assert read == list(unfinished)[:9]
+
+
+def test_no_queries_at_all(tmp_path):
+    queries = index(tmp_path / "q", corpus(4), Writer((0,)))
+    assert len(queries) == 0 and list(queries) == [] and queries.status.documents == 4
+    for frame in (queries.head(), queries.sample()):
+        assert frame.empty and "query" in frame
+    assert "First queries" not in queries._repr_html_()
+
+
+def test_a_large_artifact_is_looked_into_without_reading_it(tmp_path, monkeypatch):
+    """Of 2,000 shards with a million queries, only those of the shown rows are read."""
+    queries = index(tmp_path / "q", corpus(12), Writer((1, 0, 2)))
+    manifest = queries._manifest()
+    entry, read = manifest["shards"][0] | {"queries": 500}, []
+    shards = [entry | {"file": str(number)} for number in range(2_000)]
+    monkeypatch.setattr(artifact, "read_manifest", lambda *_: manifest | {"shards": shards})
+
+    def rows_of(folder, entry):
+        read.append(entry["file"])
+        return ({"qid": f"{entry['file']}-{n}"} for n in range(500))
+
+    monkeypatch.setattr(artifact, "read_rows", rows_of)
+    monkeypatch.setattr(artifact, "_COLUMNS", ["qid"])
+    assert len(queries) == 1_000_000 and len(queries.head(3)) == 3 and read == ["0"]
+    drawn = queries.sample(4, seed=7)["qid"]
+    assert len(set(drawn)) == 4 and len(read) == 5
+    assert set(drawn) == set(queries.sample(4, seed=7)["qid"])
+
+
+def test_page_on_the_hub(complete):
+    page = complete._hf_readme(repo="me/queries")
+    header = yaml.safe_load(page.split("---\n")[1])
+    assert header["tags"][2:] == [
+        "pyterrier-artifact.synthetic_queries",
+        "pyterrier-artifact.synthetic_queries.inpars",
+    ]
+    for part in (
+        "# me/queries\n",
+        "pt.Artifact.from_hf('me/queries')",
+        "| documents | 12 |",
+        "| queries | 12 |",
+        "| language model | <code>none</code> |",
+        "## License",
+        '"max_new_tokens": 64',
+    ):
+        assert part in page
+    assert "TODO" not in page
+    assert "from_hf('me/queries@v2')" in complete._hf_readme(repo="me/queries", branch="v2")
+    assert "# Mine\n" in complete._hf_readme(repo="me/queries", pretty_name="Mine")
+
+
+def test_page_on_the_hub_shows_any_prompt(tmp_path):
+    settings = {"model": "m", "prompt": "```\n{document}", "num_queries": 1}
+    queries = SyntheticQueries(tmp_path / "q")
+    (Writer(settings=settings) >> LengthFilter(1) >> queries).index(corpus(3))
+    page = queries._hf_readme(repo="me/queries")
+    assert "## Prompt\n\n````\n```\n{document}\n````\n" in page
+    assert "<code>LengthFilter(" in page and '"prompt"' not in page
+    plain = SyntheticQueries(tmp_path / "p").index([])
+    assert "language model |" not in plain._hf_readme(repo="me/queries")
 
 
 def test_one_shard_is_read(complete, monkeypatch):
