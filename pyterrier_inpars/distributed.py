@@ -503,18 +503,20 @@ def _run(
     resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
     actor = ray.remote(_Worker).options(**resources, max_restarts=_MAX_RESTARTS)
     window: deque[tuple[_Part, Future[Any]]] = deque()
+
+    def first() -> tuple[_Part, Any]:
+        part, output = window.popleft()
+        result = _counted(counting, output.result())
+        counts.parts += 1
+        return part, result
+
     with closing(_Pool(ray, lambda: actor.remote(function), pipeline, workers, counts)) as pool:
         for part in _with_error(parts):
             window.append((part, pool.submit(part)))
             while window and (len(window) == limit or window[0][1].done()):
-                part, output = window.popleft()
-                result = _counted(counting, output.result())
-                counts.parts += 1
-                yield part, result
-        for part, output in window:
-            result = _counted(counting, output.result())
-            counts.parts += 1
-            yield part, result
+                yield first()
+        while window:
+            yield first()
 
 
 def _counted(stages: list[Stage], result: tuple[Any, list[dict[str, Any]]] | None) -> Any:

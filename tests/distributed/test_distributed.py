@@ -44,13 +44,19 @@ HOW = {"batch_size": 3, "workers": 1}
 
 @pytest.fixture(scope="module", autouse=True)
 def in_the_workers():
-    """Sets what Ray's processes inherit: the path of this file's classes, no usage reports."""
+    """Sets what Ray's processes inherit: the path of this file's classes, no usage reports.
+
+    On a busy machine, Ray's workers, which are nicer than others by default, may not get to start
+    in the minute after which Ray gives them up and starts others.
+    """
     with pytest.MonkeyPatch.context() as patch:
         tests = Path(__file__).parents[1]
         patch.setenv(
             "PYTHONPATH", f"{tests}{os.pathsep}{tests / 'distributed'}", prepend=os.pathsep
         )
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_worker_register_timeout_seconds", "600")
         yield
 
 
@@ -328,14 +334,18 @@ def test_pipelines_without_generator_or_with_changed_documents_are_rejected(tmp_
 
 
 @pytest.mark.slow
-def test_parts_of_lost_workers_are_repeated_a_limited_number_of_times(tmp_path, ray, monkeypatch):
+def test_parts_of_lost_workers_are_repeated_a_limited_number_of_times(
+    tmp_path, ray, monkeypatch, capsys
+):
     whole = files(local(tmp_path / "whole", corpus(40)).path)
     marks = tmp_path / "marks"
     marks.mkdir()
     for name in "ab":
         (marks / name).touch()
-    made = index(tmp_path / "queries", corpus(40), KillsWorker("13", marks), workers=2)
+    pipeline = KillsWorker("13", marks)
+    made = index(tmp_path / "queries", corpus(40), pipeline, workers=2, verbose=True)
     assert not list(marks.iterdir()) and files(made.path) == whole
+    assert "14 parts, 2 workers, 2 lost" in capsys.readouterr().err.splitlines()[-1]
     for name in range(9):
         (marks / str(name)).touch()
     monkeypatch.setattr(distributed, "_MAX_LOSSES", 2)
@@ -349,16 +359,13 @@ def test_parts_of_lost_workers_are_repeated_a_limited_number_of_times(tmp_path, 
 
 
 @pytest.mark.slow
-def test_progress_shows_documents_parts_and_lost_workers(tmp_path, ray, monkeypatch, capsys):
+def test_progress_shows_documents_parts_and_workers(tmp_path, ray, monkeypatch, capsys):
     monkeypatch.setitem(_progress.SECONDS, "log", 0)
-    (tmp_path / "deaths").mkdir()
-    (tmp_path / "deaths/0").touch()
-    pipeline = KillsWorker("4", tmp_path / "deaths") >> LengthFilter(1)
-    index(tmp_path / "q", list(corpus(9)), pipeline, verbose=True)
+    index(tmp_path / "q", list(corpus(9)), Writer() >> LengthFilter(1), verbose=True)
     lines = [re.sub(r" \(\d[^%)]*\)", "", line) for line in capsys.readouterr().err.splitlines()]
     lines = [line for line in lines if "synthetic queries" in line]
     assert "3 of 9 documents (33%), 3 queries, 1 parts, 1 workers" in lines[0]
-    assert "9 of 9 documents (100%), 9 queries, 3 parts, 1 workers, 1 lost" in lines[-1]
+    assert "9 of 9 documents (100%), 9 queries, 3 parts, 1 workers" in lines[-1]
     frame = pd.DataFrame(rows(9))
     distributed.transform(LengthFilter(1), frame, **HOW, verbose=True)
     assert "distributed: 9 of 9 rows (100%), 3 parts, 1 workers" in capsys.readouterr().err
