@@ -1,4 +1,4 @@
-"""Command line: the six commands of the InPars Toolkit (arXiv 2307.04601), and ``judge``.
+"""Command line: the six commands of the InPars Toolkit (arXiv 2307.04601), and more.
 
 ``pyterrier-inpars COMMAND --help`` lists the options, which may be written with underscores or
 hyphens. Each command is a module of its own name, which holds its options and calls the classes of
@@ -51,8 +51,9 @@ class Commands(click.Group):
 def commands(context: click.Context, debug: bool) -> None:
     """Generate synthetic queries with a language model and train rerankers on them.
 
-    The commands are listed in the order of the work. The help of each one ends with an example;
-    together, the examples lead from a collection to an evaluation.
+    `quickstart FOLDER` does the work in one command for a folder of text files. The other commands
+    are listed in the order of the work. The help of each one ends with an example; together, the
+    examples lead from a collection to an evaluation and a report.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -90,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         commands.main(arguments, prog_name=NAME, standalone_mode=False)
     except click.Abort:
-        fail("interrupted: run the same command again; `generate` and `train` resume", 130)
+        resuming = "`quickstart`, `generate` and `train` resume"
+        fail(f"interrupted: run the same command again; {resuming}", 130)
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except Exception as error:
@@ -105,4 +107,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
     """Returns a warning without its place in the code, which is none of the user's."""
-    return f"{NAME}: warning: {message}\n"
+    context = click.get_current_context(silent=True)
+    return f"{NAME}: warning: {in_options(str(message), context and context.command)}\n"

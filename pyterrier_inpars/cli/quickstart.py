@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from pathlib import Path
@@ -32,9 +33,11 @@ from pyterrier_inpars.rerankers import BiEncoder, ScoreFusion, VectorPRF
 EXAMPLE = r"""
 pyterrier-inpars quickstart my_notes --output my_report
 """
-# The prompt contains the beginning of the query. Without it, a model this small copies the first
+# The prompt contains the first word of the query. Without it, a model this small copies the first
 # words of the document.
-PROMPT = StaticPrompt("Text: {document}\n\nA reader asks: how {query}")
+PROMPT = StaticPrompt("Text: {document}\n\nA reader asks: {query}", prefill="how")
+WHOLE_QUESTION = re.compile(".+")
+"""Makes the first word a part of the query."""
 DOCUMENT_TOKENS = 128
 """Number of tokens of a document that the language model reads."""
 ENCODER_TOKENS = 256
@@ -94,18 +97,22 @@ def quickstart(
     """Choose the best system for a folder of text files.
 
     FOLDER has text files (.txt, .md), in subfolders too, or is a collection in BEIR's layout. A
-    language model writes a query for each of some documents, filters drop the poor ones, and on the
-    others BM25, an encoder, their fusion, and feedback are compared without labels.
+    language model writes an English query for each of some documents, filters drop the poor ones,
+    and on the others BM25, an encoder, their fusion, and feedback are compared without labels.
 
     Running the same command again resumes an interrupted run. With the demo models, 200 documents
     take a few minutes on two cores. Needs the extras demo and report.
     """
+    folder = Path(output)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "queries").is_dir():
+        raise FileExistsError(
+            f"{output} has other files: give a new folder, or that of an earlier quickstart"
+        )
     started = time.monotonic()
 
     def say(text: str) -> None:
         click.echo(f"[{time.monotonic() - started:4.0f} s] {text}")
 
-    folder = Path(output)
     dataset = _collection(collection, encoding)
     with warnings.catch_warnings(record=True) as skipped:
         warnings.simplefilter("always")
@@ -118,20 +125,20 @@ def quickstart(
     if cut := int((corpus["text"].str.split().str.len() > WORDS_READ).sum()):
         say(f"{cut:,} of them have over {WORDS_READ} words; the models read only their beginning")
 
-    queries = SyntheticQueries(folder / "queries")
+    queries = SyntheticQueries(folder / "queries", verbose=True)
     generator = QueryGenerator(
         demo_or_name(demo.language_model, model),
         prompt=PROMPT,
+        extract=WHOLE_QUESTION,
         max_doc_tokens=DOCUMENT_TOKENS,
         max_new_tokens=24,
         stop=["\n", ".", "?"],
-        verbose=True,
     )
     sample = datasets.sample(corpus.to_dict("records"), documents, seed)
     pt.Compose(generator, queries).index(sample)
     say(f"{len(queries):,} queries for {len(sample):,} documents")
 
-    filters = LengthFilter(3) >> CopyFilter() >> DuplicateFilter() >> OverlapFilter(0.7)
+    filters = LengthFilter(4) >> CopyFilter() >> DuplicateFilter() >> OverlapFilter(0.6)
     kept = filters.transform(queries.get_results())
     if kept.empty:
         report(queries, filters, path=folder / "report.html")

@@ -57,7 +57,7 @@ def test_a_report_of_files(notes, queries, tmp_path, capsys):
     cli.main(["report", *arguments, "--output", str(out), "--title", "My <notes>"])
     assert f"{out}: report on 3 queries" in capsys.readouterr().out
     text = page(out)
-    assert text.startswith("My &lt;notes&gt; My &lt;notes&gt; What these queries say 2 queries")
+    assert text.startswith("My &lt;notes&gt; My &lt;notes&gt; Summary 2 queries")
     assert "the filters dropped, for example sand" in text
     assert "source document ranked first" in text
 
@@ -93,6 +93,16 @@ def test_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_quickstart_spares_other_files(notes, capsys):
+    (notes / "index").mkdir()
+    with pytest.raises(SystemExit):
+        cli.main(["quickstart", str(notes), "--output", str(notes)])
+    assert "notes has other files: give a new folder, or that of an earlier" in (
+        capsys.readouterr().err
+    )
+    assert (notes / "index").is_dir()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_quickstart(notes, tmp_path, capfd, monkeypatch):
@@ -103,7 +113,9 @@ def test_quickstart(notes, tmp_path, capfd, monkeypatch):
     printed = capfd.readouterr()
     assert "4 documents in" in printed.out and "4 queries for 4 documents" in printed.out
     assert "1 of 5 files were skipped" in printed.err and "old.txt" in printed.err
-    assert len(SyntheticQueries(out / "queries")) == 4
+    written = SyntheticQueries(out / "queries").get_results()
+    assert len(written) == 4 and written["query"].str.startswith("how ").all()
+    assert written["score"].notna().all()
     assert len(pd.read_csv(out / "systems.csv")) == 4
     assert "deep%20sea.txt" in (out / "queries.jsonl").read_text() or (
         len((out / "queries.jsonl").read_text().splitlines()) < 4
