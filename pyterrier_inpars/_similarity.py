@@ -41,8 +41,19 @@ def check_threshold(threshold: float) -> float:
 
 
 def unit_vectors(encoder: Any, texts: Iterable[str]) -> np.ndarray:
-    """Returns the vectors of texts, (texts, dimensions), float32, of length 1 (or 0)."""
-    return normalized(np.asarray(encoder.encode(list(texts)), dtype=np.float32))
+    """Returns the vectors of texts, (texts, dimensions), float32, of length 1 (or 0).
+
+    Raises:
+        ValueError: A number of a vector is not finite; the error names the text.
+    """
+    texts = list(texts)
+    vectors = np.asarray(encoder.encode(texts), dtype=np.float32)
+    if not (known := np.isfinite(vectors).all(axis=1)).all():
+        raise ValueError(
+            f"{encoder!r:.200} computed a vector that is not finite for "
+            f"{texts[known.argmin()]!r:.200}: load it with dtype='float32'"
+        )
+    return normalized(vectors)
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -83,6 +83,15 @@ class Chart(Figure):
         options.setdefault("figsize", (WIDTH / 72, height / 72))
         super().__init__(**options)
         self.alt = alt
+
+    def add_rows(self, names: Iterable[str], **options: Any) -> np.ndarray:
+        """Adds axes below each other, with their titles, and returns them."""
+        titles = list(names)
+        grid = self.subplots(len(titles), 1, squeeze=False, **options)[:, 0]
+        for axes, title in zip(grid, titles, strict=True):
+            axes.set_title(_cut(title, 44), loc="left", fontsize=11)
+        self.get_layout_engine().set(hspace=0.08)  # type: ignore[union-attr, call-arg]
+        return grid
 
     def to_svg(self) -> str:
         """Returns the figure as an SVG element for HTML, without fonts, scripts or links."""
@@ -301,8 +310,8 @@ def two_groups(
         alt: Alternative text.
     """
     chart = Chart(alt, height=45 + 105 * len(rows))
-    grid = chart.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for axes, (name, (filled, outlined)) in zip(grid, rows.items(), strict=True):
+    grid = chart.add_rows(rows)
+    for axes, (filled, outlined) in zip(grid, rows.values(), strict=True):
         both = np.concatenate([filled, outlined])
         edges = np.histogram_bin_edges(both, 24)
         heights = [np.histogram(values, edges)[0] / len(values) for values in (filled, outlined)]
@@ -316,7 +325,6 @@ def two_groups(
             clip_on=False,
         )
         axes.stairs(heights[1], edges, color=INK, linewidth=1.4, label=groups[1], clip_on=False)
-        axes.set_title(_cut(name, 44), loc="left", fontsize=11)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     grid[0].legend(frameon=False, fontsize=SMALL, handlelength=1.2, borderpad=0)
@@ -334,12 +342,11 @@ def curves(rows: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, alt: 
         alt: Alternative text.
     """
     chart = Chart(alt, height=45 + 95 * len(rows))
-    grid = chart.subplots(len(rows), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, (name, (x, y)) in zip(grid, rows.items(), strict=True):
+    grid = chart.add_rows(rows, sharex=True)
+    for axes, (x, y) in zip(grid, rows.values(), strict=True):
         few = len(x) <= 40
         axes.plot(x, y, color=FILL, linewidth=1.8, marker="o" if few else "", markersize=3.5)
-        axes.set_title(_cut(name, 44), loc="left", fontsize=11)
-        axes.yaxis.set_major_locator(MaxNLocator(3))
+        axes.yaxis.set_major_locator(MaxNLocator(3, steps=STEPS))
         axes.grid(axis="y", color=MUTED, linewidth=0.5, alpha=0.4)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     grid[-1].set_xlabel(xlabel)
@@ -356,8 +363,8 @@ def gains(rows: Mapping[str, np.ndarray], ylabel: str, alt: str) -> Chart:
         alt: Alternative text.
     """
     chart = Chart(alt, height=45 + 100 * len(rows))
-    grid = chart.subplots(len(rows), 1, squeeze=False, sharey=True)[:, 0]
-    for axes, (name, values) in zip(grid, rows.items(), strict=True):
+    grid = chart.add_rows(rows, sharey=True)
+    for axes, values in zip(grid, rows.values(), strict=True):
         ordered = np.sort(values)[::-1]
         edges = np.arange(len(ordered) + 1)
         for part, hatch in ((np.maximum(ordered, 0), None), (np.minimum(ordered, 0), "////")):
@@ -372,11 +379,10 @@ def gains(rows: Mapping[str, np.ndarray], ylabel: str, alt: str) -> Chart:
                     linewidth=0 if hatch is None else 1.2,
                 )
         axes.axhline(0, color=MUTED, linewidth=1)
-        axes.set_title(_cut(name, 44), loc="left", fontsize=11)
         axes.spines["bottom"].set_visible(False)
         axes.set_xticks([])
         axes.set_xlim(0, len(ordered))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
     grid[-1].set_xlabel("queries, from the largest gain to the largest loss")
     chart.supylabel(ylabel, fontsize=11)
     return chart

@@ -123,7 +123,7 @@ def mean_log_probs(frame: pd.DataFrame) -> np.ndarray:
         scores = pd.to_numeric(frame["score"], errors="coerce").to_numpy(float)
         return scores[np.isfinite(scores)]
     lists = [v for v in frame["log_probs"] if isinstance(v, list | tuple | np.ndarray) and len(v)]
-    means = np.array([np.mean(values) for values in lists], dtype=float)
+    means = np.array([np.asarray(values, dtype=float).mean() for values in lists], dtype=float)
     return means[np.isfinite(means)]
 
 
@@ -165,7 +165,8 @@ def query_types(queries: Queries) -> Chart:
     """
     frame = as_results(queries)
     check_columns(frame, "type")
-    counts = frame["type"].fillna("(none)").astype(str).value_counts().head(MOST_GROUPS).to_dict()
+    types = frame["type"].astype(object).where(frame["type"].notna(), "(none)").astype(str)
+    counts = types.value_counts().head(MOST_GROUPS).to_dict()
     notes = [f"{count:,}  ({count / len(frame):.1%})" for count in counts.values()]
     return _charts().bars(counts, "Queries of each type", notes)
 
@@ -297,7 +298,7 @@ def example_scores(examples: pd.DataFrame, rerankers: Mapping[str, pt.Transforme
     Raises:
         TypeError: A reranker is not a transformer.
         pt.validate.InputValidationError: A column is missing.
-        ValueError: There are no positives or no negatives.
+        ValueError: There are no positives or no negatives, or a reranker drops examples.
     """
     rows, _ = scores_of_examples(examples, rerankers)
     return scores_chart(rows)
@@ -339,6 +340,11 @@ def scores_of_examples(
         check_retriever(reranker)
         out = applied(reranker, frame.drop(columns=["label", "score", "rank"], errors="ignore"))
         check_columns(out, "qid", "docno", "score")
+        if len(out) < len(frame):
+            raise ValueError(
+                f"the reranker {name!r} returned only {len(out):,} of {len(frame):,} examples: "
+                "give one that drops none"
+            )
         found = frame[["qid", "docno"]].merge(out[["qid", "docno", "score"]], how="left")
         scored[name] = as_numbers(found, "score")
     if "score" in frame or not rerankers:
@@ -387,7 +393,7 @@ def training_curves(log: pd.DataFrame) -> Chart:
     for column in drawn:
         known = log[log[column].notna()]
         steps, values = as_numbers(known, "step"), as_numbers(known, str(column))
-        name = "training loss" if column == "loss" else f"{column} on the validation"
+        name = "training loss" if column == "loss" else f"{column} on validation queries"
         rows[name] = (steps, values)
         texts.append(
             f"{name} from {number(values[0])} at step {number(steps[0])} to {number(values[-1])} "
@@ -409,7 +415,8 @@ def topic_gains(
 
     Raises:
         pt.validate.InputValidationError: A column is missing.
-        ValueError: There is no such system or measure, or no other system.
+        ValueError: There is no such system or measure, or no other system; or a value is not a
+            number, or a system has two for one query.
     """
     differences, measure, baseline = gains_by_topic(values, baseline, measure)
     means = differences.mean().sort_values(ascending=False, kind="stable")[:6]
@@ -430,7 +437,7 @@ def gains_by_topic(
 
     Also returns the measure and the baseline.
     """
-    check_columns(values, "name", "qid", "measure", "value")
+    values = checked_values(values)
     names, measures = list(values["name"].unique()), list(values["measure"].unique())
     for kind, given, known in (("system", baseline, names), ("measure", measure, measures)):
         if given is not None and given not in known:
@@ -441,6 +448,24 @@ def gains_by_topic(
     table = values[values["measure"] == chosen].pivot(index="qid", columns="name", values="value")
     others = table[[name for name in names if name != first]].fillna(0.0)
     return others.sub(table[first].fillna(0.0), axis="index"), str(chosen), str(first)
+
+
+def checked_values(values: pd.DataFrame) -> pd.DataFrame:
+    """Returns values by query, ``name, qid, measure, value``, if they are valid.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: A value is not a number, or a system has two for one query and measure.
+    """
+    check_columns(values, "name", "qid", "measure", "value")
+    values = values.assign(value=as_numbers(values, "value"))
+    if (twice := values.duplicated(["name", "qid", "measure"])).any():
+        row = values[twice].iloc[0]
+        raise ValueError(
+            f"the system {row['name']!r} has two values of {row['measure']} at qid {row['qid']!r}: "
+            "give each system another name"
+        )
+    return values
 
 
 def system_means(table: pd.DataFrame, measure: str | None = None) -> Chart:
@@ -459,7 +484,8 @@ def system_means(table: pd.DataFrame, measure: str | None = None) -> Chart:
     check_columns(table, "name", measure)
     if table["name"].duplicated().any():
         raise ValueError(
-            f"two systems are called {table['name'][table['name'].duplicated()].iloc[0]!r}"
+            f"two systems are called {table['name'][table['name'].duplicated()].iloc[0]!r}: give "
+            "each one another name"
         )
     means = pd.Series(as_numbers(table, measure), table["name"].astype(str))
     means = means.sort_values(ascending=False, kind="stable")[:MOST_GROUPS]

@@ -57,7 +57,7 @@ def report(
             which means, p-values against the first system and gains by query are shown; a table of
             ``pt.Experiment`` or `evaluation.compare`; a pair of the two; or what
             `evaluation.select` returned.
-        path: HTML file to write; an existing one is replaced.
+        path: HTML file to write, with the suffix ``.html``; an existing one is replaced.
         retriever: Any PyTerrier retriever, for the ranks of the source documents.
         encoder: Object whose ``encode`` returns the vectors of texts, such as a `BiEncoder`, for
             near-duplicates and leaks.
@@ -72,10 +72,11 @@ def report(
         ModuleNotFoundError: The extra ``report`` is not installed.
         TypeError: An argument has another type.
         pt.validate.InputValidationError: A column is missing.
-        ValueError: A value is invalid; the error names it.
+        ValueError: A value is invalid, or the path has another suffix; the error names it.
         OSError: The file cannot be written.
     """
     template = _template()
+    path = _html_file(path)
     frame, metadata = _read(queries)
     check_columns(frame, "query")
     check_strings(frame, "query")
@@ -98,8 +99,8 @@ def report(
     if 0 < len(frame) < sections.FEW:
         few = "query is not enough" if len(frame) == 1 else "queries are few"
         content.checks.insert(0, f"{len(frame):,} {few}, and figures uncertain: generate more.")
-    path = Path(path).expanduser()
-    write_text(path, template.render(title=title, content=content, summary=summary))
+    page = template.render(title=title, content=content, summary=summary)
+    write_text(path, page.encode("utf-8", "replace").decode())  # of lone surrogates
     return path
 
 
@@ -125,6 +126,24 @@ def _template() -> Any:
     style = resources.files("pyterrier_inpars.report") / "templates" / "report.css"
     environment.globals["style"] = style.read_text(encoding="utf-8")
     return environment.get_template("report.html")
+
+
+def _html_file(path: str | os.PathLike[str]) -> Path:
+    """Checks, before any work, that the path can be that of a report, and not of other data.
+
+    Raises:
+        ValueError: It has another suffix.
+        OSError: It is a folder, or in a file.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"path must end in .html, not {str(path)!r}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the path of an HTML file")
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is a file: {path} cannot be in it")
+    return path
 
 
 def _number(value: Any) -> str:

@@ -112,7 +112,7 @@ def query_section(content: Content, frame: pd.DataFrame, text_field: str | list[
     examples = sampled(frame.reset_index(drop=True), EXAMPLES)
     content.add(
         "queries",
-        "What was written",
+        "Queries",
         [
             Part(
                 "Examples",
@@ -172,8 +172,8 @@ def _beginnings(content: Content, frame: pd.DataFrame) -> Part:
         )
     return Part(
         "First words",
-        f"How queries begin, in {words} words: {len(counts):,} ways. A few that dominate show a "
-        "pattern of the prompt or of the model.",
+        f"The first {words} words of the queries, {len(counts):,} different ones. If a few "
+        "dominate, the prompt or the model repeats itself.",
         figures.first_words(frame, words),
     )
 
@@ -253,7 +253,9 @@ def _ranks(content: Content, frame: pd.DataFrame, retriever: Any) -> Part:
             f"The retriever does not find the source document of {lost:.0%} of the queries in its "
             f"top {DEPTH}: these are off topic, or too general. RoundTripFilter drops them."
         )
-    content.findings.append(f"the retriever ranks the source document first for {first:.0%}")
+    content.findings.append(
+        f"the retriever ranks the source document first for {first:.0%} of the queries"
+    )
     return Part(
         "Rank of the source document",
         "Where a retriever finds the document that a query was written for. RoundTripFilter(k) "
@@ -320,17 +322,20 @@ def _leaks(content: Content, frame: pd.DataFrame, encoder: Any, topics: pd.DataF
         found = pd.concat([found, near]).drop_duplicates("qid")
     kind = "equal or nearly equal" if encoder is not None else "equal"
     sample = of_all(frame, MOST_VECTORS) if encoder is not None else ""
-    if len(found):
-        content.checks.append(
-            f"{len(found):,} of {len(topics):,} evaluation topics are among the queries: exclude "
-            "them from the evaluation, see evaluation.leaked_topics."
-        )
-    shown = found.head(10)[["qid", "query", "synthetic_query", "similarity"]]
+    reading = (
+        f"{len(found):,} of {len(topics):,} topics are {kind} to a synthetic query, ignoring case "
+        f"and punctuation{sample}."
+    )
+    if len(found) == 0:
+        return Part("Leak check", reading)
+    content.checks.append(
+        f"{len(found):,} of {len(topics):,} evaluation topics are among the queries: exclude "
+        "them from the evaluation, see evaluation.leaked_topics."
+    )
     return Part(
         "Leak check",
-        f"{len(found):,} of {len(topics):,} topics are {kind} to a synthetic query, ignoring case "
-        f"and punctuation{sample}. Their results in an evaluation would be too good.",
-        table=_html.table(shown) if len(shown) else _html.Html(""),
+        f"{reading} Their results in an evaluation are too good.",
+        table=_html.table(found.head(10)[["qid", "query", "synthetic_query", "similarity"]]),
     )
 
 
@@ -338,7 +343,7 @@ def filtered(
     content: Content, frame: pd.DataFrame, pipeline: Any, text_field: str | list[str]
 ) -> pd.DataFrame:
     """Adds the section on filters; returns the queries that they keep."""
-    dropped_by = frame["dropped_by"] if "dropped_by" in frame else pd.Series(None, frame.index)
+    dropped_by = pd.Series(frame.get("dropped_by"), frame.index, dtype=object)
     if pipeline is None and dropped_by.isna().all():
         content.missing["filters"] = "pipeline=LengthFilter() >> CopyFilter(), or the like"
         return frame.drop(columns="dropped_by", errors="ignore")
@@ -417,6 +422,8 @@ def training_section(
 ) -> None:
     """Adds scores of positives and negatives, and the curves of each training."""
     parts: list[Part | None] = []
+    if examples is not None:
+        check_columns(examples, "qid", "docno", "label")
     if examples is None:
         content.missing["positives and negatives"] = "examples=, of a NegativeMiner"
     elif not rerankers and "score" not in examples:
@@ -428,8 +435,9 @@ def training_section(
     for name, log in logs.items():
         parts.append(
             Part(
-                f"Training: {name}",
-                "The loss should fall. The validation should rise; step 0 is before training.",
+                f"{name}: loss and validation",
+                "The loss should fall, and the measure on validation queries should rise. Step 0 "
+                "is before training.",
                 figures.training_curves(log),
             )
         )
@@ -444,9 +452,9 @@ def _scores(examples: pd.DataFrame, rerankers: Mapping[str, pt.Transformer]) -> 
     queries = pd.DataFrame({"qid": examples["qid"].unique()})
     return Part(
         "Positives and negatives",
-        "The further apart the two are, the better a reranker separates them. “ordered” is the "
-        "share of pairs in which the positive has the higher score: 0.5 is chance"
-        f"{of_all(queries, figures.MOST_LISTS)}.",
+        f"Scores of the examples{of_all(queries, figures.MOST_LISTS)}. The further apart the two "
+        "are, the better a reranker separates them. “ordered” is the share of pairs in which the "
+        "positive has the higher score: 0.5 is chance.",
         figures.scores_chart(rows),
         _html.table(table),
     )
@@ -462,7 +470,7 @@ def _verdict(content: Content, name: str, reranker: Any) -> Part | None:
         content.checks.append(f"{name}: {known['summary']}.")
     measured = table.drop(columns=["system", "queries", "p", "kept"], errors="ignore").notna()
     shown = _html.table(table) if measured.to_numpy().any() else _html.Html("")
-    return Part(f"Did training help? {name}", reading, table=shown)
+    return Part(f"{name}: did training help?", reading, table=shown)
 
 
 def system_section(content: Content, experiment: Any) -> None:
@@ -478,6 +486,7 @@ def system_section(content: Content, experiment: Any) -> None:
         if "type" in table:  # of compare(by_type=True)
             table = table[table["type"] == "all"]
         measure = figures.first_measure(table)
+        means = figures.system_means(table, measure)
         best = table.loc[pd.to_numeric(table[measure]).idxmax()]
         content.findings.append(_best(table, best, measure))
         parts.append(
@@ -485,7 +494,7 @@ def system_section(content: Content, experiment: Any) -> None:
                 "Means",
                 "Each dot is the mean of a system over the queries or topics; lines are confidence "
                 "intervals, where the table has them.",
-                figures.system_means(table, measure),
+                means,
             )
         )
         parts.append(
@@ -523,7 +532,7 @@ def tables_of(experiment: Any) -> tuple[pd.DataFrame | None, pd.DataFrame | None
         table, values = experiment
         check_columns(table, "name")
         check_columns(values, "name", "qid", "measure", "value")
-        return table, values
+        return table.reset_index(drop=True), values
     if not isinstance(experiment, pd.DataFrame):
         raise TypeError(
             "experiment must be what pt.Experiment returned, a frame or a pair of frames, or what "
@@ -532,7 +541,7 @@ def tables_of(experiment: Any) -> tuple[pd.DataFrame | None, pd.DataFrame | None
     if {"qid", "measure", "value"} <= set(experiment):
         return means_of(experiment), experiment
     check_columns(experiment, "name")
-    return experiment, None
+    return experiment.reset_index(drop=True), None
 
 
 def means_of(values: pd.DataFrame) -> pd.DataFrame:
@@ -543,7 +552,7 @@ def means_of(values: pd.DataFrame) -> pd.DataFrame:
     """
     from scipy.stats import ttest_rel
 
-    check_columns(values, "name", "qid", "measure", "value")
+    values = figures.checked_values(values)
     names = list(values["name"].unique())
     table = pd.DataFrame({"name": names})
     for measure, of in values.groupby("measure", sort=False):
@@ -589,9 +598,11 @@ def provenance_section(
         parts += _query_provenance(metadata)
     for name, reranker in rerankers.items():
         if known := getattr(reranker, "provenance", None):
-            settings = {"reranker": repr(reranker), "weights": known.get("weights")}
-            settings |= flat({k: known.get(k) for k in ("settings", "batches", "versions")})
-            parts.append(Part(f"Training: {name}", "", table=_html.facts(settings)))
+            settings = dict(known.get("settings") or {})
+            settings.pop("validation_qrels", None)  # a whole table
+            facts = {"reranker": repr(reranker), "weights": known.get("weights")} | flat(settings)
+            facts |= flat({key: known.get(key) for key in ("batches", "versions")})
+            parts.append(Part(f"{name}: training", table=_html.facts(facts)))
     parts.append(
         Part(
             "This report",

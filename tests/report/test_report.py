@@ -2,6 +2,7 @@
 
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
@@ -81,7 +82,7 @@ def test_everything(tmp_path, queries, retriever, encoder, examples, values):
         topics=topics,
         title="Corals <and> more",
     )
-    assert found.headings[:2] == ["Corals <and> more", "What these queries say"]
+    assert found.headings[:2] == ["Corals <and> more", "Summary"]
     sections = ["filters", "queries", "source", "duplicates", "training", "systems", "provenance"]
     assert list(found.texts) == ["", "summary", *sections, "missing"]
     assert "4 queries for 3 documents passed the filters (67% of 6); " in found["summary"]
@@ -111,7 +112,7 @@ class Constant(pt.Transformer):
 
 def test_only_queries(tmp_path, queries):
     found = page(tmp_path, queries[["query"]])
-    assert found["summary"].startswith("What these queries say 6 queries; the median length is 4 ")
+    assert found["summary"].startswith("Summary 6 queries; the median length is 4 ")
     for part in ("filters", "rank of the source document", "near-duplicates", "leak check"):
         assert part in found["missing"]
     for remedy in ("retriever=bm25", "pipeline=", "rerankers=", "experiment="):
@@ -151,7 +152,7 @@ def test_rows_that_explain_who_dropped_them(tmp_path, queries):
     assert len(explained) == 6
     found = page(tmp_path, explained)
     assert "CopyFilter dropped, for example coral polyps expel" in found["filters"]
-    assert found["summary"].startswith("What these queries say 4 queries")
+    assert found["summary"].startswith("Summary 4 queries")
     found = page(tmp_path, explained, filters)  # which are not run again
     assert "passed the filters (67% of 6)" in found["summary"]
     found = page(tmp_path, queries, filters)
@@ -180,7 +181,7 @@ def test_an_unfinished_artifact(tmp_path, queries):
     with pytest.raises(RuntimeError, match="went down"):
         artifact.index(rows())
     found = page(tmp_path, artifact)
-    assert f"What these queries say {len(artifact)} queries for 1 document;" in found["summary"]
+    assert f"Summary {len(artifact)} queries for 1 document;" in found["summary"]
     assert "is unfinished: this report is about what was stored so far" in found["summary"]
 
 
@@ -212,6 +213,28 @@ def test_means_and_p_values(values):
     assert pd.isna(table["nDCG@10 p-value"][0])
 
 
+def test_a_table_of_several_experiments(tmp_path, queries):
+    table = pd.concat([TABLE.head(1), TABLE.tail(1).reset_index(drop=True)])  # two rows 0
+    assert "b has the highest AP, 0.200" in page(tmp_path, queries, experiment=table)["summary"]
+
+
+def test_texts_that_utf8_cannot_encode(tmp_path, queries):
+    docnos = pd.Series(["d\ud800"] * 6, dtype=object)
+    found = page(tmp_path, queries.drop(columns="text").assign(docno=docnos), title="T\ud800")
+    assert found.headings[0] == "T?"
+    assert "d?" in found["queries"]
+
+
+def test_what_is_not_a_file_to_write(tmp_path, queries):
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"folder\.html is a folder: give the path of an"):
+        report.report(queries, path=tmp_path / "folder.html")
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(NotADirectoryError, match=r"file is a file: .*report\.html cannot be in it"):
+        report.report(queries, path=tmp_path / "file" / "report.html")
+    assert page(tmp_path / "new" / "folder", queries[["query"]]).count("svg") == 2
+
+
 def test_equal_inputs_give_equal_files(tmp_path, queries, retriever):
     first = report.report(queries, retriever=retriever, path=tmp_path / "a.html").read_bytes()
     second = report.report(queries, retriever=retriever, path=tmp_path / "b.html").read_bytes()
@@ -224,6 +247,19 @@ def test_types_of_a_comparison(tmp_path, queries):
     assert "BM25 has a nDCG@10 of 0.500" in found["summary"]
 
 
+class NotFinite:
+    def encode(self, texts):
+        return np.full((len(texts), 2), np.nan)
+
+
+def of_one(queries):
+    """Examples of one query."""
+    return queries.assign(qid="q1", docno=queries["qid"], label=[1, 0, 0, 0, 0, 0])
+
+
+DROPS = pt.apply.doc_score(lambda row: 1.0) % 1
+TABLE = pd.DataFrame({"name": ["a", "b"], "AP": [0.1, 0.2]})
+VALUES = pd.DataFrame({"name": "a", "qid": ["t1"], "measure": "AP", "value": 0.5})
 BAD = [
     (lambda q: report.report("queries"), Error("queries must be SyntheticQueries", TypeError)),
     (lambda q: report.report(q.drop(columns="query")), Error("query", MISSING)),
@@ -231,6 +267,28 @@ BAD = [
     (lambda q: report.report(q, rerankers=["model"]), Error("must be a transformer", TypeError)),
     (lambda q: report.report(q, experiment="BM25"), Error("experiment must be what", TypeError)),
     (lambda q: report.report(q, experiment=q), Error("name", MISSING)),
+    (lambda q: report.report(q, experiment=TABLE.assign(name="a")), Error("called 'a': give each")),
+    (lambda q: report.report(q, experiment=TABLE.assign(AP=None)), Error("no measure")),
+    (
+        lambda q: report.report(q, experiment=TABLE.assign(AP=np.nan)),
+        Error("AP is not a number at row 0"),
+    ),
+    (
+        lambda q: report.report(q, experiment=pd.concat([VALUES, VALUES])),
+        Error("the system 'a' has two values of AP at qid 't1'"),
+    ),
+    (
+        lambda q: report.report(q, experiment=VALUES.assign(value="x")),
+        Error("value is not a number at qid 't1': got 'x'"),
+    ),
+    (lambda q: report.report(q, examples="x"), Error("a DataFrame is needed", TypeError)),
+    (
+        lambda q: report.report(q, examples=of_one(q), rerankers=DROPS),
+        Error("returned only 1 of 6"),
+    ),
+    (lambda q: report.report(q, encoder=NotFinite()), Error("not finite for 'why do corals")),
+    (lambda q: report.report(q, path="queries.jsonl"), Error("path must end in .html, not 'quer")),
+    (lambda q: report.report(q, path="."), Error("path must end in .html, not '.'")),
     (lambda q: report.report(q, CopyFilter), Error("pipeline must be a PyTerrier", TypeError)),
     (lambda q: report.report(q, pt.RankCutoff(1)), Error("drops rows")),
     (lambda q: report.report(q, retriever=1), Error("retriever must be", TypeError)),
