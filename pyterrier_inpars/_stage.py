@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+DROPPED_BY = "dropped_by"
+"""Column with the name of the filter that dropped a row, or None."""
+
 
 class Stage(pt.Transformer):
     """Base class of a transformer from frames to frames.
@@ -246,6 +249,21 @@ def check_strings(frame: pd.DataFrame, *columns: str) -> None:
                     f"{_place(frame, column, row)}: repair it with "
                     f"text.encode('utf-8', 'replace').decode() or drop the row"
                 )
+
+
+def check_kept(frame: pd.DataFrame) -> None:
+    """Checks that no row is one that a filter with ``explain=True`` dropped.
+
+    Raises:
+        ValueError: There is such a row. The error names it and the filter.
+    """
+    if DROPPED_BY in frame and (dropped := frame[DROPPED_BY].notna().to_numpy()).any():
+        row = int(dropped.argmax())
+        raise ValueError(
+            f"{dropped.sum():,} of {len(frame):,} rows were dropped by a filter with explain=True, "
+            f"such as {frame[DROPPED_BY].iloc[row]} {_place(frame, DROPPED_BY, row)}: select the "
+            f"others with frame[frame[{DROPPED_BY!r}].isna()]"
+        )
 
 
 def fields_of(text_field: str | Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from pyterrier_inpars._similarity import (
     unit_vectors,
 )
 from pyterrier_inpars._stage import (
+    DROPPED_BY,
     Stage,
     as_numbers,
     check_strings,
@@ -31,8 +32,6 @@ from pyterrier_inpars._stage import (
     with_columns,
 )
 
-DROPPED_BY = "dropped_by"
-"""Column with the name of the filter that dropped a row, or None."""
 EXAMPLES = 5
 """Largest number of dropped rows that a filter keeps to show."""
 BEGINNING = 120

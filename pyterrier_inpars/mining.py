@@ -19,6 +19,7 @@ from pyterrier_inpars._retrieval import check_retriever, fold, retrieve, with_cu
 from pyterrier_inpars._stage import (
     Stage,
     as_frame,
+    check_kept,
     check_strings,
     fields_of,
     finite,
@@ -221,6 +222,7 @@ class NegativeMiner(Stage):
         return [*self._required_columns(), "label"]
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        check_kept(inp)
         check_strings(inp, "qid", "query", "docno")
         queries = _queries(inp, joined_text(inp, self.text_field))
         mined = self._mine(inp.drop_duplicates("qid"), queries)

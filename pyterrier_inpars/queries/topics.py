@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from pyterrier_inpars._retrieval import clean
-from pyterrier_inpars._stage import check_columns, check_strings
+from pyterrier_inpars._stage import check_columns, check_kept, check_strings
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 
@@ -15,12 +15,14 @@ def as_results(queries: SyntheticQueries | pd.DataFrame, *columns: str) -> pd.Da
     Raises:
         TypeError: ``queries`` is neither a frame nor `SyntheticQueries`.
         pt.validate.InputValidationError: A column is missing.
-        ValueError: There are no queries, or a value of the columns is not a string.
+        ValueError: There are no queries, a filter dropped one (``explain=True``), or a value of the
+            columns is not a string.
     """
     frame = queries.get_results() if isinstance(queries, SyntheticQueries) else queries
     check_columns(frame, *columns)
     if len(frame) == 0:
         raise ValueError("there are no queries: the frame is empty; a filter may have dropped all")
+    check_kept(frame)
     check_strings(frame, *columns)
     return frame
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pyterrier_inpars._stage import check_columns, check_strings
+from pyterrier_inpars._stage import check_columns, check_kept, check_strings
 from pyterrier_inpars.training.losses import FROM_TEACHER, UNLABELLED
 from pyterrier_inpars.training.recipes import HELD_OUT
 
@@ -129,14 +129,15 @@ def check_examples(examples: pd.DataFrame, text_field: str, labelled: bool = Tru
         labelled: Whether the labels are used, and are checked.
 
     Raises:
-        ValueError: The frame is empty, a text or id is not a string, a label is not 0 or 1, or no
-            example is a positive.
+        ValueError: The frame is empty, a filter dropped an example (``explain=True``), a text or id
+            is not a string, a label is not 0 or 1, or no example is a positive.
     """
     if len(examples) == 0:
         raise ValueError(
             "no examples to train on: the frame is empty; a filter may have dropped all rows"
         )
     check_columns(examples)
+    check_kept(examples)
     check_strings(examples, *examples.columns.intersection(["qid", "docno"]), "query", text_field)
     if not labelled:
         return

@@ -9,7 +9,7 @@ from test_false_negative_filter import SCORED, scored
 from test_filtering import COLUMNS, MAKERS, NAMES, RANKINGS, ROWS, Collect, Letters, frame, quick
 from writer import Writer, corpus
 
-from pyterrier_inpars import SyntheticQueries, funnel
+from pyterrier_inpars import SyntheticQueries, evaluation, funnel
 from pyterrier_inpars.filtering import (
     EXAMPLES,
     CopyFilter,
@@ -21,6 +21,7 @@ from pyterrier_inpars.filtering import (
     SemanticDuplicateFilter,
 )
 from pyterrier_inpars.mining import NegativeMiner
+from pyterrier_inpars.training.examples import check_examples
 
 MARKS = st.lists(st.sampled_from([None, float("nan"), "Earlier"]), min_size=9, max_size=9)
 STAGES = st.lists(st.sampled_from(MAKERS), min_size=1, max_size=4)
@@ -244,3 +245,19 @@ def test_near_duplicate_documents_of_several_text_fields():
     assert list(one(queries.assign(title="a"))["qid"]) == ["q0"]
     with pytest.raises(ValueError, match="title must be a string"):
         one(queries.assign(title=7))
+
+
+USES = {
+    "mining": lambda rows: NegativeMiner(pt.Transformer.from_df(rows))(rows),
+    "comparison": lambda rows: evaluation.compare([pt.Transformer.from_df(rows)], rows),
+    "training": lambda rows: check_examples(rows.assign(label=1), "text"),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_dropped_rows_are_not_used_as_if_they_were_kept(use):
+    rows = frame([("word", "other", 0.5), ("a", "a b", 0.5)])
+    explained = CopyFilter(explain=True)(rows)
+    message = r"1 of 2 rows were dropped.*CopyFilter at qid 'q1'.*frame\['dropped_by'\].isna\(\)"
+    with pytest.raises(ValueError, match=message):
+        use(explained)
