@@ -108,4 +108,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
     """Returns a warning without its place in the code, which is none of the user's."""
     context = click.get_current_context(silent=True)
-    return f"{NAME}: warning: {in_options(str(message), context and context.command)}\n"
+    return f"{NAME}: warning: {in_options(str(message), context.command if context else None)}\n"
