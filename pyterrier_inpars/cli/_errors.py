@@ -1,4 +1,4 @@
-"""Errors in the words of the command line: in one line, with options for parameters."""
+"""Errors and warnings in the words of the command line: one line, options for parameters."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ ALIASES = (
 PHRASES = (
     (r'Prompt\.load\("(\S+)", name\) as the prompt', r"--prompt \1 --prompt_name NAME"),
     (r"load the reranker again, and give", "give"),
+    (r"give a validation, or held_out", "give --held_out"),
+    (r" \(datasets\.Passages\), or set max_length", ""),
+    (r": let it return more, such as bm25\(num_results=\S+\), or lower depth", ""),
+    (r"until fit\(\) trains it", "until `train` trains it"),
     (r"(?:sampling=)?\{'(temperature|top_p|seed)': (\S+?)\}", r"--\1 \2"),
 )
-"""Python code in errors, and the options that have its effect."""
+"""Python code in errors and warnings, and what a command has in its place."""
 
 
 def in_options(message: str, command: click.Command | None) -> str:
-    """Replaces the parameters that an error names by the options of the command."""
+    """Replaces the parameters that an error or warning names by the options of the command."""
     params = command.params if command else []
     options = {str(p.name): p.opts[0] for p in params if isinstance(p, click.Option)}
     if command and command.name == "train" and (transformers := sys.modules.get("transformers")):

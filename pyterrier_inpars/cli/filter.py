@@ -10,6 +10,7 @@ import click
 import pyterrier as pt
 
 from pyterrier_inpars import demo
+from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
     COUNT,
@@ -135,7 +136,9 @@ def filter(
         filters.append(best)
     if filter_strategy == "reranker":
         model = demo_or_name(demo.encoder, model_name_or_path)
-        kept = best.transform(load_reranker(model, verbose=True, **scoring).transform(kept))
+        with quiet():
+            reranker = load_reranker(model, verbose=True, **scoring)
+            kept = best.transform(reranker.transform(kept))
     elif filter_strategy == "scores":
         ranked = kept
         if in_tokens:  # the input's score may be that of a reranker
@@ -143,5 +146,6 @@ def filter(
             ranked = kept.assign(score=means)
         kept = kept[kept["qid"].isin(best.transform(ranked)["qid"])]
     toolkit_files.write_queries(kept.drop(columns="rank", errors="ignore"), output)
-    click.echo(funnel(pt.Compose(*filters)).to_string(index=False))
+    counts_by_filter = funnel(pt.Compose(*filters))
+    click.echo(counts_by_filter.to_string(index=False, formatters={"share": "{:.0%}".format}))
     click.echo(f"{output}: {len(kept):,} of {len(generated):,} queries")

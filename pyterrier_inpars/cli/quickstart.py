@@ -61,6 +61,7 @@ DEPTH = 100
     ),
     click.option(
         "--encoding",
+        metavar="NAME",
         help="Encoding of text files that are not in UTF-8 and have no byte order mark, such as "
         "cp1252. By default, such files are left out.",
     ),
@@ -83,7 +84,7 @@ DEPTH = 100
         default="demo",
         help="Encoder of the reranking systems: `demo` (MiniLM), or name on the hub, or path.",
     ),
-    click.option("--seed", default=0, help="Random seed of the documents."),
+    click.option("--seed", default=0, metavar="N", help="Random seed of the documents."),
 )
 def quickstart(
     collection: str,

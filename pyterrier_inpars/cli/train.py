@@ -157,9 +157,8 @@ def train(
         return
     if not any(name.startswith("save_") for name in training):
         shutil.rmtree(checkpoints)
-    verdict = (reranker.provenance or {})["verdict"]["summary"]
     loss = f"mean training loss {reranker.train_loss:.4f}"
-    click.echo(f"{output_dir}: {type(reranker).__name__}, {loss}; {verdict}")
+    click.echo(f"{output_dir}: {type(reranker).__name__}, {loss}")  # fit() printed the verdict
 
 
 def _training(arguments: Sequence[str]) -> dict[str, Any]:

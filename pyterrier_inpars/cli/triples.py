@@ -83,4 +83,5 @@ def triples(queries: str, source: Source, depth: int, output: str, **mining: Any
             * (miner.relative_margin is not None)
         )
     toolkit_files.write_triples(examples, output)
-    click.echo(f"{output}: {miner.seen - miner.dropped:,} of {miner.seen:,} queries")
+    negatives, used = (examples["label"] == 0).sum(), miner.seen - miner.dropped
+    click.echo(f"{output}: {negatives:,} triples for {used:,} of {miner.seen:,} queries")

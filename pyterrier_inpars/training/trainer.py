@@ -436,9 +436,10 @@ class TrainingRun:
             "seen": seen,
         }
         if show:
+            parts = f" ({size} per device, accumulated {times} times, devices: {devices})"
             pt.tqdm.write(
-                f"{max_steps:,} steps of {effective:,} examples ({size} per device, accumulated "
-                f"{times} times, devices: {devices}): {seen:,} in all, of {rows:,}",
+                f"{max_steps:,} steps of {effective:,} examples{parts * (effective != size)}: "
+                f"{seen:,} in all, from {rows:,}",
                 file=sys.stderr,
             )
 

@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from pyterrier_inpars import (
     datasets,
     load_reranker,
 )
+from pyterrier_inpars.cli._errors import in_options
 from pyterrier_inpars.datasets import _download as downloads
 from pyterrier_inpars.datasets import published, toolkit_files
 from pyterrier_inpars.evaluation import measures
@@ -167,8 +169,10 @@ def test_all_commands_in_sequence(tmp_path, run, generate, beir, models, monkeyp
     assert [row["doc_id"] for row in lines("filtered.jsonl")] == list(best["docno"])
     assert lines("filtered.jsonl") == [row for row in written if row["qid"] in set(best["qid"])]
 
-    run("triples", "--input", "filtered.jsonl", "--dataset", beir, "--n_samples", 2,
-        "--max_hits", 5, "--output", "triples.tsv")  # fmt: skip
+    printed = run("triples", "--input", "filtered.jsonl", "--dataset", beir, "--n_samples", 2,
+               "--max_hits", 5, "--output", "triples.tsv")  # fmt: skip
+    count = len(Path("triples.tsv").read_text().splitlines())
+    assert f"triples.tsv: {count} triples for " in printed
     index = pisa.PisaIndex(str(tmp_path / "index"), text_field="text")
     collection = datasets.BeirFolder(beir)
     index.index(collection.get_corpus_iter())
@@ -307,9 +311,13 @@ def test_a_diverged_training_fails_and_leaves_no_model(tmp_path, models, capfd):
         "--max_grad_norm 1.0 or --dtype 'float32'"
     )
     assert os.listdir(tmp_path / "model") == ["checkpoints"]
-    train(1e-4, "--held_out", 0.5)  # the same folder with another learning rate
-    printed = capfd.readouterr().out
-    assert "CrossEncoder" in printed and "on 4 validation queries" in printed
+    # Without a gain, the verdict is a warning.
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        train(1e-4, "--held_out", 0.5)  # the same folder with another learning rate
+    out, err = capfd.readouterr()
+    assert out.count("\n") == 1 and "CrossEncoder, mean training loss" in out
+    said = err + "".join(str(warning.message) for warning in caught)
+    assert said.count("on 4 validation queries") == 1 and "{'" not in err
     assert "model.safetensors" in os.listdir(tmp_path / "model")
 
 
@@ -1076,6 +1084,22 @@ def test_errors_name_options(tmp_path, fails, models, monkeypatch):
     error = fails(*generate, "--prompt", "inpars")
     assert error.startswith("--prompt inpars needs a download; --prompt three-shot needs none.")
     assert "--prompt templates.yaml --prompt_name NAME" in error and "Prompt.load" not in error
+
+
+def test_warnings_name_options(tmp_path, models, beir, home):
+    toolkit_queries(tmp_path / "queries.jsonl")
+    command = ["--input", str(tmp_path / "queries.jsonl"), "--output", str(tmp_path / "out")]
+    with pytest.warns(UserWarning) as caught:
+        cli.main(["filter", *command, "--filter_strategy", "reranker", "--model_name_or_path",
+                  str(models["bert"]), "--device", "cpu"])  # fmt: skip
+    known = cli.commands.commands["filter"]
+    shown = [in_options(str(warning.message), known) for warning in caught]
+    assert any(text.endswith("until `train` trains it") for text in shown)
+    assert not any("fit()" in text or "max_length" in text for text in shown)
+    done = python("-m", "pyterrier_inpars", "triples", *command, "--dataset", beir,
+                  "--n_samples", "2")  # fmt: skip
+    assert "warning: the retriever returned at most" in done.stderr
+    assert re.search(r"fewer than --max_hits 1000$", done.stderr, re.MULTILINE)
 
 
 def test_version(run):

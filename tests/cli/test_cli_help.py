@@ -15,7 +15,7 @@ from pyterrier_inpars.datasets import beir
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COMMANDS = cli.commands.commands
-ORDER = ["generate", "filter", "judge", "triples", "train", "rerank", "evaluate"]
+ORDER = ["generate", "filter", "judge", "triples", "train", "rerank", "evaluate", "report"]
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def test_the_examples_run_in_the_order_of_the_help(
 ):
     """As printed, on a small collection, with tiny models in place of the demo's."""
     pytest.importorskip("pyterrier_pisa")
+    pytest.importorskip("matplotlib")
     models = tmp_path_factory.mktemp("models")
     llm, bert = tiny_llm.save(models / "llm", "llama"), tiny.tiny_bert(models / "bert")
     config = models / "llm" / "config.json"  # the examples of the prompt are too long for 512
@@ -61,6 +62,15 @@ def test_help_fits_the_terminal(name, width, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) < width
     assert name or not any(line.endswith("...") for line in lines[1:])  # no summary is cut
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_arguments_are_in_the_usage_and_in_the_text(name, capsys):
+    cli.main([name, "--help"])
+    usage, text = capsys.readouterr().out.split("\n", 1)
+    for argument in COMMANDS[name].params:
+        if isinstance(argument, click.Argument) and argument.metavar:
+            assert argument.metavar in usage and f"  {argument.metavar} " in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)
