@@ -126,6 +126,13 @@ def quickstart(
     if cut := int((corpus["text"].str.split().str.len() > WORDS_READ).sum()):
         say(f"{cut:,} of them have over {WORDS_READ} words; the models read only their beginning")
 
+    dense = BiEncoder(
+        demo_or_name(demo.encoder, encoder),
+        max_length=ENCODER_TOKENS if encoder == "demo" else None,
+        vector_cache=2 * len(corpus) + documents,
+    )
+    with silenced():
+        dense.network  # noqa: B018 (an encoder that cannot be loaded is found before the work)
     queries = SyntheticQueries(folder / "queries", verbose=True)
     generator = QueryGenerator(
         demo_or_name(demo.language_model, model),
@@ -150,11 +157,6 @@ def quickstart(
     say(f"{len(kept):,} queries passed the filters")
 
     say("comparing systems")
-    dense = BiEncoder(
-        demo_or_name(demo.encoder, encoder),
-        max_length=ENCODER_TOKENS,
-        vector_cache=2 * len(corpus) + len(sample),
-    )
     with silenced():
         bm25 = _bm25(corpus, folder / "index")
         candidates, fused = bm25 >> dataset.text_loader(), ScoreFusion(dense)

@@ -103,6 +103,14 @@ def test_quickstart_spares_other_files(notes, capsys):
     assert (notes / "index").is_dir()
 
 
+def test_quickstart_looks_at_the_encoder_first(notes, tmp_path, capsys):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        cli.main(["quickstart", str(notes), "--output", str(out), "--encoder", "no/encoder"])
+    assert "no/encoder" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_quickstart(notes, tmp_path, capfd, monkeypatch):
