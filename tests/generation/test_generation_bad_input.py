@@ -293,7 +293,7 @@ def models(tmp_path_factory, llm):
 @pytest.mark.parametrize("name", [*BROKEN, "no tokenizer", "garbage.gguf", "nowhere.gguf", "T5"])
 def test_models_that_cannot_be_loaded_are_refused(models, name):
     error = Error("cannot load a causal language model from .*give a name on the Hugging Face hub")
-    gives(lambda: QueryGenerator(models[name])(TWO), error)
+    gives(lambda: QueryGenerator(models[name], prompt="zero-shot")(TWO), error)
 
 
 def test_a_tokenizer_without_newline_or_chat_template(tmp_path, generator):
