@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._stage import Stage, check_strings, fields_of, joined_text, with_columns
+from pyterrier_inpars.rerankers.base import NOT_FINITE
 from pyterrier_inpars.training._finite import NotFiniteError
 
 DOCUMENTS = 1024
@@ -48,8 +49,7 @@ class Encoder(Stage):
             column = self._required_columns()[0]
             raise NotFiniteError(
                 f"{self!r} computed a vector that is not finite for {column} "
-                f"{inp[column].iloc[bad.argmax()]!r}: load the encoder with another dtype, such as "
-                "'float32', or train it again with a lower learning_rate"
+                f"{inp[column].iloc[bad.argmax()]!r}: {NOT_FINITE}"
             )
         return inp.assign(**{self._vector: pd.Series(list(vectors), dtype=object)})
 
