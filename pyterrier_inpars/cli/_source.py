@@ -21,8 +21,8 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars import datasets
+from pyterrier_inpars._native_output import redirected, silenced
 from pyterrier_inpars.cli._help import options
-from pyterrier_inpars.cli._native_output import redirected, silenced
 from pyterrier_inpars.cli._options import DATASET, INDEX
 from pyterrier_inpars.datasets import beir, published, toolkit_files
 from pyterrier_inpars.datasets.lucene import LuceneCollection, LuceneIndex

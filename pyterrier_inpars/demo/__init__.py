@@ -1,5 +1,6 @@
 """Demo models and test collection, installed as packages and usable offline."""
 
+from pyterrier_inpars._native_output import mute_native_log
 from pyterrier_inpars.demo.collection import StdlibDocs
 from pyterrier_inpars.demo.models import (
     encoder,
@@ -9,7 +10,6 @@ from pyterrier_inpars.demo.models import (
     small_instruct_model,
     strong_encoder,
 )
-from pyterrier_inpars.demo.native_log import mute_native_log
 
 __all__ = [
     "StdlibDocs",
