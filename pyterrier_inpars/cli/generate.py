@@ -12,6 +12,7 @@ import click
 import pyterrier as pt
 
 from pyterrier_inpars import datasets, demo
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
@@ -261,8 +262,8 @@ def generate(
     if estimate:
         found = generator.estimate(documents)
         click.echo(
-            f"{found.requests:,} requests with {found.prompt_tokens:,} tokens, and at most "
-            f"{found.completion_tokens:,} tokens of completions"
+            f"{counted(found.requests, 'request')} with {counted(found.prompt_tokens, 'token')}, "
+            f"and at most {counted(found.completion_tokens, 'token')} of completions"
         )
         return
     pt.Compose(generator, queries).index(documents)
@@ -273,7 +274,9 @@ def generate(
         )
     if as_lines:
         toolkit_files.write_queries(rows(queries.path), output)
-    click.echo(f"{output}: {len(queries):,} queries for {len(documents):,} documents")
+    click.echo(
+        f"{output}: {counted(len(queries), 'query')} for {counted(len(documents), 'document')}"
+    )
 
 
 def _prompt(

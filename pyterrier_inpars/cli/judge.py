@@ -9,6 +9,7 @@ import click
 import pyterrier as pt
 
 from pyterrier_inpars import demo, evaluation
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._files import write_text
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
@@ -120,7 +121,8 @@ def judge(
         raise ValueError(f"the model gave none of {len(pool):,} pairs a grade: give another model")
     rows = (f"{qid} 0 {docno} {label}\n" for qid, docno, label in qrels.itertuples(index=False))
     write_text(Path(output), "".join(rows))
-    click.echo(f"{output}: {len(qrels):,} judgements for {qrels['qid'].nunique():,} topics")
+    judged_topics = counted(qrels["qid"].nunique(), "topic")
+    click.echo(f"{output}: {counted(len(qrels), 'judgement')} for {judged_topics}")
     try:
         human = dataset.get_qrels()
     except (ValueError, OSError):  # there are none

@@ -13,8 +13,8 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars import datasets, demo, evaluation
+from pyterrier_inpars._native_output import silenced
 from pyterrier_inpars.cli._help import Command, section
-from pyterrier_inpars.cli._native_output import silenced
 from pyterrier_inpars.cli._options import (
     COUNT,
     FOLDER,

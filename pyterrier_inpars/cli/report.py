@@ -12,6 +12,7 @@ import pyterrier as pt
 from ir_measures import nDCG
 
 from pyterrier_inpars import datasets
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import FILE, PATH, QUERIES, output_file
 from pyterrier_inpars.cli._source import Source, rows, with_source
@@ -91,7 +92,7 @@ def report(
         if source.dataset or source.index:
             options["retriever"] = stack.enter_context(source.bm25(100))
         path = write_report(frame, path=output, **options)
-    click.echo(f"{path}: report on {len(frame):,} queries")
+    click.echo(f"{path}: report on {counted(len(frame), 'query')}")
 
 
 def _queries(source: Source, path: str) -> pd.DataFrame:

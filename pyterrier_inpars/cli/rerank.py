@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pyterrier_inpars import datasets, demo
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
@@ -93,4 +94,5 @@ def rerank(
     with quiet():
         run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)
     toolkit_files.write_run(run, output_run, type(reranker).__name__)
-    click.echo(f"{output_run}: {len(run):,} documents for {run['qid'].nunique():,} topics")
+    topics_of_run = counted(run["qid"].nunique(), "topic")
+    click.echo(f"{output_run}: {counted(len(run), 'document')} for {topics_of_run}")

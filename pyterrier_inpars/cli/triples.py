@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import COUNT, FILE, QUERIES, output_file
 from pyterrier_inpars.cli._source import Source, with_source
@@ -84,4 +85,4 @@ def triples(queries: str, source: Source, depth: int, output: str, **mining: Any
         )
     toolkit_files.write_triples(examples, output)
     negatives, used = (examples["label"] == 0).sum(), miner.seen - miner.dropped
-    click.echo(f"{output}: {negatives:,} triples for {used:,} of {miner.seen:,} queries")
+    click.echo(f"{output}: {counted(negatives, 'triple')} for {used:,} of {miner.seen:,} queries")

@@ -11,6 +11,7 @@ import pandas as pd
 import pyterrier as pt
 from ir_measures import Measure
 
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._retrieval import applied
 from pyterrier_inpars._stage import check_strings
@@ -68,8 +69,8 @@ def judged_topics(
         raise ValueError("the qrels judge none of the queries: their qids must be the queries'")
     if len(topics) < FEW:
         warnings.warn(
-            f"{len(topics)} queries are few: confidence intervals are wide, and the order of "
-            "systems is uncertain; generate more",
+            f"only {counted(len(topics), 'query')}: confidence intervals are wide, and the order "
+            "of systems is uncertain; generate more",
             stacklevel=3,
         )
     return topics, qrels

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from ir_measures import Measure, nDCG
 
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._stage import finite
 from pyterrier_inpars.evaluation._systems import (
     System,
@@ -54,8 +55,9 @@ class Selection:
     def _summary(self) -> str:
         others = ", ".join(name for name in self.candidates if name != self.name)
         return (
-            f"best of {len(self.table)} systems on {self.num_queries:,} queries by {self.measure}: "
-            f"{self.name}; not significantly worse: {others or 'none'}"
+            f"best of {counted(len(self.table), 'system')} on "
+            f"{counted(self.num_queries, 'query')} by {self.measure}: {self.name}; "
+            f"not significantly worse: {others or 'none'}"
         )
 
 

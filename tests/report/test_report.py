@@ -188,7 +188,7 @@ def test_an_unfinished_artifact(tmp_path, queries):
 def test_a_selection(tmp_path, queries, retriever):
     from pyterrier_inpars import evaluation
 
-    with pytest.warns(UserWarning, match="6 queries are few"):
+    with pytest.warns(UserWarning, match="only 6 queries: confidence"):
         choice = evaluation.select({"a": retriever, "b": retriever % 1}, queries)
     found = page(tmp_path, queries, experiment=choice)
     assert "Of 2 systems, a has the highest nDCG@10" in found["summary"]
