@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +27,8 @@ def best_device(device: str | torch.device | None = None, *, xla: bool = True) -
     """Returns the requested device, or the best available one: TPU, CUDA, Apple MPS, then CPU.
 
     A TPU (``"xla"``) is available if the environment sets ``PJRT_DEVICE=TPU`` and torch_xla is
-    installed. Each process of a ``torchrun`` job gets the GPU of its ``LOCAL_RANK``.
+    installed. ``"cuda"`` without a number is the GPU of the ``LOCAL_RANK`` of a ``torchrun`` job,
+    or else the first one.
 
     Args:
         device: Device, or None for the best available one.
@@ -46,9 +48,11 @@ def best_device(device: str | torch.device | None = None, *, xla: bool = True) -
     elif xla and _is_tpu() and importlib.util.find_spec("torch_xla"):
         found = torch.device("xla")
     elif torch.cuda.is_available():
-        found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        found = torch.device("cuda")
     else:
         found = torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if found.type == "cuda" and found.index is None:
+        found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if on_xla(found):
         if not xla:
             raise ValueError(
@@ -74,9 +78,11 @@ def _is_tpu() -> bool:
 def best_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Returns the dtype of computations.
 
-    ``"auto"`` is bfloat16 if the processor has bfloat16 instructions, and float32 otherwise. On a
-    CPU without them, PyTorch emulates bfloat16 products, which are hundreds of times slower than
-    float32 products. ``"int8"`` applies to weights only; computations use the dtype of ``"auto"``.
+    ``"auto"`` is bfloat16 if the processor computes faster in it, and float32 otherwise. On a CPU
+    without bfloat16 instructions, PyTorch emulates bfloat16 products, which are hundreds of times
+    slower than float32 products. On an Intel processor with avx512_bf16 and without AMX, they are
+    half as fast as float32 products. ``"int8"`` applies to weights only; computations use the
+    dtype of ``"auto"``.
 
     Args:
         dtype: A ``torch.dtype``, or one of ``"auto"``, ``"float32"``, ``"bfloat16"``,
@@ -104,7 +110,8 @@ def _has_bfloat16(device: torch.device) -> bool:
     import torch
 
     if device.type == "cpu":
-        return bool(_cpu_capabilities() & {"avx512_bf16", "amx_bf16", "bf16"})
+        known = _cpu_capabilities()
+        return bool(known & {"amx_bf16", "bf16"}) or ("avx512_bf16" in known and not _is_intel())
     if on_xla(device):
         return _is_tpu()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -116,8 +123,17 @@ def _cpu_capabilities() -> set[str]:
 
     if hasattr(torch.cpu, "get_capabilities"):
         return {name for name, has in torch.cpu.get_capabilities().items() if has}
-    cpuinfo = Path("/proc/cpuinfo")
-    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return set(_cpuinfo().split())
+
+
+def _is_intel() -> bool:
+    return "GenuineIntel" in platform.processor() + _cpuinfo()
+
+
+def _cpuinfo() -> str:
+    """Returns what Linux says about the CPU, nothing on other systems."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
 
 
 def is_int8(dtype: str | torch.dtype) -> bool:

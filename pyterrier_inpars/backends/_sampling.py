@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
     import torch
 
 CHUNK_ROWS = 8
-"""Number of rows processed together: few enough for their logits to fit the CPU caches."""
+"""Number of rows processed together on a CPU: few enough for their logits to fit its caches."""
+BLOCK = 512
+"""Maximum number of logits of a block in which the maximum is searched."""
 TOP_TOKENS = 1024
 """Number of most probable tokens in which the nucleus is searched before all tokens are sorted."""
 
@@ -27,7 +30,8 @@ def next_tokens(
         generators: One ``torch.Generator`` per row; not used by greedy decoding.
     """
     chosen: list[tuple[int, float]] = []
-    for chunk in logits.split(CHUNK_ROWS):
+    rows = CHUNK_ROWS if logits.device.type == "cpu" else max(1, len(logits))
+    for chunk in logits.split(rows):
         chunk = chunk.float()
         tokens = choose(chunk, sampling, generators[len(chosen) : len(chosen) + len(chunk)])
         chosen += zip(tokens.tolist(), token_log_probs(chunk, tokens).tolist(), strict=True)
@@ -53,7 +57,7 @@ def choose(logits: torch.Tensor, sampling: Sampling, generators: Sequence[Any]) 
     import torch
 
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        return _argmax(logits)
     probabilities = (logits / sampling.temperature).softmax(-1)
     tokens = None
     if sampling.top_p < 1:
@@ -63,6 +67,21 @@ def choose(logits: torch.Tensor, sampling: Sampling, generators: Sequence[Any]) 
     threshold = numbers.to(logits.device)[:, None] * cumulative[:, -1:]
     drawn = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
     return (drawn if tokens is None else tokens.gather(1, drawn))[:, 0]
+
+
+def _argmax(logits: torch.Tensor) -> torch.Tensor:
+    """Returns the first position of the maximum of each row.
+
+    On a CPU, PyTorch's ``argmax`` uses no vector instructions, and ``amax`` does: it finds the
+    maximum of each block, and ``argmax`` only searches these and one block of each row.
+    """
+    import torch
+
+    size = math.gcd(logits.shape[-1], BLOCK)
+    blocks = logits.unflatten(-1, (-1, size))
+    best = blocks.amax(-1).argmax(-1)
+    rows = torch.arange(len(logits), device=logits.device)
+    return best * size + blocks[rows, best].argmax(-1)
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:

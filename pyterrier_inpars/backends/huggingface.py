@@ -70,7 +70,7 @@ class HuggingFaceBackend(TokenizedBackend):
         trust_remote_code: Whether code from the model's repository is executed. Set it only for
             repositories that you trust.
         batch_size: Number of completions computed together; None for 64.
-        dtype: ``"auto"`` (bfloat16 where the processor computes in it, else float32),
+        dtype: ``"auto"`` (bfloat16 where the processor computes faster in it, else float32),
             ``"float32"``, ``"bfloat16"``, ``"float16"``, a ``torch.dtype``, or ``"int8"``: 8-bit
             weights, computed with as by ``"auto"``, except those of the output layer.
         compile: Whether the model is compiled with ``torch.compile`` on first use, which takes a
@@ -145,7 +145,8 @@ class HuggingFaceBackend(TokenizedBackend):
         model = model.eval()
         if is_int8(self._dtype):
             quantize(model, self.dtype, keep=[model.get_output_embeddings()])
-        model = model.to(self.device)
+        if model.device != self.device:  # quantized ones may refuse, and are loaded on the GPU
+            model = model.to(self.device)
         if self._compile:
             model.compile(dynamic=True)  # for any number of rows and tokens
         return model

@@ -100,9 +100,10 @@ class LoadingOptions(TypedDict, total=False):
         trust_remote_code: Whether code from the model's repository is executed; ``False`` by
             default. Set it only for repositories that you trust.
         dtype: Precision of the matrix products: ``"auto"`` (the default; bfloat16 where the
-            processor computes in it, else float32), ``"float32"``, ``"bfloat16"``, ``"float16"``, a
-            ``torch.dtype``, or ``"int8"``: 8-bit weights, computed with as by ``"auto"``, except
-            those of the scoring head. A reranker in int8 can neither be trained nor saved.
+            processor computes faster in it, else float32), ``"float32"``, ``"bfloat16"``,
+            ``"float16"``, a ``torch.dtype``, or ``"int8"``: 8-bit weights, computed with as by
+            ``"auto"``, except those of the scoring head. A reranker in int8 can neither be trained
+            nor saved.
         compile: Whether the network is compiled with ``torch.compile`` on first use, which takes a
             minute, and a C++ compiler on a CPU.
         device: Name such as ``"cpu"``, ``"cuda"``, or ``"xla"`` for a TPU (package

@@ -52,6 +52,16 @@ def test_every_row_gets_its_own_token_and_log_probability():
     assert list(log_probs) == pytest.approx(expected.values.tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("vocabulary", [1, 37, 512, 1187 * 4, 2**14])
+def test_the_most_probable_token_is_the_first_of_the_best(vocabulary):
+    torch.manual_seed(0)
+    logits = torch.randint(0, 9, (7, vocabulary)).float()  # many ties
+    logits[2, vocabulary // 2] = torch.nan  # is found, so that it becomes an error
+    logits[3] = -torch.inf
+    found = _sampling.choose(logits, Sampling(), [])
+    assert found.tolist() == np.argmax(logits.numpy(), 1).tolist()
+
+
 def test_sampling_from_a_dict():
     sampling = Sampling(temperature=0.7, top_p=0.9, seed=3)
     assert Sampling.of({"temperature": 0.7, "top_p": 0.9, "seed": 3}) == sampling

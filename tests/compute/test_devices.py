@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyterrier_inpars._compute import devices
 from pyterrier_inpars._compute.devices import best_device, best_dtype
 
 
@@ -57,9 +58,10 @@ class TestDevice:
     def test_one_gpu_per_process(self, monkeypatch):
         monkeypatch.delenv("PJRT_DEVICE", raising=False)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        assert best_device() == torch.device("cuda", 0)
+        assert best_device() == best_device("cuda") == torch.device("cuda", 0)
         monkeypatch.setenv("LOCAL_RANK", "3")
-        assert best_device() == torch.device("cuda", 3)
+        assert best_device() == best_device("cuda") == torch.device("cuda", 3)
+        assert best_device("cuda:1") == torch.device("cuda", 1)
 
     def test_import_is_light(self):
         code = (
@@ -81,11 +83,15 @@ class TestDtype:
         monkeypatch.delattr(torch.cpu, "get_capabilities")
         assert best_dtype("auto", torch.device("cpu")) == expected
 
+    @pytest.mark.parametrize("intel", [False, True])
     @pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "bf16", "avx512f"])
-    def test_cpu(self, monkeypatch, name):
+    def test_cpu(self, monkeypatch, name, intel):
+        """Intel's processors compute faster in bfloat16 with AMX only."""
         can = {"avx2": True, "amx_bf16": False, name: True}
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
-        expected = torch.float32 if name == "avx512f" else torch.bfloat16
+        monkeypatch.setattr(devices, "_is_intel", lambda: intel)
+        slower = {"avx512f", *["avx512_bf16"] * intel}
+        expected = torch.float32 if name in slower else torch.bfloat16
         assert best_dtype("auto", torch.device("cpu")) == expected
 
     @pytest.mark.parametrize("dtype", ["auto", "int8"])
