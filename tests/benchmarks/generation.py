@@ -1,19 +1,21 @@
 """Compares the throughput of query generation with the InPars Toolkit's loop, in queries/s.
 
     python tests/benchmarks/generation.py [--beir FOLDER] [--documents 256] [--peer-documents 64]
-        [--peer generate_batch | compiled]
+        [--peer static | generate_batch | compiled] [--peer-dtype bfloat16]
 
 The peer encodes the whole prompt of each document in float32, in padded batches of eight, with the
 model's own ``generate``, which runs until the last query of a batch has ended, and computes the
 log-probability of each token from the scores of the whole vocabulary, as the toolkit does. The
 toolkit ends a query at one token id, which is not a newline in every model; here the peer gets all
 token ids that contain a newline in this model. Both sides get the same prompt texts and have the
-model loaded. The other peers are the continuous batching of transformers, ``generate_batch``, with
-a paged KV cache and the same limits, and this package in float32 with ``compile=True``, whose first
-run, which compiles, is timed separately.
+model loaded. The other peers are ``generate`` of transformers with a static cache and batches of
+64 prompts of similar length; its continuous batching, ``generate_batch``, with a paged KV cache and
+the same limits; and this package with ``compile=True``. The first run of a peer, which may compile,
+is timed separately.
 
 Our side is the line that users type, ``(generator >> SyntheticQueries(path)).index(documents)``.
-Checks first that both sides generate identical queries in float32. Then runs the peer and each
+Checks first that both sides generate identical queries in float32, and prints how many are equal in
+other precisions. Then runs the peer and each
 precision alternately, and prints the queries/s of each run and the median of the ratios. The peer
 is slow, so it may get fewer documents, taken at equal steps from those sorted by length.
 """
@@ -29,6 +31,8 @@ import time
 from collections.abc import Callable
 
 import pandas as pd
+from more_itertools import chunked
+from paired import processor
 from precisions import precisions
 
 from pyterrier_inpars import QueryGenerator, SyntheticQueries
@@ -36,6 +40,8 @@ from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 from pyterrier_inpars.demo import StdlibDocs, language_model
 
 BATCH, MOST = 8, 64
+ROWS = 64
+"""Batch size of ``generate`` with a static cache."""
 
 
 def documents(beir: str | None, count: int) -> pd.DataFrame:
@@ -58,13 +64,12 @@ def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
 class Toolkit:
     """The toolkit's loop."""
 
-    def __init__(self, path: str):
-        import torch
+    def __init__(self, path: str, dtype: str):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
         self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
         vocabulary = range(len(self.tokenizer))
         self.ends = [i for i in vocabulary if "\n" in self.tokenizer.decode([i])]
         self.ends.append(self.tokenizer.eos_token_id)
@@ -94,6 +99,32 @@ class Toolkit:
         return queries
 
 
+class Static(Toolkit):
+    """``generate`` of transformers with a static cache and large batches."""
+
+    def __call__(self, prompts: list[str]) -> list[str]:
+        import torch
+
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        queries = {}
+        for rows in chunked(order, ROWS):
+            texts = [prompts[i] for i in rows]
+            batch = self.tokenizer(texts, padding=True, return_tensors="pt")
+            with torch.inference_mode():
+                outputs = self.model.generate(
+                    **batch,
+                    max_new_tokens=MOST,
+                    do_sample=False,
+                    cache_implementation="static",
+                    eos_token_id=self.ends,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
+            written = outputs[:, batch["input_ids"].shape[1] :]
+            texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+            queries |= {i: text.split("\n")[0].strip() for i, text in zip(rows, texts, strict=True)}
+        return [queries[i] for i in range(len(prompts))]
+
+
 class Paged(Toolkit):
     """Continuous batching of transformers, which shares the KV cache pages of a common prefix."""
 
@@ -119,8 +150,8 @@ class Paged(Toolkit):
 class Compiled:
     """This package with ``torch.compile``."""
 
-    def __init__(self, path: str):
-        self.backend = HuggingFaceBackend(path, dtype="float32", compile=True)
+    def __init__(self, path: str, dtype: str):
+        self.backend = HuggingFaceBackend(path, dtype=dtype, compile=True)
         self.tokenizer = self.backend.tokenizer
 
     def __call__(self, prompts: list[str]) -> list[str]:
@@ -129,7 +160,7 @@ class Compiled:
         return [completion.text for completion in found]
 
 
-PEERS = {"toolkit": Toolkit, "generate_batch": Paged, "compiled": Compiled}
+PEERS = {"toolkit": Toolkit, "static": Static, "generate_batch": Paged, "compiled": Compiled}
 
 
 def index(generator: QueryGenerator, frame: pd.DataFrame) -> None:
@@ -151,6 +182,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=256)
     parser.add_argument("--peer-documents", type=int, help="default: as many as ours")
     parser.add_argument("--peer", choices=PEERS, default="toolkit")
+    parser.add_argument("--peer-dtype", default="float32")
     parser.add_argument("--prompt", default="three-shot")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dtypes", nargs="+", default=precisions())
@@ -158,7 +190,7 @@ def main() -> None:
     path = language_model()
     frame = documents(args.beir, args.documents)
     part = spread(frame, args.peer_documents or len(frame))
-    peer = PEERS[args.peer](str(path))
+    peer = PEERS[args.peer](str(path), args.peer_dtype)
     ours = {
         dtype: QueryGenerator(
             path, prompt=args.prompt, max_new_tokens=MOST, dtype=dtype, keep_prompt=True
@@ -170,7 +202,8 @@ def main() -> None:
     prompts = first["prompt_text"].tolist()
     lengths = [len(ids) for ids in peer.tokenizer(prompts)["input_ids"]]
     print(
-        f"{len(part)} of {len(frame)} documents, {statistics.mean(lengths):.0f} tokens per prompt"
+        f"{processor()}: {len(part)} of {len(frame)} documents, "
+        f"{statistics.mean(lengths):.0f} tokens per prompt"
     )
     start = time.perf_counter()
     theirs = peer(prompts)
@@ -178,7 +211,7 @@ def main() -> None:
     for dtype, found in written.items():
         same = sum(a == b for a, b in zip(found["query"], theirs, strict=True))
         print(f"{dtype}: {same} of {len(theirs)} queries equal those of the peer")
-        if dtype == "float32" and same < len(theirs):
+        if dtype == args.peer_dtype == "float32" and same < len(theirs):
             sys.exit("the queries differ: the times are not comparable")
     sides = {
         args.peer: functools.partial(speed, lambda: peer(prompts), len(prompts)),
