@@ -62,7 +62,7 @@ def test_the_judgements_replace_the_source_documents_in_a_comparison():
     ranked = pd.DataFrame({"qid": "q1", "docno": ["d1", "d2", "d3"], "score": [3.0, 2.0, 1.0]})
     alone = pd.DataFrame({"qid": ["q1"], "docno": ["d1"], "score": [1.0]})
     judged = similar_qrels(queries, retriever, k=2)
-    with pytest.warns(UserWarning, match="few"):
+    with pytest.warns(UserWarning, match="only 1 query: confidence"):
         table = compare({"ranked": ranked, "alone": alone}, queries, qrels=judged)
     values = table.set_index("name")["nDCG@10"]
     assert values["ranked"] == pytest.approx(1) and values["alone"] < 1
