@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from more_itertools import chunked
 
 from pyterrier_inpars._compute.devices import CPU_TOKENS
+from pyterrier_inpars._compute.memory_limit import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -99,11 +100,14 @@ class SharedPrefixCache:
 
         Only rows that change their place are copied.
         """
+        import torch
+
         moved = [(to, row) for to, row in enumerate(rows) if to != row]
         self._lengths = [self._lengths[row] for row in rows]
         if moved:
-            targets, sources = map(list, zip(*moved, strict=True))
-            slots = slice(max(self._lengths[row] for row in targets) - self.prefix_length)
+            slots = slice(max(self._lengths[to] for to, _ in moved) - self.prefix_length)
+            # once for all layers: each list would be sent to a GPU again
+            targets, sources = torch.tensor(moved, device=self._model.device).unbind(1)
             for layer in self._cache.layers:
                 if not layer.is_initialized:  # no tokens yet, or the layer shares another's cache
                     continue
@@ -338,8 +342,9 @@ def supports_masks(
 
     Models that accept no explicit masks (ALiBi, recurrent layers) do not, and neither do models
     that build the masks of local attention themselves. The sequences are therefore extended beyond
-    the window of such models, and compared in float32. On a CPU, the model's attention is replaced
-    by `_attention` if the results are equal.
+    the window of such models, and compared in float32, or in the model's dtype if float32 weights
+    do not fit into memory. On a CPU, the model's attention is replaced by `_attention` if the
+    results are equal.
 
     Args:
         model: Causal language model of transformers.
@@ -364,7 +369,8 @@ def supports_masks(
     implementations = [model.config._attn_implementation]
     if model.device.type == "cpu" and model._supports_attention_backend:
         implementations.insert(0, ATTENTION)
-    with _float32(model):
+
+    def compared() -> bool | None:
         expected = last_token_probs(SequentialBatch(model), prefix)
         if expected.isnan().any():
             return None
@@ -376,11 +382,22 @@ def supports_masks(
                     model, len(rests), max(map(len, rests)), prefilled(model, prefix)
                 )
                 found = last_token_probs(batch)
-            except Exception:  # models reject unknown masks with errors of any type
+            except Exception as error:  # models reject unknown masks with errors of any type
+                if is_out_of_memory(error):
+                    raise
                 continue
             if (found - expected).abs().sum(-1).max() < tolerance:
                 return True
-    return False
+        return False
+
+    try:
+        with _float32(model):
+            return compared()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    model.set_attn_implementation(implementations[-1])
+    return compared()
 
 
 def _longest_window(model: Any) -> int:
@@ -418,7 +435,12 @@ def _float32(model: Any) -> Iterator[None]:
         yield
     finally:
         for tensor, dtype in zip(half, dtypes, strict=True):
-            tensor.data = tensor.data.to(dtype)
+            device = tensor.device
+            try:
+                tensor.data = tensor.data.to(dtype)
+            except RuntimeError:  # a full GPU has no room for a copy
+                tensor.data = tensor.data.cpu()
+                tensor.data = tensor.data.to(device, dtype)
 
 
 def prefilled(model: Any, prefix: Sequence[int]) -> SharedPrefixCache | None:

@@ -67,14 +67,13 @@ class ListLoss(torch.nn.Module):
     ):
         super().__init__()
         self.model, self.score, self.loss = network, score, loss
-        self.device = network.device
 
     def forward(self, inputs: Any, labels: Any, **_: Any) -> torch.Tensor:
         """Returns the loss of a batch."""
         if not isinstance(labels, torch.Tensor):  # lists of different lengths
             labels = padded([row.tolist() for row in labels])
-        labels = labels.to(self.device)
-        return self.loss(self.score(self.model, inputs, labels).float(), labels)
+        scores = self.score(self.model, inputs, labels)
+        return self.loss(scores.float(), labels.to(scores.device))
 
 
 def by_length(

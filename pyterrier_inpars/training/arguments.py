@@ -85,7 +85,7 @@ def training_arguments(
     args = arguments_class(**fields)
     # sentence-transformers drops the last batch if there are several processes
     args.dataloader_drop_last = False
-    _check_device(args, device)
+    check_device(device, args.device)
     check_optimizer(args.optim.value, device)
     if not validates and args.eval_strategy != "no":
         raise ValueError(
@@ -141,12 +141,26 @@ def _checkpoint_arguments(options: TrainingOptions, validates: bool) -> dict[str
     return fields
 
 
-def _check_device(args: Any, device: torch.device) -> None:
-    if args.device.type != device.type:
+def check_device(device: torch.device, trainer: torch.device) -> None:
+    """Checks that transformers trains on the device of the network.
+
+    Args:
+        device: Device of the network.
+        trainer: Device that transformers chose, ``TrainingArguments.device``.
+
+    Raises:
+        ValueError: It is another kind of device, or another GPU.
+    """
+    if trainer.type != device.type:
         raise ValueError(
             f"the reranker is on {device.type}, but transformers would train it on "
-            f"{args.device.type}: give device={args.device.type!r}, or set USE_TORCH_XLA=0 in the "
+            f"{trainer.type}: give device={trainer.type!r}, or set USE_TORCH_XLA=0 in the "
             f"environment to train without torch_xla"
+        )
+    if (trainer.index or 0) != (device.index or 0):
+        raise ValueError(
+            f"the reranker is on {device}, but transformers would train it on {trainer}: leave "
+            f"out device, and set CUDA_VISIBLE_DEVICES={device.index or 0} in the environment"
         )
 
 

@@ -58,6 +58,12 @@ def test_one_row_that_does_not_fit_is_an_error():
         list(MemoryLimit("Stage").run([7, 8, 9], compute, lambda row: f"row {row}"))
 
 
+@pytest.mark.parametrize("library", ["CUBLAS_STATUS", "CUDNN_STATUS"])
+def test_libraries_of_cuda_name_it_otherwise(library):
+    assert is_out_of_memory(RuntimeError(f"CUDA error: {library}_ALLOC_FAILED when calling"))
+    assert not is_out_of_memory(RuntimeError(f"CUDA error: {library}_NOT_SUPPORTED"))
+
+
 def test_other_errors_are_raised_unchanged():
     def compute(rows):
         raise RuntimeError("shapes do not match")
@@ -160,6 +166,38 @@ def test_generation(tmp_path, monkeypatch, sampling):
     pd.testing.assert_frame_equal(found, expected)
     assert len([rows for rows in tried if rows > 4]) <= 2
     assert not [rows for rows in tried[-3:] if rows > 4]
+
+
+@pytest.mark.parametrize("place", ["float32 weights", "shared prefix"])
+def test_the_check_of_the_masks_in_the_models_dtype(tmp_path, monkeypatch, recwarn, place):
+    """Where float32 weights do not fit, it does not take the lack of memory for a wrong mask."""
+    from pyterrier_inpars.backends import _kv_cache
+
+    ours = HuggingFaceBackend(tiny_llm.save(tmp_path / "llm", "llama"), dtype="bfloat16")
+    prompts = [" ".join(tiny_llm.WORDS[i : i + 4]) for i in range(3)]
+    prefilled, failed = _kv_cache.prefilled, []
+
+    def fails_in_float32(model, *args):
+        if ours.model.dtype == torch.float32:
+            failed.append(place)
+            raise FULL
+        return prefilled(model, *args)
+
+    class Batch(_kv_cache.SequentialBatch):
+        def __init__(self, model):
+            if model.dtype == torch.float32:
+                failed.append(place)
+                raise FULL
+            super().__init__(model)
+
+    if place == "shared prefix":
+        monkeypatch.setattr(_kv_cache, "prefilled", fails_in_float32)
+    else:
+        monkeypatch.setattr(_kv_cache, "SequentialBatch", Batch)
+    ours.complete(prompts, max_new_tokens=2)
+    assert failed == [place]
+    assert ours._supports_masks is True and ours.model.dtype == torch.bfloat16
+    assert not [w for w in recwarn if "masks" in str(w.message) or "memory" in str(w.message)]
 
 
 def test_likelihoods(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from pyterrier_inpars.training.arguments import check_optimizer
+from pyterrier_inpars.training.arguments import check_device, check_optimizer
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -25,3 +25,26 @@ class TestOptimizer:
     @pytest.mark.parametrize("name", ["adamw_torch", "sgd", "adafactor"])
     def test_runs_on_a_cpu(self, make, examples, name):
         assert make({"optim": name}).fit(examples).train_loss > 0
+
+
+class TestDevice:
+    """Where transformers would train: ``cuda:0``, or the GPU of the process, or an XLA device."""
+
+    @pytest.mark.parametrize(
+        "device, trainer",
+        [("cpu", "cpu"), ("cuda:0", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")]
+        + [("xla", "xla:0"), ("mps:0", "mps")],
+    )
+    def test_the_same(self, device, trainer):
+        check_device(torch.device(device), torch.device(trainer))
+
+    @pytest.mark.parametrize(
+        "device, trainer, remedy",
+        [
+            ("cpu", "xla:0", "give device='xla', or set USE_TORCH_XLA=0"),
+            ("cuda:1", "cuda:0", "leave out device, and set CUDA_VISIBLE_DEVICES=1"),
+        ],
+    )
+    def test_another(self, device, trainer, remedy):
+        with pytest.raises(ValueError, match=f"the reranker is on {device}, .*{remedy}"):
+            check_device(torch.device(device), torch.device(trainer))
