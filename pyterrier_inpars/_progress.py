@@ -13,11 +13,20 @@ from contextvars import ContextVar
 from typing import Any
 
 from tqdm.std import tqdm
+from tqdm.utils import disp_len
 
 SECONDS = {"terminal": 0.2, "notebook": 0.5, "log": 60.0}
 """Time between two displays, by place."""
-_BAR = "{desc}: {percentage:.0f}%|{bar:12}| {n:,}/{total:,} {unit} [{elapsed}<{remaining}{postfix}]"
-_NO_TOTAL = "{desc}: {n:,} {unit} [{elapsed}{postfix}]"
+_STEPS = "{n:,}/{total:,} {unit} [{elapsed}<{remaining}{postfix}]"
+_BARS = (
+    "{desc}: {percentage:.0f}%|{bar:12}| " + _STEPS,
+    "{desc}: {percentage:.0f}%|{bar:5}| " + _STEPS,
+    "{desc}: " + _STEPS,
+    _STEPS,
+    "{n:,}/{total:,} [{remaining} left{postfix}]",
+)
+"""Formats of a bar, of which the first one that fits the terminal is shown."""
+_NO_TOTAL = ("{desc}: {n:,} {unit} [{elapsed}{postfix}]", "{n:,} {unit} [{elapsed}{postfix}]")
 
 _hidden: ContextVar[bool] = ContextVar("pyterrier_inpars_hidden_bars", default=False)
 
@@ -35,7 +44,7 @@ def hidden_bars() -> Iterator[None]:
 class Progress(tqdm):
     """A tqdm bar that fits the place where it is shown.
 
-    - In a terminal, it is a bar.
+    - In a terminal, it is a bar. Where the line is too long, details are shortened, then the bar.
     - In a notebook, it is one output that is replaced, without widgets. A notebook that is stored
       or converted keeps its last state.
     - Elsewhere, such as in a log file, it is a line a minute, and one at the end.
@@ -48,7 +57,8 @@ class Progress(tqdm):
         verbose: Whether to show the bar.
         initial: Number of steps that an earlier run has done.
         details: Function from the seconds since the start to short texts, which are shown after
-            the bar. None for the speed.
+            the bar. Of a pair of texts, the second is for terminals that the first does not fit.
+            None for the speed.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Progress:
@@ -65,7 +75,7 @@ class Progress(tqdm):
         unit: str = "steps",
         verbose: bool = True,
         initial: int = 0,
-        details: Callable[[float], Sequence[str]] | None = None,
+        details: Callable[[float], Sequence[str | tuple[str, str]]] | None = None,
     ):
         self._details = details
         self._ended = False
@@ -84,7 +94,6 @@ class Progress(tqdm):
             mininterval=SECONDS[self._place],
             miniters=1,
             smoothing=0,
-            bar_format=_NO_TOTAL if total is None else _BAR,
             **({"disable": True} if hidden else {}),
             **_size(),
         )
@@ -93,13 +102,30 @@ class Progress(tqdm):
     def format_dict(self) -> dict[str, Any]:
         """The values that tqdm formats."""
         values = dict(super().format_dict)
+        details: list[str | tuple[str, str]] = [values["postfix"]]
         if self._details is None:
-            details = [rate(values["n"] - values["initial"], values["elapsed"])]
+            details.insert(0, rate(values["n"] - values["initial"], values["elapsed"]))
         else:
-            details = list(self._details(values["elapsed"]))
-        shown = [*filter(None, details), *filter(None, [values["postfix"]])]
+            details[:0] = self._details(values["elapsed"])
+        pairs = [(text, text) if isinstance(text, str) else text for text in details if text]
         most = values["total"] and max(values["total"], values["n"])
-        return values | {"postfix": ", ".join(shown), "total": most}
+        return values | {
+            "postfix": ", ".join(long for long, _ in pairs),
+            "short_postfix": ", ".join(short for _, short in pairs),
+            "total": most,
+        }
+
+    def __str__(self) -> str:
+        """The bar, in the longest format that fits the terminal."""
+        values = self.format_dict
+        columns, short = values.pop("ncols"), values.pop("short_postfix")
+        formats = _BARS if values["total"] else _NO_TOTAL
+        shortened = values | {"postfix": short}
+        for given, layout in [(values, formats[0]), *((shortened, f) for f in formats)]:
+            line = self.format_meter(**given | {"ncols": None, "bar_format": layout})
+            if columns is None or disp_len(line) <= columns:
+                return line
+        return self.format_meter(**shortened | {"ncols": columns, "bar_format": formats[-1]})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         """Shows the present state."""

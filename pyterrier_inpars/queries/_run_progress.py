@@ -108,17 +108,19 @@ class RunProgress:
         if self._bar is not None and documents > self._bar.n:
             self._bar.update(documents - self._bar.n)
 
-    def _details(self, seconds: float) -> list[str]:
+    def _details(self, seconds: float) -> list[str | tuple[str, str]]:
         speed = rate(self.queries - self._before, seconds)
         drops = [
-            f"{dropped:,} {name.rpartition(': ')[2]}"
+            (name.rpartition(": ")[2], dropped)
             for stage in self._stages
             for name, _, dropped in getattr(stage, "_drops", list)()
             if dropped
         ]
+        named = ", ".join(f"{dropped:,} {name}" for name, dropped in drops)
+        total = sum(dropped for _, dropped in drops)
         return [
             f"{self.queries:,} queries" + (f" ({speed})" if speed else ""),
-            f"dropped: {', '.join(drops)}" if drops else "",
+            (f"dropped: {named}", f"{total:,} dropped") if drops else "",
             f"{self.failed:,} failed" if self.failed else "",
             *self._more(),
         ]

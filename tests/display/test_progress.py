@@ -58,6 +58,35 @@ def test_in_a_terminal(columns):
     assert shown[-1].startswith("reading: 100%|") and "| 1,234/1,234 documents [" in shown[-1]
 
 
+LONG = """
+from pyterrier_inpars._progress import Progress, SECONDS
+SECONDS["terminal"] = 0
+def details(seconds):
+    drops = "dropped: 1,234 CopyFilter, 567 DuplicateFilter, 8,910 RoundTripFilter"
+    return ["24,690 queries (12/s)", (drops, "10,711 dropped"), ""]
+with Progress(title="synthetic queries", total=TOTAL, unit="documents", details=details) as bar:
+    bar.update(12_345)
+    bar.set_postfix_str("3 lost")
+"""
+
+
+@pytest.mark.parametrize("total", ["12_345", "1_000_000", "None"])
+@pytest.mark.parametrize("columns", [80, 100, 120, 200])
+def test_a_long_line_is_shortened_and_not_cut(columns, total):
+    *_, line = in_terminal(LONG.replace("TOTAL", total), columns)
+    assert len(line) <= columns and line.endswith(" dropped, 3 lost]" if columns < 160 else "lost]")
+    assert "24,690 queries (12/s), " in line and "12,345" in line
+    assert ("1,234 CopyFilter" in line) == (columns == 200)
+    assert line.startswith("synthetic queries: ") or columns < 120
+    if columns >= 120 and total != "None":
+        assert "%|" in line
+
+
+def test_a_line_that_no_format_fits_is_cut():
+    *_, line = in_terminal(LONG.replace("TOTAL", "1_000_000"), 40)
+    assert line.startswith("12,345/1,000,000 [")
+
+
 def test_in_a_log_it_is_a_line_at_the_end(capsys):
     for _ in Progress(Steps(), "reading", unit="documents"):
         assert capsys.readouterr().err == ""
