@@ -620,7 +620,7 @@ class QueryGenerator(ModelStage, DocumentStage):
                 else:
                     end = state.position.documents
                     keys = self._request(state, end, name, prompt, prompts, docnos)
-                    completions = collect(state.answers, keys, n, progress)
+                    completions = collect(self._backend, state.answers, keys, n, progress)
             except (NotANumberError, PromptError) as error:
                 raise error.at(f"docno {docnos[error.row]!r}") from None
         errors: dict[int, str] = {}  # by prompt

@@ -10,10 +10,13 @@ is terminated::
 import argparse
 import asyncio
 import json
+import socket
+import struct
 import threading
 import time
 from collections import Counter
 from email.utils import formatdate
+from typing import Any, NamedTuple
 from zlib import crc32
 
 MODEL = "fault-model"
@@ -32,6 +35,22 @@ ERRORS = {
 }
 
 
+class Reply(NamedTuple):
+    """What the server sends in place of an answer.
+
+    Attributes:
+        body: Bytes or a text, sent as they are, or a value that is sent as JSON.
+        status: HTTP status.
+        headers: Headers, in place of those of the server if they have the same names.
+        reset: Whether the connection is reset in the middle of the body.
+    """
+
+    body: Any
+    status: int = 200
+    headers: dict[str, str] = {}
+    reset: bool = False
+
+
 def share(*parts: object) -> float:
     """Returns a number in [0, 1) that depends on ``parts`` only."""
     return crc32("\0".join(map(str, parts)).encode()) / 2**32
@@ -48,11 +67,15 @@ class FaultServer:
 
     Args:
         fault: Function from the prompt and the number of the attempt, from 1, to the name of a
-            fault, or None for an answer.
+            fault or a `Reply`, or None for an answer.
         latency: Seconds before each answer.
         log_probs: Whether answers have log-probabilities if the request asks for them.
         n: Most choices that one answer has, whatever the request asks for.
         port: Port; 0 for a free one.
+        host: Address of the loopback.
+        refused_fields: Names of fields that the server does not accept in a request.
+        models: `Reply` to the question for the names of models.
+        trickle: Seconds between two bytes of an answer that does not end; None for whole answers.
 
     Attributes:
         url: Address for clients.
@@ -67,7 +90,20 @@ class FaultServer:
         most: Largest number of requests in progress at once.
     """
 
-    def __init__(self, fault=None, *, latency=0.0, log_probs=True, n=100, port=0, keep=True):
+    def __init__(
+        self,
+        fault=None,
+        *,
+        latency=0.0,
+        log_probs=True,
+        n=100,
+        port=0,
+        keep=True,
+        host="127.0.0.1",
+        refused_fields=(),
+        trickle=None,
+        models=None,
+    ):
         self.fault = fault or (lambda prompt, attempt: None)
         self.latency, self.log_probs, self.n, self.port, self.keep = (
             latency,
@@ -76,6 +112,8 @@ class FaultServer:
             port,
             keep,
         )
+        self.host, self.refused_fields, self.trickle = host, refused_fields, trickle
+        self.models = models or Reply({"object": "list", "data": [{"id": MODEL}]})
         self.retry_after: float | str = 0.005
         self.files: dict[str, str] = {}
         self.batches: list[dict] = []
@@ -110,9 +148,10 @@ class FaultServer:
         self._server.close()
 
     async def _start(self):
-        self._server = await asyncio.start_server(self._connection, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._connection, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self.url = f"http://{host}:{self.port}/v1"
 
     async def _connection(self, reader, writer):
         try:
@@ -134,7 +173,7 @@ class FaultServer:
     async def _respond(self, writer, path, data):
         """Writes a response, and returns whether the connection stays open."""
         if path.endswith("/models"):
-            return _write(writer, 200, {"object": "list", "data": [{"id": MODEL}]})
+            return _write(writer, self.models.status, self.models.body)
         if path.endswith("/stats"):
             stats = {"answered": dict(self.answered), "attempts": dict(self.attempts)}
             return _write(writer, 200, {**stats, "most": self.most})
@@ -153,6 +192,11 @@ class FaultServer:
             await asyncio.sleep(3600 if fault == "timeout" else self.latency)
         finally:
             self.current -= 1
+        for name in self.refused_fields:
+            if name in body:
+                fault = Reply({"error": {"message": f"Unsupported parameter: '{name}'"}}, 400)
+        if isinstance(fault, Reply):
+            return _write(writer, fault.status, fault.body, fault.headers, reset=fault.reset)
         if fault in ERRORS:
             status, message = ERRORS[fault]
             message = message.format(key=self.headers.get("authorization"))
@@ -162,6 +206,12 @@ class FaultServer:
             text = "<html>Bad gateway</html>" if fault == "html" else '{"choices": [{"te'
             _write(writer, 200, text, {"content-length": "999"} if fault == "cut" else {})
             return fault != "cut"
+        if self.trickle is not None:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n")
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(self.trickle)
         _write(writer, 200, self._answer(prompt, body, chat, fault))
         self.answered[prompt] += 1
         return True
@@ -268,16 +318,24 @@ class FaultServer:
         return {**choice, "message": message, "logprobs": {"content": content} if wanted else None}
 
 
-def _write(writer, status, body, headers=None):
-    data = (body if isinstance(body, str) else json.dumps(body)).encode()
+def _write(writer, status, body, headers=None, *, reset=False):
+    """Writes a response, and returns whether the connection stays open."""
+    text = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    data = text if isinstance(text, bytes) else text.encode()
     headers = {
         "content-type": "application/json",
         "content-length": str(len(data)),
         **(headers or {}),
     }
     lines = [f"HTTP/1.1 {status} Status", *(f"{name}: {value}" for name, value in headers.items())]
-    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
-    return True
+    head = "\r\n".join(lines).encode() + b"\r\n\r\n"
+    if not reset:
+        writer.write(head + data)
+        return True
+    writer.write(head + data[: len(data) // 2])
+    linger = struct.pack("ii", 1, 0)  # closes with RST, not FIN
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    return False
 
 
 def faults_by_share(once: float, for_good: float, kinds=TRANSIENT[:-1]):

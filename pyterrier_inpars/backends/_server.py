@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
+import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyterrier_inpars.backends._rate_limit import RateLimit
@@ -17,12 +21,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-REFUSALS = (400, 413, 422)
+REFUSALS = (400, 413, 422, 451)
 """HTTP statuses of a server that does not accept a request because of its content."""
+TRANSIENT = (408, 409)
+"""HTTP statuses below 500 of a server that failed at a request, which may succeed later."""
 PREPARED = 2
 """Number of prompts being answered for each request that may be in progress."""
+TURN_SECONDS = 0.0005
+"""Time that a thread computes while others wait for their turn, while answers are awaited.
+
+After each system call, the thread of the event loop waits for its turn. By default, that takes 5 ms
+while another thread builds prompts or writes queries, in which no request is sent.
+"""
 NO_KEY = "none"
 """Key for servers that need none; the client does not accept an empty one."""
+
+_turns = threading.Lock()
+_awaiting = 0
+_turn_before = 0.0
 
 
 class PromptFailure(RuntimeError):
@@ -72,35 +88,34 @@ class Connection:
         max_retries: int,
     ):
         try:
-            import aiohttp
+            import httpx2
             import openai
+
+            from pyterrier_inpars.backends import _attempts
         except ImportError as error:
             raise ImportError(
                 f"the server {base_url} needs the package openai: "
                 "pip install pyterrier_inpars[openai]"
             ) from error
-        self._errors = openai
-        self._unreachable = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+        self._errors, self._http_errors, self._parsed = openai, httpx2, _attempts.parsed
         self._base_url = base_url
         self._api_key_env = api_key_env
-        self._key = os.environ.get(api_key_env or "") or NO_KEY
+        self._key = _key(api_key_env)
+        self.process = os.getpid()
         self.tokens = RateLimit(tokens_per_minute)
         self.prompts = asyncio.Semaphore(PREPARED * concurrency)
-        slots, requests = asyncio.Semaphore(concurrency), RateLimit(requests_per_minute)
-
-        class LimitedClient(openai.DefaultAioHttpClient):  # type: ignore[misc, name-defined]
-            async def send(self, *args: Any, **kwargs: Any) -> Any:  # each attempt
-                await requests.wait()
-                async with slots:
-                    return await super().send(*args, **kwargs)
-
+        self._attempts = _attempts.AttemptClient(
+            base_url, concurrency, RateLimit(requests_per_minute), timeout
+        )
         self.client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=self._key,
             timeout=timeout,
             max_retries=max_retries,
-            http_client=LimitedClient(),
+            http_client=self._attempts,
         )
+        fields = {**self.client.default_headers, "Authorization": f"Bearer {self._key}"}
+        self._headers = {name: value for name, value in fields.items() if isinstance(value, str)}
         self._loop = loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="openai", daemon=True)
         thread.start()
@@ -113,22 +128,30 @@ class Connection:
     async def get(self, path: str) -> Any:
         """Returns the body of the answer to a GET request, with one more attempt; see `post`."""
         options: Any = {"max_retries": 1}
-        return await self.send(self.client.get(path, cast_to=object, options=options))
+        return self._parsed(await self.send(self.client.get(path, cast_to=bytes, options=options)))
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """Returns the body of the answer to a POST request.
 
         Returns:
-            The parsed JSON; None if it is malformed, and perhaps a text if it is no JSON.
+            The parsed JSON; if it is none, the beginning of the text.
 
         Raises:
             PromptFailure: The server refused the request, or answered no attempt with success.
             RuntimeError: The server does not answer at all, or accepts no requests from this user.
         """
+        data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        first: Any
         try:
-            return await self.send(self.client.post(path, body=body, cast_to=object))
-        except ValueError:  # the body is no JSON
-            return None
+            first = await self._attempts.attempt("POST", self._base_url + path, self._headers, data)
+            if first.status == 200:
+                return self._parsed(first.body)
+        except self._http_errors.TransportError as error:
+            first = error
+        with self._attempts.replayed(first):
+            return self._parsed(
+                await self.send(self.client.post(path, content=data, cast_to=bytes))
+            )
 
     async def send(self, request: Awaitable[T]) -> T:
         """Returns the answer to a request of the client; see `post`."""
@@ -136,18 +159,29 @@ class Connection:
         try:
             return await request
         except errors.APIStatusError as error:
-            reason = self._without_key(_message(error))[:300]
-            message = f"HTTP status {error.status_code}: {reason}"
-            is_refused = error.status_code in REFUSALS
-            if is_refused or error.status_code >= 500:
-                raise PromptFailure(message, is_refused) from None
-            raise self._server_error(message) from None
+            message = error_message(error.body) or error.message
+            raise self.failure(error.status_code, message) from None
         except errors.APIConnectionError as error:
-            cause = getattr(error.__cause__, "__cause__", None)
-            if isinstance(cause, self._unreachable):
-                raise self._server_error(f"no connection at any attempt: {cause}") from None
-            message = "no complete answer within the timeout at any attempt"
-            raise PromptFailure(message, is_refused=False) from None
+            cause = error.__cause__
+            reason = self._without_key(str(cause))[:200]
+            if isinstance(cause, self._http_errors.ConnectError):
+                raise self._server_error(f"no connection at any attempt: {reason}") from None
+            if isinstance(error, errors.APITimeoutError):
+                reason = "no complete answer within the timeout at any attempt"
+            else:
+                reason = f"no complete answer at any attempt: {reason}"
+            raise PromptFailure(reason, is_refused=False) from None
+
+    def failure(self, status: int | None, reason: str) -> RuntimeError:
+        """Returns the error of an answer with an HTTP status of 400 or more; see `post`."""
+        message = f"HTTP status {status}: {self._without_key(reason)[:300]}"
+        if status in REFUSALS:
+            return PromptFailure(message)
+        if status is None or status < 400 or status >= 500 or status in TRANSIENT:
+            return PromptFailure(message, is_refused=False)
+        if status == 404 and not re.search(r"/v\d", self._base_url):
+            message += ". The address of most servers ends in /v1"
+        return self._server_error(message)
 
     def _server_error(self, message: str) -> RuntimeError:
         variable = self._api_key_env or "the variable of api_key_env="
@@ -160,11 +194,44 @@ class Connection:
         return text if self._key == NO_KEY else text.replace(self._key, "***")
 
 
-def _message(error: Any) -> str:
-    """Returns what a server reports in an error's body."""
-    body = error.body
-    message = body.get("message") if isinstance(body, dict) else body
-    return str(message or error.message)
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Lets threads take turns often while an answer is awaited; see `TURN_SECONDS`."""
+    global _awaiting, _turn_before
+    with _turns:
+        if not _awaiting:
+            _turn_before = sys.getswitchinterval()
+            sys.setswitchinterval(min(_turn_before, TURN_SECONDS))
+        _awaiting += 1
+    try:
+        yield
+    finally:
+        with _turns:
+            _awaiting -= 1
+            if not _awaiting:
+                sys.setswitchinterval(_turn_before)
+
+
+def _key(variable: str | None) -> str:
+    """Returns the API key in an environment variable, or `NO_KEY`."""
+    key = os.environ.get(variable or "", "").strip() or NO_KEY
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(
+            f"the API key in the environment variable {variable} has characters that cannot be "
+            "sent: it must be one line of ASCII characters"
+        )
+    return key
+
+
+def error_message(body: Any) -> str | None:
+    """Returns what a server reports in the body of an error, None if it reports nothing."""
+    if isinstance(body, list) and body:
+        body = body[0]
+    if isinstance(body, dict):
+        body = body.get("error") or body.get("message") or body.get("detail")
+    if isinstance(body, dict):
+        body = body.get("message")
+    return str(body) if body else None
 
 
 def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: AsyncOpenAI) -> None:

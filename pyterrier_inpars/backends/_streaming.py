@@ -76,11 +76,18 @@ def request(
 
 
 def collect(
-    answers: Answers, keys: Sequence[str], num_samples: int, progress: Callable[[int], object]
+    backend: StreamingBackend,
+    answers: Answers,
+    keys: Sequence[str],
+    num_samples: int,
+    progress: Callable[[int], object],
 ) -> list[Completion]:
     """Returns the completions of requested prompts, in the order of the keys.
 
+    Prompts that failed are added to ``backend.failed``, whether their failure was stored or not.
+
     Args:
+        backend: The backend.
         answers: The store.
         keys: Key of each prompt.
         num_samples: Number of completions per prompt.
@@ -96,11 +103,16 @@ def collect(
     progress(num_samples * (len(keys) - len(futures)))
     waited = wait(futures, lambda: progress(num_samples), answers.requested.values())
     found = {keys[number]: completions for number, completions in waited.items()}
-    return [
-        completion
-        for key in keys
-        for completion in found.get(key) or [Completion(**fields) for fields in answers.get(key)]
+    collected = [
+        found.get(key) or [Completion(**fields) for fields in answers.get(key)] for key in keys
     ]
+    backend.failed = getattr(backend, "failed", 0) + count_failed(collected)
+    return [completion for completions in collected for completion in completions]
+
+
+def count_failed(answers: Iterable[Sequence[Completion]]) -> int:
+    """Returns the number of prompts that failed, of these with their completions."""
+    return sum(any(c.error is not None for c in completions) for completions in answers)
 
 
 def wait(

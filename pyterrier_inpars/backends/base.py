@@ -229,7 +229,12 @@ class StreamingBackend(Backend, Protocol):
 
     ``SyntheticQueries.index()`` stores each of its answers when it arrives, and requests those to
     the next documents while it waits.
+
+    Attributes:
+        failed: Number of prompts that failed for good, of those that a call or a run got back.
     """
+
+    failed: int
 
     def submit(
         self,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from typing import Any, Literal, TypedDict
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pyterrier_inpars._stage import finite, positive_int
-from pyterrier_inpars.backends._server import Connection, PromptFailure
-from pyterrier_inpars.backends._streaming import wait
+from pyterrier_inpars.backends._server import Connection, PromptFailure, short_turns
+from pyterrier_inpars.backends._streaming import count_failed, wait
 from pyterrier_inpars.backends._tokens import count_tokens
 from pyterrier_inpars.backends.base import (
     CUT,
@@ -29,9 +31,13 @@ OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
 """Environment variable whose value goes to `OPENAI_HOST` unless another variable is named."""
 OPENAI_URL = f"https://{OPENAI_HOST}/v1"
+OPENAI_STOPS = 4
+"""Most stop strings that `OPENAI_HOST` takes; the others end a text when it has arrived."""
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 MALFORMED_ANSWERS = 3
 """Number of malformed answers to one request after which its prompt has failed."""
+BROKEN_OFF = ("abort", "error")
+"""Reasons for the end of an answer that the server did not finish."""
 FAILURES_IN_A_ROW = 20
 """Number of failed prompts without an answer between them after which the run fails."""
 
@@ -82,6 +88,8 @@ class OpenAIBackend:
 
     Log-probabilities are those that the server returns; many servers return none.
 
+    Proxies of the environment are used, but for servers on the loopback.
+
     Args:
         base_url: Address of the server up to the version: ``http://127.0.0.1:8000/v1``.
         model: Name of the model at the server. None if the server has one model only.
@@ -108,7 +116,8 @@ class OpenAIBackend:
     Attributes:
         usage: Number of ``requests`` that were answered, and of ``prompt_tokens`` and
             ``completion_tokens`` as the server counts them.
-        failed: Number of prompts that failed for good.
+        failed: Number of prompts that failed for good, of those that a call or a run got back. A
+            run that resumes counts refusals that an earlier one had stored.
 
     Raises:
         ValueError: An argument is out of range, or the environment variable is not set.
@@ -151,7 +160,7 @@ class OpenAIBackend:
         self.max_retries = positive_int("max_retries", max_retries, least=0)
         self.on_error = _one_of("on_error", on_error, ("skip", "raise"))
         self.log_probs = log_probs
-        self.parameters = dict(parameters or {})
+        self.parameters = _checked_parameters(parameters)
         self._tokenizer = tokenizer
         self.context = None if context is None else positive_int("context", context)
         self.usage = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
@@ -170,6 +179,10 @@ class OpenAIBackend:
     def chat(self) -> bool:
         """Whether prompts are messages; see `Backend.chat`."""
         return self.endpoint == "chat"
+
+    @functools.cached_property
+    def _is_openai(self) -> bool:
+        return urlsplit(self.base_url).hostname == OPENAI_HOST
 
     @property
     def batch_size(self) -> int:
@@ -197,7 +210,9 @@ class OpenAIBackend:
         if self._model is not None:
             return self._model
         names = self.connection.run(self._model_names()).result()
-        if len(names) != 1:
+        if not names:
+            raise ValueError(f"{self.base_url} does not tell the name of its model: give model=")
+        if len(names) > 1:
             raise ValueError(
                 f"{self.base_url} serves {len(names)} models: give model= one of {names[:20]}"
             )
@@ -220,7 +235,7 @@ class OpenAIBackend:
         return {
             **{name: value for name, value in settings.items() if value},
             **({} if self.log_probs else {"log_probs": False}),
-            "versions": {"openai": version("openai"), "server": self.base_url},
+            "versions": {"openai": _client_version(), "server": self.base_url},
         }
 
     def complete(
@@ -255,6 +270,7 @@ class OpenAIBackend:
         except BaseException:
             self._calls = _Calls()  # requests in progress count for the call that failed
             raise
+        self.failed += count_failed(found.values())
         return [completion for number in range(len(prompts)) for completion in found[number]]
 
     def submit(
@@ -281,8 +297,8 @@ class OpenAIBackend:
         sampling.check_num_samples(num_samples)
         fields = self.fields(prompt, max_new_tokens, sampling, stop, schema)
         run = self._calls if run is None else run
-        answer = self._answer(fields, num_samples, seeds, stop, answered, run)
-        return self.connection.run(answer)
+        connection = self.connection
+        return connection.run(self._answer(fields, num_samples, seeds, stop, answered, run))
 
     async def _answer(
         self,
@@ -312,12 +328,12 @@ class OpenAIBackend:
         """Counts a failed prompt, and raises if it ends the run."""
         if self.on_error == "raise":
             raise PromptError(reason, 0)
-        self.failed += 1
         run.failures_in_a_row += 1
         if run.failures_in_a_row >= FAILURES_IN_A_ROW:
             raise RuntimeError(
                 f"{self.base_url} failed on {FAILURES_IN_A_ROW} prompts in a row, at last with: "
-                f"{reason}. Check the server and the parameters; answers that are stored are kept"
+                f"{reason}. Check the server and the parameters ({{'seed': None}}, for example, "
+                "leaves out a field that it does not accept); answers that are stored are kept"
             )
 
     def fields(
@@ -346,11 +362,11 @@ class OpenAIBackend:
                 fields |= {"logprobs": True, "top_logprobs": 1}
             if messages[-1]["role"] == "assistant":
                 fields |= {"continue_final_message": True, "add_generation_prompt": False}
-            if urlsplit(self.base_url).hostname == OPENAI_HOST:
+            if self._is_openai:
                 limit = "max_completion_tokens"
         fields |= {limit: max_new_tokens, "temperature": sampling.temperature}
         fields["top_p"] = sampling.top_p if sampling.temperature else None
-        fields["stop"] = list(stop) or None
+        fields["stop"] = list(stop)[: OPENAI_STOPS if self._is_openai else None] or None
         if schema is not None:
             json_schema = {"name": "answer", "strict": True, "schema": schema}
             fields["response_format"] = {"type": "json_schema", "json_schema": json_schema}
@@ -370,12 +386,12 @@ class OpenAIBackend:
         prompt_tokens = count_tokens(self.tokenizer, prompt) if self.tokens_per_minute else 0
         limit = fields.get("max_tokens") or fields.get("max_completion_tokens") or 0
         async with connection.prompts:
-            while len(answers) < count:
-                missing = count - len(answers)
-                await connection.tokens.wait(prompt_tokens + missing * limit)
-                body = self.body(fields, missing, seeds[len(answers) :])
-                choices = await self._request(body)
-                answers += [completion_of(choice, stop) for choice in choices[:missing]]
+            with short_turns():
+                while len(answers) < count:
+                    missing = count - len(answers)
+                    await connection.tokens.wait(prompt_tokens + missing * limit)
+                    body = self.body(fields, missing, seeds[len(answers) :])
+                    answers += (await self._request(body, stop))[:missing]
         return answers
 
     def body(self, fields: dict[str, Any], count: int, seeds: Sequence[int]) -> dict[str, Any]:
@@ -392,45 +408,69 @@ class OpenAIBackend:
         body = {**fields, **own, **self.parameters}
         return {name: value for name, value in body.items() if value is not None}
 
-    def choices(self, answer: Any) -> list[dict[str, Any]]:
-        """Returns the choices of an answer, none if it is malformed, and counts its tokens."""
-        choices = answer.get("choices") if isinstance(answer, dict) else None
-        if not choices or not all(isinstance(choice, dict) for choice in choices):
-            return []
-        usage = answer.get("usage") or {}
-        self.usage["requests"] += 1
-        for name in ("prompt_tokens", "completion_tokens"):
-            self.usage[name] += usage.get(name) or 0
-        return choices
+    def completions(self, answer: Any, stop: Sequence[str]) -> list[Completion]:
+        """Returns the completions of an answer, and counts its tokens.
 
-    async def _request(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """Returns the choices of one answer, at least one."""
+        Args:
+            answer: The body of the answer.
+            stop: Stop strings.
+
+        Returns:
+            Fewer than were requested, or none, if the answer is malformed or was broken off.
+
+        Raises:
+            PromptFailure: The model refused to answer, or a content filter removed an answer.
+        """
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
+            return []
+        if all(isinstance(choice.get("index"), int) for choice in choices):
+            choices = sorted(choices, key=lambda choice: choice["index"])
+        usage = answer.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        self.usage["requests"] += bool(choices)
+        for name in ("prompt_tokens", "completion_tokens"):
+            number = usage.get(name)
+            self.usage[name] += number if isinstance(number, int) else 0
+        found = [completion_of(choice, stop) for choice in choices]
+        return [completion for completion in found if completion is not None]
+
+    async def _request(self, body: dict[str, Any], stop: Sequence[str]) -> list[Completion]:
+        """Returns the completions of one answer, at least one."""
         for _ in range(MALFORMED_ANSWERS):
             answer = await self.connection.post(PATHS[self.endpoint], body)
-            if choices := self.choices(answer):
-                return choices
+            if completions := self.completions(answer, stop):
+                return completions
         message = f"{MALFORMED_ANSWERS} malformed answers, at last {answer!r:.100}"
         raise PromptFailure(message, is_refused=False)
 
     async def _model_names(self) -> list[str]:
-        body = await self.connection.get("/models")
+        try:
+            body = await self.connection.get("/models")
+        except PromptFailure as failure:
+            raise RuntimeError(
+                f"the server {self.base_url} does not tell the name of its model: {failure}. Give "
+                "model=, or try again later"
+            ) from None
         models = body.get("data") if isinstance(body, dict) else None
-        return [model["id"] for model in models or []]
+        models = [model for model in models or [] if isinstance(model, dict)]
+        return [model["id"] for model in models if isinstance(model.get("id"), str)]
 
     @property
     def connection(self) -> Connection:
         """The connection to the server, made on first use."""
-        if self._open_connection is None:
+        connection = self._open_connection
+        if connection is None or connection.process != os.getpid():  # a fork has no threads
             with _CONNECTING:
-                if self._open_connection is None:
-                    self._open_connection = self._connect()
-        return self._open_connection
+                connection = self._open_connection
+                if connection is None or connection.process != os.getpid():
+                    connection = self._open_connection = self._connect()
+        return connection
 
     def _connect(self) -> Connection:
-        is_openai = urlsplit(self.base_url).hostname == OPENAI_HOST
         return Connection(
             self.base_url,
-            self.api_key_env or (OPENAI_KEY if is_openai else None),
+            self.api_key_env or (OPENAI_KEY if self._is_openai else None),
             self.concurrency,
             self.requests_per_minute,
             self.tokens_per_minute,
@@ -439,24 +479,34 @@ class OpenAIBackend:
         )
 
 
-def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion:
-    """Returns the completion of one choice of an answer.
+@functools.cache  # each look-up reads a file, and the settings are described for each batch
+def _client_version() -> str:
+    return version("openai")
+
+
+def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion | None:
+    """Returns the completion of one choice of an answer, or None if it is malformed or broken off.
 
     Raises:
         PromptFailure: The model refused to answer, or a content filter removed the answer.
     """
-    message = choice.get("message") or {}
-    raw = choice.get("text") or message.get("content") or ""
+    given = choice.get("message")
+    message: Mapping[str, Any] = given if isinstance(given, dict) else {}
     reason = choice.get("finish_reason")
     if refusal := message.get("refusal"):
         raise PromptFailure(f"the model refused to answer: {refusal!r:.200}")
     if reason == "content_filter":
         raise PromptFailure("a content filter removed the answer")
+    raw = _raw_text(choice.get("text") or message.get("content"))
+    if raw is None or reason in BROKEN_OFF or not ("text" in choice or isinstance(given, dict)):
+        return None
     cut = min((raw.find(end) for end in stop if end in raw), default=len(raw))
     text = raw[:cut].strip()
     if reason == "length" and cut == len(raw):
         text = text.rstrip(CUT)
-    log_probs, ends = _log_probs(choice.get("logprobs") or {}, raw, raw.find(text) + len(text))
+    tokens = _tokens(choice.get("logprobs"))
+    has_reasoned = bool(message.get("reasoning_content") or message.get("reasoning"))
+    log_probs, ends = _log_probs(tokens, raw, raw.find(text) + len(text), has_reasoned)
     if ends is not None:
         skipped = raw.find(text)
         ends = [min(max(end - skipped, 0), len(text)) for end in ends]
@@ -464,41 +514,85 @@ def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion:
     return Completion(text, log_probs, "stop" if stopped else "length", ends)
 
 
+def _raw_text(content: Any) -> str | None:
+    """Returns the text of an answer, which may come in parts; None if it is malformed."""
+    parts = content if isinstance(content, list) else [content or ""]
+    texts = [part.get("text", "") if isinstance(part, dict) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    return re.sub("[\ud800-\udfff]", CUT, "".join(texts))  # halves of characters
+
+
+def _tokens(returned: Any) -> list[tuple[bytes, float]] | None:
+    """Returns the tokens of an answer with their log-probabilities, None if any is unknown.
+
+    Args:
+        returned: Field ``logprobs`` of a choice, in the form of either endpoint.
+    """
+    if not isinstance(returned, dict):
+        return None
+    try:
+        if "content" in returned:
+            rows = returned["content"] or []
+            values = [row["logprob"] for row in rows]
+            texts = [
+                bytes(row["bytes"]) if row.get("bytes") else row["token"].encode() for row in rows
+            ]
+        else:
+            values = returned.get("token_logprobs") or []
+            texts = [text.encode("utf-8", "surrogatepass") for text in returned.get("tokens") or []]
+        if len(texts) != len(values) or not all(isinstance(v, (int, float)) for v in values):
+            return None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return list(zip(texts, values, strict=True))
+
+
 def _log_probs(
-    returned: Mapping[str, Any], raw: str, length: int
+    tokens: Sequence[tuple[bytes, float]] | None, raw: str, length: int, has_reasoned: bool
 ) -> tuple[list[float] | None, list[int] | None]:
     """Returns the log-probabilities of the tokens of a text, and the positions of their ends.
 
     Args:
-        returned: Field ``logprobs`` of a choice, in the form of either endpoint.
+        tokens: All tokens of the answer, perhaps with those of reasoning before the text.
         raw: Text that the server returned.
         length: Number of its characters that are the text.
+        has_reasoned: Whether the server returned reasoning beside the text.
     """
-    if "content" in returned:
-        rows = returned["content"] or []
-        values = [row["logprob"] for row in rows]
-        tokens = [
-            bytes(row["bytes"]) if row.get("bytes") else row["token"].encode() for row in rows
-        ]
-    else:
-        values = returned.get("token_logprobs") or []
-        tokens = [token.encode("utf-8", "surrogatepass") for token in returned.get("tokens") or []]
-    if not values or any(value is None for value in values) or not length:
+    if not tokens or not length:
         return None, None
+    texts, values = zip(*tokens, strict=True)
+    start = _start_of(raw[:length].encode(), texts)
+    if start is None:  # bytes of a character are lost in some servers' tokens
+        is_whole = length == len(raw) and not has_reasoned
+        return (list(values), None) if is_whole else (None, None)
     joined = b""
     ends = []
-    for token in tokens:
-        joined += token
+    for text in texts[start:]:
+        joined += text
         ends.append(len(joined.decode("utf-8", "ignore")))
-    if len(ends) != len(values) or not joined.decode("utf-8", "ignore").startswith(raw[:length]):
-        return (values, None) if length == len(raw) else (None, None)
     count = sum(end < length for end in ends) + 1
-    return values[:count], ends[:count]
+    return list(values[start : start + count]), ends[:count]
+
+
+def _start_of(text: bytes, tokens: Sequence[bytes]) -> int | None:
+    """Returns the number of the token at which a text begins, the last one if there are several.
+
+    Returns:
+        None if the text does not begin with a token.
+    """
+    joined = b"".join(tokens)
+    starts = [0, *itertools.accumulate(map(len, tokens))][:-1]
+    if joined.startswith(text):
+        return 0
+    return next(
+        (n for n, start in reversed([*enumerate(starts)]) if joined.startswith(text, start)), None
+    )
 
 
 def _checked_url(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _is_port(parts):
         raise ValueError(
             f"base_url must be an address such as 'http://127.0.0.1:8000/v1', not {url!r:.200}"
         )
@@ -507,7 +601,26 @@ def _checked_url(url: str) -> str:
             "base_url must not contain a user, a password or a query, which would be stored with "
             "the queries: put the key into an environment variable, and name it by api_key_env="
         )
-    return url.rstrip("/")
+    for path in PATHS.values():
+        if parts.path.rstrip("/").endswith(path):
+            raise ValueError(
+                f"base_url must end before {path}, which is added by endpoint=, not {url!r:.200}"
+            )
+    return url.strip().rstrip("/")
+
+
+def _is_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
+
+
+def _checked_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    checked = dict(parameters or {})
+    if checked.get("stream"):
+        raise ValueError("parameters must not have 'stream': an answer is read as a whole")
+    return checked
 
 
 def _one_of(name: str, value: Any, values: Iterable[str]) -> Any:

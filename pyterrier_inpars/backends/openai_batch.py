@@ -7,13 +7,19 @@ import functools
 import json
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_inpars._stage import finite
-from pyterrier_inpars.backends._server import PromptFailure
+from pyterrier_inpars.backends._server import TRANSIENT, PromptFailure, error_message
 from pyterrier_inpars.backends.base import NEWLINE, Completion, Messages, PromptError, Sampling
-from pyterrier_inpars.backends.openai import OPENAI_URL, PATHS, OpenAIBackend, completion_of
+from pyterrier_inpars.backends.openai import (
+    FAILURES_IN_A_ROW,
+    OPENAI_URL,
+    PATHS,
+    OpenAIBackend,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -128,28 +134,38 @@ class OpenAIBatch:
             waiting.cancel()
         completions: list[Completion] = []
         for number in range(len(prompts)):
-            completions += self._completions(number, results[str(number)], num_samples, stop)
+            completions += self._completions(number, results.get(str(number)), num_samples, stop)
+        errors = [completion.error for completion in completions if completion.error]
+        if len(errors) == len(completions) >= FAILURES_IN_A_ROW * num_samples:
+            raise RuntimeError(
+                f"{self._backend.base_url} failed on all {len(prompts):,} prompts of a batch, at "
+                f"last with: {errors[-1]}. Check the parameters"
+            )
+        self._backend.failed += len(errors) // num_samples
         progress(len(completions))
         return completions
 
     def _completions(
-        self, number: int, result: Mapping[str, Any], count: int, stop: Sequence[str]
+        self, number: int, result: Mapping[str, Any] | None, count: int, stop: Sequence[str]
     ) -> list[Completion]:
-        """Returns the completions of a prompt from its line in the file of results."""
+        """Returns the completions of a prompt from its line in the file of results, if any.
+
+        Raises:
+            RuntimeError: The server accepts no requests from this user.
+        """
         try:
-            response = result.get("response") or {}
-            body = response.get("body") or {}
-            if error := result.get("error") or body.get("error"):
-                status = response.get("status_code")
-                raise PromptFailure(f"HTTP status {status}: {error.get('message')}")
-            choices = self._backend.choices(body)
-            if len(choices) < count:
-                raise PromptFailure(f"{len(choices)} completions instead of {count}")
-            return [completion_of(choice, stop) for choice in choices[:count]]
+            if result is None:
+                raise PromptFailure("the results have no answer to this prompt", is_refused=False)
+            status, body, error = _parts_of(result)
+            if error:
+                raise self._backend.connection.failure(status, error_message(error) or repr(error))
+            completions = self._backend.completions(body, stop)
+            if len(completions) < count:
+                raise PromptFailure(f"{len(completions)} completions instead of {count}")
+            return completions[:count]
         except PromptFailure as failure:
             if self._backend.on_error == "raise":
                 raise PromptError(str(failure), number) from None
-            self._backend.failed += 1
             return [Completion("", None, "error", error=str(failure))] * count
 
     async def _results_of_parts(self, requests: dict[str, bytes]) -> dict[str, dict[str, Any]]:
@@ -165,45 +181,73 @@ class OpenAIBatch:
     async def _results(self, requests: dict[str, bytes]) -> dict[str, dict[str, Any]]:
         """Returns the lines of the files of results by ``custom_id``.
 
-        What an expired or cancelled batch left unanswered is submitted as another batch.
+        What a batch left unanswered is submitted as another batch: requests without a line, and
+        those at which the server failed. This ends with a batch that answers none of its requests.
+
+        Raises:
+            RuntimeError: A batch ended without results.
         """
         results: dict[str, dict[str, Any]] = {}
-        while missing := {name: line for name, line in requests.items() if name not in results}:
-            found = await self._run_batch(missing)
-            results.update((name, line) for name, line in found.items() if name in missing)
+        missing = requests
+        while missing:
+            batch, found = await self._run_batch(missing)
+            if not found and not (results and batch.status == "completed"):
+                raise RuntimeError(
+                    f"the batch {batch.id} at {self._backend.base_url} ended as {batch.status!r} "
+                    f"without results: {batch.errors!r:.300}. The same call submits it again"
+                )
+            results.update(found)
+            left = {
+                name: line
+                for name, line in missing.items()
+                if name not in found or _has_server_failed(found[name])
+            }
+            missing = left if len(left) < len(missing) else {}
         return results
 
-    async def _run_batch(self, requests: dict[str, bytes]) -> dict[str, dict[str, Any]]:
-        """Submits a batch, unless the server has it, and returns its results, at least one."""
+    async def _run_batch(self, requests: dict[str, bytes]) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """Returns a batch and its results, of an earlier run if the server has one with answers."""
         connection = self._backend.connection
         client, send = connection.client, connection.send
         data = b"".join(requests.values())
         digest = sha256(data).hexdigest()
         batch = await self._find(digest)
-        if batch is None:
-            file = await send(client.files.create(file=("requests.jsonl", data), purpose="batch"))
-            batch = await send(
-                client.batches.create(
-                    input_file_id=file.id,
-                    endpoint="/v1" + PATHS[self._backend.endpoint],  # type: ignore[arg-type]
-                    completion_window="24h",
-                    metadata={DIGEST: digest},
-                )
+        if batch is not None:
+            batch, results = await self._finished(batch, requests)
+            if any(_parts_of(line)[2] is None for line in results.values()):
+                return batch, results
+        file = await send(client.files.create(file=("requests.jsonl", data), purpose="batch"))
+        batch = await send(
+            client.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1" + PATHS[self._backend.endpoint],  # type: ignore[arg-type]
+                completion_window="24h",
+                metadata={DIGEST: digest},
             )
+        )
+        return await self._finished(batch, requests)
+
+    async def _finished(
+        self, batch: Any, requests: Mapping[str, bytes]
+    ) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """Waits for the end of a batch, and returns it with its results.
+
+        Lines that are damaged, that answer no request or say that it is unanswered are left out.
+        """
+        client, send = self._backend.connection.client, self._backend.connection.send
         while batch.status in RUNNING:
             await asyncio.sleep(self.poll_seconds)
             batch = await send(client.batches.retrieve(batch.id))
-        results = {}
+        results: dict[str, dict[str, Any]] = {}
         for name in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = await send(client.files.content(name))
-            lines = map(json.loads, content.content.splitlines())
-            results.update({line["custom_id"]: line for line in lines if not _is_unanswered(line)})
-        if not results:
-            raise RuntimeError(
-                f"the batch {batch.id} at {self._backend.base_url} ended as {batch.status!r} "
-                f"without results: {batch.errors!r:.300}. The same call submits it again"
-            )
-        return results
+            for line in content.content.splitlines():
+                with suppress(ValueError):
+                    result = json.loads(line)
+                    known = isinstance(result, dict) and result.get("custom_id") in requests
+                    if known and not _is_unanswered(result):
+                        results.setdefault(result["custom_id"], result)
+        return batch, results
 
     async def _find(self, digest: str) -> Any:
         """Returns the batch with these requests that an earlier run submitted, or None.
@@ -237,5 +281,22 @@ def _parts(requests: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
         yield part
 
 
+def _parts_of(line: Mapping[str, Any]) -> tuple[int | None, Any, Any]:
+    """Returns HTTP status, body and error of a line of results, None where there are none."""
+    response = line.get("response")
+    response = response if isinstance(response, dict) else {}
+    body, status = response.get("body"), response.get("status_code")
+    error = line.get("error") or (body.get("error") if isinstance(body, dict) else None)
+    return status if isinstance(status, int) else None, body, error or None
+
+
+def _has_server_failed(line: Mapping[str, Any]) -> bool:
+    """Returns whether a line is an error of the server, which another batch may not meet."""
+    status, _, error = _parts_of(line)
+    is_transient = status is None or status >= 500 or status in (429, *TRANSIENT)
+    return error is not None and is_transient
+
+
 def _is_unanswered(line: Mapping[str, Any]) -> bool:
-    return (line.get("error") or {}).get("code") in UNANSWERED
+    error = line.get("error")
+    return isinstance(error, dict) and error.get("code") in UNANSWERED

@@ -1,5 +1,6 @@
 """OpenAI-compatible servers on the loopback: requests, answers, faults and limits."""
 
+import multiprocessing
 import pickle
 import sys
 import threading
@@ -8,6 +9,7 @@ import time
 import pytest
 from fault_server import MODEL, FaultServer, answer
 
+from pyterrier_inpars.backends._server import TURN_SECONDS
 from pyterrier_inpars.backends.base import PromptError, Sampling
 from pyterrier_inpars.backends.openai import OpenAIBackend
 
@@ -221,6 +223,37 @@ def test_threads_share_one_connection():
         finally:
             sys.setswitchinterval(interval)
     assert len(found) == 8 and len(set(map(id, found))) == 1
+
+
+def test_a_forked_process_makes_a_connection_of_its_own():
+    with FaultServer() as server:
+        backend = OpenAIBackend(server.url)
+        expected = backend.complete(PROMPTS[:1])
+        context = multiprocessing.get_context("fork")
+        found = context.Queue()
+        child = context.Process(target=lambda: found.put(backend.complete(PROMPTS[:1])))
+        child.start()
+        try:
+            assert found.get(timeout=60) == expected
+        finally:
+            child.kill()
+            child.join()
+        assert backend.complete(PROMPTS[:1]) == expected
+
+
+def test_threads_take_short_turns_while_answers_are_awaited():
+    before = sys.getswitchinterval()
+    turns = []
+    with FaultServer(latency=0.01) as server:
+        backend = OpenAIBackend(server.url, concurrency=1)
+        futures = [
+            backend.submit(prompt, answered=lambda _: turns.append(sys.getswitchinterval()))
+            for prompt in PROMPTS[:3]
+        ]
+        for future in futures:
+            future.result(timeout=60)
+    # the last answer is handed on when none is awaited any more
+    assert turns[0] == pytest.approx(TURN_SECONDS) and sys.getswitchinterval() == before
 
 
 def test_the_description_names_what_is_sent():

@@ -1,10 +1,12 @@
 """OpenAI-compatible servers: wrong arguments, keys, addresses and servers."""
 
+import contextlib
 import json
 import pickle
+import socket
 
 import pytest
-from fault_server import FaultServer
+from fault_server import FaultServer, Reply
 
 from pyterrier_inpars.backends.openai import FAILURES_IN_A_ROW, OpenAIBackend
 
@@ -16,6 +18,10 @@ URL = "http://127.0.0.1:9/v1"
     "arguments, message",
     [
         ({"base_url": "127.0.0.1:8000"}, "base_url must be an address such as"),
+        ({"base_url": "http://127.0.0.1:port/v1"}, "base_url must be an address such as"),
+        ({"base_url": "http://host/v1/chat/completions/"}, "must end before /chat/completions"),
+        ({"base_url": "http://host/v1/completions"}, "must end before /completions, which"),
+        ({"parameters": {"stream": True}}, "parameters must not have 'stream'"),
         ({"base_url": "http://user:word@host/v1"}, "must not contain a user"),
         ({"base_url": "http://host/v1?key=word"}, "must not contain a user"),
         ({"endpoint": "responses"}, "endpoint must be one of chat, completions, not 'responses'"),
@@ -53,6 +59,74 @@ def test_the_key_of_openai_goes_to_openai_only(monkeypatch):
     with FaultServer() as server:
         OpenAIBackend(server.url).complete(["a"])
         assert KEY not in server.headers["authorization"]
+
+
+@pytest.mark.parametrize("key", ["one\nline", "schlüssel"])
+def test_a_key_that_cannot_be_sent_is_not_shown(monkeypatch, key):
+    monkeypatch.setenv("SERVER_KEY", key)
+    with FaultServer() as server, pytest.raises(ValueError, match="SERVER_KEY has") as error:
+        OpenAIBackend(server.url, "m", api_key_env="SERVER_KEY").complete(["a"])
+    assert key not in str(error.value)
+
+
+def test_white_space_around_a_key_is_not_sent(monkeypatch):
+    monkeypatch.setenv("SERVER_KEY", f" {KEY}\n")
+    with FaultServer() as server:
+        OpenAIBackend(server.url, "m", api_key_env="SERVER_KEY").complete(["a"])
+        assert server.headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_proxy_of_the_environment_is_used_but_for_the_loopback(monkeypatch):
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://user:word@127.0.0.1:9")
+    with FaultServer() as server:
+        for host in ("127.0.0.1", "localhost"):
+            url = server.url.replace("127.0.0.1", host)
+            assert OpenAIBackend(url, max_retries=0).complete(["a"])[0].text
+    remote = OpenAIBackend("http://server.invalid/v1", "m", max_retries=0)
+    with pytest.raises(RuntimeError, match="Cannot connect to host 127.0.0.1:9") as error:
+        remote.complete(["a"])
+    assert "word" not in str(error.value)
+
+
+def test_a_server_on_the_loopback_of_ipv6():
+    if not has_ipv6():
+        pytest.skip("no IPv6 here")
+    with FaultServer(host="::1") as server:
+        assert OpenAIBackend(server.url).complete(["a b"])[0].text == "b a"
+
+
+def has_ipv6():
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as free:
+        free.bind(("::1", 0))
+        return True
+    return False
+
+
+def test_an_address_without_version_is_named():
+    with FaultServer(lambda prompt, attempt: "no model") as server:
+        with pytest.raises(RuntimeError, match=r"The address of most servers ends in /v1\."):
+            OpenAIBackend(server.url.removesuffix("/v1"), "m").complete(["a"])
+        with pytest.raises(RuntimeError) as error:
+            OpenAIBackend(server.url + "/", "m").complete(["a"])
+    assert "ends in" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "models, message",
+    [
+        (Reply({"data": []}), "does not tell the name of its model: give model="),
+        (Reply({"data": ["a", {"name": "b"}]}), "does not tell the name"),
+        (Reply("<html>"), "does not tell the name"),
+        (Reply({"data": [{"id": "a"}, {"id": "b"}]}), r"serves 2 models: .* \['a', 'b'\]"),
+        (Reply({"detail": "no"}, 404), "404: no.*Check the address, the model's name"),
+        (Reply({"detail": "no"}, 500), "does not tell the name of its model: HTTP status 500: no"),
+    ],
+)
+def test_a_model_that_has_no_name(models, message):
+    error = pytest.raises((ValueError, RuntimeError), match=message)
+    with FaultServer(models=models) as server, error:
+        OpenAIBackend(server.url).complete(["a"])
 
 
 def test_a_server_that_is_not_there():

@@ -90,6 +90,86 @@ def test_a_batch_that_expired_without_answers_is_submitted_again_by_the_next_cal
         assert batch(server).complete(PROMPTS[:1])[0].text == answer(PROMPTS[0])
 
 
+def edited(edit):
+    """Server whose files of results are edited: ``edit`` takes and returns their lines."""
+
+    class Edited(FaultServer):
+        def _write_results(self, batch, name, results):
+            results = edit(results)
+            batch[name] = f"file-{len(self.files)}"
+            lines = [r if isinstance(r, str) else json.dumps(r) for r in results]
+            self.files[batch[name]] = "\n".join(lines)
+
+    return Edited()
+
+
+def wrong(line, **fields):
+    return {**line, **fields}
+
+
+@pytest.mark.parametrize(
+    "edit, batches",
+    [
+        (lambda lines: lines[:-1], 2),
+        (lambda lines: [*lines[:4], json.dumps(lines[4])[:30]], 2),  # the file is cut
+        (lambda lines: [*lines, *lines[::-1]], 1),
+        (lambda lines: [*lines, wrong(lines[0], custom_id="other"), {}, [], "7", "{"], 1),
+        (lambda lines: [wrong(lines[0], response=None, error={"code": "oops"}), *lines[1:]], 2),
+        (lambda lines: [wrong(lines[0], response={"status_code": 503}, error="x"), *lines[1:]], 2),
+    ],
+)
+def test_lines_that_are_missing_or_damaged_are_submitted_again(edit, batches):
+    def at_first(lines):
+        return lines if len(lines) < len(PROMPTS) else edit(lines)
+
+    with edited(at_first) as server:
+        backend = batch(server)
+        found = backend.complete(PROMPTS)
+        assert [completion.text for completion in found] == list(map(answer, PROMPTS))
+        assert len(server.batches) == batches and backend.failed == 0
+        assert batch(server).complete(PROMPTS) == found and len(server.batches) == batches
+
+
+def test_a_line_that_never_comes_is_a_failed_prompt():
+    def lossy(lines):
+        return [line for line in lines if line["custom_id"] != "3"]
+
+    with edited(lossy) as server:
+        backend = batch(server)
+        found = backend.complete(PROMPTS)
+    assert backend.failed == 1 and "no answer to this prompt" in found[3].error
+    texts = [c.text for c in found[:3] + found[4:]]
+    assert texts == [answer(prompt) for prompt in PROMPTS[:3] + PROMPTS[4:]]
+    assert len(server.batches) == 2
+
+
+def test_a_server_that_always_fails_at_a_prompt_is_not_asked_for_ever():
+    with FaultServer(lambda prompt, _: "500" if prompt == PROMPTS[3] else None) as server:
+        backend = batch(server)
+        found = backend.complete(PROMPTS)
+    assert "HTTP status 500: The server had an error" in found[3].error and backend.failed == 1
+    assert len(server.batches) == 2
+
+
+def test_answers_to_no_request_are_no_results():
+    error = pytest.raises(RuntimeError, match="ended as 'completed' without results")
+    with edited(lambda lines: [wrong(line, custom_id="x") for line in lines]) as server, error:
+        batch(server).complete(PROMPTS)
+
+
+def test_errors_that_every_prompt_meets_are_an_error():
+    prompts = [f"{PROMPTS[0]} {i}" for i in range(20)]
+    faults = ["too long"]
+    with FaultServer(lambda prompt, attempt: faults[0]) as server:
+        with pytest.raises(RuntimeError, match="on all 20 prompts.*maximum context"):
+            batch(server).complete(prompts)
+        faults[0] = "no model"
+        with pytest.raises(RuntimeError, match="404: The model does not exist.*Check the address"):
+            batch(server).complete(PROMPTS)
+        faults[0] = None  # the model has come: a batch without answers is submitted again
+        assert batch(server).complete(PROMPTS)[0].text == answer(PROMPTS[0])
+
+
 def test_an_unreachable_server_is_named():
     with FaultServer() as server:
         pass

@@ -1,6 +1,7 @@
 """Queries of a server: interrupted runs, failed documents, addresses as models, estimates."""
 
 import math
+import shutil
 import time
 import warnings
 from collections import Counter
@@ -169,6 +170,30 @@ def test_a_refused_prompt_is_not_asked_again_but_one_that_the_server_failed_at_i
             artifact = index(server, tmp_path / "queries")
     assert artifact.failed["docno"].tolist() == ["d2", "d5"] and len(artifact) == 58
     assert server.fault.used == {"d2": 1, "d3": 1, "d5": 1, "d8": 1}
+
+
+def test_failures_of_a_resumed_run_are_those_of_the_artifact(tmp_path):
+    """Whether the backend met them, or an earlier run had stored them."""
+    kinds = {"d2": "too long", "d3": "500", "d5": "content filter", "d8": "unauthorized"}
+    with FaultServer(Faults(**kinds), latency=0.01) as server:
+        options = {"endpoint": "completions", "concurrency": 2, "max_retries": 0}
+        used, fresh = OpenAIBackend(server.url, **options), OpenAIBackend(server.url, **options)
+
+        def resume(backend, path):
+            queries = QueryGenerator(backend, prompt=PROMPT)
+            (queries >> (artifact := SyntheticQueries(path, shard_size=20))).index(CORPUS)
+            return artifact
+
+        with pytest.raises(RuntimeError, match="401"):
+            resume(used, tmp_path / "queries")
+        shutil.copytree(tmp_path / "queries", tmp_path / "copy")
+        del server.fault.kinds["d3"], server.fault.kinds["d8"]
+        for backend, path in ((used, "queries"), (fresh, "copy")):
+            with pytest.warns(UserWarning, match="failed at docno 'd2'"):
+                artifact = resume(backend, tmp_path / path)
+            assert artifact.failed["docno"].tolist() == ["d2", "d5"]
+            assert backend.failed == 2
+        assert server.fault.used["d2"] == server.fault.used["d5"] == 1
 
 
 def test_failures_can_stop_the_run_at_the_docno(tmp_path):

@@ -1,0 +1,210 @@
+"""HTTP client for the package openai: single attempts at requests, over aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import httpx2
+
+from pyterrier_inpars.backends._rate_limit import RateLimit
+
+CONNECT_SECONDS = 30.0
+"""Maximum time in which a connection must be made; the time-out is that of a whole attempt."""
+CLIENT_WAITS = 120.0
+"""The longest ``Retry-After`` in seconds that the package openai obeys."""
+LONGEST_WAIT = 3_600.0
+"""The longest ``Retry-After`` in seconds that is obeyed here."""
+COMPLETIONS = "/completions"
+"""End of the addresses whose answers may hold an error in spite of their status."""
+_OF_CONNECTION = ("accept-encoding", "connection", "content-length", "host", "transfer-encoding")
+"""Headers of a request that aiohttp sets itself."""
+
+
+class Answer(NamedTuple):
+    """The answer to one attempt.
+
+    Attributes:
+        status: HTTP status; that of an error in the body, if the server sent it with status 200.
+        headers: Headers.
+        body: Body, decompressed.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class AttemptClient(httpx2.AsyncClient):
+    """Client for ``openai.AsyncOpenAI`` whose requests are attempts with limits.
+
+    The package openai decides about retries and errors. It takes several times as long to prepare a
+    request as aiohttp to send it, so the caller may make the first attempt by itself (`attempt`)
+    and hand over what it gives if that is not an answer (`replayed`).
+
+    Args:
+        base_url: Address of the server.
+        concurrency: Maximum number of attempts in progress at once.
+        requests: Rate limit in requests.
+        timeout: Seconds after which an attempt has failed.
+    """
+
+    def __init__(self, base_url: str, concurrency: int, requests: RateLimit, timeout: float):
+        super().__init__(timeout=timeout)
+        self._server = base_url
+        self._slots = asyncio.Semaphore(concurrency)
+        self._requests = requests
+        self._limit = aiohttp.ClientTimeout(
+            total=timeout, sock_connect=min(timeout, CONNECT_SECONDS)
+        )
+        self._replay: ContextVar[Answer | Exception | None] = ContextVar("replay", default=None)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def attempt(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+    ) -> Answer:
+        """Sends a request once.
+
+        Raises:
+            httpx2.TransportError: There is no answer.
+        """
+        await self._requests.wait()
+        async with self._slots:
+            with _translated_errors():
+                async with self._open_session().request(
+                    method, url, headers=headers, data=body or None, timeout=self._limit
+                ) as response:
+                    answer = Answer(response.status, response.headers, await response.read())
+        await asyncio.sleep(0)  # requests that waited for the slot are sent first
+        if url.endswith(COMPLETIONS) and _has_error(answer):
+            return answer._replace(status=_status_in_body(answer.body))
+        return answer
+
+    @contextmanager
+    def replayed(self, outcome: Answer | Exception) -> Iterator[None]:
+        """Makes this the outcome of the next attempt of this task in the block."""
+        token = self._replay.set(outcome)
+        try:
+            yield
+        finally:
+            self._replay.reset(token)
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Sends a request of the package openai once."""
+        outcome = self._replay.get()
+        if outcome is None:
+            body = await request.aread()
+            fields = request.headers.items()
+            headers = {name: value for name, value in fields if name not in _OF_CONNECTION}
+            outcome = await self.attempt(request.method, str(request.url), headers, body)
+        self._replay.set(None)
+        if isinstance(outcome, Exception):
+            raise outcome
+        left_out = ["content-encoding", "content-length"]  # those of the body as it was sent
+        if await self._has_waited(outcome):
+            left_out.append("retry-after")
+        fields = outcome.headers.items()
+        headers = {name: value for name, value in fields if name.lower() not in left_out}
+        return httpx2.Response(
+            outcome.status, headers=headers, content=outcome.body, request=request
+        )
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        if self._session is not None:
+            await self._session.close()
+        await super().aclose()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:  # in the event loop
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context()),
+                proxy=_proxy_of(self._server),
+            )
+        return self._session
+
+    async def _has_waited(self, answer: Answer) -> bool:
+        """Waits if a server asks for more time than the package openai would wait."""
+        seconds = _seconds(answer.headers.get("retry-after", ""))
+        if answer.status not in (429, 503) or not CLIENT_WAITS < seconds <= LONGEST_WAIT:
+            return False
+        warnings.warn(
+            f"the server {self._server} answers with HTTP status {answer.status} and asks to wait "
+            f"{seconds:.0f} seconds before the next attempt: waiting",
+            stacklevel=2,
+        )
+        await asyncio.sleep(seconds)
+        return True
+
+
+def parsed(body: bytes) -> Any:
+    """Returns the JSON of a body, whatever its type is said to be, or the beginning of its text."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body[:200].decode("utf-8", "replace")
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Raises the errors of aiohttp as those that the package openai knows."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise httpx2.ConnectError(str(error)) from error
+    except asyncio.TimeoutError as error:
+        raise httpx2.ReadTimeout("time-out") from error
+    except aiohttp.ClientError as error:  # also an answer that is not HTTP
+        raise httpx2.ReadError(str(error)) from error
+
+
+def _has_error(answer: Answer) -> bool:
+    """Returns whether an answer may hold an error in spite of its status 200."""
+    start = answer.body[:500]
+    return answer.status == 200 and b'"error"' in start and b'"choices"' not in start
+
+
+def _status_in_body(body: bytes) -> int:
+    """Returns the HTTP status of an answer that may hold an error in the body, as of gateways."""
+    content = parsed(body)
+    error = content.get("error") if isinstance(content, dict) else None
+    if not error or content.get("choices"):
+        return 200
+    fields = error if isinstance(error, dict) else {}
+    code = fields.get("code")
+    if isinstance(code, int) and 400 <= code < 600:
+        return code
+    return 400 if fields.get("type") == "invalid_request_error" else 500
+
+
+def _proxy_of(url: str) -> str | None:
+    """Returns the proxy of the environment for a server; none can reach the loopback from there."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127.") or proxy_bypass(host):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+
+
+def _seconds(value: str) -> float:
+    """Returns the seconds of a header ``Retry-After``, a number or a date; 0 if it is neither."""
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(value).timestamp() - time.time()
+    except (TypeError, ValueError):
+        return 0.0
