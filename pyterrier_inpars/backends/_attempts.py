@@ -31,6 +31,9 @@ _OF_CONNECTION = ("accept-encoding", "connection", "content-length", "host", "tr
 """Headers of a request that aiohttp sets itself."""
 
 
+_replayed: ContextVar[Answer | Exception | None] = ContextVar("replayed", default=None)
+
+
 class Answer(NamedTuple):
     """The answer to one attempt.
 
@@ -60,14 +63,14 @@ class AttemptClient(httpx2.AsyncClient):
     """
 
     def __init__(self, base_url: str, concurrency: int, requests: RateLimit, timeout: float):
-        super().__init__(timeout=timeout)
+        self._ssl = httpx2.create_ssl_context()
+        super().__init__(timeout=timeout, verify=self._ssl, trust_env=False)
         self._server = base_url
         self._slots = asyncio.Semaphore(concurrency)
         self._requests = requests
         self._limit = aiohttp.ClientTimeout(
             total=timeout, sock_connect=min(timeout, CONNECT_SECONDS)
         )
-        self._replay: ContextVar[Answer | Exception | None] = ContextVar("replay", default=None)
         self._session: aiohttp.ClientSession | None = None
 
     async def attempt(
@@ -93,21 +96,21 @@ class AttemptClient(httpx2.AsyncClient):
     @contextmanager
     def replayed(self, outcome: Answer | Exception) -> Iterator[None]:
         """Makes this the outcome of the next attempt of this task in the block."""
-        token = self._replay.set(outcome)
+        token = _replayed.set(outcome)
         try:
             yield
         finally:
-            self._replay.reset(token)
+            _replayed.reset(token)
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Sends a request of the package openai once."""
-        outcome = self._replay.get()
+        outcome = _replayed.get()
         if outcome is None:
             body = await request.aread()
             fields = request.headers.items()
             headers = {name: value for name, value in fields if name not in _OF_CONNECTION}
             outcome = await self.attempt(request.method, str(request.url), headers, body)
-        self._replay.set(None)
+        _replayed.set(None)
         if isinstance(outcome, Exception):
             raise outcome
         left_out = ["content-encoding", "content-length"]  # those of the body as it was sent
@@ -128,7 +131,8 @@ class AttemptClient(httpx2.AsyncClient):
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:  # in the event loop
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context()),
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl),
+                cookie_jar=aiohttp.DummyCookieJar(),
                 proxy=_proxy_of(self._server),
             )
         return self._session

@@ -1,17 +1,22 @@
 """Queries a second from a server with a latency, and memory, as the number of documents grows.
 
-The server is a process of its own on the same machine, whose answers take ``--latency`` seconds::
+The server is a process of its own on the same machine, whose answers take ``--latency`` seconds. A
+loop over aiohttp sends the same requests first: what server and machine allow::
 
     python tests/benchmarks/servers.py --documents 2000 --concurrency 64 --latency 0.1
 """
 
 import argparse
+import asyncio
+import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import aiohttp
 
 from pyterrier_inpars import QueryGenerator, StaticPrompt, SyntheticQueries
 
@@ -22,6 +27,21 @@ PROMPT = StaticPrompt("{document}\nQuery:")
 def documents(count, words):
     for i in range(count):
         yield {"docno": f"d{i}", "text": f"d{i}" + " word" * words}
+
+
+async def send(url, corpus, concurrency):
+    """Sends the prompts by aiohttp, and reads the answers; nothing is made of them."""
+
+    async def worker():
+        for document in prompts:
+            fields = {"prompt": PROMPT.build(document["text"]), "logprobs": 1, "stop": ["\n"]}
+            body = json.dumps({"model": "fault-model", "max_tokens": 64, **fields})
+            async with session.post(f"{url}/completions", data=body) as response:
+                json.loads(await response.read())
+
+    prompts = iter(corpus)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*[worker() for _ in range(concurrency)])
 
 
 def main() -> None:
@@ -37,6 +57,15 @@ def main() -> None:
     url = server.stdout.readline().strip()
     limit = options.concurrency / options.latency
     try:
+        start, cpu = time.perf_counter(), time.process_time()
+        asyncio.run(send(url, documents(options.documents, options.words), options.concurrency))
+        seconds = time.perf_counter() - start
+        cpu = time.process_time() - cpu
+        print(
+            f"aiohttp alone, {options.documents:,} documents: {seconds:.2f} s, "
+            f"{options.documents / seconds / limit:.1%} of concurrency / latency, "
+            f"{cpu / options.documents * 1000:.2f} ms CPU a query"
+        )
         # the first run imports the client
         for count in (
             options.documents // 10,
@@ -56,7 +85,8 @@ def main() -> None:
             print(
                 f"{count:,} documents: {seconds:.2f} s, {count / seconds:.0f} queries/s, "
                 f"{count / seconds / limit:.1%} of concurrency / latency, "
-                f"{cpu / count * 1000:.2f} ms CPU a query, {memory:.0f} MiB at most"
+                f"{cpu / count * 1000:.2f} ms CPU a query, {memory:.0f} MiB at most",
+                flush=True,
             )
     finally:
         server.terminate()
