@@ -22,9 +22,9 @@ class PyTerrierRagBackend:
     The method ``generate(prompts, return_logprobs=True, max_new_tokens=..., stop_sequences=[...])``
     must return one object per prompt with the attributes ``text`` and ``logprobs``. For each
     generated token, ``logprobs`` maps the text of the most probable tokens to their natural
-    log-probability. If it is None, or a generated token is not among them, the log-probabilities
-    are unknown. Temperature and other sampling settings are those of the object. It provides no
-    tokenizer, so documents are truncated by words.
+    log-probability. If it is None or absent, or a generated token is not among them, the
+    log-probabilities are unknown. Temperature and other sampling settings are those of the object.
+    It provides no tokenizer, so documents are truncated by words.
 
     Args:
         backend: Object with a ``generate`` method.
@@ -86,13 +86,15 @@ class PyTerrierRagBackend:
             )
         progress(len(outputs))
         for row, output in enumerate(outputs):
-            if output.text is None or output.text.startswith("ERROR::"):
+            if not isinstance(output.text, str) or output.text.startswith("ERROR::"):
                 raise PromptError(f"{self.backend!r} returned {output.text!r}", row)
         return [_completion(output, max_new_tokens, stop) for output in outputs]
 
 
 def _completion(output: Any, max_new_tokens: int, stop: Sequence[str]) -> Completion:
-    whole, candidates = output.text, output.logprobs
+    whole, candidates = output.text, getattr(output, "logprobs", None)
+    if not all(isinstance(top_tokens, Mapping) for top_tokens in candidates or []):
+        candidates = None
     text = whole[: min((i for i in map(whole.find, stop) if i >= 0), default=None)]
     tokens = None if candidates is None else _tokens_of(text, candidates)
     count = len(candidates or []) if tokens is None else len(tokens)

@@ -1,5 +1,6 @@
 """Backends of pyterrier_rag: their queries, and checks of what they return."""
 
+import types
 from dataclasses import dataclass
 
 import pytest
@@ -79,6 +80,7 @@ class Fixed:
     [
         ([Output("ERROR::other")], PromptError, "failed at docno 'd0': Fixed.*'ERROR::other'"),
         ([Output(None)], PromptError, "failed at docno 'd0': Fixed"),
+        ([Output(7)], PromptError, "failed at docno 'd0': Fixed"),
         ([], RuntimeError, "returned 0 outputs for 1 prompts"),
     ],
 )
@@ -87,11 +89,18 @@ def test_invalid_outputs_raise_errors(outputs, error, message):
         generator(Fixed(*outputs))(documents(1))
 
 
-@pytest.mark.parametrize("candidates", [None, [{"x": -1.0}], [{"a": -1.0}]])
+@pytest.mark.parametrize(
+    "candidates", [None, [{"x": -1.0}], [{"a": -1.0}], [None, None], [], [{"a b": -1.0}, None]]
+)
 def test_without_the_log_probs_of_all_tokens_there_is_no_score(candidates):
     found = generator(Fixed(Output("a b", candidates)))(documents(1))
     assert found["query"].tolist() == ["a b"]
     assert "score" not in found and "log_probs" not in found
+
+
+def test_outputs_may_have_a_text_only():
+    found = generator(Fixed(types.SimpleNamespace(text="a b")))(documents(1))
+    assert found["query"].tolist() == ["a b"] and "score" not in found
 
 
 class Chat(Fixed):

@@ -1,11 +1,14 @@
 """Answers of servers in forms that OpenAI's do not have: read, requested again, or refused."""
 
+import gzip
 import json
 import time
 
+import pandas as pd
 import pytest
 from fault_server import MODEL, FaultServer, Reply, answer
 
+from pyterrier_inpars import QueryGenerator
 from pyterrier_inpars.backends import _attempts
 from pyterrier_inpars.backends.base import CUT, Sampling
 from pyterrier_inpars.backends.openai import OpenAIBackend
@@ -50,6 +53,9 @@ PARTS = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
         Reply(chat("a b") | {"usage": [1]}),
         Reply(chat("a b") | {"usage": {"prompt_tokens": "3", "completion_tokens": None}}),
         Reply(json.dumps(chat("a b")), headers={"content-type": "text/plain"}),
+        Reply(
+            gzip.compress(json.dumps(chat("a b")).encode()), headers={"content-encoding": "gzip"}
+        ),
         Reply(b"\xef\xbb\xbf" + json.dumps(chat("a b")).encode()),
         Reply(chat("a b", logprobs=None)),
         Reply(chat("a b", logprobs={"content": None, "refusal": []})),
@@ -125,6 +131,13 @@ def test_errors_in_any_form_fail_one_prompt(reply, reason, attempts):
     assert reason in found.error and sent == attempts
 
 
+def test_a_redirection_is_followed():
+    reply = Reply("", 307, {"location": "/v1/other/chat/completions"})
+    with FaultServer(lambda prompt, attempt: reply if attempt == 1 else None) as server:
+        (found,) = OpenAIBackend(server.url, MODEL, max_retries=0).complete([OTHER])
+    assert found.text == answer(OTHER) and server.attempts[OTHER] == 2
+
+
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_errors_that_every_prompt_would_meet_end_the_call_at_once(status):
     for reply in (
@@ -175,6 +188,23 @@ def test_the_log_probabilities_of_reasoning_are_not_those_of_the_text():
     body["choices"][0]["message"]["reasoning_content"] = "hm"
     (found,), _ = asked(Reply(body))
     assert found.text == "a b" and found.log_probs is None
+
+
+@pytest.mark.parametrize(
+    "content, query",
+    [
+        ("<think>\nwhat is a list", None),  # the token limit ends the reasoning
+        ("<think>so</think>\nwhat is a list?", "what is a list?"),
+        ("so</think>what is a list?", "what is a list?"),
+    ],
+)
+def test_reasoning_is_no_query(content, query):
+    reply = Reply(chat(content, finish_reason="length"))
+    with FaultServer(lambda prompt, attempt: reply) as server:
+        generator = QueryGenerator(server.url)
+        found = generator(pd.DataFrame([{"docno": "d1", "text": "Lists are mutable."}]))
+    assert found["query"].tolist() == ([query] if query else [])
+    assert generator.empty == (0 if query else 1) and not generator.failed
 
 
 def test_half_a_character_is_replaced():
