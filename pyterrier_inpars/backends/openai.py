@@ -211,7 +211,7 @@ class OpenAIBackend:
             return self._model
         names = self.connection.run(self._model_names()).result()
         if not names:
-            raise ValueError(f"{self.base_url} does not tell the name of its model: give model=")
+            raise ValueError(f"{self.base_url} does not return the name of its model: give model=")
         if len(names) > 1:
             raise ValueError(
                 f"{self.base_url} serves {len(names)} models: give model= one of {names[:20]}"
@@ -449,7 +449,7 @@ class OpenAIBackend:
             body = await self.connection.get("/models")
         except PromptFailure as failure:
             raise RuntimeError(
-                f"the server {self.base_url} does not tell the name of its model: {failure}. Give "
+                f"the server {self.base_url} does not return the name of its model: {failure}. Give "
                 "model=, or try again later"
             ) from None
         models = body.get("data") if isinstance(body, dict) else None

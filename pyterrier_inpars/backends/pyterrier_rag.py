@@ -92,12 +92,12 @@ class PyTerrierRagBackend:
 
 
 def _completion(output: Any, max_new_tokens: int, stop: Sequence[str]) -> Completion:
-    whole, candidates = output.text, getattr(output, "logprobs", None)
-    if not all(isinstance(top_tokens, Mapping) for top_tokens in candidates or []):
-        candidates = None
+    whole, candidates = output.text, getattr(output, "logprobs", None) or []
+    if not all(isinstance(top_tokens, Mapping) for top_tokens in candidates):
+        candidates = []
     text = whole[: min((i for i in map(whole.find, stop) if i >= 0), default=None)]
-    tokens = None if candidates is None else _tokens_of(text, candidates)
-    count = len(candidates or []) if tokens is None else len(tokens)
+    tokens = _tokens_of(text, candidates) if candidates else None
+    count = len(candidates) if tokens is None else len(tokens)
     ended = len(text) < len(whole) or count < max_new_tokens
     if not ended and text.endswith(CUT):
         text = text.rstrip(CUT)

@@ -115,12 +115,15 @@ def test_an_address_without_version_is_named():
 @pytest.mark.parametrize(
     "models, message",
     [
-        (Reply({"data": []}), "does not tell the name of its model: give model="),
-        (Reply({"data": ["a", {"name": "b"}]}), "does not tell the name"),
-        (Reply("<html>"), "does not tell the name"),
+        (Reply({"data": []}), "does not return the name of its model: give model="),
+        (Reply({"data": ["a", {"name": "b"}]}), "does not return the name"),
+        (Reply("<html>"), "does not return the name"),
         (Reply({"data": [{"id": "a"}, {"id": "b"}]}), r"serves 2 models: .* \['a', 'b'\]"),
         (Reply({"detail": "no"}, 404), "404: no.*Check the address, the model's name"),
-        (Reply({"detail": "no"}, 500), "does not tell the name of its model: HTTP status 500: no"),
+        (
+            Reply({"detail": "no"}, 500),
+            "does not return the name of its model: HTTP status 500: no",
+        ),
     ],
 )
 def test_a_model_that_has_no_name(models, message):
