@@ -449,8 +449,8 @@ class OpenAIBackend:
             body = await self.connection.get("/models")
         except PromptFailure as failure:
             raise RuntimeError(
-                f"the server {self.base_url} does not return the name of its model: {failure}. Give "
-                "model=, or try again later"
+                f"the server {self.base_url} does not return the name of its model: {failure}. "
+                "Give model=, or try again later"
             ) from None
         models = body.get("data") if isinstance(body, dict) else None
         models = [model for model in models or [] if isinstance(model, dict)]

@@ -19,7 +19,7 @@ OTHER = "the spectrum of a plasma"
 def asked(reply, **options):
     """Returns the completions of a prompt that gets this reply, and the number of attempts."""
     with FaultServer(lambda prompt, attempt: reply if prompt == "odd" else None) as server:
-        backend = OpenAIBackend(server.url, MODEL, max_retries=1, timeout=5)
+        backend = OpenAIBackend(server.url, MODEL, max_retries=1, timeout=60)
         found = backend.complete(["odd", OTHER], **options)
         assert found[-1].text == answer(OTHER)  # one odd answer spoils no other
         return found[:-1], server.attempts["odd"]
