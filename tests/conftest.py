@@ -45,5 +45,10 @@ def model(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """Runs the Ray tests first, since Ray's signal handlers would crash a running JVM."""
-    items.sort(key=lambda item: item.path.name != "test_distributed.py")
+    """Runs the Ray tests first, since Ray's signal handlers would crash a running JVM.
+
+    Files with slow tests are next. Processes take whole files, in this order, and would wait at the
+    end for one that began late.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name != "test_distributed.py", item.path not in slow))
