@@ -1,6 +1,7 @@
 """Measures which share of the processor's limit generation reaches, and what takes the rest.
 
     python tests/benchmarks/generation_limit.py [--beir FOLDER] [--documents 256] [--dtype float32]
+        [--cpu-time]
 
 The limit is a roofline of the two phases. Reading: each token of a document passes the layers once,
 and the shared prefix of the prompts passes them once for all documents, at the rate of a product of
@@ -10,12 +11,14 @@ operations (MACs) at the same rate and that of reading the weights at the memory
 are measured before and after each run, and the best ones count. Attention and everything else is
 not counted, so a share of 1 is not attainable.
 
-Prints the share of each run and their median, then a profile of one more run.
+Prints the share of each run and their median, then a profile of one more run. ``--cpu-time`` is for
+a machine with other work: time of the processor, with ``OMP_NUM_THREADS=1``.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import pandas as pd
 from generation import MOST, documents
@@ -37,14 +40,14 @@ KINDS = {
 """Operations of PyTorch by kind; the others are norms, activations and the choice of tokens."""
 
 
-def rates(dtype: str) -> tuple[float, float]:
+def rates(dtype: str, clock: Callable[[], float]) -> tuple[float, float]:
     """Returns the MAC/s of a matrix product, and the bytes/s that the memory gives."""
     import torch
 
     a, b = (torch.randn(SIDE, SIDE).to(getattr(torch, dtype)) for _ in range(2))
-    numbers = torch.zeros(MEMORY // 4)
-    macs = min(seconds(lambda: a @ b) for _ in range(5))
-    memory = min(seconds(numbers.sum) for _ in range(3))
+    numbers = torch.ones(MEMORY // 4)
+    macs = min(seconds(lambda: a @ b, clock) for _ in range(5))
+    memory = min(seconds(numbers.sum, clock) for _ in range(3))
     return SIDE**3 / macs, MEMORY / memory
 
 
@@ -107,6 +110,7 @@ def main() -> None:
     parser.add_argument("--prompt", default="three-shot")
     parser.add_argument("--dtype", default=precisions()[-1])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cpu-time", action="store_true")
     args = parser.parse_args()
     path = language_model()
     frame = documents(args.beir, args.documents)
@@ -119,11 +123,12 @@ def main() -> None:
         f"{processor()}: {len(written)} queries require {work.read / 1e9:,.0f} GMAC of reading and "
         f"{work.steps * work.step / 1e9:,.0f} of writing, in {args.dtype}"
     )
+    clock = time.process_time if args.cpu_time else time.perf_counter
     shares = []
     for _ in range(args.runs):
-        before = rates(args.dtype)
-        took = seconds(lambda: generator(frame))
-        macs, memory = map(max, before, rates(args.dtype))
+        before = rates(args.dtype, clock)
+        took = seconds(lambda: generator(frame), clock)
+        macs, memory = map(max, before, rates(args.dtype, clock))
         read, write = work.least_seconds(macs, memory)
         shares.append((read + write) / took)
         print(
