@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import platform
@@ -111,7 +112,7 @@ def _has_bfloat16(device: torch.device) -> bool:
 
     if device.type == "cpu":
         known = _cpu_capabilities()
-        return bool(known & {"amx_bf16", "bf16"}) or ("avx512_bf16" in known and not _is_intel())
+        return bool(known & {"amx_bf16", "bf16"}) or ("avx512_bf16" in known and not is_intel())
     if on_xla(device):
         return _is_tpu()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -126,7 +127,9 @@ def _cpu_capabilities() -> set[str]:
     return set(_cpuinfo().split())
 
 
-def _is_intel() -> bool:
+@functools.cache
+def is_intel() -> bool:
+    """Whether the CPU is one of Intel's."""
     return "GenuineIntel" in platform.processor() + _cpuinfo()
 
 

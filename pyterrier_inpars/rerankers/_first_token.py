@@ -75,18 +75,49 @@ def _attend(
     Returns:
         The output, (rows, 1, width), the position bias, and the attention weights.
     """
+    rows = len(hidden_states)
+    queries = attention.q(hidden_states).view(rows, attention.n_heads, -1)
+    heads, weights = attend_once(
+        queries,
+        attention.k.weight,
+        attention.v.weight,
+        key_value_states,
+        None if mask is None else mask[:, 0],
+    )
+    return attention.o(heads.reshape(rows, 1, -1)), position_bias, weights
+
+
+def attend_once(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    states: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes attention for one position, without keys and values of the states.
+
+    Each head's key matrix is multiplied with the query vector, and its value matrix with the
+    attention-weighted mean of the states.
+
+    Args:
+        queries: Query vectors, scaled, (rows, heads, head width).
+        keys: Key matrix, (heads * head width, width).
+        values: Value matrix, (heads * head width, width).
+        states: States to attend to, (rows, tokens, width).
+        mask: True or 0 at tokens that are attended to, (rows, 1, tokens).
+
+    Returns:
+        The vectors of the heads, (rows, heads, head width), and the attention weights.
+    """
     import torch
 
-    rows, states = len(hidden_states), key_value_states
-    keys = attention.k.weight.view(attention.n_heads, -1, attention.d_model)
-    values = attention.v.weight.view(attention.n_heads, -1, attention.d_model)
-    queries = attention.q(hidden_states).view(rows, attention.n_heads, -1)
-    queries = torch.einsum("rhk,hkd->rhd", queries, keys)
+    heads, width = queries.shape[1], states.shape[2]
+    queries = torch.einsum("rhk,hkd->rhd", queries, keys.view(heads, -1, width))
     logits = queries @ states.transpose(1, 2)  # (rows, heads, tokens)
     if mask is not None and mask.dtype == torch.bool:
-        logits = logits.masked_fill(~mask[:, 0], torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     elif mask is not None:
-        logits = logits + mask[:, 0]
+        logits = logits + mask
     weights = logits.softmax(dim=2)
-    heads = torch.einsum("rhd,hkd->rhk", weights @ states, values)
-    return attention.o(heads.reshape(rows, 1, -1)), position_bias, weights
+    means = weights @ states
+    return torch.einsum("rhd,hkd->rhk", means, values.view(heads, -1, width)), weights

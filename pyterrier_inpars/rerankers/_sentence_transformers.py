@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyterrier_inpars._compute.xla import padded_length
+from pyterrier_inpars._compute.devices import best_dtype, is_int8
+from pyterrier_inpars._compute.xla import on_xla, padded_length
+from pyterrier_inpars.rerankers._first_state import first_state
 from pyterrier_inpars.rerankers.base import Reranker, read_json
 
 if TYPE_CHECKING:
     import torch
 
-CHARACTERS = 4
-"""Approximate characters per token, for sorting texts by length before they are tokenized."""
-
+TOKENIZED = 1024
+"""Number of inputs that are tokenized together."""
 
 GENERATIVE = ("text-generation", "any-to-any")
 """Tasks of sentence-transformers whose scores are logits of the last token."""
@@ -58,19 +60,101 @@ class SentenceTransformersReranker(Reranker):
     def _input_format(self, network: Any) -> dict[str, Any]:
         return {"max_length": network.max_seq_length}
 
-    def _estimated_tokens(self, texts: Iterable[str]) -> list[float]:
-        """Returns the approximate number of tokens that the network reads of each text."""
-        limit = self.network.max_seq_length or np.inf
-        return [min(len(text) / CHARACTERS, limit) for text in texts]
+    def _computed(
+        self,
+        inputs: Sequence[Any],
+        tokenize: Callable[[list[Any]], dict[str, Any]],
+        forward: Callable[[dict[str, Any]], torch.Tensor],
+        counted: bool = True,
+    ) -> np.ndarray:
+        """Computes inputs in batches of similar numbers of tokens.
 
-    def _count_batch(self, batch: dict[str, Any], rows: Sequence[int]) -> None:
-        """Counts the inputs of a batch of rows, of which XLA may repeat the last one."""
-        if "attention_mask" in batch:  # absent without a transformer
-            lengths = batch["attention_mask"].sum(dim=1)[: len(set(rows))]
-            self._count_inputs(lengths.cpu(), self.network.max_seq_length)
+        Inputs are tokenized many at a time, which takes half the time of small batches, and then
+        grouped by their exact lengths, which avoids nearly all padding.
+
+        Args:
+            inputs: Texts, or pairs of them.
+            tokenize: Returns the network's input for some of them.
+            forward: Returns a tensor with one row per row of a network's input on its device.
+            counted: Whether they count as inputs of this reranker.
+
+        Returns:
+            The outputs of all inputs, float32, in order.
+        """
+        from sentence_transformers.util import batch_to_device
+
+        network = self.network
+        characters = [
+            len(text) if isinstance(text, str) else sum(map(len, text)) for text in inputs
+        ]
+        order = np.argsort(-np.array(characters, dtype=int), kind="stable")
+        found = []
+        with self._progress(len(inputs)) as bar:
+            for i in range(0, len(inputs), TOKENIZED):
+                chunk = [inputs[row] for row in order[i : i + TOKENIZED]]
+                tokens = tokenize(chunk)
+                mask = tokens.get("attention_mask")  # absent without a transformer
+                lengths = [1] * len(chunk) if mask is None else mask.sum(dim=1).tolist()
+                if counted and mask is not None:
+                    self._count_inputs(lengths, network.max_seq_length)
+
+                def compute(rows: list[int], chunk: Any = chunk, tokens: Any = tokens) -> Any:
+                    if "attention_mask" in tokens:
+                        batch = some_rows(tokens, rows, self._padded_length)
+                    else:
+                        batch = tokenize([chunk[row] for row in rows])
+                    return forward(batch_to_device(batch, network.device))
+
+                found.append(self._in_batches(lengths, compute, bar))
+        return np.concatenate(found)[np.argsort(order)]
+
+    def _precision(self) -> AbstractContextManager:
+        import torch
+
+        device, keep = self.network.device, self._heads(self.network)
+        lower = best_dtype(self.dtype, device) == torch.bfloat16
+        if not lower or is_int8(self.dtype) or self._compile or on_xla(device):
+            return super()._precision()
+        from pyterrier_inpars._compute.lower_precision import converted_weights
+
+        return converted_weights(self.network, torch.bfloat16, keep)
+
+    def _first_state(self, alone: bool) -> AbstractContextManager[None]:
+        """Computes less in this context if only the first token's state is read."""
+        if not alone or self._compile:  # replaced layers would be compiled again
+            return nullcontext()
+        return first_state(self.network)
+
+    def _padded_length(self, tokens: int) -> int:
+        """Returns the length to which a batch is padded, at least 1 for an empty text."""
+        limit = self.network.max_seq_length or np.inf
+        return max(1, padded_length(tokens, limit, self.network.device))
 
     def _write(self, path: str) -> None:
         self.network.save_pretrained(path, create_model_card=False)
+
+
+def some_rows(
+    tokens: dict[str, Any], rows: Sequence[int], padded: Callable[[int], int]
+) -> dict[str, Any]:
+    """Returns rows of a network's input, without the padding that they do not need.
+
+    Args:
+        tokens: Input with an ``attention_mask``, padded on one side, and other tensors.
+        rows: Row numbers, which may repeat.
+        padded: Length of a batch from that of its longest row.
+    """
+    mask = tokens["attention_mask"]
+    length = padded(int(mask[rows].sum(dim=1).max()))
+    left = bool((mask[:, 0] < mask[:, -1]).any())
+    columns = slice(mask.shape[1] - length, None) if left else slice(length)
+    found = dict(tokens)
+    for name, value in tokens.items():
+        if getattr(value, "shape", ())[:1] == mask.shape[:1]:
+            found[name] = value[rows]
+            if value.shape[:2] == mask.shape:
+                found[name] = found[name][:, columns]
+    return found
 
 
 def number_of_positions(network: Any) -> float:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+SAMPLED = 1024
+"""Number of numbers of a weight that are read to see whether it changed."""
+
 
 class VectorCache:
     """Vectors of texts, in memory. A copy or a pickle of it is empty."""
@@ -47,14 +50,22 @@ class VectorCache:
         return found[codes]
 
 
-def weights_checksum(network: Any) -> tuple[float, ...]:
-    """Returns two numbers for each weight, which change with its values, signs and their order."""
+def weights_state(network: Any) -> tuple[tuple[Any, ...], ...]:
+    """Returns what changes with each of a network's weights, without reading all of them.
+
+    PyTorch counts what is written to a weight in place, but neither writes to its ``data`` nor the
+    steps of a fused optimizer. These change nearly all numbers, so a thousand of them are read.
+    """
     import torch
 
-    sums = []
+    states, sums = [], []
     with torch.no_grad():
         for weight in network.parameters():
-            flat = weight.double().flatten()
-            ramp = torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)
-            sums += [flat.sum(), flat @ ramp]
-        return tuple(torch.stack(sums).tolist())
+            numbers = weight.dequantize() if hasattr(weight, "qdata") else weight.detach()
+            numbers = numbers.flatten()
+            numbers = numbers[:: max(1, len(numbers) // SAMPLED)].double()
+            ramp = torch.linspace(1, 2, len(numbers), dtype=torch.double, device=numbers.device)
+            sums.append(torch.stack([numbers.sum(), numbers @ ramp]))
+            states.append((id(weight), weight._version))
+    found = torch.stack(sums).tolist()
+    return tuple((*state, *own) for state, own in zip(states, found, strict=True))

@@ -508,7 +508,10 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         return onednn_linear(self.network, keep=self._heads(self.network))
 
     def _in_batches(
-        self, lengths: Sequence[float], forward: Callable[[list[int]], torch.Tensor]
+        self,
+        lengths: Sequence[float],
+        forward: Callable[[list[int]], torch.Tensor],
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Computes rows in batches of similar length.
 
@@ -516,6 +519,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
             lengths: Tokens of each row.
             forward: Returns a tensor with one row per given row number. Row numbers may repeat, if
                 the device needs full batches.
+            progress: Bar that counts the rows; ``None`` for one of these rows alone.
 
         Returns:
             The outputs of all rows, float32, in order.
@@ -533,10 +537,16 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         def longest(row: int) -> str:
             return f"an input of about {lengths[row]:,.0f} tokens"
 
-        for rows in Progress(batches, type(self).__name__, unit="batches", verbose=self.verbose):
-            found += [scores for _, scores in self._memory.run(rows, compute, longest)]
+        with self._progress(len(lengths)) if progress is None else nullcontext(progress) as bar:
+            for rows in batches:
+                found += [scores for _, scores in self._memory.run(rows, compute, longest)]
+                bar.update(len(rows))
         self._warn_if_truncated()
         return np.concatenate(found)[np.argsort(np.concatenate(batches))]
+
+    def _progress(self, rows: int) -> Progress:
+        """Returns a bar for the scoring of rows."""
+        return Progress(title=type(self).__name__, total=rows, unit="inputs", verbose=self.verbose)
 
     def _count_inputs(self, lengths: ArrayLike, limit: float | None) -> None:
         """Counts inputs of the network, and those that have as many tokens as the limit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from pyterrier_inpars.rerankers._sentence_transformers import (
     SentenceTransformersReranker,
     append_end_token,
 )
-from pyterrier_inpars.rerankers._vector_cache import VectorCache, weights_checksum
+from pyterrier_inpars.rerankers._vector_cache import VectorCache, weights_state
 from pyterrier_inpars.rerankers.base import read_json
 from pyterrier_inpars.training.examples import groups, listings
 from pyterrier_inpars.training.losses import FROM_TEACHER, IN_BATCH, in_batch, list_loss
@@ -249,7 +250,7 @@ class BiEncoder(SentenceTransformersReranker):
         return self._caches[task].vectors(
             texts,
             lambda missing: self._encode(task, missing, prompt),
-            (weights_checksum(self.network), self._input_settings(), str(self.dtype), prompt),
+            (weights_state(self.network), self._input_settings(), str(self.dtype), prompt),
             self.vector_cache,
         )
 
@@ -258,20 +259,18 @@ class BiEncoder(SentenceTransformersReranker):
 
         They equal those of ``encode_query`` and ``encode_document``, which do not run on XLA.
         """
-        from sentence_transformers.util import batch_to_device
         from torch.nn.functional import normalize
 
         network = self.network
         codes, distinct = pd.factorize(pd.Series(texts))
 
-        def forward(rows: list[int]) -> torch.Tensor:
-            batch = network.preprocess([distinct[r] for r in rows], prompt=prompt, task=task)
-            vectors = network(batch_to_device(batch, network.device), task=task)
-            if task == "document":
-                self._count_batch(batch, rows)
-            return normalize(vectors["sentence_embedding"])
+        def forward(batch: dict[str, Any]) -> torch.Tensor:
+            return normalize(network(batch, task=task)["sentence_embedding"].float())
 
-        return self._in_batches(self._estimated_tokens(distinct), forward)[codes]
+        tokenize = partial(network.preprocess, prompt=prompt, task=task)
+        with self._first_state({part.pooling_mode for part in _poolings(network)} == {"cls"}):
+            found = self._computed(distinct, tokenize, forward, counted=task == "document")
+        return found[codes]
 
     def _prompts(self) -> tuple[str | None, str | None]:
         """Returns the model's prompts for queries and for documents.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyterrier_inpars.rerankers._first_state import classifies_first_state
 from pyterrier_inpars.rerankers._sentence_transformers import SentenceTransformersReranker
 from pyterrier_inpars.rerankers.base import read_json
 from pyterrier_inpars.training.examples import balanced, check_negatives, listings
@@ -120,14 +121,11 @@ class CrossEncoder(SentenceTransformersReranker):
             )
         pairs = list(zip(self._cut(queries), texts, strict=True))
 
-        def forward(rows: list[int]) -> torch.Tensor:
-            batch = self._batch([pairs[r] for r in rows])
-            scores = network(batch)["scores"].view(-1)
-            self._count_batch(batch, rows)
-            return scores
+        def forward(batch: dict[str, Any]) -> torch.Tensor:
+            return network(batch)["scores"].view(-1)
 
-        lengths = self._estimated_tokens(query + text for query, text in pairs)
-        return self._in_batches(lengths, forward)
+        with self._first_state(classifies_first_state(network.transformers_model)):
+            return self._computed(pairs, network.preprocess, forward)
 
     def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:
         from datasets import Dataset

@@ -1,6 +1,7 @@
 """Compares CrossEncoder and BiEncoder with sentence-transformers, at its best batch size.
 
     python tests/benchmarks/reranking_encoders.py [--texts 500] [--runs 3] [--beir FOLDER]...
+        [--only CrossEncoder] [--dtype bfloat16]... [--backend openvino]
 
 The network is MiniLM (``demo.encoder``: 6 layers of size 384); as a cross-encoder it gets a random
 scoring head, which does not change the time. The texts are drawn from the demo's collection, or
@@ -11,8 +12,10 @@ pairs each. Timed, after loading:
   scores,
 - ``BiEncoder.encode`` and ``SentenceTransformer.encode``, from texts to unit vectors,
 
-in float32, and in bfloat16 where the processor computes in it; the peer then has its weights in
-bfloat16. The peer's batch size is the fastest of 8, 32 and 128 in one run each.
+in float32, and in bfloat16 where the processor is faster in it, or in each ``--dtype``; the peer
+then has its weights in bfloat16. The peer's batch size is the fastest of 8, 32 and 128 in one run
+each. ``--backend`` is the peer's, ``onnx`` or ``openvino``, which sentence-transformers installs as
+extras; it is compared in the first precision.
 
 Checked first: in float32 the scores and vectors equal the peer's to within 1e-4. In bfloat16, the
 scores correlate with the peer's in float32 by more than 0.99, and so do the vectors.
@@ -77,7 +80,23 @@ def with_head(encoder: str, path: Path) -> str:
     return str(path)
 
 
-def cross_encoders(path: str, dtype: str, frame: pd.DataFrame) -> tuple[Compute, Any]:
+def peer_options(dtype: str, backend: str) -> dict[str, Any]:
+    """Returns arguments of the peer's classes; OpenVINO chooses bfloat16 unless told otherwise."""
+    import torch
+
+    precision = {"dtype": getattr(torch, dtype)}
+    if backend == "openvino":
+        precision = {
+            "ov_config": {"INFERENCE_PRECISION_HINT": {"float32": "f32"}.get(dtype, "bf16")}
+        }
+    elif backend == "onnx":
+        precision = {}
+    return {"device": "cpu", "backend": backend, "model_kwargs": precision}
+
+
+def cross_encoders(
+    path: str, dtype: str, frame: pd.DataFrame, backend: str = "torch"
+) -> tuple[Compute, Any]:
     """Returns what computes scores of the pairs, with ours and, at a batch size, with the peer."""
     import sentence_transformers
     import torch
@@ -85,10 +104,7 @@ def cross_encoders(path: str, dtype: str, frame: pd.DataFrame) -> tuple[Compute,
     rows = list(zip(frame["query"], frame["text"], strict=True))
     ours = CrossEncoder(path, dtype=dtype, device="cpu")
     peer = sentence_transformers.CrossEncoder(
-        path,
-        device="cpu",
-        activation_fn=torch.nn.Identity(),
-        model_kwargs={"dtype": getattr(torch, dtype)},
+        path, activation_fn=torch.nn.Identity(), **peer_options(dtype, backend)
     )
     return (
         lambda: ours(frame).set_index("docno").loc[frame["docno"], "score"].to_numpy(),
@@ -96,14 +112,15 @@ def cross_encoders(path: str, dtype: str, frame: pd.DataFrame) -> tuple[Compute,
     )
 
 
-def bi_encoders(path: str, dtype: str, frame: pd.DataFrame) -> tuple[Compute, Any]:
+def bi_encoders(
+    path: str, dtype: str, frame: pd.DataFrame, backend: str = "torch"
+) -> tuple[Compute, Any]:
     """Returns what computes vectors of the texts, with ours and, at a batch size, with the peer."""
-    import torch
     from sentence_transformers import SentenceTransformer
 
     texts = frame["text"].tolist()
     ours = BiEncoder(path, dtype=dtype, device="cpu")
-    peer = SentenceTransformer(path, device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+    peer = SentenceTransformer(path, **peer_options(dtype, backend))
     return (
         lambda: ours.encode(texts, "document"),
         lambda size: peer.encode(texts, batch_size=size, show_progress_bar=False),
@@ -122,19 +139,26 @@ def check(dtype: str, found: np.ndarray, expected: np.ndarray) -> None:
         sys.exit("the values differ from the peer's")
 
 
-def compare(name: str, sides: Callable[..., tuple[Compute, Any]], runs: int) -> None:
-    """Compares a reranker with its peer in each precision; the first one is float32."""
+def compare(
+    name: str,
+    sides: Callable[..., tuple[Compute, Any]],
+    runs: int,
+    dtypes: list[str],
+    backend: str,
+) -> None:
+    """Compares a reranker with its peer in each precision."""
     print(f"\n{name}")
-    expected = None
-    for dtype in precisions():
-        ours, peer = sides(dtype=dtype)
-        if expected is None:
-            expected = peer(BATCH_SIZES[0])
+    _, exact = sides(dtype="float32")
+    expected = exact(BATCH_SIZES[0])
+    for dtype in dtypes:
+        ours, peer = sides(dtype=dtype, backend=backend)
         check(dtype, ours(), expected)
         took = {size: seconds(partial(peer, size)) for size in BATCH_SIZES}
         best = min(took, key=took.__getitem__)
         (ratio,) = median_ratios(partial(peer, best), {name: ours}, runs).values()
-        print(f"median ratio in {dtype}, peer (batch size {best}) to {name}: {ratio:.2f}")
+        print(
+            f"median ratio in {dtype}, peer ({backend}, batch size {best}) to {name}: {ratio:.2f}"
+        )
 
 
 def main() -> None:
@@ -142,6 +166,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=500)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--beir", action="append", default=[], help="folder; can be repeated")
+    parser.add_argument("--only", choices=["CrossEncoder", "BiEncoder"])
+    parser.add_argument("--dtype", action="append", default=[], help="can be repeated")
+    parser.add_argument("--backend", choices=["torch", "onnx", "openvino"], default="torch")
     args = parser.parse_args()
     import torch
 
@@ -153,8 +180,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, quiet():
         encoder = demo.encoder()
         with_scores = with_head(encoder, Path(folder))
-        compare("CrossEncoder", partial(cross_encoders, with_scores, frame=frame), args.runs)
-        compare("BiEncoder", partial(bi_encoders, encoder, frame=frame), args.runs)
+        sides = {
+            "CrossEncoder": partial(cross_encoders, with_scores, frame=frame),
+            "BiEncoder": partial(bi_encoders, encoder, frame=frame),
+        }
+        for name in [args.only] if args.only else sides:
+            compare(name, sides[name], args.runs, args.dtype or precisions(), args.backend)
 
 
 if __name__ == "__main__":

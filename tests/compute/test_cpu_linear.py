@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyterrier_inpars._compute import cpu_linear
-from pyterrier_inpars._compute.cpu_linear import pack_linear
+from pyterrier_inpars._compute.cpu_linear import onednn_linear, pack_linear
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -36,6 +36,20 @@ def test_packed_weights(bias, dtype):
             torch.testing.assert_close(layer(some), wanted[:, : some.shape[1]])
 
 
+@pytest.mark.parametrize("intel", [False, True])
+def test_float32_layers_for_a_while(monkeypatch, intel):
+    """They compute the same, except on Intel by oneDNN, and keep their weights."""
+    monkeypatch.setattr(cpu_linear, "is_intel", lambda: intel)
+    network = torch.nn.Sequential(torch.nn.Linear(48, 80), torch.nn.Linear(80, 8, bias=False))
+    rows = torch.randn(3, 7, 48)
+    with torch.no_grad():
+        expected = network(rows)
+        with onednn_linear(network, keep=[network[1]]):
+            assert [("forward" in vars(layer)) for layer in network] == [not intel, False]
+            torch.testing.assert_close(network(rows), expected)
+        assert torch.equal(network(rows), expected)
+
+
 def test_other_dtypes_and_devices_are_not_packed():
     network = torch.nn.ModuleList(
         [torch.nn.Linear(4, 4, dtype=torch.float64), torch.nn.Linear(4, 4, device="meta")]
@@ -48,7 +62,7 @@ def test_kernel_caches_are_limited():
     """Products of 1,000 sizes take less memory than with the default cache sizes."""
     program = """
 import psutil, torch
-from pyterrier_inpars._compute.cpu_linear import pack_linear
+from pyterrier_inpars._compute.cpu_linear import onednn_linear, pack_linear
 layer = torch.nn.Linear(32, 48)
 pack_linear(layer)
 before = psutil.Process().memory_info().rss

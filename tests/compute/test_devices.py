@@ -89,7 +89,7 @@ class TestDtype:
         """Intel's processors compute faster in bfloat16 with AMX only."""
         can = {"avx2": True, "amx_bf16": False, name: True}
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
-        monkeypatch.setattr(devices, "_is_intel", lambda: intel)
+        monkeypatch.setattr(devices, "is_intel", lambda: intel)
         slower = {"avx512f", *["avx512_bf16"] * intel}
         expected = torch.float32 if name in slower else torch.bfloat16
         assert best_dtype("auto", torch.device("cpu")) == expected

@@ -37,6 +37,35 @@ class TestBiEncoder:
         reranker(pd.concat([frame, frame.assign(qid="again")]))
         assert sum(counts) == frame["query"].nunique() + frame["text"].nunique()
 
+    def test_first_token(self, models, frame):
+        """Pooling of the first token's state is sentence-transformers', with less computed."""
+        reranker = BiEncoder(models[BiEncoder], pooling="cls", dtype="float32")
+        network, texts = reranker.network, frame["text"].tolist()
+        expected = network.encode(texts, normalize_embeddings=True)
+        shapes = []
+        layer = network[0].model.encoder.layer[-1]
+        hook = layer.register_forward_hook(lambda *call: shapes.append(call[-1].shape[1]))
+        np.testing.assert_allclose(reranker.encode(texts), expected, atol=1e-6)
+        assert set(shapes) == {1}
+        hook.remove()
+
+    def test_batches_by_exact_length(self, models):
+        """Rows of a batch differ by few tokens, and all are computed in order."""
+        rng = np.random.default_rng(0)
+        words = ["stone", "xylophones", "a", "river"]  # of 1 to 10 tokens
+        texts = [" ".join(rng.choice(words, n)) for n in rng.integers(1, 9, 300)]
+        reranker = BiEncoder(models[BiEncoder], dtype="float32", batch_size=8)
+        read = []
+        hook = reranker.network[0].register_forward_hook(
+            lambda module, args, output: read.append(output["attention_mask"].float().mean())
+        )
+        found = reranker.encode(texts)
+        assert min(read[:-1]) > 0.8 and np.mean(read) > 0.97
+        hook.remove()
+        expected = reranker.network.encode(texts, normalize_embeddings=True)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(reranker.encode(texts[:1]), expected[:1], atol=1e-6)
+
     def test_another_network_for_documents(self, models, frame, tmp_path):
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.base.modules import Router, Transformer

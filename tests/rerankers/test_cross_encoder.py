@@ -6,8 +6,10 @@ import pytest
 import tiny
 import torch
 from tiny_training import QUICK, scores, weights
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, load_reranker
+from pyterrier_inpars.rerankers._first_state import classifies_first_state, first_state
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -211,3 +213,62 @@ class TestTraining:
         oracle = Oracle(str(trained.save(tmp_path / "checkpoint")))
         pairs = list(zip(examples["query"], examples["text"], strict=True))
         np.testing.assert_allclose(oracle.predict(pairs), trained(examples)["score"], atol=1e-6)
+
+
+class TestFirstState:
+    """The last layer of a BERT-like encoder computes the state of the first token only."""
+
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "camembert", "xlm-roberta"])
+    def test_less_for_the_same_logits(self, kind, attention):
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        config = AutoConfig.for_model(
+            kind,
+            **sizes,
+            vocab_size=50,
+            num_hidden_layers=2,
+            num_labels=1,
+            embedding_size=32,
+            initializer_range=0.3,
+        )
+        torch.manual_seed(0)
+        network = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation=attention
+        ).eval()
+        for name, weight in network.named_parameters():
+            if name.endswith("bias"):  # they begin as 0
+                torch.nn.init.normal_(weight)
+        batch = {
+            "input_ids": torch.randint(3, 50, (4, 20)),
+            "attention_mask": (torch.arange(20) < torch.tensor([[20], [13], [1], [20]])).long(),
+        }
+
+        def computed() -> tuple[torch.Tensor, int]:
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                return network(**batch).logits, counter.get_total_flops()
+
+        full, before = computed()
+        assert classifies_first_state(network)
+        with first_state(network):
+            found, during = computed()
+        again, after = computed()
+        torch.testing.assert_close(found, full, atol=1e-5, rtol=1e-5)
+        assert full.std() > 0.1
+        assert torch.equal(again, full) and before == after
+        layer = 2 * 4 * 20 * (4 * 32 * 32 + 2 * 32 * 64)  # two operations a multiply-add
+        assert before - during > 0.8 * layer
+
+    def test_other_networks_stay(self, models):
+        """A classifier of another family, an encoder whose states are pooled, int8 layers."""
+        from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+        config = DistilBertConfig(vocab_size=50, dim=32, hidden_dim=64, n_layers=1, n_heads=4)
+        other = DistilBertForSequenceClassification(config)
+        assert not classifies_first_state(other)
+        assert not classifies_first_state(BiEncoder(models[BiEncoder]).network[0].model)
+        for network in (other, CrossEncoder(models[CrossEncoder], dtype="int8").network):
+            with first_state(network):
+                changed = [m for m in network.modules() if "forward" in vars(m)]
+            assert all(type(module) is torch.nn.Linear for module in changed)  # the head

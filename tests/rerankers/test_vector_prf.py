@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from pyterrier_inpars import BiEncoder, ScoreFusion, VectorPRF
@@ -97,23 +98,43 @@ def test_copies_have_an_empty_cache(encoder):
         np.testing.assert_array_equal(other.encode(["a"]), cached.encode(["a"]))
 
 
-def test_a_checksum_changes_with_each_weight(encoder):
+def test_the_state_of_weights(encoder):
+    """It changes with each weight, its signs and order, by whatever writes to it."""
+
     def changed(before, after):
-        return {n // 2 for n, (a, b) in enumerate(zip(before, after, strict=True)) if a != b}
+        return {n for n, (a, b) in enumerate(zip(before, after, strict=True)) if a != b}
 
     network = encoder().network
-    before = _vector_cache.weights_checksum(network)
-    for number, weight in enumerate(network.parameters()):
+    weights = [*network.parameters()]
+    before = _vector_cache.weights_state(network)
+    assert before == _vector_cache.weights_state(network)
+    for number, weight in enumerate(weights):
         weight.data = weight.data + 0.01
-        after = _vector_cache.weights_checksum(network)
+        after = _vector_cache.weights_state(network)
         assert changed(before, after) == {number}
         before = after
-    weight = next(network.parameters())
-    for other in (-weight.data, weight.data.flip(0)):  # other signs, or another order
+    weight = weights[0]
+    for other in (-weight.data, weight.data.flip(0)):
         weight.data = other
-        after = _vector_cache.weights_checksum(network)
-        assert len(changed(before, after)) == 1
+        after = _vector_cache.weights_state(network)
+        assert changed(before, after) == {0}
         before = after
+    with torch.no_grad():
+        weight[-1, -1] += 1.0  # a single number
+    after = _vector_cache.weights_state(network)
+    assert changed(before, after) == {0}
+
+
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_an_optimizer_changes_the_state_of_weights(encoder, options):
+    """A fused step is not counted by PyTorch, but changes the numbers that are read."""
+    network = encoder().network
+    for weight in network.parameters():
+        weight.grad = torch.randn_like(weight)
+    before = _vector_cache.weights_state(network)
+    torch.optim.AdamW(network.parameters(), lr=1e-6, **options).step()
+    after = _vector_cache.weights_state(network)
+    assert all(a != b for a, b in zip(after, before, strict=True))
 
 
 def test_columns(frame, encoder):
