@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pyterrier_inpars._compute.cpu_linear import pack_linear
+from pyterrier_inpars._compute.cpu_memory import keep_freed_memory
 from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars._compute.memory_limit import MemoryLimit, is_out_of_memory
 from pyterrier_inpars._quiet import quiet
@@ -420,6 +421,8 @@ class HuggingFaceBackend(TokenizedBackend):
                 )
             elif not self._compile:
                 pack_linear(self.model)
+            if self.device.type == "cpu":
+                keep_freed_memory()
 
     def _new_batch(
         self, prefix: list[int], rows: int, longest: int
