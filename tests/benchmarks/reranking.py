@@ -1,11 +1,12 @@
 """Compares the reranking time of MonoT5 and pyterrier_t5's MonoT5ReRanker with its defaults.
 
-    python tests/benchmarks/reranking.py [--pairs 2000] [--runs 3] [--check 100]
+    python tests/benchmarks/reranking.py [--shape t5-base] [--pairs 2000] [--runs 3] [--check 100]
 
-Both score the same pairs with the same T5 of the shape of t5-small with random weights: 6 + 6
-layers of size 512, 8 heads, a vocabulary of 32,128. Queries have 2 to 12 words and 50 documents
-each, whose lengths are log-normal: 100 tokens on average, one in a hundred longer than the 512
-tokens of the input. ``transform`` is timed, from texts to scores. The network is loaded before.
+Both score the same pairs with the same T5 with random weights, of the shape of t5-small (6 + 6
+layers of size 512, 8 heads) or of t5-base (12 + 12 of size 768, 12 heads), with a vocabulary of
+32,128. Queries have 2 to 12 words and 50 documents each, whose lengths are log-normal: 100 tokens
+on average, one in a hundred longer than the 512 tokens of the input. ``transform`` is timed, from
+texts to scores. The network is loaded before.
 
 Checked first, on ``--check`` pairs (the longest, the shortest and others): in float32 the scores
 equal the peer's at batch size 1, where they are exact, to within 1e-4; in bfloat16 the correlation
@@ -36,6 +37,10 @@ from pyterrier_inpars import MonoT5
 from pyterrier_inpars._quiet import quiet
 
 LIMIT = 512
+SHAPES: dict[str, dict[str, int]] = {
+    "t5-small": {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    "t5-base": {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+}
 
 
 def words(number: int, rng: np.random.Generator) -> list[str]:
@@ -46,18 +51,15 @@ def words(number: int, rng: np.random.Generator) -> list[str]:
     return [*found]
 
 
-def build(path: Path, vocabulary: list[str]) -> str:
+def build(path: Path, vocabulary: list[str], shape: str) -> str:
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
     tokenizer = tiny.t5_tokenizer(("true", "false"), vocabulary)
     config = T5Config(
         vocab_size=32128,
-        d_model=512,
         d_kv=64,
-        d_ff=2048,
-        num_layers=6,
-        num_heads=8,
+        **SHAPES[shape],
         n_positions=LIMIT,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
@@ -134,6 +136,7 @@ def check(peer: Any, ours: dict[str, Any], frame: pd.DataFrame, number: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--shape", choices=[*SHAPES], default="t5-small")
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--check", type=int, default=100)
@@ -148,7 +151,7 @@ def main() -> None:
     vocabulary = words(31_900, rng)
     frame = results(args.pairs, vocabulary, rng)
     with tempfile.TemporaryDirectory() as folder, quiet():
-        path = build(Path(folder) / "t5", vocabulary)
+        path = build(Path(folder) / "t5", vocabulary, args.shape)
         peer = MonoT5ReRanker(model=path, tok_model=path, verbose=False)
         ours = {d: MonoT5(path, dtype=d, device=str(peer.device)) for d in precisions()}
         check(peer, ours, frame, args.check)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder as Oracle
 from sentence_transformers import SentenceTransformer
-from tiny_training import models, plain_models  # noqa: F401
+from tiny_training import QUICK, make_examples, models, plain_models  # noqa: F401
 
 from pyterrier_inpars import BiEncoder, CrossEncoder
 from pyterrier_inpars._compute.lower_precision import converted_weights
@@ -68,3 +68,14 @@ def test_an_error_restores_the_weights():
         assert kept(linear(torch.zeros(1, 4, dtype=torch.bfloat16))).dtype == torch.float32
         raise KeyError
     assert tensors(network) == before
+
+
+@pytest.mark.parametrize("cls", [CrossEncoder, BiEncoder])
+def test_training_keeps_float32_weights(models, cls, tmp_path):  # noqa: F811
+    """Also one that scores held-out queries; what is saved scores the same."""
+    examples = make_examples(8, 2, 0, "pair")
+    training = QUICK | {"held_out": 0.3}
+    trained = cls(models[cls], dtype="bfloat16", device="cpu", training=training).fit(examples)
+    assert {weight.dtype for weight in trained.network.parameters()} == {torch.float32}
+    loaded = cls(trained.save(tmp_path / "model"), dtype="bfloat16", device="cpu")
+    np.testing.assert_array_equal(trained(examples)["score"], loaded(examples)["score"])
