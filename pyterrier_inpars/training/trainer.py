@@ -29,6 +29,7 @@ from pyterrier_inpars._compute.xla import Mixin, XlaTrainerMixin, on_xla
 from pyterrier_inpars._files import write_json
 from pyterrier_inpars._progress import Progress, hidden_bars
 from pyterrier_inpars.training._finite import NotFiniteError, check_weights
+from pyterrier_inpars.training._similar_lengths import compute_by_length
 from pyterrier_inpars.training.arguments import training_arguments
 from pyterrier_inpars.training.lora import (
     LoraTrainerMixin,
@@ -293,6 +294,7 @@ class TrainingRun:
             with self._selection(network, output_dir) as selected:
                 try:
                     with _restored(network), lora_matrices(network, lora, self.options.seed):
+                        compute_by_length(network)
                         trainer = self._trainer(trainer_class, args, network, lora, parts)
                         self._train(trainer, checkpoint)
                     self.check_weights(network, trainer.state.global_step)
@@ -527,14 +529,14 @@ def _as_dict(network: Any, args: Any, output: Any) -> Any:
 
 @contextmanager
 def _restored(network: Any) -> Iterator[None]:
-    """Undoes what trainers change in a network except the weights; leaves it in eval mode."""
+    """Undoes what a training changes in a network except the weights; leaves it in eval mode."""
     device = network.device
     hook = network.register_forward_hook(_as_dict)
     try:
         yield
     finally:
         hook.remove()
-        for name in ("forward", "_original_forward"):  # where accelerate leaves its autocast
+        for name in ("forward", "_original_forward"):  # also of accelerate, for its autocast
             vars(network).pop(name, None)
         for part in network.modules():
             if hasattr(part, "gradient_checkpointing"):
