@@ -1,9 +1,9 @@
 """Kills runs over a server with faults, and compares the artifact with that of a run without any.
 
 A share of the prompts fails once, another one for good. Each run is killed (SIGKILL) after a
-random time, and the next one resumes. At the end, every document must have its query or be among
-``failed``, no answer that was stored may have been requested again, and the rows must be those of
-a run without faults, but for the failed documents::
+random number of answers, and the next one resumes. At the end, every document must have its query
+or be among ``failed``, no answer that was stored may have been requested again, and the rows must
+be those of a run without faults, but for the failed documents::
 
     python tests/faults/kill_server_runs.py --kills 10 --documents 500
 """
@@ -60,6 +60,10 @@ def stats(url):
         return json.load(response)
 
 
+def answered(url):
+    return sum(stats(url)["answered"].values())
+
+
 def stored(path):
     """Docnos with an answer on the disk that a further run must not ask for."""
     docnos = {row["docno"] for file in Path(path).glob("queries-*.gz") for row in rows(file)}
@@ -92,8 +96,10 @@ def main() -> int:
             path, kills, kept = f"{folder}/killed", 0, 0
             while kills < options.kills:
                 child = fork.Process(target=run, args=(url, path, options.documents))
+                until = answered(url) + draw.randint(1, max(1, options.documents // options.kills))
                 child.start()
-                child.join(draw.uniform(0.2, 0.5))
+                while child.is_alive() and answered(url) < until:
+                    time.sleep(0.02)
                 child.kill()
                 child.join()
                 if child.exitcode != -signal.SIGKILL:
