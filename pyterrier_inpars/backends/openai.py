@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 import re
 import threading
@@ -321,7 +322,9 @@ class OpenAIBackend:
         run.failures_in_a_row = 0
         while run.refused:
             run.refused.pop()()
-        answered(completions)
+        values = (value for c in completions for value in c.log_probs or [])
+        if not any(map(math.isnan, values)):  # an error for the caller, who asks again later
+            answered(completions)
         return completions
 
     def _count_failure(self, reason: str, run: Run) -> None:

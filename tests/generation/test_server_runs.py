@@ -8,7 +8,7 @@ from collections import Counter
 
 import pyterrier as pt
 import pytest
-from fault_server import FaultServer
+from fault_server import FaultServer, Reply
 from plain_generation import documents, generator
 
 from pyterrier_inpars import QueryGenerator, StaticPrompt, SyntheticQueries
@@ -194,6 +194,22 @@ def test_failures_of_a_resumed_run_are_those_of_the_artifact(tmp_path):
             assert artifact.failed["docno"].tolist() == ["d2", "d5"]
             assert backend.failed == 2
         assert server.fault.used["d2"] == server.fault.used["d5"] == 1
+
+
+def test_an_answer_without_numbers_is_not_stored(tmp_path):
+    """The remedy is another data type at the server, which changes no setting."""
+    choice = {
+        "text": "a b",
+        "logprobs": {"tokens": ["a", " b"], "token_logprobs": [-1.0, math.nan]},
+    }
+    faults = {"d5": Reply({"choices": [choice]})}
+    with FaultServer(lambda prompt, attempt: faults.get(prompt.split()[0])) as server:
+        with pytest.raises(ValueError, match="NaN instead of log-probabilities at docno 'd5'"):
+            index(server, tmp_path / "queries")
+        faults.clear()
+        assert len(index(server, tmp_path / "queries")) == 60
+    attempts = {prompt.split()[0]: count for prompt, count in server.attempts.items()}
+    assert [attempts[f"d{i}"] for i in range(10)] == [1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
 
 
 def test_failures_can_stop_the_run_at_the_docno(tmp_path):
