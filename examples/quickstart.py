@@ -2,9 +2,10 @@
 
     pip install -c examples/constraints.txt ".[demo]" && python examples/quickstart.py
 
-A language model writes queries for docstrings. On these queries, ten systems are compared, a score
-fusion is tuned, and a small encoder is trained. At the end, 100 topics written by hand show what
-the choice is worth; nothing else uses them. An interrupted generation resumes in the next run.
+A language model writes queries for docstrings. On these queries, lexical, dense and hybrid systems
+are compared, a score fusion is tuned, and a small encoder is trained. At the end, 100 topics
+written by hand show what the choice is worth; nothing else uses them. An interrupted generation
+resumes in the next run.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from pathlib import Path
 import pandas as pd
 import pyterrier as pt
 from pyterrier.measures import nDCG
+from pyterrier_alpha.fusion import RRFusion
+from pyterrier_dr import FlexIndex
 from pyterrier_pisa import PisaIndex
 
 from pyterrier_inpars import (
@@ -117,39 +120,47 @@ def run(dataset: Collection, settings: Settings, folder: Path) -> pd.DataFrame:
     to_train, to_choose = evaluation.split(kept, share=0.6)
     print(f"{len(to_train):,} queries to train with, {len(to_choose):,} to choose with")
 
-    step("choose")
+    step("encode")
+    # Each text is encoded once, for retrieval and for reranking.
     size = {"max_length": settings.max_length, "vector_cache": 2 * len(corpus)}
     mini, mpnet = BiEncoder(encoder(), **size), BiEncoder(strong_encoder(), **size)
-    first = bm25 >> dataset.text_loader()
+    by_mini = dense(mini, corpus, folder / "minilm.flex")
+    by_mpnet = dense(mpnet, corpus, folder / "mpnet.flex")
+
+    step("choose")
+    lexical = bm25 >> dataset.text_loader()
+    hybrid = RRFusion(bm25, by_mini, by_mpnet, num_results=100) >> dataset.text_loader()
     fused = ScoreFusion([mini, mpnet])
     systems = {
         "BM25": bm25,
         "BM25, k1=1.2, b=0.75": index.bm25(k1=1.2, b=0.75, num_results=100),
         "DPH": index.dph(num_results=100),
-        "MiniLM": first >> mini,
-        "mpnet": first >> mpnet,
-        "mpnet, top 20": first % 20 >> mpnet,
-        "BM25 + MiniLM": first >> ScoreFusion(mini),
-        "BM25 + mpnet": first >> ScoreFusion(mpnet),
-        "BM25 + MiniLM + mpnet": first >> fused,
-        "BM25 + feedback": first >> ScoreFusion(fused >> VectorPRF(mpnet)),
+        "BM25, reranked by mpnet": lexical >> mpnet,
+        "BM25, reranked by fusion": lexical >> fused,
+        "MiniLM": by_mini,
+        "mpnet": by_mpnet,
+        "BM25 + mpnet (RRF)": RRFusion(bm25, by_mpnet, num_results=100),
+        "BM25 + MiniLM + mpnet (RRF)": hybrid,
+        "RRF, reranked by mpnet": hybrid >> mpnet,
+        "RRF, reranked by fusion": hybrid >> fused,
+        "RRF, reranked with feedback": hybrid >> ScoreFusion(fused >> VectorPRF(mpnet)),
     }
     # Documents similar to a query's source are partly relevant, as in human judgements.
-    qrels = evaluation.similar_qrels(to_choose, first >> fused)
+    qrels = evaluation.similar_qrels(to_choose, hybrid >> fused)
     print(evaluation.select(systems, to_choose, qrels=qrels))
 
     step("tune")
     tuned = ScoreFusion([mini, mpnet])
-    tuned.tune(to_choose, first, qrels=qrels)
-    print(f"weights of BM25, MiniLM and mpnet: {tuned.weights}")
-    systems["tuned fusion"] = first >> tuned
+    tuned.tune(to_choose, hybrid, qrels=qrels)
+    print(f"weights of RRF, MiniLM and mpnet: {tuned.weights}")
+    systems["RRF, reranked by tuned fusion"] = hybrid >> tuned
 
     step("train")
     # So few queries need a larger share than the default for the check against the start.
     trained = BiEncoder(encoder(), **size, training={"held_out": 0.4})
     trained.fit(to_train.assign(label=1))
     print(trained.verdict.to_string(index=False))
-    systems["MiniLM after training"] = first >> trained
+    systems["MiniLM after training"] = dense(trained, corpus, folder / "trained.flex")
 
     step("evaluate")
     by_queries = evaluation.compare(systems, to_choose, qrels=qrels)
@@ -170,6 +181,14 @@ def run(dataset: Collection, settings: Settings, folder: Path) -> pd.DataFrame:
         }
     )
     return table.sort_values("synthetic queries", ascending=False, ignore_index=True)
+
+
+def dense(model: BiEncoder, corpus: pd.DataFrame, path: Path) -> pt.Transformer:
+    """Returns retrieval from the whole collection by the vectors of an encoder."""
+    vectors = FlexIndex(str(path), verbose=False)
+    indexer = vectors.indexer(mode="overwrite")
+    (model.doc_encoder() >> indexer).index(corpus.to_dict("records"))
+    return model.query_encoder() >> vectors.retriever(num_results=100, drop_query_vec=True)
 
 
 def step(name: str) -> None:
