@@ -13,6 +13,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars import datasets, demo, evaluation
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._native_output import silenced
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
@@ -45,7 +46,7 @@ ENCODER_TOKENS = 256
 WORDS_READ = 190
 """Number of English words that have about ``ENCODER_TOKENS`` tokens."""
 DEPTH = 100
-"""Number of documents that the systems rerank."""
+"""Number of documents that the systems retrieve."""
 
 
 @click.command(cls=Command, example=EXAMPLE)
@@ -82,7 +83,7 @@ DEPTH = 100
         "--encoder",
         type=MODEL,
         default="demo",
-        help="Encoder of the reranking systems: `demo` (MiniLM), or name on the hub, or path.",
+        help="Encoder of dense retrieval: `demo` (MiniLM), or name on the hub, or path.",
     ),
     click.option("--seed", default=0, metavar="N", help="Random seed of the documents."),
 )
@@ -99,7 +100,7 @@ def quickstart(
 
     FOLDER has text files (.txt, .md), in subfolders too, or is a collection in BEIR's layout. A
     language model writes an English query for each of some documents, filters drop the poor ones,
-    and on the others BM25, an encoder, their fusion, and feedback are compared without labels.
+    and on the others BM25, dense retrieval and fusions of the two are compared without labels.
 
     Running the same command again resumes an interrupted run. With the demo models, 200 documents
     take a few minutes on two cores. Needs the extras demo and report.
@@ -120,19 +121,22 @@ def quickstart(
         corpus = pd.DataFrame(dataset.get_corpus_iter())
     for warning in skipped:
         click.echo(f"warning: {warning.message}", err=True)
-    if corpus.empty:
-        raise ValueError(f"{collection} has no documents with text")
-    say(f"{len(corpus):,} documents in {collection}")
+    if len(corpus) < 2:
+        raise ValueError(
+            f"{collection} has {counted(len(corpus), 'document')} with text: give more, since "
+            "systems differ in how they rank several"
+        )
+    say(f"{counted(len(corpus), 'document')} in {collection}")
     if cut := int((corpus["text"].str.split().str.len() > WORDS_READ).sum()):
-        say(f"{cut:,} of them have over {WORDS_READ} words; the models read only their beginning")
+        say(f"{counted(cut, 'document')} with over {WORDS_READ} words: models read the beginning")
 
-    dense = BiEncoder(
+    bi_encoder = BiEncoder(
         demo_or_name(demo.encoder, encoder),
         max_length=ENCODER_TOKENS if encoder == "demo" else None,
         vector_cache=2 * len(corpus) + documents,
     )
     with silenced():
-        dense.network  # noqa: B018 (an encoder that cannot be loaded is found before the work)
+        bi_encoder.network  # noqa: B018 (an encoder that cannot be loaded is found before the work)
     queries = SyntheticQueries(folder / "queries", verbose=True)
     generator = QueryGenerator(
         demo_or_name(demo.language_model, model),
@@ -144,28 +148,31 @@ def quickstart(
     )
     sample = datasets.sample(corpus.to_dict("records"), documents, seed)
     pt.Compose(generator, queries).index(sample)
-    say(f"{len(queries):,} queries for {len(sample):,} documents")
+    say(f"{counted(len(queries), 'query')} for {counted(len(sample), 'document')}")
 
     filters = LengthFilter(4) >> CopyFilter() >> DuplicateFilter() >> OverlapFilter(0.6)
     kept = filters.transform(queries.get_results())
     if kept.empty:
         report(queries, filters, path=folder / "report.html")
         raise ValueError(
-            f"the filters dropped all {len(queries):,} queries; {folder / 'report.html'} shows why"
+            f"no query passed the filters, of {len(queries):,}; {folder / 'report.html'} shows why"
         )
     toolkit_files.write_queries(kept.to_dict("records"), folder / "queries.jsonl")
-    say(f"{len(kept):,} queries passed the filters")
+    say(f"{counted(len(kept), 'query')} passed the filters")
 
+    say("indexing the documents")
+    with silenced():
+        bm25, dense, hybrid = _retrievers(corpus, bi_encoder, folder)
     say("comparing systems")
     with silenced():
-        bm25 = _bm25(corpus, folder / "index")
-        candidates, fused = bm25 >> dataset.text_loader(), ScoreFusion(dense)
+        candidates, fused = hybrid >> dataset.text_loader(), ScoreFusion(bi_encoder)
         name = "MiniLM" if encoder == "demo" else Path(encoder).name
         systems = {
             "BM25": bm25,
-            name: candidates >> dense,
-            f"BM25 + {name}": candidates >> fused,
-            f"BM25 + {name}, feedback": candidates >> ScoreFusion(fused >> VectorPRF(dense)),
+            name: dense,
+            f"BM25 + {name}": hybrid,
+            f"BM25 + {name}, reranked": candidates >> fused,
+            f"BM25 + {name}, feedback": candidates >> ScoreFusion(fused >> VectorPRF(bi_encoder)),
         }
         # Documents similar to a query's source are partly relevant, as in human judgements.
         qrels = evaluation.similar_qrels(kept, candidates >> fused)
@@ -179,7 +186,7 @@ def quickstart(
             experiment=choice,
             path=folder / "report.html",
             retriever=bm25,
-            encoder=dense,
+            encoder=bi_encoder,
             title=f"Synthetic queries for {Path(collection).resolve().name}",
         )
     say("done")
@@ -189,7 +196,8 @@ def quickstart(
         ("systems.csv", "the comparison of systems"),
         ("queries.jsonl", "the queries that passed the filters"),
         ("queries", "all queries, for SyntheticQueries"),
-        ("index", "the BM25 index, for PisaIndex"),
+        ("index", "the index of BM25, for PisaIndex"),
+        ("vectors", "the vectors of the documents, for FlexIndex"),
     ):
         click.echo(f"{folder / name}: {text}")
     click.echo(
@@ -206,13 +214,22 @@ def _collection(folder: str, encoding: str | None) -> Collection:
     return found
 
 
-def _bm25(corpus: pd.DataFrame, folder: Path) -> pt.Transformer:
-    """Returns BM25 over a new index of the corpus."""
+def _retrievers(
+    corpus: pd.DataFrame, encoder: BiEncoder, folder: Path
+) -> tuple[pt.Transformer, pt.Transformer, pt.Transformer]:
+    """Returns BM25, dense retrieval, and their fusion, over new indexes of the corpus."""
     try:
+        from pyterrier_alpha.fusion import RRFusion
+        from pyterrier_dr import FlexIndex
         from pyterrier_pisa import PisaIndex
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "BM25 needs pyterrier_pisa: pip install pyterrier_inpars[demo]"
+            f"{error.name} is not installed: pip install 'pyterrier_inpars[demo]'"
         ) from error
-    index: Any = PisaIndex(str(folder), text_field="text", overwrite=True)
-    return index.index(corpus[["docno", "text"]].to_dict("records")).bm25(num_results=DEPTH)
+    documents = corpus[["docno", "text"]].to_dict("records")
+    index: Any = PisaIndex(str(folder / "index"), text_field="text", overwrite=True)
+    bm25 = index.index(documents).bm25(num_results=DEPTH)
+    vectors = FlexIndex(str(folder / "vectors"), verbose=False)
+    (encoder.doc_encoder() >> vectors.indexer(mode="overwrite")).index(documents)
+    dense = encoder.query_encoder() >> vectors.retriever(num_results=DEPTH, drop_query_vec=True)
+    return bm25, dense, RRFusion(bm25, dense, num_results=DEPTH)

@@ -111,6 +111,14 @@ def test_quickstart_looks_at_the_encoder_first(notes, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_quickstart_needs_two_documents(notes, tmp_path, capsys):
+    (notes / "reefs" / "coral.md").rename(tmp_path / "coral.md")
+    with pytest.raises(SystemExit):
+        cli.main(["quickstart", str(notes / "reefs"), "--output", str(tmp_path / "out")])
+    assert "reefs has 1 document with text: give more" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_quickstart(notes, tmp_path, capfd, monkeypatch):
@@ -124,7 +132,7 @@ def test_quickstart(notes, tmp_path, capfd, monkeypatch):
     written = SyntheticQueries(out / "queries").get_results()
     assert len(written) == 4 and written["query"].str.startswith("how ").all()
     assert written["score"].notna().all()
-    assert len(pd.read_csv(out / "systems.csv")) == 4
+    assert len(pd.read_csv(out / "systems.csv")) == 5
     assert "deep%20sea.txt" in (out / "queries.jsonl").read_text() or (
         len((out / "queries.jsonl").read_text().splitlines()) < 4
     )
