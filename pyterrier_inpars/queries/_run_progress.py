@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._progress import Progress, hidden_bars, rate
 
 
@@ -119,7 +120,7 @@ class RunProgress:
         named = ", ".join(f"{dropped:,} {name}" for name, dropped in drops)
         total = sum(dropped for _, dropped in drops)
         return [
-            f"{self.queries:,} queries" + (f" ({speed})" if speed else ""),
+            counted(self.queries, "query") + (f" ({speed})" if speed else ""),
             (f"dropped: {named}", f"{total:,} dropped") if drops else "",
             f"{self.failed:,} failed" if self.failed else "",
             *self._more(),

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._progress import rate
 from pyterrier_inpars.queries._manifest import COMPLETE
 
@@ -50,7 +51,7 @@ class Status:
             "state": self.state,
             "documents": f"{self.documents:,}",
             "queries": f"{self.queries:,}",
-            "failed": f"{self.failed:,} documents" if self.failed else None,
+            "failed": counted(self.failed, "document") if self.failed else None,
             "shards": f"{self.shards:,}",
             "size": _size(self.size),
             "model": self.model,
