@@ -1,4 +1,4 @@
-"""What the rerankers over sentence-transformers share: limits, padding and saving."""
+"""What the rerankers over sentence-transformers share: limits, batches, precision, saving."""
 
 from __future__ import annotations
 
@@ -111,13 +111,18 @@ class SentenceTransformersReranker(Reranker):
     def _precision(self) -> AbstractContextManager:
         import torch
 
-        device, keep = self.network.device, self._heads(self.network)
-        lower = best_dtype(self.dtype, device) == torch.bfloat16
-        if not lower or is_int8(self.dtype) or self._compile or on_xla(device):
+        network = self.network
+        if (
+            best_dtype(self.dtype, network.device) != torch.bfloat16  # float16 could overflow
+            or is_int8(self.dtype)
+            or self._compile
+            or self.trust_remote_code  # which may expect weights and buffers of one dtype
+            or on_xla(network.device)
+        ):
             return super()._precision()
         from pyterrier_inpars._compute.lower_precision import converted_weights
 
-        return converted_weights(self.network, torch.bfloat16, keep)
+        return converted_weights(network, torch.bfloat16, keep=self._heads(network))
 
     def _first_state(self, alone: bool) -> AbstractContextManager[None]:
         """Computes less in this context if only the first token's state is read."""

@@ -131,7 +131,8 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
     """A neural network that scores a document for a query, and can be trained.
 
     The network is loaded on first use. Its weights are kept in float32, which training needs;
-    ``dtype`` is the precision of the matrix products (by autocast), in scoring and in training.
+    ``dtype`` is the precision of the matrix products in scoring and in training, by autocast. For
+    scoring in bfloat16, `CrossEncoder` and `BiEncoder` convert a copy of the weights instead.
 
     Requires ``qid, query, docno, text``. Returns the rows and columns of the input, in their order,
     with ``score`` (float64) and ``rank`` (from 0).
