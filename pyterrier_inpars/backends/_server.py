@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from pyterrier_inpars.backends._rate_limit import RateLimit
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OPENAI_HOST = "api.openai.com"
+ACCOUNT = ("OpenAI-Organization", "OpenAI-Project")
+"""Headers that the client takes from the environment, for `OPENAI_HOST` alone."""
 REFUSALS = (400, 413, 422, 451)
 """HTTP statuses of a server that does not accept a request because of its content."""
 TRANSIENT = (408, 409)
@@ -104,6 +108,8 @@ class Connection:
         self.process = os.getpid()
         self.tokens = RateLimit(tokens_per_minute)
         self.prompts = asyncio.Semaphore(PREPARED * concurrency)
+        is_openai = urlsplit(base_url).hostname == OPENAI_HOST
+        left_out: dict[str, Any] = {name: openai.omit for name in ACCOUNT}
         self._attempts = _attempts.AttemptClient(
             base_url, concurrency, RateLimit(requests_per_minute), timeout
         )
@@ -113,6 +119,7 @@ class Connection:
             timeout=timeout,
             max_retries=max_retries,
             http_client=self._attempts,
+            default_headers=None if is_openai else left_out,
         )
         fields = {**self.client.default_headers, "Authorization": f"Bearer {self._key}"}
         self._headers = {name: value for name, value in fields.items() if isinstance(value, str)}

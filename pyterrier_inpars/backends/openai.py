@@ -15,7 +15,12 @@ from typing import Any, Literal, TypedDict
 from urllib.parse import SplitResult, urlsplit
 
 from pyterrier_inpars._stage import finite, positive_int
-from pyterrier_inpars.backends._server import Connection, PromptFailure, short_turns
+from pyterrier_inpars.backends._server import (
+    OPENAI_HOST,
+    Connection,
+    PromptFailure,
+    short_turns,
+)
 from pyterrier_inpars.backends._streaming import count_failed, wait
 from pyterrier_inpars.backends._tokens import count_tokens
 from pyterrier_inpars.backends.base import (
@@ -28,7 +33,6 @@ from pyterrier_inpars.backends.base import (
     Sampling,
 )
 
-OPENAI_HOST = "api.openai.com"
 OPENAI_KEY = "OPENAI_API_KEY"
 """Environment variable whose value goes to `OPENAI_HOST` unless another variable is named."""
 OPENAI_URL = f"https://{OPENAI_HOST}/v1"

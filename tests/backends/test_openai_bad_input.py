@@ -54,11 +54,15 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
         assert KEY.encode() not in pickle.dumps(backend)
 
 
-def test_the_key_of_openai_goes_to_openai_only(monkeypatch):
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_the_key_of_openai_goes_to_openai_only(monkeypatch, attempts):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with FaultServer() as server:
-        OpenAIBackend(server.url).complete(["a"])
-        assert KEY not in server.headers["authorization"]
+    monkeypatch.setenv("OPENAI_ORG_ID", KEY)
+    monkeypatch.setenv("OPENAI_PROJECT_ID", KEY)
+    with FaultServer(lambda prompt, attempt: "429" if attempt < attempts else None) as server:
+        assert OpenAIBackend(server.url).complete(["a"])[0].text
+        assert server.attempts["a"] == attempts
+        assert not any(KEY in value for value in server.headers.values())
 
 
 @pytest.mark.parametrize("key", ["one\nline", "schlüssel"])
