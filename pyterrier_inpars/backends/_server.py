@@ -109,7 +109,7 @@ class Connection:
         self.tokens = RateLimit(tokens_per_minute)
         self.prompts = asyncio.Semaphore(PREPARED * concurrency)
         is_openai = urlsplit(base_url).hostname == OPENAI_HOST
-        left_out: dict[str, Any] = {name: openai.omit for name in ACCOUNT}
+        left_out: dict[str, Any] = dict.fromkeys(ACCOUNT, openai.omit)
         self._attempts = _attempts.AttemptClient(
             base_url, concurrency, RateLimit(requests_per_minute), timeout
         )
