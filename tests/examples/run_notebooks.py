@@ -20,6 +20,7 @@ TIMEOUT = 600
 HIDDEN = {
     r" at 0x[0-9a-f]+": "",  # addresses in memory
     r'<tr><th scope="row">(first|last) \w+</th><td>[^<]*</td></tr>': "",  # times
+    r"\S*ipykernel_\d+\S+\.py:\d+: ": "",  # the cell that a warning is about
     re.escape(str(Path.home())): "~",
 }
 """What differs from run to run or from machine to machine in outputs, and what replaces it."""
@@ -46,12 +47,18 @@ def clean(notebook):
             output.pop("metadata", None)
             if output.output_type in ("display_data", "execute_result"):
                 output.metadata = {}
+            if "text" in output:
+                output.text = _without_differences(output.text)
             for kind, text in output.get("data", {}).items():
                 if kind.startswith("text/"):
-                    for pattern, replacement in HIDDEN.items():
-                        text = re.sub(pattern, replacement, text)
-                    output.data[kind] = text
+                    output.data[kind] = _without_differences(text)
     return notebook
+
+
+def _without_differences(text):
+    for pattern, replacement in HIDDEN.items():
+        text = re.sub(pattern, replacement, text)
+    return text
 
 
 def main(names):
