@@ -69,6 +69,8 @@ DEPTH = 100
 BASELINE = "BM25"
 VECTORS = 200_000
 """Number of vectors that an encoder keeps in memory."""
+STORED = 16
+"""Number of documents after which queries are stored."""
 FEWEST = 25
 """Number of queries below which a setting is not measured."""
 GRADED = 40
@@ -157,7 +159,7 @@ class Bench:
             max_new_tokens=24,
             verbose=True,
         )
-        (generator >> queries).index(sample.to_dict("records"))
+        (generator >> queries).index(sample.to_dict("records"), batch_size=STORED)
         usable = LengthFilter(3) >> CopyFilter() >> DuplicateFilter()
         return usable(queries.get_results().sample(frac=1, random_state=seed))
 
@@ -247,6 +249,7 @@ class Bench:
     ) -> evaluation.Agreement:
         """Returns how well queries of a seed agree with the human topics."""
         synthetic = self.values(seed, setting.judgements).loc[self.kept(seed, setting)[:number]]
+        synthetic = synthetic.dropna()  # nothing is judged for a query that finds nothing
         names = [name for name in self.systems if feedback or "feedback" not in name]
         return evaluation.agreement_of_values(synthetic[names], self.values(None)[names])
 

@@ -25,11 +25,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyterrier as pt
-from effectiveness import Bench, evaluation_topics, markdown
+from effectiveness import OVERLAP, VECTORS, Bench, evaluation_topics, markdown
 from pyterrier.measures import nDCG
 from scipy.stats import ttest_rel
+from transformers import AutoModel, AutoTokenizer
 
-from pyterrier_inpars import BiEncoder, DuplicateFilter, ScoreFusion, TeacherScores, evaluation
+from pyterrier_inpars import (
+    BiEncoder,
+    DuplicateFilter,
+    OverlapFilter,
+    ScoreFusion,
+    TeacherScores,
+    evaluation,
+)
 from pyterrier_inpars.demo import encoder, language_model, mute_native_log
 
 TOP, RANDOM = 4, 3
@@ -45,11 +53,21 @@ MINILM: dict[str, dict[str, Any]] = {
     "cadet": {"recipe": "cadet"},
 }
 """Training options of the sentence encoder; the recipes learn from lists that a fusion scored."""
+LORA = {"learning_rate": 1e-3, "lora": {"r": 16, "lora_alpha": 32}}
+LOW_OVERLAP = "low overlap"
+"""Part of the name of a way that leaves out queries which repeat much of their document."""
 LANGUAGE_MODEL: dict[str, dict[str, Any]] = {
     "adapter": ADAPTER,
     "all weights": {"learning_rate": 3e-5, "mini_batch_size": 8},
+    "LoRA": LORA,
+    f"LoRA, {LOW_OVERLAP}, two epochs": LORA | {"num_train_epochs": 2},
 }
-POOLINGS = ("mean", "lasttoken")
+DECODERS: dict[str, tuple[int | None, str]] = {
+    "mean": (None, "mean"),
+    "lasttoken": (None, "lasttoken"),
+    "9 layers, mean": (9, "mean"),
+}
+"""Encoders of the language model by name: number of its first layers, and pooling."""
 Row = dict[str, Any]
 
 
@@ -72,6 +90,7 @@ class Curve:
         queries = queries.assign(query=evaluation_topics(queries)["query"])
         train, self.held_out = evaluation.split(queries, share=0.15)
         self.train = train.sample(frac=1, random_state=0)
+        self.low_overlap = OverlapFilter(OVERLAP)(self.train)
         self.lists = cache(self._lists)
 
     def _lists(self, number: int) -> pd.DataFrame:
@@ -86,29 +105,56 @@ class Curve:
         lists = pd.concat([results[results["label"] == 1], top, rest])
         return lists[lists["qid"].isin(results["qid"][results["label"] == 1])]
 
-    def examples(self, options: dict[str, Any], number: int) -> pd.DataFrame:
+    def examples(self, way: str, options: dict[str, Any], number: int) -> pd.DataFrame:
         """Returns examples: positives, or lists with scores of the teacher for a recipe."""
         if "recipe" not in options:
-            return self.train[:number].assign(label=1)
+            queries = self.low_overlap if LOW_OVERLAP in way else self.train
+            return queries[:number].assign(label=1)
         scale = 1.0 if options["recipe"] == "cadet" else None
         return TeacherScores(scale=scale)(self.lists(number))
 
-    def model(self, pooling: str = "", **training: Any) -> BiEncoder:
-        """Returns MiniLM, or the language model if there is a pooling."""
-        name, of_model = (language_model(), pooling) if pooling else (encoder(), None)
-        return BiEncoder(name, pooling=of_model, max_length=self.max_length, training=training)
+    def model(self, decoder: str = "", **training: Any) -> BiEncoder:
+        """Returns MiniLM, or an encoder of the language model."""
+        layers, pooling = DECODERS.get(decoder, (None, None))
+        name = self.first_layers(layers) if decoder else encoder()
+        limit = self.max_length
+        return BiEncoder(
+            name, pooling=pooling, max_length=limit, training=training, vector_cache=VECTORS
+        )
 
-    def trained(self, options: dict[str, Any], number: int, seed: int, pooling: str = "") -> Row:
+    def first_layers(self, number: int | None) -> str:
+        """Returns the path of the language model, or of a copy with its first layers only.
+
+        Half of the layers train in half of the time.
+        """
+        if number is None:
+            return language_model()
+        folder = self.bench.folder / f"language-model-{number}-layers"
+        if not folder.exists():
+            with pt.io.finalized_directory(str(folder)) as unfinished:
+                AutoTokenizer.from_pretrained(language_model()).save_pretrained(unfinished)
+                network = AutoModel.from_pretrained(language_model())
+                network.layers = network.layers[:number]
+                config = network.config
+                config.num_hidden_layers = number
+                if getattr(config, "layer_types", None):
+                    config.layer_types = config.layer_types[:number]
+                network.save_pretrained(unfinished)
+        return str(folder)
+
+    def trained(
+        self, way: str, options: dict[str, Any], number: int, seed: int, decoder: str = ""
+    ) -> Row:
         """Trains, and measures the trained weights whatever the verdict is."""
         training = options | {"seed": seed, "held_out": 0.1, "load_best_model_at_end": False}
-        model = self.model(pooling, **training)
-        examples = self.examples(options, number)
+        model = self.model(decoder, **training)
+        examples = self.examples(way, options, number)
         model.fit(examples)
         measured = model.provenance["verdict"]["systems"]
         row = {"lists": examples["qid"].nunique(), "loss": model.train_loss}
         row |= {"validation": {system["system"]: system["value"] for system in measured}}
-        row |= self.measured(model, tune=bool(pooling))
-        if not pooling and "adapter" not in options:
+        row |= self.measured(model, tune=bool(decoder))
+        if not decoder and "adapter" not in options:
             before = dict(self.model().network.named_parameters())
             for name, weight in model.network.named_parameters():
                 weight.data.lerp_(before[name].data, 0.5)
@@ -139,16 +185,16 @@ class Curve:
         """
         yield "BM25", 0, 0, lambda: {"alone": self.values(self.first)}
         yield "MiniLM", 0, 0, lambda: self.measured(self.model(), tune=False)
-        for pooling in POOLINGS:
-            name = f"language model, {pooling}"
-            yield name, 0, 0, partial(lambda p: self.measured(self.model(p), tune=True), pooling)
+        for decoder in DECODERS:
+            untrained = partial(lambda d: self.measured(self.model(d), tune=True), decoder)
+            yield f"language model, {decoder}", 0, 0, untrained
         ways = [("", name, options) for name, options in MINILM.items()]
-        ways += [(p, name, o) for p in POOLINGS for name, o in LANGUAGE_MODEL.items()]
+        ways += [(d, f"{name}, {d}", o) for d in DECODERS for name, o in LANGUAGE_MODEL.items()]
         for seed in range(seeds):
             for number in numbers if seed == 0 else numbers[-1:]:
-                for pooling, name, options in ways:
-                    way = f"{name}, {pooling}" if pooling else name
-                    yield way, number, seed, partial(self.trained, options, number, seed, pooling)
+                for decoder, way, options in ways:
+                    run = partial(self.trained, way, options, number, seed, decoder)
+                    yield way, number, seed, run
 
 
 def read(file: Path) -> list[Row]:
@@ -185,7 +231,7 @@ def table(rows: list[Row], ways: list[str], start: str) -> pd.DataFrame:
     shown = pd.DataFrame(
         {
             "training": way,
-            "queries": number or "",
+            "queries": next((f"{n:.0f}" for n in runs.get("lists", []) if n > 0), ""),
             "nDCG@10 alone": cell(runs, "alone"),
             "half the start's weights": cell(runs, "averaged"),
             "fused with BM25": cell(runs, "fusion"),
@@ -232,12 +278,16 @@ def main() -> None:
             out.write(json.dumps(row) + "\n")
     rows = read(file)
     ways = list(dict.fromkeys(row["way"] for row in rows))
-    of_language_model = [way for way in ways if way.endswith(POOLINGS)]
-    print("\n### 1. all-MiniLM-L6-v2, p against its start\n")
+    of_language_model = [way for way in ways if way.endswith(tuple(DECODERS))]
     others = [way for way in ways if way not in of_language_model]
-    print("\n".join(markdown(table(rows, others, "MiniLM"))))
-    print("\n### 2. Gemma 3 270M, p against BM25\n")
-    print("\n".join(markdown(table(rows, ["BM25", *of_language_model], "BM25"))))
+    tables = {
+        "1. all-MiniLM-L6-v2, p against its start": (others, "MiniLM"),
+        "2. Gemma 3 270M, p against BM25": (["BM25", *of_language_model], "BM25"),
+    }
+    for title, (shown, start) in tables.items():
+        if start in ways:
+            print(f"\n### {title}\n")
+            print("\n".join(markdown(table(rows, shown, start))))
 
 
 if __name__ == "__main__":
