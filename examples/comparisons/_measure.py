@@ -34,6 +34,7 @@ from pyterrier_inpars import (
 sys.path.append(str(Path(__file__).parents[1]))
 
 import effectiveness
+from _student import Student
 from effectiveness import BASELINE, OVERLAP, SIMILAR
 
 MIN_WORDS = 12
@@ -132,7 +133,7 @@ class Bench:
             parts = [run[["qid", "docno", "score"]].assign(system=s) for s, run in found.items()]
             return pd.concat(parts, ignore_index=True)
 
-        stored = dict(iter(self.stored(f"{slug(name)}-results", compute).groupby("system")))
+        stored = dict(iter(self.stored(f"{name}-results", compute).groupby("system")))
         return {system: stored[system] for system in self.systems}
 
     def values(self, name: str, topics: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
@@ -173,11 +174,11 @@ class Bench:
             judge = RelevanceJudge(self.arguments.instruct_model)
             return judge(queries)[["qid", "score"]]
 
-        return self.stored(f"{slug(name)}-grades", compute).set_index("qid")["score"]
+        return self.stored(f"{name}-grades", compute).set_index("qid")["score"]
 
     def stored(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """Returns a stored frame, or computes and stores it."""
-        file = self.folder / f"{name}.parquet"
+        file = self.folder / f"{slug(name)}.parquet"
         if not file.exists():
             say(f"measure: {name}")
             compute().to_parquet(part := file.with_suffix(".part"))
@@ -255,8 +256,11 @@ def bootstrap_taus(synthetic: pd.DataFrame, human: pd.DataFrame) -> np.ndarray:
 
 
 def compare(bench: Bench, runs: list[Run]) -> None:
-    """Prints what each run writes, how hard its queries are, and how well they choose."""
+    """Prints what each run writes, how hard its queries are, and what they choose and teach."""
+    student = Student(bench)
     written, hard, chosen = [], [], []
+    learned = student.untrained()
+    trained: dict[str, pd.DataFrame] = {}
     taus: dict[str, np.ndarray] = {}
     first: pd.DataFrame | None = None
     for run in runs:
@@ -282,9 +286,11 @@ def compare(bench: Bench, runs: list[Run]) -> None:
         )
         usable = (CopyFilter() >> DuplicateFilter())(queries)
         chosen.append({"run": run.name, **bench.choice(run.name, queries, usable, taus)})
+        learned.append(student.learned(run.name, queries, trained))
     show(bench, "What do they write?", pd.DataFrame(written))
     show(bench, "How hard are the queries?", pd.DataFrame(hard))
     show(bench, "Do they choose as human topics do?", pd.DataFrame(chosen))
+    show(bench, "What does a language model learn from them?", pd.DataFrame(learned))
 
 
 def properties(queries: pd.DataFrame, counts: dict[str, Any], answers: int) -> dict[str, Any]:

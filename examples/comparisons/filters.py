@@ -1,4 +1,4 @@
-"""Compares filters on one set of queries: what each leaves, and whether that chooses a system well.
+"""Compares filters on one set of queries: what each leaves, and what that chooses and teaches.
 
     python examples/comparisons/filters.py path/to/collection
 
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 from _measure import BASELINE, Bench, Run, arguments_of, show, start
+from _student import Student
 
 from pyterrier_inpars import (
     CopyFilter,
@@ -26,10 +27,13 @@ from pyterrier_inpars import (
 
 
 def compare_filters(bench: Bench) -> None:
-    """Prints what each filter leaves of the queries."""
+    """Prints what each filter leaves of the queries, and what that chooses and teaches."""
     run = Run("base, three-shot", bench.arguments.base_model, {"prompt": "three-shot"})
     queries, _ = bench.generate(run)
+    student = Student(bench)
     left, chosen = [], []
+    learned = student.untrained()
+    trained: dict[str, pd.DataFrame] = {}
     taus: dict[str, np.ndarray] = {}
     for name, kept in filtered(bench, run, queries).items():
         counts: dict[str, Any] = {"filter": name, "queries": len(kept)}
@@ -37,9 +41,11 @@ def compare_filters(bench: Bench) -> None:
             overlap, found = evaluation.overlap(kept).mean(), bench.found(kept, 10)
             counts |= {"overlap": overlap, "found@10": found}
             chosen.append({"filter": name, **bench.choice(run.name, queries, kept, taus)})
+            learned.append(student.learned(name, kept, trained))
         left.append(counts)
     show(bench, "What does each filter leave?", pd.DataFrame(left))
     show(bench, "Do these queries choose as human topics do?", pd.DataFrame(chosen))
+    show(bench, "What does a language model learn from them?", pd.DataFrame(learned))
 
 
 def filtered(bench: Bench, run: Run, queries: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -1,4 +1,4 @@
-"""Compares language models: what their queries are like, and whether they choose a system well.
+"""Compares language models: what their queries are like, what they choose and what they teach.
 
     python examples/comparisons/llms.py path/to/collection
 

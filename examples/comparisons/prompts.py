@@ -1,4 +1,4 @@
-"""Compares prompts: what their queries are like, and whether they choose a system well.
+"""Compares prompts: what their queries are like, what they choose and what they teach.
 
     python examples/comparisons/prompts.py path/to/collection
 

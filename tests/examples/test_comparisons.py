@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 import tiny
 import tiny_llm
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pyterrier_inpars import BiEncoder
 
@@ -21,7 +22,7 @@ pytestmark = [
 ]
 COMPARISONS = Path(__file__).parents[2] / "examples" / "comparisons"
 DOCS, DOCUMENTS = 16, 8
-NAMES = ("effectiveness", "_measure", "llms", "prompts", "filters")
+NAMES = ("effectiveness", "_student", "_measure", "llms", "prompts", "filters")
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +85,20 @@ def test_runs_are_compared_and_stored(scripts, measure, words, monkeypatch, caps
     ]
     measure.compare(measure.Bench(arguments), runs)
     shown = tables(capsys.readouterr().out)
-    assert len(shown) == 3
+    assert len(shown) == 4
     bench = measure.Bench(arguments)
     written = [run.name for run in runs if len(bench.generate(run)[0])]
     assert len(written) > 1
     assert [row[0] for row in shown[0][1:]] == [run.name for run in runs]
     assert [row[0] for row in shown[1][1:]] == [row[0] for row in shown[2][1:]] == written
+    assert [row[0] for row in shown[3][1:]] == ["BM25", "untrained", *written]
     for run in runs:
         assert set(bench.generate(run)[0]["docno"]) <= {row["docno"] for row in bench.sample}
 
     # A second call reads what is stored.
     monkeypatch.setattr(measure, "QueryGenerator", None)
     monkeypatch.setattr(measure, "RelevanceJudge", None)
+    monkeypatch.setattr(BiEncoder, "fit", None)
     measure.compare(measure.Bench(arguments), runs)
     assert tables(capsys.readouterr().out) == shown
 
@@ -112,14 +115,52 @@ def test_filters_are_compared(scripts, measure, words, capsys):
     bench.folder = bench.folder / "filters"
     bench.folder.mkdir()
     filters.compare_filters(bench)
-    rows, chosen = tables(capsys.readouterr().out)
+    rows, chosen, learned = tables(capsys.readouterr().out)
     left = {row[0]: int(row[rows[0].index("queries")]) for row in rows[1:]}
     assert [row[0] for row in chosen[1:]] == [name for name, count in left.items() if count]
     assert "tau, similar" in chosen[0] and len(chosen) > 5
+    assert [row[0] for row in learned[3:]] == [row[0] for row in chosen[1:]]
     assert left["none"] == DOCUMENTS and left["copies"] == DOCUMENTS - 3
     halves = ("scores", "reranker", "likelihood", "judge", "random half")
     assert {left[name] for name in halves} == {DOCUMENTS // 2}
     assert left["round trip, top 1"] <= left["round trip, top 10"]
+
+
+def test_student_starts_as_the_mean_of_token_vectors_and_learns(
+    scripts, measure, words, monkeypatch
+):
+    student_of = scripts["_student"]
+    monkeypatch.setitem(student_of.TRAINING, "learning_rate", 0.1)  # there are few steps
+    bench = measure.Bench(measure.arguments_of("A comparison.", words))
+    bench.folder = bench.folder / "student"
+    bench.folder.mkdir()
+    student = student_of.Student(bench)
+    base = bench.arguments.base_model
+    weights = AutoModelForCausalLM.from_pretrained(base).get_input_embeddings().weight.detach()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+
+    def vector(text):
+        mean = weights[tokenizer(text, add_special_tokens=False)["input_ids"]].mean(0).numpy()
+        return mean / np.linalg.norm(mean)
+
+    rows = student.candidates.to_dict("records")
+    scores = BiEncoder(student.path, dtype="float32")(student.candidates)["score"]
+    expected = [vector(row["query"]) @ vector(row["text"]) for row in rows]
+    np.testing.assert_allclose(np.sort(scores), np.sort(expected), atol=1e-6)
+
+    queries = pd.DataFrame(bench.sample).assign(
+        qid=[f"q{i}" for i in range(DOCUMENTS)],
+        query=[f"{row['text'].split()[2]} of {row['text'].split()[-1]}" for row in bench.sample],
+    )
+    start = student.values("untrained").set_index("qid")
+    found = student.values("few", queries)
+    assert len(found) == student_of.SEEDS * len(start)
+    trained = found.groupby("qid")["alone"].mean()
+    assert not np.allclose(trained, start["alone"])
+    row = student.learned("few", queries, {})
+    expected = scipy.stats.ttest_rel(trained, start["alone"]).pvalue
+    assert row["p alone, untrained"] == f"{expected:.1g}" and row["p alone"] == ""
+    assert row["alone"].startswith(f"{found['alone'].mean():.4f}")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,11 @@ import time
 import urllib.error
 import urllib.request
 
-from pyterrier_inpars import QueryGenerator, demo
+from pyterrier_inpars import ChatPrompt, QueryGenerator, demo, load_prompt
+
+_ASK = load_prompt("chat")
+PROMPTS = {"chat": ChatPrompt(_ASK.user, system=_ASK.system), "completions": "zero-shot"}
+"""Prompts without examples: reading a prompt takes most of the time of a server on a processor."""
 
 
 def wait_for(url, seconds=120):
@@ -26,7 +30,8 @@ def sample(options, documents):
     generator = QueryGenerator(
         options.url,
         endpoint=options.endpoint,
-        max_doc_tokens=64,
+        prompt=PROMPTS[options.endpoint],
+        max_doc_tokens=32,
         max_new_tokens=12,
         num_queries=2,
         sampling={"temperature": 1.0, "top_p": 0.95, "seed": 3},
@@ -49,7 +54,12 @@ def main() -> None:
     documents = demo.StdlibDocs().get_corpus_iter()
     documents = [next(documents) for _ in range(options.documents)]
     generator = QueryGenerator(
-        options.url, endpoint=options.endpoint, max_doc_tokens=64, max_new_tokens=24, concurrency=1
+        options.url,
+        endpoint=options.endpoint,
+        prompt=PROMPTS[options.endpoint],
+        max_doc_tokens=32,
+        max_new_tokens=24,
+        concurrency=1,
     )
     first, second = (generator.transform_iter(documents) for _ in range(2))
     for row in first:
