@@ -132,7 +132,7 @@ def test_student_starts_as_the_mean_of_token_vectors_and_learns(
     student_of = scripts["_student"]
     monkeypatch.setitem(student_of.TRAINING, "learning_rate", 0.1)  # there are few steps
     bench = measure.Bench(measure.arguments_of("A comparison.", words))
-    bench.folder = bench.folder / "student"
+    bench.folder = bench.folder / "learning"
     bench.folder.mkdir()
     student = student_of.Student(bench)
     base = bench.arguments.base_model
