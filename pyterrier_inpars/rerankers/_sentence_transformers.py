@@ -10,8 +10,9 @@ import numpy as np
 
 from pyterrier_inpars._compute.devices import best_dtype, is_int8
 from pyterrier_inpars._compute.xla import on_xla, padded_length
+from pyterrier_inpars.rerankers._checkpoint import read_json
 from pyterrier_inpars.rerankers._first_state import first_state
-from pyterrier_inpars.rerankers.base import Reranker, read_json
+from pyterrier_inpars.rerankers.base import Reranker
 
 if TYPE_CHECKING:
     import torch

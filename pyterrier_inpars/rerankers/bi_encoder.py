@@ -12,13 +12,13 @@ import pandas as pd
 
 from pyterrier_inpars._compute.xla import on_xla
 from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars.rerankers._checkpoint import read_json
 from pyterrier_inpars.rerankers._encoders import DocEncoder, QueryEncoder
 from pyterrier_inpars.rerankers._sentence_transformers import (
     SentenceTransformersReranker,
     append_end_token,
 )
 from pyterrier_inpars.rerankers._vector_cache import VectorCache, weights_state
-from pyterrier_inpars.rerankers.base import read_json
 from pyterrier_inpars.training.examples import groups, listings
 from pyterrier_inpars.training.losses import FROM_TEACHER, IN_BATCH, in_batch, list_loss
 from pyterrier_inpars.training.options import TrainingOptions

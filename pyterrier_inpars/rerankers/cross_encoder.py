@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyterrier_inpars.rerankers._checkpoint import read_json
 from pyterrier_inpars.rerankers._first_state import classifies_first_state
 from pyterrier_inpars.rerankers._sentence_transformers import SentenceTransformersReranker
-from pyterrier_inpars.rerankers.base import read_json
 from pyterrier_inpars.training.examples import balanced, check_negatives, listings
 from pyterrier_inpars.training.losses import FROM_TEACHER, POINTWISE, list_loss, spread
 

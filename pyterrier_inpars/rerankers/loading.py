@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from pyterrier_inpars._hub import resolved
-from pyterrier_inpars.rerankers.base import Reranker, cannot_load, check_source, read_json
+from pyterrier_inpars.rerankers._checkpoint import cannot_load, check_source, read_json
+from pyterrier_inpars.rerankers.base import Reranker
 from pyterrier_inpars.rerankers.bi_encoder import BiEncoder
 from pyterrier_inpars.rerankers.cross_encoder import CrossEncoder
 from pyterrier_inpars.rerankers.monot5 import MonoT5

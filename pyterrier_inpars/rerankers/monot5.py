@@ -15,8 +15,9 @@ import pandas as pd
 
 from pyterrier_inpars._compute.xla import full_batch, padded_length
 from pyterrier_inpars._files import write_json
+from pyterrier_inpars.rerankers._checkpoint import read_json
 from pyterrier_inpars.rerankers._first_token import first_token
-from pyterrier_inpars.rerankers.base import Reranker, read_json
+from pyterrier_inpars.rerankers.base import Reranker
 from pyterrier_inpars.training.examples import balanced, check_negatives, listings
 from pyterrier_inpars.training.losses import FROM_TEACHER, POINTWISE, list_loss, padded
 from pyterrier_inpars.training.options import TrainingOptions
