@@ -67,7 +67,7 @@ class Settings:
     prompt: Prompt
     documents: int = 400
     max_doc_tokens: int = 64
-    max_length: int = 128
+    max_length: int = 64
     overlap: float = 0.7
     seed: int = 0
 
@@ -187,7 +187,8 @@ def dense(model: BiEncoder, corpus: pd.DataFrame, path: Path) -> pt.Transformer:
     """Returns retrieval from the whole collection by the vectors of an encoder."""
     vectors = FlexIndex(str(path), verbose=False)
     indexer = vectors.indexer(mode="overwrite")
-    (model.doc_encoder() >> indexer).index(corpus.to_dict("records"))
+    documents = pt.tqdm(corpus.to_dict("records"), desc=path.stem, unit="documents")
+    (model.doc_encoder() >> indexer).index(documents)
     return model.query_encoder() >> vectors.retriever(num_results=100, drop_query_vec=True)
 
 
