@@ -91,6 +91,7 @@ class Shapes(NamedTuple):
         bert: Shape of CrossEncoder and BiEncoder, and the same numbers.
         words: Words of a few-shot prompt, of a document to write a query for, and, at most, of one
             to rerank.
+        batch: Examples of a training step, and the tokens of each.
         runs: Number of paired runs, of which the median counts.
         kinds: Architectures of `tiny_llm` to compare with the CPU; none for all.
         every: Of the ways to train, each of this number is compared with the CPU.
@@ -100,6 +101,7 @@ class Shapes(NamedTuple):
     t5: dict[str, tuple[dict[str, Any], int, int]]
     bert: tuple[dict[str, Any], int, int]
     words: tuple[int, int, int]
+    batch: tuple[int, int]
     runs: int
     kinds: tuple[str, ...] = ()
     every: int = 1
@@ -111,6 +113,7 @@ SHAPES = {
         {"base": (T5_BASE, 1024, 10), "3B": (T5_3B, 256, 4)},
         (MINILM, 4096, 20),
         (250, 120, 240),
+        (16, 256),
         3,
     ),
     "tiny": Shapes(
@@ -118,6 +121,7 @@ SHAPES = {
         {"base": (TINY_T5, 12, 2), "3B": (TINY_T5, 12, 2)},
         (TINY_BERT, 12, 2),
         (20, 10, 30),
+        (4, 32),
         1,
         ("llama",),
         3,
@@ -658,7 +662,7 @@ def training(run: Run) -> Iterator[Row]:
         ),
         ("CrossEncoder", CrossEncoder, encoder_model(run, True), steps, {"loss": "pointwise"}),
     ]
-    size, tokens = 16, 256
+    size, tokens = run.shapes.batch
     for what, cls, path, steps, more in ways:
         fixed = {
             "held_out": 0,
