@@ -15,8 +15,8 @@ import nbformat
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[2] / "examples" / "notebooks"
-TIMEOUT = 600
-"""Seconds for one cell."""
+TIMEOUT = 1800
+"""Seconds for one cell, for a slow or busy machine too."""
 HIDDEN = {
     r" at 0x[0-9a-f]+": "",  # addresses in memory
     r'<tr><th scope="row">(first|last) \w+</th><td>[^<]*</td></tr>': "",  # times
