@@ -68,7 +68,7 @@ class FaultServer:
     Args:
         fault: Function from the prompt and the number of the attempt, from 1, to the name of a
             fault or a `Reply`, or None for an answer.
-        latency: Seconds before each answer.
+        latency: Seconds before each answer, and before each file.
         log_probs: Whether answers have log-probabilities if the request asks for them.
         n: Most choices that one answer has, whatever the request asks for.
         port: Port; 0 for a free one.
@@ -76,6 +76,7 @@ class FaultServer:
         refused_fields: Names of fields that the server does not accept in a request.
         models: `Reply` to the question for the names of models.
         trickle: Seconds between two bytes of an answer that does not end; None for whole answers.
+        ssl: Context with the certificate of an HTTPS server; None for HTTP.
 
     Attributes:
         url: Address for clients.
@@ -103,6 +104,7 @@ class FaultServer:
         refused_fields=(),
         trickle=None,
         models=None,
+        ssl=None,
     ):
         self.fault = fault or (lambda prompt, attempt: None)
         self.latency, self.log_probs, self.n, self.port, self.keep = (
@@ -113,6 +115,7 @@ class FaultServer:
             keep,
         )
         self.host, self.refused_fields, self.trickle = host, refused_fields, trickle
+        self.ssl = ssl
         self.models = models or Reply({"object": "list", "data": [{"id": MODEL}]})
         self.retry_after: float | str = 0.005
         self.files: dict[str, str] = {}
@@ -142,16 +145,23 @@ class FaultServer:
     def __exit__(self, *_):
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._server.close()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
 
     async def _start(self):
-        self._server = await asyncio.start_server(self._connection, self.host, self.port)
+        self._server = await asyncio.start_server(
+            self._connection, self.host, self.port, ssl=self.ssl
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         host = f"[{self.host}]" if ":" in self.host else self.host
-        self.url = f"http://{host}:{self.port}/v1"
+        self.url = f"http{'s' if self.ssl else ''}://{host}:{self.port}/v1"
+
+    async def _end(self):
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connection(self, reader, writer):
         try:
@@ -177,6 +187,8 @@ class FaultServer:
         if path.endswith("/stats"):
             stats = {"answered": dict(self.answered), "attempts": dict(self.attempts)}
             return _write(writer, 200, {**stats, "most": self.most})
+        if "/files" in path:
+            await asyncio.sleep(self.latency)
         if "/files" in path or "/batches" in path:
             return self._batch_interface(writer, path, data)
         body = json.loads(data)

@@ -1,4 +1,11 @@
-"""HTTP client for the package openai: single attempts at requests, over aiohttp."""
+"""Single attempts at requests over aiohttp, and the HTTP client through which openai makes them.
+
+The package openai takes several times as long to prepare a request as aiohttp to send it. So
+`Connection.post` makes the first attempt by itself, with `AttemptClient.attempt`, and most answers
+never reach openai. An attempt that failed is replayed: openai repeats the request, and receives the
+outcome of the first attempt instead of sending it. Retries, pauses and errors are openai's then,
+and its further attempts arrive at `AttemptClient.send`.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +39,7 @@ _OF_CONNECTION = ("accept-encoding", "connection", "content-length", "host", "tr
 
 
 _replayed: ContextVar[Answer | Exception | None] = ContextVar("replayed", default=None)
+"""Outcome of the next request of this task."""
 
 
 class Answer(NamedTuple):
@@ -51,41 +59,66 @@ class Answer(NamedTuple):
 class AttemptClient(httpx2.AsyncClient):
     """Client for ``openai.AsyncOpenAI`` whose requests are attempts with limits.
 
-    The package openai decides about retries and errors. It takes several times as long to prepare a
-    request as aiohttp to send it, so the caller may make the first attempt by itself (`attempt`)
-    and hand over what it gives if that is not an answer (`replayed`).
-
     Args:
         base_url: Address of the server.
         concurrency: Maximum number of attempts in progress at once.
-        requests: Rate limit in requests.
-        timeout: Seconds after which an attempt has failed.
+        requests: Rate limit in requests, of all attempts.
+        tokens: Rate limit in tokens, of attempts that name theirs.
+        timeout: Seconds after which an attempt has failed, unless a request has a time-out of its
+            own.
+
+    Raises:
+        ValueError: The proxy of the environment is not an HTTP proxy.
     """
 
-    def __init__(self, base_url: str, concurrency: int, requests: RateLimit, timeout: float):
-        self._ssl = httpx2.create_ssl_context()
+    def __init__(
+        self,
+        base_url: str,
+        concurrency: int,
+        requests: RateLimit,
+        tokens: RateLimit,
+        timeout: float,
+    ):
+        self._ssl = httpx2.create_ssl_context()  # with SSL_CERT_FILE and SSL_CERT_DIR
         super().__init__(timeout=timeout, verify=self._ssl, trust_env=False)
         self._server = base_url
+        self._proxy = _proxy_of(base_url)
         self._slots = asyncio.Semaphore(concurrency)
-        self._requests = requests
-        self._limit = aiohttp.ClientTimeout(
-            total=timeout, sock_connect=min(timeout, CONNECT_SECONDS)
-        )
+        self._requests, self._tokens = requests, tokens
+        self._seconds = timeout
         self._session: aiohttp.ClientSession | None = None
 
     async def attempt(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout: float | None = None,
+        tokens: float = 0,
     ) -> Answer:
-        """Sends a request once.
+        """Sends a request once, and reads the answer.
+
+        Args:
+            method: HTTP method.
+            url: Address.
+            headers: Headers.
+            body: Body.
+            timeout: Seconds after which the attempt has failed; None for those of the client.
+            tokens: Number of tokens of the prompt and its completions at most.
 
         Raises:
             httpx2.TransportError: There is no answer.
         """
-        await self._requests.wait()
+        seconds = timeout or self._seconds
+        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS))
         async with self._slots:
+            # once there is a slot, as requests whose turns had passed would be sent together
+            await self._tokens.wait(tokens)
+            await self._requests.wait()
             with _translated_errors():
                 async with self._open_session().request(
-                    method, url, headers=headers, data=body or None, timeout=self._limit
+                    method, url, headers=headers, data=body or None, timeout=limit
                 ) as response:
                     answer = Answer(response.status, response.headers, await response.read())
         await asyncio.sleep(0)  # requests that waited for the slot are sent first
@@ -93,24 +126,20 @@ class AttemptClient(httpx2.AsyncClient):
             return answer._replace(status=_status_in_body(answer.body))
         return answer
 
-    @contextmanager
-    def replayed(self, outcome: Answer | Exception) -> Iterator[None]:
-        """Makes this the outcome of the next attempt of this task in the block."""
-        token = _replayed.set(outcome)
-        try:
-            yield
-        finally:
-            _replayed.reset(token)
+    def replay(self, outcome: Answer | Exception) -> None:
+        """Makes this the outcome of the next request of this task."""
+        _replayed.set(outcome)
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Sends a request of the package openai once."""
+        """Sends a request of the package openai once, or replays its outcome."""
         outcome = _replayed.get()
+        _replayed.set(None)
         if outcome is None:
             body = await request.aread()
             fields = request.headers.items()
             headers = {name: value for name, value in fields if name not in _OF_CONNECTION}
-            outcome = await self.attempt(request.method, str(request.url), headers, body)
-        _replayed.set(None)
+            timeout = request.extensions["timeout"]["read"]
+            outcome = await self.attempt(request.method, str(request.url), headers, body, timeout)
         if isinstance(outcome, Exception):
             raise outcome
         left_out = ["content-encoding", "content-length"]  # those of the body as it was sent
@@ -133,7 +162,7 @@ class AttemptClient(httpx2.AsyncClient):
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                proxy=_proxy_of(self._server),
+                proxy=self._proxy,
             )
         return self._session
 
@@ -168,7 +197,7 @@ def _translated_errors() -> Iterator[None]:
         raise httpx2.ConnectError(str(error)) from error
     except asyncio.TimeoutError as error:
         raise httpx2.ReadTimeout("time-out") from error
-    except aiohttp.ClientError as error:  # also an answer that is not HTTP
+    except (aiohttp.ClientError, OSError) as error:  # also an answer that is not HTTP
         raise httpx2.ReadError(str(error)) from error
 
 
@@ -195,11 +224,20 @@ def _proxy_of(url: str) -> str | None:
     """Returns the proxy of the environment for a server; none can reach the loopback from there."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if host in ("localhost", "::1") or host.startswith("127.") or proxy_bypass(host):
+    is_loopback = host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")
+    if is_loopback or proxy_bypass(parts.netloc):
         return None
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+    if proxy is None:
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not proxy.startswith(("http://", "https://")):
+        raise ValueError(
+            f"the proxy of the environment for {url} must be an HTTP proxy, not one of "
+            f"{proxy.partition(':')[0]}: set {parts.scheme}_proxy, or name the server in no_proxy"
+        )
+    return proxy
 
 
 def _seconds(value: str) -> float:

@@ -1,4 +1,10 @@
-"""Connection to an OpenAI-compatible server: one event loop, retries, rate limits, errors."""
+"""Connection to an OpenAI-compatible server: its event loop, its requests, and their errors.
+
+`OpenAIBackend` starts a coroutine for each prompt in the loop, which runs in a thread of its own.
+`Connection.post` sends the request; the module `_attempts` says who makes which attempt. What fails
+for good is an error in the words of this package: a `PromptFailure` concerns one prompt, any other
+error ends the run.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +81,6 @@ class Connection:
         client: The client.
         prompts: Semaphore to hold while a prompt is being answered. There are more prompts than
             ``concurrency``, so that a request is ready to be sent when another one ends.
-        tokens: Rate limit in tokens.
 
     Raises:
         ImportError: The package ``openai`` is not installed.
@@ -106,12 +111,15 @@ class Connection:
         self._api_key_env = api_key_env
         self._key = _key(api_key_env)
         self.process = os.getpid()
-        self.tokens = RateLimit(tokens_per_minute)
         self.prompts = asyncio.Semaphore(PREPARED * concurrency)
         is_openai = urlsplit(base_url).hostname == OPENAI_HOST
         left_out: dict[str, Any] = dict.fromkeys(ACCOUNT, openai.omit)
         self._attempts = _attempts.AttemptClient(
-            base_url, concurrency, RateLimit(requests_per_minute), timeout
+            base_url,
+            concurrency,
+            RateLimit(requests_per_minute),
+            RateLimit(tokens_per_minute),
+            timeout,
         )
         self.client = openai.AsyncOpenAI(
             base_url=base_url,
@@ -124,7 +132,7 @@ class Connection:
         fields = {**self.client.default_headers, "Authorization": f"Bearer {self._key}"}
         self._headers = {name: value for name, value in fields.items() if isinstance(value, str)}
         self._loop = loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="openai", daemon=True)
+        thread = threading.Thread(target=_serve, args=(loop,), name="openai", daemon=True)
         thread.start()
         weakref.finalize(self, _close, loop, thread, self.client)
 
@@ -137,8 +145,13 @@ class Connection:
         options: Any = {"max_retries": 1}
         return self._parsed(await self.send(self.client.get(path, cast_to=bytes, options=options)))
 
-    async def post(self, path: str, body: dict[str, Any]) -> Any:
+    async def post(self, path: str, body: dict[str, Any], tokens: float) -> Any:
         """Returns the body of the answer to a POST request.
+
+        Args:
+            path: Path after the address of the server.
+            body: Fields of the request.
+            tokens: Number of tokens that count for the rate limit.
 
         Returns:
             The parsed JSON; if it is none, the beginning of the text.
@@ -150,15 +163,15 @@ class Connection:
         data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         first: Any
         try:
-            first = await self._attempts.attempt("POST", self._base_url + path, self._headers, data)
+            first = await self._attempts.attempt(
+                "POST", self._base_url + path, self._headers, data, tokens=tokens
+            )
             if first.status == 200:
                 return self._parsed(first.body)
         except self._http_errors.TransportError as error:
             first = error
-        with self._attempts.replayed(first):
-            return self._parsed(
-                await self.send(self.client.post(path, content=data, cast_to=bytes))
-            )
+        self._attempts.replay(first)
+        return self._parsed(await self.send(self.client.post(path, content=data, cast_to=bytes)))
 
     async def send(self, request: Awaitable[T]) -> T:
         """Returns the answer to a request of the client; see `post`."""
@@ -170,7 +183,7 @@ class Connection:
             raise self.failure(error.status_code, message) from None
         except errors.APIConnectionError as error:
             cause = error.__cause__
-            reason = self._without_key(str(cause))[:200]
+            reason = self.without_key(str(cause))[:200]
             if isinstance(cause, self._http_errors.ConnectError):
                 raise self._server_error(f"no connection at any attempt: {reason}") from None
             if isinstance(error, errors.APITimeoutError):
@@ -181,7 +194,7 @@ class Connection:
 
     def failure(self, status: int | None, reason: str) -> RuntimeError:
         """Returns the error of an answer with an HTTP status of 400 or more; see `post`."""
-        message = f"HTTP status {status}: {self._without_key(reason)[:300]}"
+        message = f"HTTP status {status}: {self.without_key(reason)[:300]}"
         if status in REFUSALS:
             return PromptFailure(message)
         if status is None or status < 400 or status >= 500 or status in TRANSIENT:
@@ -197,7 +210,8 @@ class Connection:
             f"name, the API key ({variable}) and the rate limits; answers that are stored are kept"
         )
 
-    def _without_key(self, text: str) -> str:
+    def without_key(self, text: str) -> str:
+        """Returns what a server reports, without the API key."""
         return text if self._key == NO_KEY else text.replace(self._key, "***")
 
 
@@ -241,13 +255,35 @@ def error_message(body: Any) -> str | None:
     return str(body) if body else None
 
 
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Runs an event loop until it is stopped."""
+    loop.run_forever()
+    loop.close()
+
+
 def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: AsyncOpenAI) -> None:
-    """Closes the client and ends the thread of its loop, from which it may be called too."""
+    """Ends the tasks, the client and the thread of a loop, from which it may be called too."""
 
     async def close() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await client.close()
         loop.stop()
 
     asyncio.run_coroutine_threadsafe(close(), loop)
     if threading.current_thread() is not thread:
         thread.join(timeout=10)
+
+
+def _reset_turns() -> None:
+    """Ends the short turns of the process that this one was forked from."""
+    global _turns, _awaiting
+    if _awaiting:
+        sys.setswitchinterval(_turn_before)
+    _turns, _awaiting = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_turns)

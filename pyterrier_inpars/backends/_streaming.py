@@ -140,7 +140,7 @@ def wait(
         done, _ = concurrent.futures.wait(futures, return_when="FIRST_EXCEPTION")
         return {futures[future]: _result(future, futures[future]) for future in done}
     except BaseException:
-        for future in [*later, *futures]:  # the later ones would take the place of the others
+        for future in reversed([*futures, *later]):  # they would take the place of earlier ones
             future.cancel()
         raise
 

@@ -46,6 +46,16 @@ BROKEN_OFF = ("abort", "error")
 FAILURES_IN_A_ROW = 20
 """Number of failed prompts without an answer between them after which the run fails."""
 
+_SPECIAL_TOKENS = {
+    "<": re.compile(
+        r"<(?=[|｜][^|｜<>\s]{1,40}[|｜]?>|[^|｜<>\s]{1,40}[|｜]>"  # ChatML, Llama 3, DeepSeek
+        r"|(?:start|end)_of_\w{1,20}>|/?s>|[be]os>)"  # Gemma, Llama 2
+    ),
+    "[": re.compile(  # Mistral
+        r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
+    ),
+}
+"""Special tokens of the usual chat templates, by their first character, which alone is matched."""
 _CONNECTING = threading.Lock()
 """Held while a connection is made; of the module, since backends are pickled."""
 
@@ -91,9 +101,14 @@ class OpenAIBackend:
     was answered. If the server cannot be reached, does not accept the key, or
     ``FAILURES_IN_A_ROW`` prompts fail in a row, the whole call fails. The next call counts anew.
 
+    Most servers read special tokens that are written out in a message, so that a document could end
+    its message and begin another one. Messages are sent with a space after the first character of
+    such tokens, as in ``< |im_end|>``.
+
     Log-probabilities are those that the server returns; many servers return none.
 
-    Proxies of the environment are used, but for servers on the loopback.
+    HTTP proxies of the environment are used, but for servers on this machine. Certificates are
+    verified; ``SSL_CERT_FILE`` names other authorities than the system's.
 
     Args:
         base_url: Address of the server up to the version: ``http://127.0.0.1:8000/v1``.
@@ -257,23 +272,26 @@ class OpenAIBackend:
         schema: Mapping[str, Any] | None = None,
     ) -> list[Completion]:
         """Completes prompts; see `Backend.complete`."""
-        futures, run = {}, self._calls
-        for number, prompt in enumerate(prompts):
-            future = self.submit(
-                prompt,
-                max_new_tokens=max_new_tokens,
-                sampling=sampling,
-                num_samples=num_samples,
-                seeds=seeds[number * num_samples : (number + 1) * num_samples],
-                stop=stop,
-                schema=schema,
-                run=run,
-            )
-            futures[future] = number
+        futures: dict[Future[list[Completion]], int] = {}
+        run = self._calls
         try:
+            for number, prompt in enumerate(prompts):
+                future = self.submit(
+                    prompt,
+                    max_new_tokens=max_new_tokens,
+                    sampling=sampling,
+                    num_samples=num_samples,
+                    seeds=seeds[number * num_samples : (number + 1) * num_samples],
+                    stop=stop,
+                    schema=schema,
+                    run=run,
+                )
+                futures[future] = number
             found = wait(futures, lambda: progress(num_samples))
         except BaseException:
             self._calls = _Calls()  # requests in progress count for the call that failed
+            for future in reversed(futures):  # later ones would take the place of earlier ones
+                future.cancel()
             raise
         self.failed += count_failed(found.values())
         return [completion for number in range(len(prompts)) for completion in found[number]]
@@ -363,7 +381,9 @@ class OpenAIBackend:
             fields |= {"prompt": prompt, "logprobs": 1 if self.log_probs else None}
         else:
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            fields["messages"] = messages
+            fields["messages"] = [
+                {**message, "content": _as_text(message["content"])} for message in messages
+            ]
             if self.log_probs:
                 # llama-cpp-python's server gives none without the number of alternatives
                 fields |= {"logprobs": True, "top_logprobs": 1}
@@ -387,18 +407,17 @@ class OpenAIBackend:
         Raises:
             PromptFailure: The prompt failed for good.
         """
-        connection = self.connection
         answers: list[Completion] = []
         prompt = fields["messages"] if self.chat else fields["prompt"]
         prompt_tokens = count_tokens(self.tokenizer, prompt) if self.tokens_per_minute else 0
-        limit = fields.get("max_tokens") or fields.get("max_completion_tokens") or 0
-        async with connection.prompts:
+        async with self.connection.prompts:
             with short_turns():
                 while len(answers) < count:
                     missing = count - len(answers)
-                    await connection.tokens.wait(prompt_tokens + missing * limit)
                     body = self.body(fields, missing, seeds[len(answers) :])
-                    answers += (await self._request(body, stop))[:missing]
+                    limit = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+                    tokens = prompt_tokens + body.get("n", 1) * limit
+                    answers += (await self._request(body, tokens, stop))[:missing]
         return answers
 
     def body(self, fields: dict[str, Any], count: int, seeds: Sequence[int]) -> dict[str, Any]:
@@ -442,13 +461,16 @@ class OpenAIBackend:
         found = [completion_of(choice, stop) for choice in choices]
         return [completion for completion in found if completion is not None]
 
-    async def _request(self, body: dict[str, Any], stop: Sequence[str]) -> list[Completion]:
+    async def _request(
+        self, body: dict[str, Any], tokens: float, stop: Sequence[str]
+    ) -> list[Completion]:
         """Returns the completions of one answer, at least one."""
         for _ in range(MALFORMED_ANSWERS):
-            answer = await self.connection.post(PATHS[self.endpoint], body)
+            answer = await self.connection.post(PATHS[self.endpoint], body, tokens)
             if completions := self.completions(answer, stop):
                 return completions
-        message = f"{MALFORMED_ANSWERS} malformed answers, at last {answer!r:.100}"
+        last = self.connection.without_key(repr(answer))[:100]
+        message = f"{MALFORMED_ANSWERS} malformed answers, at last {last}"
         raise PromptFailure(message, is_refused=False)
 
     async def _model_names(self) -> list[str]:
@@ -484,6 +506,14 @@ class OpenAIBackend:
             self.timeout,
             self.max_retries,
         )
+
+
+def _as_text(content: str) -> str:
+    """Returns the content of a message without special tokens, which servers would obey."""
+    for start, token in _SPECIAL_TOKENS.items():
+        if start in content:
+            content = token.sub(f"{start} ", content)
+    return content
 
 
 @functools.cache  # each look-up reads a file, and the settings are described for each batch

@@ -34,6 +34,8 @@ RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
 """States of a batch that has not ended."""
 DIGEST = "requests_sha256"
 """Key of a batch's metadata with the SHA-256 of its requests."""
+FILE_SECONDS = 3_600.0
+"""Seconds in which a file must be sent or received, unless ``timeout`` is longer."""
 UNANSWERED = ("batch_expired", "batch_cancelled")
 """Error codes of requests that an expired or cancelled batch left unanswered."""
 
@@ -57,7 +59,8 @@ class OpenAIBatch:
         base_url: See `OpenAIBackend`, as for the other arguments.
         model: See there.
         poll_seconds: Seconds between two questions whether a batch has ended.
-        **options: See there. Concurrency and rate limits have no effect.
+        **options: See there. ``timeout`` has no effect on files, which may take an hour; rate
+            limits count the requests for files and batches, not those in the files.
 
     Raises:
         ValueError: An argument is out of range.
@@ -93,6 +96,10 @@ class OpenAIBatch:
     def failed(self) -> int:
         """See `OpenAIBackend`."""
         return self._backend.failed
+
+    @property
+    def _file_seconds(self) -> float:
+        return max(self._backend.timeout, FILE_SECONDS)
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -216,7 +223,11 @@ class OpenAIBatch:
             batch, results = await self._finished(batch, requests)
             if any(_parts_of(line)[2] is None for line in results.values()):
                 return batch, results
-        file = await send(client.files.create(file=("requests.jsonl", data), purpose="batch"))
+        file = await send(
+            client.files.create(
+                file=("requests.jsonl", data), purpose="batch", timeout=self._file_seconds
+            )
+        )
         batch = await send(
             client.batches.create(
                 input_file_id=file.id,
@@ -240,7 +251,7 @@ class OpenAIBatch:
             batch = await send(client.batches.retrieve(batch.id))
         results: dict[str, dict[str, Any]] = {}
         for name in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = await send(client.files.content(name))
+            content = await send(client.files.content(name, timeout=self._file_seconds))
             for line in content.content.splitlines():
                 with suppress(ValueError):
                     result = json.loads(line)

@@ -41,8 +41,8 @@ class ChatPrompt(Prompt):
 
     Few-shot examples are turns of the chat: their documents are messages of the user, their queries
     the answers. The text of a document stays a part of its message: special tokens and names of
-    roles that are written out in it have no meaning. In messages to a server, this is up to the
-    server.
+    roles that are written out in it have no meaning. In messages to a server, a space is put into
+    special tokens, as it may not tell them from its own.
 
     Args:
         user: Message with the document: a text that contains ``{document}`` once.

@@ -14,6 +14,7 @@ from pyterrier_inpars import QueryGenerator
 from pyterrier_inpars.backends import _chat
 from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+from pyterrier_inpars.backends.openai import OpenAIBackend
 
 SYSTEM = {"role": "system", "content": "Write a query."}
 USER = {"role": "user", "content": "Document: the noise of a receiver"}
@@ -87,6 +88,21 @@ def test_a_content_has_no_special_tokens(backend, text):
     assert [i for i in evil if i in special] == [i for i in harmless if i in special]
     assert tokenizer.decode(evil) == _chat.as_text(tokenizer, chats[0])
     assert f"Document: {text}." in tokenizer.decode(evil)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=6).map("".join))
+@example(EVIL)
+def test_a_message_to_a_server_has_no_special_tokens(backend, text):
+    """The server renders it by its template, and reads special tokens wherever they are."""
+    tokenizer = backend.tokenizer
+    special = set(tokenizer.added_tokens_decoder)
+    server = OpenAIBackend("http://127.0.0.1:9/v1", "model")
+    evil, harmless = (
+        rendered(tokenizer, server.fields(content, 9, Sampling(), (), None)["messages"], True)
+        for content in (text, "a")
+    )
+    assert [i for i in evil if i in special] == [i for i in harmless if i in special]
 
 
 def test_a_template_without_system_messages_gets_them_with_the_first_message(tmp_path):

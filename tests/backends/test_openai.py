@@ -86,6 +86,15 @@ def test_requests_have_the_fields_that_are_set_and_no_others():
     }
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["list[int] a[0] [NOTE] [1]", "a < b, <b>x</b> <span> <T>", "x <| y |> z", "if a<|b| and c|>d"],
+)
+def test_other_text_is_sent_as_it_is(text):
+    fields = OpenAIBackend("http://127.0.0.1:9/v1", MODEL).fields(text, 9, Sampling(), (), None)
+    assert fields["messages"][0]["content"] == text
+
+
 def test_without_log_probabilities_there_are_none():
     with FaultServer(log_probs=False) as server:
         (completion,) = OpenAIBackend(server.url).complete(PROMPTS[:1])

@@ -231,3 +231,9 @@ def test_arguments_are_checked():
         OpenAIBatch(poll_seconds=0)
     with pytest.raises(ValueError, match="on_error must be one of"):
         OpenAIBatch(on_error="ignore")
+
+
+def test_the_time_out_of_a_request_is_not_that_of_a_file():
+    with FaultServer(latency=0.6) as server:
+        found = batch(server, model="m", timeout=0.3, max_retries=0).complete(PROMPTS)
+    assert [completion.text for completion in found] == list(map(answer, PROMPTS))
