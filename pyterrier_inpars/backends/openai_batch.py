@@ -199,9 +199,10 @@ class OpenAIBatch:
         while missing:
             batch, found = await self._run_batch(missing)
             if not found and not (results and batch.status == "completed"):
+                reason = self._backend.connection.without_key(repr(batch.errors))[:300]
                 raise RuntimeError(
                     f"the batch {batch.id} at {self._backend.base_url} ended as {batch.status!r} "
-                    f"without results: {batch.errors!r:.300}. The same call submits it again"
+                    f"without results: {reason}. The same call submits it again"
                 )
             results.update(found)
             left = {
