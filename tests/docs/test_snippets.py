@@ -7,8 +7,8 @@ import pytest
 import snippets
 
 OWN_START = {"README", "CONTRIBUTING", "index", "tour"}
-HEAVY = {"README"}
-"""Pages whose snippets use the demo's language model."""
+CHEAPER = {"README": {"get_corpus_iter(), 80)": "get_corpus_iter(), 8)", "length=64": "length=8"}}
+"""Pages whose snippets use the demo's models; what is replaced, for fewer queries and tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +30,19 @@ def red_pipelines(namespace):
 
 
 def pages():
-    return [
-        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in HEAVY))
-        for page in snippets.PAGES
-        if snippets.snippets(page)
-    ]
+    """Each page with what is replaced in it; heavy ones as they stand too, marked ``long``."""
+    slow, long = pytest.mark.slow, pytest.mark.long
+    for page in filter(snippets.snippets, snippets.PAGES):
+        if page.stem in CHEAPER:
+            yield pytest.param(page, CHEAPER[page.stem], id=f"{page.stem}-cheaper", marks=slow)
+        marks = [slow, long] if page.stem in CHEAPER else []
+        yield pytest.param(page, {}, id=page.stem, marks=marks)
 
 
-@pytest.mark.parametrize("page", pages())
-def test_snippets_run(page, local_models, tmp_path, monkeypatch, request, one_thread):
+@pytest.mark.parametrize("page, replaced", [*pages()])
+def test_snippets_run(page, replaced, local_models, tmp_path, monkeypatch, request, one_thread):
     """In one namespace per page, in a folder of its own, with tiny models for hub names."""
+    assert all(old in page.read_text() for old in replaced)
     if page.stem != "README":
         monkeypatch.setenv("INPARS_LOCAL_MODELS", local_models)
     monkeypatch.chdir(tmp_path)
@@ -48,6 +51,8 @@ def test_snippets_run(page, local_models, tmp_path, monkeypatch, request, one_th
     namespace = {} if own else dict(request.getfixturevalue("tour"))
     for snippet in snippets.snippets(page):
         source = "\n" * snippet.line + snippet.code
+        for old, new in replaced.items():
+            source = source.replace(old, new)
         code = compile(source, str(page), "exec")
         if snippet.runs:
             exec(code, namespace)
