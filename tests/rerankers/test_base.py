@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -306,8 +307,17 @@ class TestEveryReranker:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder])
-    def test_compiled_network_gives_the_same_scores(self, cls, frame, tmp_path):
-        """It scores, trains and saves the same."""
+    @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.long)])
+    def test_compiled_network_gives_the_same_scores(
+        self, cls, backend, frame, tmp_path, monkeypatch
+    ):
+        """It scores, trains and saves the same.
+
+        The backend ``eager`` executes the graphs that ``inductor``, the default, compiles, without
+        a C++ compiler, which takes a minute.
+        """
+        compile_module = partialmethod(torch.nn.Module.compile, backend=backend)
+        monkeypatch.setattr(torch.nn.Module, "compile", compile_module)
         model = tmp_path / "model"
         if cls is MonoT5:
             tiny.tiny_t5(model, dropout=0.0)
