@@ -48,11 +48,12 @@ class ChatPrompt(Prompt):
         user: Message with the document: a text that contains ``{document}`` once.
         system: System message; None for none. A chat template that knows no system messages gets it
             as the beginning of the first message.
-        examples: Frame with the columns ``query`` and ``text``: queries and relevant documents.
-            Their answers have the form that ``extract`` expects: the query alone, after a marker,
-            or in a JSON object. For other forms, the optional column ``answer`` has the whole
-            answers. None for no examples.
-        num_examples: Number of examples to draw; None for all, in the order of the frame.
+        examples: Frame, or list of dicts, with the columns ``query`` and ``text``: queries and
+            relevant documents. Their answers have the form that ``extract`` expects: the query
+            alone, after a marker, or in a JSON object. For other forms, the optional column
+            ``answer`` has the whole answers. None for no examples.
+        num_examples: Maximum number of examples to draw. Of fewer, and with None, all are taken, in
+            the order of the frame.
         seed: Random seed of the draw, which does not depend on the order of the frame.
         prefill: Beginning of the answer, which the model continues. ``extract`` applies to both
             together; without it, the query is the first line that the model writes.
@@ -78,7 +79,7 @@ class ChatPrompt(Prompt):
         user: str,
         *,
         system: str | None = None,
-        examples: pd.DataFrame | None = None,
+        examples: pd.DataFrame | list[dict[str, Any]] | None = None,
         num_examples: int | None = 3,
         seed: int = 0,
         prefill: str = "",
@@ -102,11 +103,10 @@ class ChatPrompt(Prompt):
         self.max_query_tokens = positive_int("max_query_tokens", max_query_tokens)
         self.examples = pd.DataFrame({"query": [], "text": []}, dtype=object)
         if examples is not None:
-            self.examples = (
-                check_examples(examples)
-                if num_examples is None
-                else draw_examples(examples, num_examples, seed)
-            )
+            given = check_examples(examples)
+            number = len(given) + 1 if num_examples is None else num_examples
+            is_drawn = len(given) >= positive_int("num_examples", number)
+            self.examples = draw_examples(given, number, seed) if is_drawn else given
         if "answer" in self.examples:
             check_strings(self.examples, "answer")
         self._check_answers()

@@ -18,7 +18,13 @@ import yaml
 from pyterrier_inpars import _html
 from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars._retrieval import clean
-from pyterrier_inpars._stage import check_columns, check_strings, lone_surrogate, positive_int
+from pyterrier_inpars._stage import (
+    as_frame,
+    check_columns,
+    check_strings,
+    lone_surrogate,
+    positive_int,
+)
 from pyterrier_inpars.backends.base import NEWLINE
 from pyterrier_inpars.datasets import published
 from pyterrier_inpars.prompts._truncation import truncate
@@ -188,8 +194,9 @@ class FewShotPrompt(Prompt):
     only once.
 
     Args:
-        examples: Frame with the columns ``query`` and ``text``: queries and relevant documents.
-            Further columns, such as ``qid``, are kept in the attribute ``examples``.
+        examples: Frame, or list of dicts, with the columns ``query`` and ``text``: queries and
+            relevant documents. Further columns, such as ``qid``, are kept in the attribute
+            ``examples``.
         template: Template of one example, with ``{document}`` and ``{query}`` once each. None for
             ``Document: {document}`` and ``Query: {query}`` on two lines.
         num_examples: Number of examples to draw.
@@ -209,7 +216,7 @@ class FewShotPrompt(Prompt):
 
     def __init__(
         self,
-        examples: pd.DataFrame,
+        examples: pd.DataFrame | list[dict[str, Any]],
         *,
         template: str | None = None,
         num_examples: int = 3,
@@ -267,22 +274,26 @@ class FewShotPrompt(Prompt):
         return f"FewShotPrompt(<{len(self.examples)} examples>, template={self.template!r})"
 
 
-def check_examples(examples: pd.DataFrame) -> pd.DataFrame:
+def check_examples(examples: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
     """Returns few-shot examples, indexed from 0, if their columns are valid."""
-    check_columns(examples, "query", "text")
-    check_strings(examples, *examples.columns.intersection(["query", "text", "qid"]))
-    return examples.reset_index(drop=True)
+    is_list = isinstance(examples, list) and all(isinstance(row, Mapping) for row in examples)
+    frame: Any = as_frame(examples) if is_list else examples
+    check_columns(frame, "query", "text")
+    check_strings(frame, *frame.columns.intersection(["query", "text", "qid"]))
+    return frame.reset_index(drop=True)
 
 
-def draw_examples(examples: pd.DataFrame, num_examples: int, seed: int) -> pd.DataFrame:
+def draw_examples(
+    examples: pd.DataFrame | list[dict[str, Any]], num_examples: int, seed: int
+) -> pd.DataFrame:
     """Draws few-shot examples; see `FewShotPrompt`."""
-    examples = check_examples(examples)
+    given = check_examples(examples)
     positive_int("num_examples", num_examples)
-    if len(examples) < num_examples:
+    if len(given) < num_examples:
         raise ValueError(
-            f"num_examples is {num_examples}, but there are only {len(examples)} examples"
+            f"num_examples is {num_examples}, but there are only {len(given)} examples"
         )
-    ordered = examples.sort_values(["query", "text"])
+    ordered = given.sort_values(["query", "text"])
     chosen = random.Random(positive_int("seed", seed, least=0)).sample(
         range(len(ordered)), num_examples
     )

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import tiny_llm
 
-from pyterrier_inpars import ChatPrompt, Prompt, load_prompt
+from pyterrier_inpars import ChatPrompt, FewShotPrompt, Prompt, load_prompt
 
 PAIRS = pd.DataFrame(
     {
@@ -80,6 +80,21 @@ def test_answers_of_an_unknown_form_must_be_given(options):
         ChatPrompt("{document}", examples=PAIRS[1:], num_examples=None, **options)
     given = PAIRS.assign(answer="whole")
     assert ChatPrompt("{document}", examples=given, num_examples=1, **options).examples is not None
+
+
+def test_fewer_examples_than_are_drawn_are_taken_as_they_stand():
+    """So a user who writes two examples need not count them."""
+    assert ChatPrompt("{document}", examples=PAIRS).examples.equals(PAIRS.reset_index(drop=True))
+    with pytest.raises(ValueError, match="num_examples must be"):
+        ChatPrompt("{document}", examples=PAIRS, num_examples=0)
+
+
+def test_examples_may_be_a_list_of_dicts():
+    rows = PAIRS.to_dict("records")
+    assert ChatPrompt("{document}", examples=rows) == ChatPrompt("{document}", examples=PAIRS)
+    assert FewShotPrompt(rows, num_examples=2) == FewShotPrompt(PAIRS, num_examples=2)
+    with pytest.raises(TypeError, match=r"a DataFrame is needed, not \['tall"):
+        ChatPrompt("{document}", examples=["tall trees"])
 
 
 def test_examples_are_drawn_and_truncated():
@@ -200,7 +215,6 @@ def test_invalid_entries_are_refused(tmp_path, entry, message):
         ({"system": "\ud800"}, ValueError, "system must be a string that UTF-8 can encode"),
         ({"schema": "a"}, TypeError, "schema must be a dict with a JSON schema, not 'a'"),
         ({"extract": 7}, TypeError, "extract must be a marker"),
-        ({"examples": PAIRS, "num_examples": 3}, ValueError, "there are only 2 examples"),
         ({"max_query_tokens": 0}, ValueError, "max_query_tokens .* not 0"),
     ],
 )

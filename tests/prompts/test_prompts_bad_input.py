@@ -125,7 +125,8 @@ def test_yaml_creates_no_objects(tmp_path):
         (lambda: load_prompt("few-shot"), Error("needs examples: give examples=")),
         (lambda: Prompt.load("nowhere.yaml", "p"), Error("nowhere.yaml", FileNotFoundError)),
         (lambda: FewShotPrompt(None), Error("a DataFrame is needed, not None", TypeError)),
-        (lambda: FewShotPrompt([PLAIN]), Error(r"a DataFrame is needed, not \[", TypeError)),
+        (lambda: FewShotPrompt([PLAIN, 7]), Error(r"a DataFrame is needed, not \[", TypeError)),
+        (lambda: FewShotPrompt([PLAIN]), Error("missing_columns=.'query'.", MISSING)),
         (lambda: FewShotPrompt(TWO), Error("missing_columns=.'query'.", MISSING)),
         (
             lambda: FewShotPrompt(queries()),
