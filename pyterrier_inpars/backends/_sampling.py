@@ -78,6 +78,8 @@ def _argmax(logits: torch.Tensor) -> torch.Tensor:
     import torch
 
     size = math.gcd(logits.shape[-1], BLOCK)
+    if size == 1:  # an odd number of words has no blocks
+        return logits.argmax(-1)
     blocks = logits.unflatten(-1, (-1, size))
     best = blocks.amax(-1).argmax(-1)
     rows = torch.arange(len(logits), device=logits.device)
