@@ -104,9 +104,10 @@ class ChatPrompt(Prompt):
         self.examples = pd.DataFrame({"query": [], "text": []}, dtype=object)
         if examples is not None:
             given = check_examples(examples)
-            number = len(given) + 1 if num_examples is None else num_examples
-            is_drawn = len(given) >= positive_int("num_examples", number)
-            self.examples = draw_examples(given, number, seed) if is_drawn else given
+            if num_examples is None or len(given) < positive_int("num_examples", num_examples):
+                self.examples = given
+            else:
+                self.examples = draw_examples(given, num_examples, seed)
         if "answer" in self.examples:
             check_strings(self.examples, "answer")
         self._check_answers()
