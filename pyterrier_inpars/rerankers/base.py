@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._compute.batches import batches_of_similar_length
 from pyterrier_inpars._compute.cpu_linear import onednn_linear
 from pyterrier_inpars._compute.devices import CPU_TOKENS, best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars._compute.memory_limit import MemoryLimit
@@ -863,28 +864,6 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
                 f"{self!r} cannot be {done}, because its weights are rounded to int8: train and "
                 f"save with another dtype, then load the folder with dtype='int8'"
             )
-
-
-def batches_of_similar_length(
-    lengths: Sequence[float], rows: int, tokens: float
-) -> list[list[int]]:
-    """Returns row numbers in batches of similar length.
-
-    The longest rows come first, so that a lack of memory shows at once.
-
-    Args:
-        lengths: Tokens of each row.
-        rows: Maximum number of rows of a batch.
-        tokens: Maximum number of tokens of a batch, with padding; a longer row is its own batch.
-    """
-    order = np.argsort(-np.asarray(lengths, dtype=float), kind="stable").tolist()
-    found: list[list[int]] = []
-    start = 0
-    while start < len(order):
-        size = max(1, int(min(rows, tokens // max(1, lengths[order[start]]))))
-        found.append(order[start : start + size])
-        start += size
-    return found
 
 
 def has_trained_weights(provenance: dict[str, Any] | None) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pyterrier_inpars._compute.batches import batches_of_similar_length
 from pyterrier_inpars._compute.devices import CPU_TOKENS
 
 OUTPUTS = ("sentence_embedding", "scores")
@@ -55,17 +56,11 @@ def _parts(features: dict[str, Any]) -> list[tuple[torch.Tensor, int]]:
     shapes = {value.shape for value in features.values() if isinstance(value, torch.Tensor)}
     if mask is None or shapes != {mask.shape} or (mask[:, 1:] > mask[:, :-1]).any():
         return []
-    lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
-    if not len(order) or lengths[-1] == 0:  # such a text needs the padding
+    lengths = mask.sum(dim=1).tolist()
+    if not all(lengths):  # an empty text needs the padding
         return []
-    found: list[tuple[torch.Tensor, int]] = []
-    start = 0
-    while start < len(order):
-        longest = int(lengths[start])
-        rows = order[start : start + max(1, CPU_TOKENS // longest)]
-        found.append((rows, longest))
-        start += len(rows)
-    return found
+    batches = batches_of_similar_length(lengths, len(lengths), CPU_TOKENS)
+    return [(torch.tensor(rows), lengths[rows[0]]) for rows in batches]
 
 
 def _part(features: dict[str, Any], rows: torch.Tensor, length: int) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tiny_training import CLASSES, scores, shapes_of
 
 from pyterrier_inpars._compute import cpu_linear
+from pyterrier_inpars._compute.batches import batches_of_similar_length
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5, base, load_reranker
-from pyterrier_inpars.rerankers.base import batches_of_similar_length
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
