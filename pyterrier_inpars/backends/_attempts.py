@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
+from ssl import SSLContext
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -79,8 +80,11 @@ class AttemptClient(httpx2.AsyncClient):
         tokens: RateLimit,
         timeout: float,
     ):
-        self._ssl = httpx2.create_ssl_context()  # with SSL_CERT_FILE and SSL_CERT_DIR
-        super().__init__(timeout=timeout, verify=self._ssl, trust_env=False)
+        # aiohttp sends all requests and verifies certificates
+        super().__init__(timeout=timeout, verify=False, trust_env=False)
+        self._ssl: SSLContext | bool = True
+        if urlsplit(base_url).scheme == "https":  # reading the certificates takes 50 ms
+            self._ssl = httpx2.create_ssl_context()  # with SSL_CERT_FILE and SSL_CERT_DIR
         self._server = base_url
         self._proxy = _proxy_of(base_url)
         self._slots = asyncio.Semaphore(concurrency)
