@@ -35,6 +35,7 @@ from pyterrier_inpars.backends._model_stage import ModelStage
 from pyterrier_inpars.backends._streaming import collect, request
 from pyterrier_inpars.backends._tokens import count_tokens
 from pyterrier_inpars.backends.base import (
+    LEAST_LOG_PROB,
     Backend,
     Completion,
     Messages,
@@ -149,8 +150,9 @@ class QueryGenerator(ModelStage, DocumentStage):
     - ``query`` (str): The generated text up to a newline, or what ``extract`` finds in the answer.
     - ``type`` (str): The name of the prompt, if ``prompt`` is a dict.
     - ``score`` (float): Mean of ``log_probs``.
-    - ``log_probs`` (list of float): Natural log-probability of each generated token of the query.
-      This column and ``score`` are absent if the runtime gives no log-probabilities.
+    - ``log_probs`` (list of float): Natural log-probability of each generated token of the query,
+      at least -9999, which stands for a probability that is 0 or too low to be known. This column
+      and ``score`` are absent if the runtime gives no log-probabilities.
     - ``finish_reason`` (str): ``stop`` if the model ended its text, ``length`` if the token limit
       did.
     - ``answer`` (str): The whole text of the model, if ``keep_answer`` is set.
@@ -580,7 +582,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         self, name: str, docno: str, number: tuple[int, int], query: Query, completion: Completion
     ) -> dict[str, Any]:
         """Returns the columns of a query; ``number`` is that of its answer and its place there."""
-        log_probs = log_probs_of(completion, query)
+        log_probs = [max(value, LEAST_LOG_PROB) for value in log_probs_of(completion, query) or []]
         qid = "-".join([docno, *[name] * bool(name), str(number[0])])
         return {
             "qid": qid if number[1] == 1 else f"{qid}.{number[1]}",
@@ -627,8 +629,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         for i, completion in enumerate(completions):
             if completion.error is not None:
                 errors.setdefault(i // n, completion.error)
-            # not every backend checks its numbers
-            elif any(map(math.isnan, completion.log_probs or [])):
+            elif completion.has_nan:  # not every backend checks its numbers
                 place = f"docno {docnos[i // n]!r}"
                 raise NotANumberError(repr(self.model)[:200], i // n, place)
         for number, reason in errors.items():

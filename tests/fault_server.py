@@ -9,6 +9,7 @@ is terminated::
 
 import argparse
 import asyncio
+import itertools
 import json
 import socket
 import struct
@@ -119,6 +120,7 @@ class FaultServer:
         self.models = models or Reply({"object": "list", "data": [{"id": MODEL}]})
         self.retry_after: float | str = 0.005
         self.files: dict[str, str] = {}
+        self._file_numbers = itertools.count()
         self.batches: list[dict] = []
         self.batch_ends: list[str] = []
         self.questions: Counter = Counter()
@@ -240,13 +242,14 @@ class FaultServer:
     def _batch_interface(self, writer, path, data):
         """Files and batches in the forms of OpenAI; a batch ends at the third question."""
         if path.endswith("/content"):
-            return _write(writer, 200, self.files[path.split("/")[-2]])
+            name = path.split("/")[-2]
+            if name not in self.files:
+                return _write(writer, 404, {"error": {"message": f"No such File object: {name}"}})
+            return _write(writer, 200, self.files[name])
         if path.endswith("/files"):
-            name = f"file-{len(self.files)}"
             head, _, content = data.partition(b"requests.jsonl")
-            content = content.partition(b"\r\n\r\n")[2]
-            self.files[name] = content.partition(b"\r\n--")[0].decode()
-            return _write(writer, 200, {"id": name, "object": "file"})
+            content = content.partition(b"\r\n\r\n")[2].partition(b"\r\n--")[0]
+            return _write(writer, 200, {"id": self.add_file(content.decode()), "object": "file"})
         if data:
             self._start_batch(json.loads(data))
             return _write(writer, 200, self.batches[-1])
@@ -299,9 +302,14 @@ class FaultServer:
             self._write_results(batch, "error_file_id", results)
 
     def _write_results(self, batch, name, results):
-        batch[name] = f"file-{len(self.files)}"
         lines = (json.dumps(result, ensure_ascii=False) for result in results)
-        self.files[batch[name]] = "\n".join(lines)
+        batch[name] = self.add_file("\n".join(lines))
+
+    def add_file(self, content):
+        """Stores a file, and returns its name, which no deleted file had."""
+        name = f"file-{next(self._file_numbers)}"
+        self.files[name] = content
+        return name
 
     def _retry_after(self):
         if self.retry_after == "date":

@@ -65,6 +65,10 @@ class PromptFailure(RuntimeError):
         self.is_refused = is_refused
 
 
+class NotFoundError(RuntimeError):
+    """The server does not have what a request names, such as a model or a file."""
+
+
 class Connection:
     """Sends requests to a server from an event loop in a thread of its own.
 
@@ -199,13 +203,15 @@ class Connection:
             return PromptFailure(message)
         if status is None or status < 400 or status >= 500 or status in TRANSIENT:
             return PromptFailure(message, is_refused=False)
-        if status == 404 and not re.search(r"/v\d", self._base_url):
+        if status != 404:
+            return self._server_error(message)
+        if not re.search(r"/v\d", self._base_url):
             message += ". The address of most servers ends in /v1"
-        return self._server_error(message)
+        return self._server_error(message, NotFoundError)
 
-    def _server_error(self, message: str) -> RuntimeError:
+    def _server_error(self, message: str, kind: type[RuntimeError] = RuntimeError) -> RuntimeError:
         variable = self._api_key_env or "the variable of api_key_env="
-        return RuntimeError(
+        return kind(
             f"the server {self._base_url} failed with {message}. Check the address, the model's "
             f"name, the API key ({variable}) and the rate limits; answers that are stored are kept"
         )

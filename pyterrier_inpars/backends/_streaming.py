@@ -50,7 +50,8 @@ def request(
     """Requests the answers to prompts that are neither stored nor requested.
 
     Each answer is stored when it arrives. So is the refusal of a prompt; see `Run`. A prompt that
-    failed because the server did is tried again by a later run.
+    failed because the server did is tried again by a later run, and so is one whose answer has NaN,
+    which is an error for the caller.
 
     Args:
         backend: The backend.
@@ -153,4 +154,5 @@ def _result(future: Future[list[Completion]], number: int) -> list[Completion]:
 
 
 def _store(answers: Answers, key: str, end: int, completions: list[Completion]) -> None:
-    answers.add(key, [vars(completion) for completion in completions], end)
+    if not any(completion.has_nan for completion in completions):
+        answers.add(key, [vars(completion) for completion in completions], end)

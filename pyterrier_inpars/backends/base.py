@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ Messages = list[dict[str, str]]
 """A chat: messages with ``role`` (``system``, ``user``, ``assistant``) and ``content``.
 
 A last message of the role ``assistant`` is the beginning of the answer, which the model continues.
+"""
+LEAST_LOG_PROB = -9999.0
+"""Log-probability of a token whose probability is 0, or too low to be known.
+
+OpenAI and vLLM's server return it. Other runtimes return minus infinity or the lowest float.
 """
 CUT = "\ufffd"
 """Text of a character of which a completion at the token limit holds only the first bytes."""
@@ -146,6 +152,11 @@ class Completion:
     finish_reason: str
     ends: list[int] | None = None
     error: str | None = None
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether a log-probability is NaN: the model computed no numbers."""
+        return any(map(math.isnan, self.log_probs or []))
 
 
 class Backend(Protocol):

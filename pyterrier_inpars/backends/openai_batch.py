@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_inpars._stage import finite
-from pyterrier_inpars.backends._server import TRANSIENT, PromptFailure, error_message
+from pyterrier_inpars.backends._server import (
+    TRANSIENT,
+    NotFoundError,
+    PromptFailure,
+    error_message,
+)
 from pyterrier_inpars.backends.base import NEWLINE, Completion, Messages, PromptError, Sampling
 from pyterrier_inpars.backends.openai import (
     FAILURES_IN_A_ROW,
@@ -47,7 +53,8 @@ class OpenAIBatch:
     fetched when the server has finished. More prompts than a batch may have (50,000, or 200 MB) are
     several batches, submitted at once. A batch is marked with the SHA-256 of its requests. If a run
     is interrupted, the same call finds its batches at the server and waits for them, instead of
-    submitting them again.
+    submitting them again. Requests whose results were deleted there are submitted again, with a
+    warning.
 
     ``SyntheticQueries`` passes the documents of at most one shard at once, so its ``shard_size`` is
     the number of documents of a batch::
@@ -244,7 +251,8 @@ class OpenAIBatch:
     ) -> tuple[Any, dict[str, dict[str, Any]]]:
         """Waits for the end of a batch, and returns it with its results.
 
-        Lines that are damaged, that answer no request or say that it is unanswered are left out.
+        Files that were deleted at the server are left out, and so are lines that are damaged, that
+        answer no request or say that it is unanswered.
         """
         client, send = self._backend.connection.client, self._backend.connection.send
         while batch.status in RUNNING:
@@ -252,7 +260,15 @@ class OpenAIBatch:
             batch = await send(client.batches.retrieve(batch.id))
         results: dict[str, dict[str, Any]] = {}
         for name in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = await send(client.files.content(name, timeout=self._file_seconds))
+            try:
+                content = await send(client.files.content(name, timeout=self._file_seconds))
+            except NotFoundError as error:
+                warnings.warn(
+                    f"results of the batch {batch.id} were deleted ({name}), so its requests "
+                    f"without an answer are submitted again: {error}",
+                    stacklevel=2,
+                )
+                continue
             for line in content.content.splitlines():
                 with suppress(ValueError):
                     result = json.loads(line)

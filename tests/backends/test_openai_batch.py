@@ -96,9 +96,8 @@ def edited(edit):
     class Edited(FaultServer):
         def _write_results(self, batch, name, results):
             results = edit(results)
-            batch[name] = f"file-{len(self.files)}"
             lines = [r if isinstance(r, str) else json.dumps(r) for r in results]
-            self.files[batch[name]] = "\n".join(lines)
+            batch[name] = self.add_file("\n".join(lines))
 
     return Edited()
 
@@ -128,6 +127,21 @@ def test_lines_that_are_missing_or_damaged_are_submitted_again(edit, batches):
         assert [completion.text for completion in found] == list(map(answer, PROMPTS))
         assert len(server.batches) == batches and backend.failed == 0
         assert batch(server).complete(PROMPTS) == found and len(server.batches) == batches
+
+
+@pytest.mark.parametrize(
+    "deleted, sent", [("output_file_id", [9, 5, 9]), ("error_file_id", [9, 5])]
+)
+def test_requests_whose_results_were_deleted_are_submitted_again(deleted, sent):
+    """A batch expired with answers to four of nine requests; the others had a second batch."""
+    with FaultServer() as server:
+        server.batch_ends = ["expired"]
+        found = batch(server).complete(PROMPTS)
+        del server.files[server.batches[0][deleted]]
+        with pytest.warns(UserWarning, match="results of the batch batch-0 were deleted .*404"):
+            assert batch(server).complete(PROMPTS) == found
+        files = [server.files[b["input_file_id"]] for b in server.batches]
+        assert [file.count("\n") for file in files] == sent
 
 
 def test_a_line_that_never_comes_is_a_failed_prompt():

@@ -11,8 +11,9 @@ import pytest
 from fault_server import FaultServer, Reply
 from plain_generation import documents, generator
 
-from pyterrier_inpars import QueryGenerator, StaticPrompt, SyntheticQueries
+from pyterrier_inpars import QueryGenerator, ScoreFilter, StaticPrompt, SyntheticQueries
 from pyterrier_inpars.backends.openai import FAILURES_IN_A_ROW, OpenAIBackend
+from pyterrier_inpars.datasets import toolkit_files
 from pyterrier_inpars.queries._answers import AnswerLog
 from pyterrier_inpars.queries._resume import ResumeState, activated
 
@@ -211,6 +212,20 @@ def test_an_answer_without_numbers_is_not_stored(tmp_path):
         assert len(index(server, tmp_path / "queries")) == 60
     attempts = {prompt.split()[0]: count for prompt, count in server.attempts.items()}
     assert [attempts[f"d{i}"] for i in range(10)] == [1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("least", [-math.inf, -3.4028234663852886e38, -9999.0])
+def test_a_token_of_unknown_low_probability_counts_least(tmp_path, least):
+    """vLLM, llama.cpp and OpenAI write it in these ways; minus infinity is not JSON."""
+    log_probs = {"tokens": ["a", " b"], "token_logprobs": [-1.0, least]}
+    reply = Reply({"choices": [{"text": "a b", "logprobs": log_probs}]})
+    with FaultServer(lambda prompt, attempt: reply if prompt.startswith("d5 ") else None) as server:
+        artifact = index(server, tmp_path / "queries")
+    rows = artifact.get_results().set_index("docno")
+    assert rows["log_probs"]["d5"] == [-1.0, -9999.0] and rows["score"]["d5"] == -5000.0
+    kept = ScoreFilter(59)(artifact.get_results())
+    assert len(rows) == 60 and "d5" not in set(kept["docno"])
+    toolkit_files.write_queries(rows.reset_index(), tmp_path / "queries.jsonl")  # strict JSON
 
 
 def test_failures_can_stop_the_run_at_the_docno(tmp_path):
