@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,10 @@ _MEANINGS = {
     ),
 }
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?!\.?\d|\w)")
+_LABELLED = re.compile(
+    rf"(?:grade|score|rating|relevance)\W*[:=][^\w-]*({_NUMBER.pattern})", re.IGNORECASE
+)
+_NUMBER_ALONE = re.compile(rf"[^\w-]*{_NUMBER.pattern}[^\S\n]*(?:$|\n|[^\w\s])")
 _NUMBER_FIRST = re.compile(rf"\W*(?:grade\W+)?(?={_NUMBER.pattern})", re.IGNORECASE)
 
 
@@ -242,15 +247,24 @@ class RelevanceJudge(ModelStage):
         return grades, grades
 
     def _grade(self, answer: str, is_cut: bool) -> int | None:
-        """Returns the last number of an answer that is a grade, after any reasoning.
+        """Returns the grade in an answer, after any reasoning, or None.
 
-        An answer that the token limit cut may be a part of a reasoning: it must begin with the
-        grade.
+        It is the last number that is a grade, of those with a label (``Score: 2``) if there are
+        any. An answer that begins with a number and a punctuation mark explains it afterwards. The
+        scale itself is left out (``2/3``, ``from 0 to 3``). An answer that the token limit cut may
+        be a part of a reasoning: it must begin with the grade.
         """
-        answer = answer_of(answer)
+        least, most = self.scale[0], self.scale[-1]
+        before = rf"(?<![\w.-]){least}\s*(?:[-–—]|\.\.+|to|and)|/|\b(?:out )?of"
+        answer = re.sub(rf"(?:{before})\s*{most}(?!\.?\d|\w)", "", answer_of(answer))
         numbers = [int(number) for number in _NUMBER.findall(answer)]
+        labelled = [int(number) for number in _LABELLED.findall(answer)]
         if is_cut:
             numbers = numbers[:1] if _NUMBER_FIRST.match(answer) else []
+        elif labelled:
+            numbers = labelled
+        elif _NUMBER_ALONE.match(answer):
+            numbers = numbers[:1]
         return next((number for number in reversed(numbers) if number in self.scale), None)
 
     def _bar(self, total: int) -> Any:
@@ -355,11 +369,11 @@ def _check_scale(scale: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: The grades are not two or more whole numbers in ascending order.
     """
-    grades = tuple(scale) if isinstance(scale, Sequence) else ()
-    whole = all(isinstance(grade, int) and not isinstance(grade, bool) for grade in grades)
+    grades = tuple(scale) if isinstance(scale, Sequence | np.ndarray) else ()
+    whole = all(isinstance(grade, Integral) and not isinstance(grade, bool) for grade in grades)
     if len(grades) < 2 or not whole or list(grades) != sorted(set(grades)):
         raise ValueError(
             f"scale must be two or more whole numbers in ascending order, such as (0, 1, 2, 3), "
             f"not {scale!r:.200}"
         )
-    return grades
+    return tuple(map(int, grades))

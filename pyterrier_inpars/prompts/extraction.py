@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pyterrier_inpars.backends._chat import as_text
@@ -13,21 +13,24 @@ from pyterrier_inpars.backends.base import Completion, Messages
 
 Extract = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], Any]
 """A marker, a regular expression, ``{"json": field}``, or a function from answer to queries."""
-_REASONING_END = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]")
+_REASONING_END = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]", re.I)
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
-_REASONING = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]")
+_REASONING = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]", re.I)
 _LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese have no spaces between words
 _WORD = re.compile(_LETTER)
 _WORD_END = re.compile(rf"{_LETTER}[,;:.!?]?$")
-_REASONING_AT_END = re.compile(rf"({_REASONING.pattern})\s*$")
-_QUOTES = ('""', "''", "“”", "‘’", "«»", "``", "「」")
+_REASONING_AT_END = re.compile(rf"({_REASONING.pattern})\s*$", re.I)
+_LINE_END = re.compile(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where str.splitlines() splits
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_QUOTES = ('""', "''", "**", "“”", "‘’", "«»", "``", "「」")
 
 
 class Query(NamedTuple):
     """A query in an answer.
 
     Attributes:
-        text: The query, without white space at its ends.
+        text: The query, without white space at its ends. Control characters and lone surrogates,
+            which files and tokenizers do not take, are spaces.
         start: Its position in the answer, negative if it begins in the prefill; None if it is not
             a part of the answer.
     """
@@ -78,9 +81,11 @@ def queries_of(
         extract: Where the queries are. A marker: the rest of the line after its last occurrence. A
             regular expression: its first group, or the whole match, at each match.
             ``{"json": field}``: the string, or the strings, in this field of the first JSON object
-            that has it. A function: what it returns, a string or several. None: the first line.
-        chat: Whether this is the answer to a chat prompt. Reasoning is left out then, an answer
-            that ends within it has no queries, and quotation marks around a query are removed.
+            that has it, or of the objects of a list. A function: what it returns, a string or
+            several. None: the first line.
+        chat: Whether this is the answer to a chat prompt. Reasoning is left out then, and an answer
+            that ends within it has no queries. A marker may be emphasized (``**Query:**``), and the
+            query on the line after it. Quotation marks and asterisks around a query are removed.
         prefill: Beginning of the answer that the prompt contains. ``extract`` applies to both
             together, with a space between two words. A query that ends in the prefill is none, and
             the first line is that of the model's text.
@@ -94,11 +99,11 @@ def queries_of(
     whole = begun + answer
     start = _answer_start(whole) if chat else 0
     found = []
-    for query in _found(whole, start, extract, len(begun)):
-        query = _stripped(query)
-        while chat and _is_quoted(query.text):
-            place = None if query.start is None else query.start + 1
-            query = _stripped(Query(query.text[1:-1], place))
+    for query in _found(whole, start, extract, len(begun), chat):
+        query = _stripped(Query(_NO_TEXT.sub(" ", query.text), query.start))
+        while chat and (length := _length_of_quotes(query.text)):
+            place = None if query.start is None else query.start + length
+            query = _stripped(Query(query.text[length:-length], place))
         if query.start is not None:
             query = Query(query.text, query.start - len(begun))
         found.append(query)
@@ -147,7 +152,9 @@ def _answer_start(answer: str) -> int:
     return len(answer) if _REASONING.search(answer, start) else start
 
 
-def _found(answer: str, start: int, extract: Extract | None, begun: int) -> Iterator[Query]:
+def _found(
+    answer: str, start: int, extract: Extract | None, begun: int, chat: bool
+) -> Iterator[Query]:
     """Yields the queries from ``start`` on, with white space and quotation marks.
 
     The first ``begun`` characters of the answer are the prefill.
@@ -158,7 +165,11 @@ def _found(answer: str, start: int, extract: Extract | None, begun: int) -> Iter
         yield _line(answer, start)
     elif isinstance(extract, str):
         if (place := answer.rfind(extract, start)) >= 0:
-            yield _line(answer, place + len(extract))
+            end = place + len(extract)
+            if chat:  # instruct models write "**Query:** a query", or the query on the next line
+                emphasis = "*" if answer[:place].endswith("*") else ""
+                end += len(answer[end:]) - len(answer[end:].lstrip(emphasis).lstrip())
+            yield _line(answer, end)
     elif isinstance(extract, re.Pattern):
         for match in extract.finditer(answer, start):
             group = 1 if extract.groups else 0
@@ -175,12 +186,13 @@ def _found(answer: str, start: int, extract: Extract | None, begun: int) -> Iter
 
 
 def _line(answer: str, start: int) -> Query:
-    return Query(answer[start:].partition("\n")[0], start)
+    return Query(_LINE_END.split(answer[start:], maxsplit=1)[0], start)
 
 
 def _one_line(text: str, start: int | None) -> Query:
     """Returns a query; white space in one of several lines becomes spaces."""
-    return Query(" ".join(text.split()), None) if "\n" in text.strip() else Query(text, start)
+    is_one = not _LINE_END.search(text.strip())
+    return Query(text, start) if is_one else Query(" ".join(text.split()), None)
 
 
 def _stripped(query: Query) -> Query:
@@ -188,32 +200,40 @@ def _stripped(query: Query) -> Query:
     return Query(query.text.strip(), None if query.start is None else query.start + space)
 
 
-def _is_quoted(text: str) -> bool:
-    """Returns whether quotation marks enclose a text, and not only its first and last words."""
+def _length_of_quotes(text: str) -> int:
+    """Returns the length of what encloses a text: a quotation mark, ``*`` or ``**``.
+
+    It is 0 if nothing does, or if it encloses only the first and last words.
+    """
     if len(text) < 2 or text[0] + text[-1] not in _QUOTES:
-        return False
-    inside = _APOSTROPHE.sub("", text[1:-1])
-    return text[0] not in inside and text[-1] not in inside
+        return 0
+    length = 2 if text[0] == "*" and text[:2] == text[-2:] == "**" and len(text) > 4 else 1
+    inside = _APOSTROPHE.sub("", text[length:-length])
+    return 0 if text[0] in inside or text[-1] in inside else length
 
 
 def _json_field(text: str, field: str) -> list[str]:
-    """Returns the strings in a field of the first JSON object of a text that has it."""
+    """Returns the strings in a field of the first JSON object, or list of objects, that has it."""
     decoder = json.JSONDecoder()
-    for match in re.finditer(r"\{", text):
+    for match in re.finditer(r"[\[{]", text):
         try:
             value, _ = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             continue
-        found = value.get(field)
-        if found is not None:
-            values = found if isinstance(found, list) else [found]
-            return [value for value in values if isinstance(value, str)]
+        objects = value if isinstance(value, list) else [value]
+        found = [of[field] for of in objects if isinstance(of, dict) and of.get(field) is not None]
+        if found:
+            lists = [values if isinstance(values, list) else [values] for values in found]
+            return [text for values in lists for text in values if isinstance(text, str)]
     return []
 
 
 def _texts(found: Any, extract: Any) -> list[str]:
     """Returns what a function returned as a list of strings."""
-    texts = [found] if isinstance(found, str) else list(found or [])
+    if found is None:
+        return []
+    is_list = isinstance(found, Iterable) and not isinstance(found, str | Mapping)
+    texts = list(found) if is_list else [found]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError(f"extract must return a string or several, but {extract!r} gave {found!r}")
     return texts

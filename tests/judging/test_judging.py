@@ -234,6 +234,28 @@ TestRelabelNegatives = pt.testing.transformer_test_class(lambda: RelabelNegative
 
 def test_grades_as_whole_words():
     judge = RelevanceJudge(Answers())
-    cases = {"q2": None, "2nd": None, "-2": None, "3/3": 3, "**2**": 2, "grade:1": 1, "": None}
+    cases = {
+        "q2": None,
+        "2nd": None,
+        "-2": None,
+        "3/3": 3,
+        "**2**": 2,
+        "grade:1": 1,
+        "": None,
+        "2/3": 2,
+        "2 out of 3": 2,
+        "1 of 3": 1,
+        "between 0 and 3": None,
+        "Relevance score: 2 (0-3)": 2,
+        "Score: 2. It names 3 species.": 2,
+        "Grade: 3? No. Grade: 2": 2,
+        "Score: 7": None,
+        '{"grade": 1, "reason": "2 of them"}': 1,
+        "2: on the topic, with 3 examples": 2,
+        "2\n\nThe passage has 3 parts.": 2,
+        "3 parts are there, so 1": 1,
+        "3 of 4 parts are there. Grade 2": 2,
+        "A grade 3 needs an answer, so it is 1": 1,
+    }
     assert {text: judge._grade(text, is_cut=False) for text in cases} == cases
     assert judging._check_scale([0, 2]) == (0, 2)

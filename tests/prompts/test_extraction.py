@@ -56,6 +56,27 @@ def texts(answer, extract=None, chat=True):
         (THOUGHT + "a; b", lambda text: text.strip().split(";"), ["a", "b"]),
         ("a", lambda text: text * 2, ["aa"]),
         ("a", lambda text: None, []),
+        ("a", lambda text: (word for word in ("b", "c")), ["b", "c"]),
+        ("<THINK>no</THINK>\na query", None, ["a query"]),
+        ("<Thinking>no", None, []),
+        ("**Query:** a query\nmore", "Query:", ["a query"]),
+        ("*Query:* a query", "Query:", ["a query"]),
+        ("Query:\n\na query\nmore", "Query:", ["a query"]),
+        ("**Query:**\n**a query**", "Query:", ["a query"]),
+        ("**a query**", None, ["a query"]),
+        ("*a query*", None, ["a query"]),
+        ("**a** query **b**", None, ["**a** query **b**"]),
+        ("__init__", None, ["__init__"]),
+        ("2 * 3 *", None, ["2 * 3 *"]),
+        ("**", None, []),
+        ('[{"query": "one"}, {"query": "two"}, {"a": 1}, 5]', {"json": "query"}, ["one", "two"]),
+        ('{"a": [{"query": "one"}]}', {"json": "query"}, ["one"]),
+        ('{"query": "a \\ud800 b"}', {"json": "query"}, ["a   b"]),
+        ("one\rtwo", None, ["one"]),
+        ("one\u2028two", None, ["one"]),
+        ("a\x00b\x1bc", None, ["a b c"]),
+        ("1: one\r2: two\r", re.compile(r"\d: ([^:]*)(?=\r)"), ["one", "two"]),
+        ("a", lambda text: "one\rtwo\x85three", ["one two three"]),
     ],
 )
 def test_queries_of_an_answer(answer, extract, expected):
@@ -65,12 +86,15 @@ def test_queries_of_an_answer(answer, extract, expected):
 def test_text_of_a_base_model_keeps_quotation_marks_and_tags():
     assert texts('"a query"', chat=False) == ['"a query"']
     assert texts("<think> a", chat=False) == ["<think> a"]
+    assert texts("**a**", chat=False) == ["**a**"]
+    assert texts("Query:\nDocument: b", "Query:", chat=False) == []
 
 
 @pytest.mark.parametrize(
     "answer, extract",
     [
         ('Thus.\nQuery: "the noise" \nx', "Query:"),
+        ("Thus.\n**Query:**\n**the noise**\nx", "Query:"),
         (THOUGHT + "the noise", None),
         ("the\n2. the noise", re.compile(r"\d\. (.*)")),
         ('{"query": "the noise"}', {"json": "query"}),
@@ -170,8 +194,10 @@ def test_invalid_values_are_refused(value, error, message):
 
 
 def test_a_function_that_returns_something_else_is_an_error():
-    with pytest.raises(TypeError, match=r"extract must return a string or several, .* gave \[7\]"):
-        queries_of("a", lambda text: [7], chat=True)
+    for value in ([7], 7, {"query": "a"}, b"a"):
+        expected = rf"extract must return a string or several, .* gave {re.escape(repr(value))}"
+        with pytest.raises(TypeError, match=expected):
+            queries_of("a", lambda text, value=value: value, chat=True)
 
 
 def test_descriptions_for_manifests():
