@@ -102,7 +102,7 @@ def _read(name: str, separator: str, columns: list[str], variant: str | None) ->
 
 
 class _Name(NamedTuple):
-    """Name of a documented objectect. The smallest of its names is the most natural one."""
+    """Name of a documented object. The smallest of its names is the most natural one."""
 
     inherited: bool
     dots: int

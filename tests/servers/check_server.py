@@ -25,18 +25,23 @@ def wait_for(url, seconds=120):
     raise TimeoutError(f"no server at {url} after {seconds} s")
 
 
-def sample(options, documents):
-    """Returns two sampled queries for each document, up to a stop string."""
-    generator = QueryGenerator(
+def writer(options, **limits):
+    """Returns a generator that asks the server for one answer at a time."""
+    return QueryGenerator(
         options.url,
         endpoint=options.endpoint,
         prompt=PROMPTS[options.endpoint],
         max_doc_tokens=32,
-        max_new_tokens=12,
-        num_queries=2,
-        sampling={"temperature": 1.0, "top_p": 0.95, "seed": 3},
-        stop=["z", "\n"],
         concurrency=1,
+        **limits,
+    )
+
+
+def sample(options, documents):
+    """Returns two sampled queries for each document, up to a stop string."""
+    sampling = {"temperature": 1.0, "top_p": 0.95, "seed": 3}
+    generator = writer(
+        options, max_new_tokens=12, num_queries=2, sampling=sampling, stop=["z", "\n"]
     )
     queries = [row["query"] for row in generator.transform_iter(documents)]
     assert not any("z" in query for query in queries)
@@ -53,14 +58,7 @@ def main() -> None:
     wait_for(options.url)
     documents = demo.StdlibDocs().get_corpus_iter()
     documents = [next(documents) for _ in range(options.documents)]
-    generator = QueryGenerator(
-        options.url,
-        endpoint=options.endpoint,
-        prompt=PROMPTS[options.endpoint],
-        max_doc_tokens=32,
-        max_new_tokens=24,
-        concurrency=1,
-    )
+    generator = writer(options, max_new_tokens=24)
     first, second = (generator.transform_iter(documents) for _ in range(2))
     for row in first:
         score = f"{row['score']:.2f}" if "score" in row else "no score"
