@@ -35,9 +35,7 @@ def check_threshold(threshold: float) -> float:
     Raises:
         ValueError: It is not above 0 and at most 1.
     """
-    if not 0 < finite("threshold", threshold) <= 1:
-        raise ValueError(f"threshold must be above 0 and at most 1, such as 0.9, not {threshold!r}")
-    return float(threshold)
+    return finite("threshold", threshold, above=0, most=1)
 
 
 def unit_vectors(encoder: Any, texts: Iterable[str]) -> np.ndarray:

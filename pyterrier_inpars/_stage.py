@@ -174,6 +174,24 @@ def with_columns(columns: Iterable[str], *new: str) -> list[str]:
     return list(dict.fromkeys([*columns, *new]))
 
 
+def input_modes(
+    required: Sequence[str], whole: Sequence[str], optional: Sequence[str] = ()
+) -> list[list[str]]:
+    """Returns sets of input columns for ``transform_inputs``, the largest first.
+
+    PyTerrier takes the first set as the input of a pipeline, and later stages may need columns that
+    this one ignores.
+
+    Args:
+        required: Columns that the stage needs.
+        whole: Columns that frames usually have there.
+        optional: Columns that some frames have.
+    """
+    whole = with_columns(whole, *required)
+    modes = [with_columns(whole, *optional), whole, list(required)]
+    return [mode for i, mode in enumerate(modes) if mode not in modes[:i]]
+
+
 def as_frame(rows: Iterable[Any], columns: list[str] | None = None) -> pd.DataFrame:
     """Builds a frame from rows.
 
@@ -324,15 +342,42 @@ def _shown(value: object) -> str:
     return f"{value!r:.200} ({type(value).__name__})"
 
 
-def finite(name: str, value: object) -> float:
+def finite(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> float:
     """Converts an argument to a float.
 
+    Args:
+        name: Name of the parameter.
+        value: The argument.
+        above: Bound that it must exceed.
+        least: Bound that it must reach.
+        below: Bound that it must not reach.
+        most: Bound that it must not exceed.
+
     Raises:
-        ValueError: ``value`` is not a finite number. The error names the parameter ``name``.
+        ValueError: ``value`` is not a finite number, or out of bounds. The error names the
+            parameter.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
         raise ValueError(f"{name} must be a number, not {value!r:.200}")
-    return float(value)
+    number = float(value)
+    if (
+        (above is not None and number <= above)
+        or (least is not None and number < least)
+        or (below is not None and number >= below)
+        or (most is not None and number > most)
+    ):
+        bounds = {"above": above, "at least": least, "below": below, "at most": most}
+        shown = " and ".join(f"{word} {b:g}" for word, b in bounds.items() if b is not None)
+        raise ValueError(f"{name} must be {shown}, not {value!r:.200}")
+    return number
 
 
 def warn_if_shallow(found: int, name: str, depth: int) -> bool:

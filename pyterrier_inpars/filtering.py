@@ -12,7 +12,8 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars import _html
-from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve, shared_words
+from pyterrier_inpars._names import one_of
+from pyterrier_inpars._retrieval import check_retriever, fold, retrieve, shared_words, words_of
 from pyterrier_inpars._similarity import (
     check_encoder,
     check_threshold,
@@ -26,6 +27,7 @@ from pyterrier_inpars._stage import (
     check_strings,
     fields_of,
     finite,
+    input_modes,
     joined_text,
     positive_int,
     warn_if_shallow,
@@ -82,16 +84,9 @@ class Filter(Stage):
         return self._last("dropped")
 
     def transform_inputs(self) -> list[list[str]]:
-        """Returns the accepted sets of columns, the whole frame first.
-
-        PyTerrier takes the first set as the input of a pipeline, and later stages may need columns
-        that this filter ignores.
-        """
-        required = self._required_columns()
-        fields = fields_of(self.text_field)
-        whole = with_columns(("qid", "query", "docno", *fields), *required)
-        modes = [with_columns(whole, *self._optional), whole, required]
-        return [mode for i, mode in enumerate(modes) if mode not in modes[:i]]
+        """Returns the accepted sets of columns, the whole frame first."""
+        whole = ["qid", "query", "docno", *fields_of(self.text_field)]
+        return input_modes(self._required_columns(), whole, self._optional)
 
     def _output_columns(self, columns: list[str]) -> list[str]:
         return with_columns(columns, DROPPED_BY) if self.explain else columns
@@ -390,9 +385,9 @@ class CopyFilter(Filter):
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "query")
-        texts = map(clean, joined_text(inp, self.text_field))
-        pairs = zip(inp["query"].map(clean), texts, strict=True)
-        return np.array([not query or f" {query} " not in f" {text} " for query, text in pairs])
+        pairs = zip(inp["query"], joined_text(inp, self.text_field), strict=True)
+        words = ((" ".join(words_of(text)) for text in pair) for pair in pairs)
+        return np.array([not query or f" {query} " not in f" {text} " for query, text in words])
 
 
 class OverlapFilter(Filter):
@@ -421,10 +416,8 @@ class OverlapFilter(Filter):
         self, max_share: float, *, text_field: str | list[str] = "text", explain: bool = False
     ):
         super().__init__(explain=explain)
-        self.max_share = finite("max_share", max_share)
+        self.max_share = finite("max_share", max_share, least=0, most=1)
         self.text_field = text_field
-        if not 0 <= self.max_share <= 1:
-            raise ValueError(f"max_share must be from 0 to 1, such as 0.5, not {max_share!r}")
 
     def _required_columns(self) -> list[str]:
         return ["query", *fields_of(self.text_field)]
@@ -494,9 +487,7 @@ class SemanticDuplicateFilter(WholeSetFilter):
         super().__init__(explain=explain)
         self.encoder = check_encoder(encoder)
         self.threshold = check_threshold(threshold)
-        if field not in ("query", "text"):
-            raise ValueError(f"field must be 'query' or 'text', not {field!r}")
-        self.field = field
+        self.field = one_of("field", field, ("query", "text"))
         self.text_field = text_field
 
     def _required_columns(self) -> list[str]:

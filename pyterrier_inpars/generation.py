@@ -20,6 +20,7 @@ import pandas as pd
 from more_itertools import chunked
 
 from pyterrier_inpars import _html
+from pyterrier_inpars._names import one_of
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
     as_frame,
@@ -116,12 +117,6 @@ def _as_stop(stop: str | Sequence[str] | None) -> list[str] | None:
     return list(strings)
 
 
-def _as_types(types: str) -> str:
-    if types not in ("all", "one"):
-        raise ValueError(f"types must be 'all' or 'one', not {types!r:.200}")
-    return types
-
-
 class Estimate(NamedTuple):
     """What a run of a `QueryGenerator` takes.
 
@@ -136,6 +131,27 @@ class Estimate(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
+
+
+class _Batch(NamedTuple):
+    """Documents that get queries of one type, with their prompts.
+
+    Attributes:
+        type: Type of the queries, ``""`` if there is only one.
+        prompt: Its prompt, with truncated examples.
+        documents: Documents with text, at least one.
+        prompts: Prompt of each document.
+    """
+
+    type: str
+    prompt: Prompt
+    documents: pd.DataFrame
+    prompts: list[str | Messages]
+
+    @property
+    def docnos(self) -> list[str]:
+        """Docno of each document."""
+        return self.documents["docno"].tolist()
 
 
 class QueryGenerator(ModelStage, DocumentStage):
@@ -219,7 +235,7 @@ class QueryGenerator(ModelStage, DocumentStage):
     _counters = ("empty", "copied", "_queries", "truncated", "_documents")
     _converters = {
         "prompt": _as_prompts,
-        "types": _as_types,
+        "types": partial(one_of, "types", known=("all", "one")),
         "stop": _as_stop,
         "extract": check_extract,
         "num_queries": partial(positive_int, "num_queries"),
@@ -386,17 +402,18 @@ class QueryGenerator(ModelStage, DocumentStage):
         texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
         self._warn_of_title(inp, texts)
         has_text = texts.str.strip() != ""
-        types = 1 if self.types == "one" else len(self._prompts())
-        self.empty += int((~has_text).sum()) * types * self.num_queries
+        self.empty += int((~has_text).sum()) * self._queries_per_document
         rows: list[tuple[int, dict[str, Any]]] = []
-        cut: set[int] = set()
-        for name, prompt, documents, prompts in self._by_prompt(inp[has_text], texts):
-            rows += self._generate(name, prompt, documents, prompts)
-            whole = zip(documents.index, texts[documents.index], prompts, strict=True)
-            cut.update(
-                row for row, text, shown in whole if shown != prompt.build(" ".join(text.split()))
+        truncated: set[int] = set()
+        for batch in self._batches(inp, texts):
+            rows += self._generate(batch)
+            whole = zip(batch.documents.index, texts[batch.documents.index], strict=True)
+            truncated.update(
+                row
+                for (row, text), prompt in zip(whole, batch.prompts, strict=True)
+                if prompt != batch.prompt.build(" ".join(text.split()))
             )
-        self._count_truncated(len(cut), int(has_text.sum()))
+        self._count_truncated(len(truncated), int(has_text.sum()))
         rows.sort(key=lambda numbered: numbered[0])  # stable: the order of types is kept
         columns = self._output_columns(list(inp.columns))
         out = as_frame([row for _, row in rows], columns)
@@ -404,22 +421,26 @@ class QueryGenerator(ModelStage, DocumentStage):
             return out.drop(columns=["score", "log_probs"])
         return out
 
-    def _by_prompt(
-        self, documents: pd.DataFrame, texts: pd.Series
-    ) -> Iterator[tuple[str, Prompt, pd.DataFrame, list[str | Messages]]]:
-        """Yields each type with its prompt, its documents, at least one, and their prompts.
+    @property
+    def _queries_per_document(self) -> int:
+        return self.num_queries * (1 if self.types == "one" else len(self._prompts()))
+
+    def _batches(self, inp: pd.DataFrame, texts: pd.Series) -> Iterator[_Batch]:
+        """Yields the documents with text by the type of their queries.
 
         Args:
-            documents: Documents with text.
-            texts: Texts of all documents.
+            inp: Documents.
+            texts: Their texts.
         """
+        with_text = inp[texts.str.strip() != ""]
         for name, prompt in self._prompts().items():
-            rows = documents
+            documents = with_text
             if self.types == "one":
-                rows = documents[[self._type(docno) == name for docno in documents["docno"]]]
-            if len(rows):
+                documents = with_text[[self._type(d) == name for d in with_text["docno"]]]
+            if len(documents):
                 prompt = prompt.truncated(self._backend.tokenizer, self.max_doc_tokens)
-                yield name, prompt, rows, self._build(prompt, list(texts[rows.index]))
+                prompts = self._build(prompt, list(texts[documents.index]))
+                yield _Batch(name, prompt, documents, prompts)
 
     @property
     def reads_ahead(self) -> bool:
@@ -435,10 +456,8 @@ class QueryGenerator(ModelStage, DocumentStage):
             inp = as_frame(records)
             check_strings(inp, "docno")
             texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
-            for name, prompt, documents, prompts in self._by_prompt(
-                inp[texts.str.strip() != ""], texts
-            ):
-                self._request(state, end, name, prompt, prompts, documents["docno"].tolist())
+            for batch in self._batches(inp, texts):
+                self._request(state, end, batch)
 
     def estimate(
         self, corpus: Iterable[Mapping[str, Any]], prices: tuple[float, float] | None = None
@@ -460,7 +479,8 @@ class QueryGenerator(ModelStage, DocumentStage):
             inp = as_frame(map(dict, batch))
             check_columns(inp, *self._required_columns(), context=self)
             texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
-            for *_, prompts in self._by_prompt(inp[texts.str.strip() != ""], texts):
+            for documents in self._batches(inp, texts):
+                prompts = documents.prompts
                 requests += len(prompts)
                 tokens += sum(count_tokens(self._backend.tokenizer, text) for text in prompts)
         new_tokens = requests * self.num_queries * self.max_new_tokens
@@ -527,101 +547,62 @@ class QueryGenerator(ModelStage, DocumentStage):
                 "query: raise max_new_tokens",
             )
 
-    def _generate(
-        self,
-        name: str,
-        prompt: Prompt,
-        documents: pd.DataFrame,
-        prompts: list[str | Messages],
-    ) -> list[tuple[int, dict[str, Any]]]:
-        """Returns the rows of the queries of one type, with the number of their document.
-
-        Args:
-            name: The type.
-            prompt: Its prompt.
-            documents: Documents with text, at least one.
-            prompts: Their prompts.
-        """
+    def _generate(self, batch: _Batch) -> list[tuple[int, dict[str, Any]]]:
+        """Returns the rows of the queries of a batch, with the number of their document."""
         n = self.num_queries
-        docnos = documents["docno"].tolist()
-        completions = self._complete(name, prompt, prompts, docnos)
-        extract = prompt.extract if self.extract is None else self.extract
-        prefill = prompt.prefill or begun_reasoning(self._backend, prompt.prefix)
+        completions = self._complete(batch)
+        extract = batch.prompt.extract if self.extract is None else self.extract
+        prefill = batch.prompt.prefill or begun_reasoning(self._backend, batch.prompt.prefix)
         found = [
-            queries_of(c.text, extract, chat=prompt.chat, prefill=prefill) for c in completions
+            queries_of(c.text, extract, chat=batch.prompt.chat, prefill=prefill)
+            for c in completions
         ]
         without = [
             c
             for c, queries in zip(completions, found, strict=True)
             if not queries and c.error is None
         ]
-        records = documents.to_dict("records")
-        rows = [
-            (
-                documents.index[i // n],
-                {
-                    **records[i // n],
-                    **self._query_row(name, docnos[i // n], (i % n + 1, number), query, completion),
-                    **({"answer": completion.text} if self.keep_answer else {}),
-                    **(
-                        {"prompt_text": self._prompt_text(prompts[i // n])}
-                        if self.keep_prompt
-                        else {}
-                    ),
-                },
-            )
-            for i, completion in enumerate(completions)
-            for number, query in enumerate(found[i], 1)
-        ]
-        copies = prompt.copies(row["query"] for _, row in rows)
+        records = batch.documents.to_dict("records")
+        rows = []
+        for i, (completion, queries) in enumerate(zip(completions, found, strict=True)):
+            document, number = i // n, i % n + 1
+            for place, query in enumerate(queries, 1):
+                row = records[document] | _query_row(
+                    batch.type, records[document], number, place, query, completion
+                )
+                if self.keep_answer:
+                    row["answer"] = completion.text
+                if self.keep_prompt:
+                    tokenizer = self._backend.tokenizer
+                    row["prompt_text"] = as_text(tokenizer, batch.prompts[document])
+                rows.append((batch.documents.index[document], row))
+        copies = batch.prompt.copies(row["query"] for _, row in rows)
         self._count_copies(sum(copies), len(rows))
         self._count_empty(len(without), sum(c.finish_reason == "length" for c in without))
         return [row for row, is_copy in zip(rows, copies, strict=True) if not is_copy]
 
-    def _query_row(
-        self, name: str, docno: str, number: tuple[int, int], query: Query, completion: Completion
-    ) -> dict[str, Any]:
-        """Returns the columns of a query; ``number`` is that of its answer and its place there."""
-        log_probs = [max(value, LEAST_LOG_PROB) for value in log_probs_of(completion, query) or []]
-        qid = "-".join([docno, *[name] * bool(name), str(number[0])])
-        return {
-            "qid": qid if number[1] == 1 else f"{qid}.{number[1]}",
-            "query": query.text,
-            **({"type": name} if name else {}),
-            **(
-                {"score": sum(log_probs) / len(log_probs), "log_probs": log_probs}
-                if log_probs
-                else {}
-            ),
-            "finish_reason": completion.finish_reason,
-        }
-
-    def _complete(
-        self, name: str, prompt: Prompt, prompts: list[str | Messages], docnos: list[str]
-    ) -> list[Completion]:
+    def _complete(self, batch: _Batch) -> list[Completion]:
         """Returns ``num_queries`` completions per prompt, and keeps the errors of failed ones."""
-        n = self.num_queries
-        title, total = f"generate {name}".strip(), len(prompts) * n
+        n, docnos = self.num_queries, batch.docnos
+        title, total = f"generate {batch.type}".strip(), len(docnos) * n
         state = active_state()
-        per_document = n * (1 if self.types == "one" else len(self._prompts()))
         with Progress(title=title, total=total, unit="queries", verbose=self.verbose) as bar:
 
             def progress(count: int) -> None:
                 bar.update(count)
                 if state is not None:
-                    state.progress.answered(count, per_document)
+                    state.progress.answered(count, self._queries_per_document)
 
             try:
                 if state is None or state.answers is None or not self.reads_ahead:
                     completions = self._backend.complete(
-                        prompts,
-                        prefix=prompt.prefix,
+                        batch.prompts,
+                        prefix=batch.prompt.prefix,
                         progress=progress,
-                        **self._arguments(name, prompt, docnos),
+                        **self._arguments(batch),
                     )
                 else:
-                    end = state.position.documents
-                    keys = self._request(state, end, name, prompt, prompts, docnos)
+                    keys = self._request(state, state.position.documents, batch)
                     completions = collect(self._backend, state.answers, keys, n, progress)
             except (NotANumberError, PromptError) as error:
                 raise error.at(f"docno {docnos[error.row]!r}") from None
@@ -636,41 +617,39 @@ class QueryGenerator(ModelStage, DocumentStage):
             self._add_failure(docnos[number], reason)
         return completions
 
-    def _arguments(self, name: str, prompt: Prompt, docnos: list[str]) -> dict[str, Any]:
-        """Returns the arguments of the backend for the prompts of these documents."""
+    def _arguments(self, batch: _Batch) -> dict[str, Any]:
+        """Returns the arguments of the backend for a batch."""
         sampling = Sampling.of(self.sampling)
-        keys = [f"{docno}\0{name}" if name else docno for docno in docnos]
+        keys = [f"{docno}\0{batch.type}" if batch.type else docno for docno in batch.docnos]
         numbers = range(self.num_queries)
-        is_part = prompt.extract is not None or self.extract is not None
-        default = () if is_part else prompt.stop
+        is_part = batch.prompt.extract is not None or self.extract is not None
+        default = () if is_part else batch.prompt.stop
         return {
             "max_new_tokens": self.max_new_tokens,
             "sampling": sampling,
             "num_samples": self.num_queries,
             "seeds": [_seed(sampling.seed, key, i) for key in keys for i in numbers],
             "stop": default if self.stop is None else self.stop,
-            "schema": prompt.schema,
+            "schema": batch.prompt.schema,
         }
 
-    def _request(
-        self,
-        state: ResumeState,
-        end: int,
-        name: str,
-        prompt: Prompt,
-        prompts: list[str | Messages],
-        docnos: list[str],
-    ) -> list[str]:
+    def _request(self, state: ResumeState, end: int, batch: _Batch) -> list[str]:
         """Requests answers that are not stored, and returns the key of each prompt.
 
         A key differs from another if the document, the type, the prompt or the settings do.
+
+        Args:
+            state: Resume state of this run.
+            end: Position in the corpus at which the batch ends.
+            batch: The batch.
         """
         assert state.answers is not None
         settings = {name: value for name, value in self.settings().items() if name != "versions"}
-        run = _digest([settings, name])
-        keys = [_digest([run, *pair]) for pair in zip(docnos, prompts, strict=True)]
-        arguments = self._arguments(name, prompt, docnos)
-        request(self._backend, state.answers, end, keys, prompts, **arguments)
+        run = _digest([settings, batch.type])
+        pairs = zip(batch.docnos, batch.prompts, strict=True)
+        keys = [_digest([run, *pair]) for pair in pairs]
+        arguments = self._arguments(batch)
+        request(self._backend, state.answers, end, keys, batch.prompts, **arguments)
         return keys
 
     def _add_failure(self, docno: str, error: str) -> None:
@@ -682,9 +661,6 @@ class QueryGenerator(ModelStage, DocumentStage):
             f"a prompt failed at docno {docno!r}: {error}. It gets no query; the attribute failed "
             "lists such documents",
         )
-
-    def _prompt_text(self, prompt: str | Messages) -> str:
-        return as_text(self._backend.tokenizer, prompt)
 
     def _build(self, prompt: Prompt, documents: list[str]) -> list[str | Messages]:
         """Returns the prompts, with documents truncated so that prompt and query fit."""
@@ -703,6 +679,34 @@ class QueryGenerator(ModelStage, DocumentStage):
 @functools.cache
 def _default_prompt(name: str) -> Prompt:
     return load_prompt(name)
+
+
+def _query_row(
+    name: str,
+    document: dict[str, Any],
+    number: int,
+    place: int,
+    query: Query,
+    completion: Completion,
+) -> dict[str, Any]:
+    """Returns the columns of a query.
+
+    Args:
+        name: Type of the query, ``""`` if there is only one.
+        document: Its document.
+        number: Number of its answer, from 1.
+        place: Number of the query in the answer, from 1.
+        query: The query.
+        completion: The answer.
+    """
+    qid = "-".join([document["docno"], *[name] * bool(name), str(number)])
+    row: dict[str, Any] = {"qid": qid if place == 1 else f"{qid}.{place}", "query": query.text}
+    if name:
+        row["type"] = name
+    if log_probs := log_probs_of(completion, query):
+        log_probs = [max(value, LEAST_LOG_PROB) for value in log_probs]
+        row |= {"score": sum(log_probs) / len(log_probs), "log_probs": log_probs}
+    return row | {"finish_reason": completion.finish_reason}
 
 
 def _by_type(values: dict[str, Any]) -> Any:

@@ -23,6 +23,7 @@ from pyterrier_inpars._stage import (
     check_strings,
     fields_of,
     finite,
+    input_modes,
     joined_text,
     positive_int,
     with_columns,
@@ -345,8 +346,8 @@ class RelabelNegatives(Stage):
 
     def transform_inputs(self) -> list[list[str]]:
         """Returns the accepted sets of columns, the whole frame of examples first."""
-        whole = ["qid", "query", "docno", "text", "label", "score"]
-        return [whole, self._required_columns()]
+        whole = ["qid", "query", "docno", "text"]
+        return input_modes(self._required_columns(), whole)
 
     def _required_columns(self) -> list[str]:
         return ["label", "score"]

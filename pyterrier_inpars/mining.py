@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._names import one_of
 from pyterrier_inpars._passages import document_of, passages_by_document
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._retrieval import check_retriever, fold, retrieve, with_cutoff
@@ -153,22 +154,17 @@ class NegativeMiner(Stage):
         self.skip = positive_int("skip", skip, least=0)
         if skip >= depth:
             raise ValueError(f"skip must be below depth, which is {depth}, not {skip}")
-        if sampling_strategy not in STRATEGIES:
-            raise ValueError(
-                f"sampling_strategy must be {' or '.join(map(repr, STRATEGIES))}, not "
-                f"{sampling_strategy!r:.200}"
-            )
-        self.sampling_strategy = sampling_strategy
+        self.sampling_strategy = one_of("sampling_strategy", sampling_strategy, STRATEGIES)
         self.min_score = None if min_score is None else finite("min_score", min_score)
         self.max_score = None if max_score is None else finite("max_score", max_score)
         if min_score is not None and max_score is not None and min_score > max_score:
             raise ValueError(
                 f"min_score must be at most max_score, which is {max_score}, not {min_score}"
             )
-        self.relative_margin = (
-            None if relative_margin is None else _share("relative_margin", relative_margin)
-        )
-        self.random_share = _share("random_share", random_share)
+        self.relative_margin = relative_margin
+        if relative_margin is not None:
+            self.relative_margin = finite("relative_margin", relative_margin, least=0, most=1)
+        self.random_share = finite("random_share", random_share, least=0, most=1)
         self.seed = positive_int("seed", seed, least=0)
         self.texts = check_texts(texts)
         if self._num_random and not is_collection(texts):
@@ -462,12 +458,6 @@ def _check_retrievers(retriever: object) -> Any:
             raise ValueError("retriever must be a retriever or a list of some, not an empty list")
         return [check_retriever(one) for one in retriever]
     return check_retriever(retriever)
-
-
-def _share(name: str, value: object) -> float:
-    if not 0 <= finite(name, value) <= 1:
-        raise ValueError(f"{name} must be a share from 0 to 1, not {value!r:.200}")
-    return finite(name, value)
 
 
 def _generator(seed: str) -> np.random.Generator:

@@ -47,10 +47,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not finite("temperature", self.temperature) >= 0:
-            raise ValueError(f"temperature must be 0 (greedy) or above, not {self.temperature!r}")
-        if not 0 < finite("top_p", self.top_p) <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
+        finite("temperature", self.temperature, least=0)
+        finite("top_p", self.top_p, above=0, most=1)
         positive_int("seed", self.seed, least=0)
 
     @classmethod

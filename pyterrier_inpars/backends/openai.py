@@ -6,12 +6,13 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from typing import Any, Literal, TypedDict
 from urllib.parse import SplitResult, urlsplit
 
+from pyterrier_inpars._names import one_of
 from pyterrier_inpars._stage import finite, positive_int
 from pyterrier_inpars.backends._choices import completion_of
 from pyterrier_inpars.backends._server import (
@@ -161,7 +162,7 @@ class OpenAIBackend:
     ):
         self.base_url = _checked_url(base_url)
         self._model = model
-        self.endpoint = _one_of("endpoint", endpoint, PATHS)
+        self.endpoint = one_of("endpoint", endpoint, PATHS)
         self.api_key_env = api_key_env
         if api_key_env is not None and not os.environ.get(api_key_env):
             raise ValueError(
@@ -169,12 +170,11 @@ class OpenAIBackend:
                 f"{base_url}"
             )
         self.concurrency = positive_int("concurrency", concurrency)
-        self.requests_per_minute = _positive("requests_per_minute", requests_per_minute)
-        self.tokens_per_minute = _positive("tokens_per_minute", tokens_per_minute)
-        self.timeout = timeout
-        _positive("timeout", timeout)
+        self.requests_per_minute = _rate_limit("requests_per_minute", requests_per_minute)
+        self.tokens_per_minute = _rate_limit("tokens_per_minute", tokens_per_minute)
+        self.timeout = finite("timeout", timeout, above=0)
         self.max_retries = positive_int("max_retries", max_retries, least=0)
-        self.on_error = _one_of("on_error", on_error, ("skip", "raise"))
+        self.on_error = one_of("on_error", on_error, ("skip", "raise"))
         self.log_probs = log_probs
         self.parameters = _checked_parameters(parameters)
         self._tokenizer = tokenizer
@@ -548,13 +548,5 @@ def _checked_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     return checked
 
 
-def _one_of(name: str, value: Any, values: Iterable[str]) -> Any:
-    if value not in values:
-        raise ValueError(f"{name} must be one of {', '.join(values)}, not {value!r:.200}")
-    return value
-
-
-def _positive(name: str, value: float | None) -> float | None:
-    if value is not None and finite(name, value) <= 0:
-        raise ValueError(f"{name} must be above 0, not {value!r:.200}")
-    return value
+def _rate_limit(name: str, per_minute: float | None) -> float | None:
+    return None if per_minute is None else finite(name, per_minute, above=0)

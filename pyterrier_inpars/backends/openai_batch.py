@@ -85,9 +85,7 @@ class OpenAIBatch:
         **options: Unpack[ServerOptions],
     ):
         self._backend = OpenAIBackend(base_url, model, **options)  # type: ignore[misc]
-        if finite("poll_seconds", poll_seconds) <= 0:
-            raise ValueError(f"poll_seconds must be above 0, not {poll_seconds!r}")
-        self.poll_seconds = poll_seconds
+        self.poll_seconds = finite("poll_seconds", poll_seconds, above=0)
         self.context = self._backend.context
         self.chat = self._backend.chat
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyterrier_inpars._names import did_you_mean
+from pyterrier_inpars._names import did_you_mean, one_of
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.datasets.collections import BeirFolder, Collection, Files, IrDatasets
 from pyterrier_inpars.datasets.lucene import PyseriniProvider
@@ -38,8 +38,7 @@ def collection(
             has no columns to choose.
         FileNotFoundError: A folder lacks a file.
     """
-    if source not in ("ir_datasets", "pyserini"):
-        raise ValueError(f"source must be 'ir_datasets' or 'pyserini', not {source!r}")
+    one_of("source", source, ("ir_datasets", "pyserini"))
     path, name = Path(name).expanduser(), str(name)
     if path.is_file():
         return Files(path, docno=docno, text=text, fix_text=fix_text)

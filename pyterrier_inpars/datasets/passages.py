@@ -11,7 +11,7 @@ from more_itertools import chunked
 
 from pyterrier_inpars._passages import document_of, passage_of
 from pyterrier_inpars._retrieval import applied
-from pyterrier_inpars._stage import Stage, check_strings, positive_int
+from pyterrier_inpars._stage import Stage, check_strings, input_modes, positive_int
 from pyterrier_inpars.datasets.collections import Collection
 
 BATCH = 1000
@@ -157,8 +157,7 @@ class PassagesToDocuments(Stage):
     def transform_inputs(self) -> list[list[str]]:
         """Returns the accepted sets of columns, the whole frame of synthetic queries first."""
         required = self._required_columns()
-        whole = [*required, "text"]
-        return [[*whole, "score", "log_probs"], whole, required]
+        return input_modes(required, [*required, "text"], ["score", "log_probs"])
 
     def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno"]

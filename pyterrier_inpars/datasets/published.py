@@ -14,6 +14,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._files import file_sha256
+from pyterrier_inpars._names import one_of
 from pyterrier_inpars.datasets import beir, toolkit_files
 from pyterrier_inpars.datasets._download import DownloadError, from_hub, from_url
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -196,9 +197,7 @@ def model(collection: str) -> str:
 
 
 def _queries_name(version: str, collection: str) -> str:
-    if version not in VERSIONS:
-        raise ValueError(f"version must be one of {', '.join(VERSIONS)}, not {version!r}")
-    return beir.names(collection, version)
+    return beir.names(collection, one_of("version", version, VERSIONS))
 
 
 def _queries_file(version: str, collection: str) -> Path:

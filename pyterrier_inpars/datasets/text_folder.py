@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from pyterrier_inpars._names import one_of
 from pyterrier_inpars.datasets.collections import Collection
 
 SUFFIXES = (".txt", ".md")
@@ -69,14 +70,12 @@ class TextFolder(Collection):
         fix_text: bool = False,
     ):
         super().__init__(fix_text=fix_text)
-        if unreadable not in ("error", "skip"):
-            raise ValueError(f"unreadable must be 'error' or 'skip', not {unreadable!r}")
         if encoding is not None:
             codecs.lookup(encoding)
         self.path = Path(path).expanduser()
         self.suffixes = tuple(suffix.lower() for suffix in suffixes)
         self.encoding = encoding
-        self.unreadable = unreadable
+        self.unreadable = one_of("unreadable", unreadable, ("error", "skip"))
         if not self.path.is_dir():
             problem = "is a file, not a folder" if self.path.exists() else "is not a folder"
             raise FileNotFoundError(f"{self.path} {problem}: give a folder of text files")

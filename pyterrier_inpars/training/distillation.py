@@ -68,15 +68,15 @@ class TeacherScores(Stage):
     ):
         if max_source_rank is not None:
             positive_int("max_source_rank", max_source_rank)
-        if min_percentile is not None and not _is_percentile(min_percentile):
-            raise ValueError(f"min_percentile must be from 0 to 100, not {min_percentile!r}")
+        if min_percentile is not None:
+            finite("min_percentile", min_percentile, least=0, most=100)
         if clip is not None and not _are_percentiles(clip):
             raise ValueError(
                 f"clip must be two percentiles from 0 to 100 in ascending order, such as (1, 99), "
                 f"not {clip!r:.200}"
             )
-        if scale is not None and finite("scale", scale) <= 0:
-            raise ValueError(f"scale must be above 0, not {scale!r}")
+        if scale is not None:
+            finite("scale", scale, above=0)
         self.max_source_rank = max_source_rank
         self.min_percentile = min_percentile
         self.clip = clip

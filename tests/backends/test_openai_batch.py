@@ -243,7 +243,7 @@ def test_the_tokenizer_is_loaded_on_use(tmp_path):
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="poll_seconds must be above 0"):
         OpenAIBatch(poll_seconds=0)
-    with pytest.raises(ValueError, match="on_error must be one of"):
+    with pytest.raises(ValueError, match="on_error must be 'skip' or"):
         OpenAIBatch(on_error="ignore")
 
 

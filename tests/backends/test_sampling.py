@@ -75,7 +75,7 @@ def test_sampling_from_a_dict():
         ({"temp": 1}, TypeError, "some of temperature, top_p, seed, not {'temp': 1}"),
         (0.7, TypeError, "sampling must be a Sampling, or a dict .* not 0.7"),
         ("greedy", TypeError, "not 'greedy'"),
-        ({"temperature": -1}, ValueError, "temperature must be 0 .greedy. or above, not -1"),
+        ({"temperature": -1}, ValueError, "temperature must be at least 0, not -1"),
         ({"temperature": "1"}, ValueError, "temperature must be a number, not '1'"),
         ({"top_p": 0}, ValueError, "top_p must be above 0 and at most 1, not 0"),
         ({"top_p": 1.5}, ValueError, "top_p must be above 0 and at most 1, not 1.5"),

@@ -229,7 +229,7 @@ def stop_after_a_shard(monkeypatch):
 
 def test_generate_resumes_an_interrupted_run(tmp_path, run, fails, models, monkeypatch):
     corpus = tmp_path / "corpus.tsv"
-    many = [f"{i:03}\t{TEXTS[i % 12]} {i}" for i in range(210)]
+    many = [f"{i:03}\t{TEXTS[i]}" for i in range(12)]
     corpus.write_text("\n".join(["doc_id\ttext", *many]) + "\n")
 
     def command(output, *more):
@@ -256,7 +256,7 @@ def test_generate_resumes_an_interrupted_run(tmp_path, run, fails, models, monke
         lambda self, inp: shown.extend(inp["docno"]) or transform(self, inp),
     )
     run(*command("stopped.jsonl"))
-    assert shown == [f"{i:03}" for i in range(1, 210)]  # --shard-size 1 is honoured
+    assert shown == [f"{i:03}" for i in range(1, 12)]  # --shard-size 1 is honoured
     assert lines(tmp_path / "stopped.jsonl") == lines(tmp_path / "whole.jsonl")
     assert queries.built()
 
@@ -1026,7 +1026,7 @@ def test_triples_with_options_of_the_miner(tmp_path, run, fails, beir):
     error = fails(*command, "--relative_margin", 1, "--output", tmp_path / "c.tsv")
     assert "for any of the 9 queries, within --relative_margin 1.0" in error
     error = fails(*command, "--relative_margin", 2, "--output", tmp_path / "c.tsv")
-    assert error.startswith("--relative_margin must be a share from 0 to 1")
+    assert error.startswith("--relative_margin must be at least 0 and at most 1")
 
 
 def test_the_index_is_built_once_and_quietly(tmp_path, capfd, home, beir, monkeypatch):
@@ -1066,7 +1066,7 @@ def test_errors_name_options(tmp_path, fails, models, monkeypatch):
     error = fails(*generate, "--prompt", "zero-shot", "--num_queries", 2)
     assert "--temperature 0.7" in error and "sampling" not in error
     error = fails(*generate, "--prompt", "zero-shot", "--temperature", -1)
-    assert error.startswith("--temperature must be 0")
+    assert error.startswith("--temperature must be at least 0")
     error = fails(*generate, "--prompt", "zero-shot", "--device", "xla")
     assert "--device 'xla' is for training and reranking" in error
     error = fails("rerank", "--dataset", tmp_path / "corpus.csv", "--model", models["t5"],

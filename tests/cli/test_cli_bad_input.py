@@ -69,7 +69,7 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (f"{GENERATE} --max_generations 1.5", 2, "Invalid value for '--max_generations'"),
         (f"{GENERATE} --temperature hot", 2, "Invalid value for '--temperature'"),
         (f"{GENERATE} --temperature nan", 1, "temperature must be a number, not nan"),
-        (f"{GENERATE} --temperature -1", 1, "temperature must be 0 .* not -1"),
+        (f"{GENERATE} --temperature -1", 1, "temperature must be at least 0, not -1"),
         (f"{GENERATE} --seed -1", 1, "seed must be a whole number of at least 0"),
         (
             f"{GENERATE} --dataset {{nowhere}}",

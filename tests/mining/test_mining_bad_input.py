@@ -129,9 +129,12 @@ def test_a_number_that_must_be_zero_or_more(bm25, value):
 @pytest.mark.parametrize(
     "options, error",
     rows(
-        ({"relative_margin": 1.5}, Error("relative_margin must be a share from 0 to 1, not 1.5")),
+        (
+            {"relative_margin": 1.5},
+            Error("relative_margin must be at least 0 and at most 1, not 1.5"),
+        ),
         ({"relative_margin": "5%"}, Error("relative_margin must be a number, not '5%'")),
-        ({"random_share": -0.1}, Error("random_share must be a share from 0 to 1, not -0.1")),
+        ({"random_share": -0.1}, Error("random_share must be at least 0 and at most 1, not -0.1")),
         ({"min_score": float("nan")}, Error("min_score must be a number, not nan")),
         ({"max_score": None, "min_score": "1"}, Error("min_score must be a number, not '1'")),
         ({"min_score": 2, "max_score": 1}, Error("min_score must be at most max_score.* 1, not 2")),

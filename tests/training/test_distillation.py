@@ -121,8 +121,8 @@ class TestBadInput:
         ("options", "error"),
         [
             ({"max_source_rank": 0}, "max_source_rank must be a whole number of at least 1"),
-            ({"min_percentile": 101}, "min_percentile must be from 0 to 100, not 101"),
-            ({"min_percentile": True}, "min_percentile must be from 0 to 100"),
+            ({"min_percentile": 101}, "min_percentile must be at least 0 and at most 100, not 101"),
+            ({"min_percentile": True}, "min_percentile must be a number, not True"),
             ({"clip": (99, 1)}, r"clip must be two percentiles .*, not \(99, 1\)"),
             ({"clip": 5}, "clip must be two percentiles"),
             ({"clip": (0, float("nan"))}, "clip must be two percentiles"),
