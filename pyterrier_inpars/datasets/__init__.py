@@ -2,8 +2,9 @@
 
 Submodules: ``readers`` (files of documents, topics and judgements), ``collections`` (their
 classes), ``text_folder`` (a folder of text files), ``passages``, ``loading`` (by name),
-``sampling``, ``toolkit_files`` (the InPars Toolkit's formats), ``lucene`` (Pyserini's indexes),
-``beir`` (names of the BEIR collections) and ``published`` (what the InPars authors published).
+``sampling``, ``toolkit_files`` (the InPars Toolkit's formats), ``exports`` (other packages'
+formats), ``lucene`` (Pyserini's indexes), ``beir`` (names of the BEIR collections) and
+``published`` (what the InPars authors published).
 """
 
 from pyterrier_inpars.datasets.collections import (

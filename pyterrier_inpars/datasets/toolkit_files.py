@@ -23,7 +23,13 @@ import pyterrier as pt
 
 from pyterrier_inpars._files import atomic_text, plain
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
-from pyterrier_inpars.datasets.readers import as_id, json_lines, quoted_rows, read_lines
+from pyterrier_inpars.datasets._rows import (
+    as_id,
+    as_string,
+    json_lines,
+    quoted_rows,
+    read_lines,
+)
 from pyterrier_inpars.training.examples import check_examples, check_negatives
 
 # The toolkit's names of our columns; InPars-v1 has `question` and `doc_text`.
@@ -81,8 +87,7 @@ def _query(where: str, record: dict[str, Any], numbers: Counter[str]) -> dict[st
     row = {column: record.pop(name) for column, name in used.items() if name is not None}
     docno = row["docno"] = as_id(row["docno"], "doc_id", where)
     for column in ("text", "query"):
-        if not isinstance(row.get(column, ""), str):
-            raise ValueError(f"{where}: {column} must be a string, not {row[column]!r}")
+        as_string(row.get(column, ""), column, where)
     numbers[docno] += 1
     qid = as_id(record.pop("qid", f"{docno}-{numbers[docno]}"), "qid", where)
     row = {"qid": qid, "query": row.pop("query"), **row}
@@ -121,13 +126,12 @@ def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Pat
     with atomic_text(path) as out:
         for number, row in enumerate(rows, start=1):
             at = f"row {number} (qid {row.get('qid')!r})"
-            record = {name: value for name, value in row.items() if not missing(value)}
+            record = {name: value for name, value in row.items() if not is_null(value)}
             for column in ("docno", "query"):
                 if column not in record:
                     raise ValueError(f"{at} lacks {column}: it has only {list(record)}")
             for column in ("docno", "query", "qid", "text"):
-                if not isinstance(record.get(column, ""), str):
-                    raise ValueError(f"{at}: {column} must be a string, not {record[column]!r}")
+                as_string(record.get(column, ""), column, at)
             if not record["query"].strip():
                 raise ValueError(f"{at}: the query is blank, which `read_queries` would drop")
             record["doc_id"] = record.pop("docno")
@@ -249,11 +253,10 @@ def read_fewshot(path: str | Path) -> pd.DataFrame:
     rows = []
     for where, record in json_lines(path):
         fields = ("query_id", "query", "doc_id", "document")
-        if missing := [field for field in fields if field not in record]:
-            raise ValueError(f"{where}: lacks {', '.join(missing)}; it has only {list(record)}")
+        if absent := [field for field in fields if field not in record]:
+            raise ValueError(f"{where}: lacks {', '.join(absent)}; it has only {list(record)}")
         for field in ("query", "document"):
-            if not isinstance(record[field], str):
-                raise ValueError(f"{where}: {field} must be a string, not {record[field]!r}")
+            as_string(record[field], field, where)
         for field in ("query_id", "doc_id"):
             record[field] = as_id(record[field], field, where)
         rows.append([record[field] for field in fields])
@@ -357,7 +360,7 @@ def _numbers(values: Any, where: str, name: str = "log_probs") -> list[float]:
     return list(map(float, values))
 
 
-def missing(value: Any) -> bool:
+def is_null(value: Any) -> bool:
     """Returns whether a value of a row is None, NaN, ``pd.NA`` or ``pd.NaT``."""
     if value is None or value is pd.NA or value is pd.NaT:
         return True

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyterrier_inpars import SyntheticQueries
 from pyterrier_inpars._stage import as_frame
 from pyterrier_inpars.datasets import BeirFolder, exports
+from pyterrier_inpars.datasets.exports import _rows
 
 QUERIES = pd.DataFrame(
     {
@@ -82,7 +83,7 @@ class TestParquetAndDatasets:
 
     def test_an_artifact_is_streamed(self, tmp_path, artifact, monkeypatch):
         """With fields that only later rows have."""
-        monkeypatch.setattr(exports, "_CHUNK", 1)
+        monkeypatch.setattr(_rows, "CHUNK", 1)
         exports.write_parquet(artifact, tmp_path / "q.parquet")
         found = exports.read_parquet(tmp_path / "q.parquet")
         expected = artifact.get_results()
@@ -99,7 +100,7 @@ class TestParquetAndDatasets:
     @given(
         st.lists(
             st.fixed_dictionaries(
-                dict.fromkeys(exports._COLUMNS, st.text(st.characters(codec="utf-8"))),
+                dict.fromkeys(_rows.COLUMNS, st.text(st.characters(codec="utf-8"))),
                 optional={
                     "score": st.floats(allow_nan=False),
                     "rank": st.integers(-(2**63), 2**63 - 1),
@@ -177,7 +178,7 @@ class TestBeir:
         for file in files:
             assert (tmp_path / "a" / file).read_text() == (tmp_path / "b" / file).read_text()
         expected = QUERIES.assign(label=1, text=QUERIES["text"].str.strip())
-        same_pairs(exports.read_beir(tmp_path / "a"), expected, [*exports._COLUMNS, "label"])
+        same_pairs(exports.read_beir(tmp_path / "a"), expected, [*_rows.COLUMNS, "label"])
 
     def test_round_trip_of_examples_with_a_corpus(self, tmp_path):
         corpus = EXAMPLES.drop_duplicates("docno")[["docno", "text"]].to_dict("records")
@@ -185,7 +186,7 @@ class TestBeir:
         exports.write_beir(EXAMPLES, tmp_path, corpus=iter(corpus), split="dev")
         found = exports.read_beir(tmp_path, "dev")
         expected = EXAMPLES.assign(text=EXAMPLES["text"].str.strip())
-        same_pairs(found, expected, [*exports._COLUMNS, "label"])
+        same_pairs(found, expected, [*_rows.COLUMNS, "label"])
         assert dict(BeirFolder(tmp_path).documents())["d9"] == "A title judged by nobody"
 
     def test_beir_loads_it(self, tmp_path):
@@ -389,7 +390,7 @@ class TestJsonLines:
         expected = EXAMPLES
         if name == "tevatron":
             expected = EXAMPLES.assign(text=EXAMPLES["text"].str.strip())
-        assert list(found) == [*exports._COLUMNS, "label"]
+        assert list(found) == [*_rows.COLUMNS, "label"]
         same_pairs(found, expected, list(found))
 
     def test_queries_without_negatives_are_left_out(self, name, tmp_path):

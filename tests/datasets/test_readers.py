@@ -14,7 +14,7 @@ from pyterrier_inpars.datasets import (
     read_qrels,
     read_topics,
 )
-from pyterrier_inpars.datasets.readers import table_rows
+from pyterrier_inpars.datasets._rows import table_rows
 
 quick = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
