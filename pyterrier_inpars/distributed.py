@@ -26,14 +26,8 @@ from more_itertools import chunked
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._progress import Progress, hidden_bars
 from pyterrier_inpars._stage import Stage, begin_call, positive_int
-from pyterrier_inpars.queries._resume import (
-    ResumeState,
-    active_rows,
-    active_state,
-    describe_stages,
-    document_texts,
-    transform_batch,
-)
+from pyterrier_inpars.queries._pipeline import describe_stages, transform_batch
+from pyterrier_inpars.queries._resume import ResumeState, active_rows, active_state, document_texts
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 __all__ = ["index", "transform"]

@@ -92,9 +92,14 @@ def shard_ends(manifest: dict[str, Any]) -> list[StreamFingerprint]:
     return ends
 
 
+def stored_shards(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the entries of all shards, that of a partial shard included."""
+    return [*manifest["shards"], *([manifest["open"]] if manifest.get("open") else [])]
+
+
 def stored_documents(manifest: dict[str, Any]) -> int:
     """Returns the number of documents whose queries are stored, in a partial shard too."""
-    return manifest["documents"] + manifest.get("open", {"documents": 0})["documents"]
+    return sum(entry["documents"] for entry in stored_shards(manifest))
 
 
 def without_partial_shard(manifest: dict[str, Any]) -> dict[str, Any]:

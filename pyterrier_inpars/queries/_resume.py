@@ -1,10 +1,8 @@
 """Resume state: the documents of a corpus that earlier, interrupted runs of ``index()`` stored.
 
-``Compose.index`` feeds a corpus through the stages before it passes the rows to ``index()``, which
-therefore never sees the documents. ``SyntheticQueries.index`` finds the stages of its pipeline and
-runs them on each batch with `transform_batch`. The stage that turns documents into queries is a
-`DocumentStage`. Its ``transform_iter`` adds every document to the active `ResumeState` and
-generates queries only for the documents that no earlier run has stored.
+The stage that turns documents into queries is a `DocumentStage`. Its ``transform_iter`` adds every
+document to the active `ResumeState` and generates queries only for the documents that no earlier
+run has stored.
 
 Only the stream of the pipeline counts: the state is active only while a `DocumentStage` of the
 pipeline processes a batch, and ``transform`` only stores answers and failures there.
@@ -13,10 +11,7 @@ A `DocumentStage` must follow two rules: it takes a batch only after it has yiel
 previous batch, and it runs in the thread that runs ``index()``.
 """
 
-import functools
-import inspect
 import json
-import re
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -320,78 +315,6 @@ class DocumentStage(Stage):
             pending = pending_documents(documents, self.settings())
             records = [records[row] for row in pending.index]
         return super().transform_iter(records)
-
-
-def pipeline_of(stream: Iterable[Any]) -> tuple[list[pt.Transformer], Iterable[Any], int] | None:
-    """Returns the stages, the corpus and the batch size of a stream that ``Compose.index`` made.
-
-    ``Compose.index`` passes only the rows to the last stage, as a generator that has not started.
-    Its variables are the only place where the stages can be found.
-
-    Returns:
-        None if ``stream`` comes from elsewhere.
-    """
-    if not inspect.isgenerator(stream) or inspect.getgeneratorstate(stream) != inspect.GEN_CREATED:
-        return None
-    if stream.__qualname__ != pt.Compose.index.__qualname__ + ".<locals>.gen":
-        return None
-    variables = inspect.getgeneratorlocals(stream)
-    return list(variables["prev_transformer"]), variables["iter"], variables["batch_size"]
-
-
-def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:
-    """Returns the ``repr`` of each stage after the generator, without addresses in memory.
-
-    Without a generator, all stages are described.
-
-    Raises:
-        ValueError: There are two generators.
-    """
-    stages = list(stages)
-    generators = [i for i, stage in enumerate(stages) if isinstance(stage, DocumentStage)]
-    if len(generators) > 1:
-        raise ValueError(
-            f"the pipeline has two generators, {stages[generators[0]]!r} and "
-            f"{stages[generators[1]]!r}: give each generator its own artifact"
-        )
-    after = stages[generators[0] + 1 :] if generators else stages
-    return [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(stage)) for stage in after]
-
-
-def batches_ahead(
-    stage: pt.Transformer, batches: Iterable[list[dict[str, Any]]], state: ResumeState
-) -> Iterator[list[dict[str, Any]]]:
-    """Yields batches of a corpus; a `DocumentStage` that reads ahead begins with the next one.
-
-    It reads ahead only after the last stored document, since the corpus may be another one before.
-    """
-    if not isinstance(stage, DocumentStage) or not stage.reads_ahead:
-        yield from batches
-        return
-    waiting: list[list[dict[str, Any]]] = []
-    end = 0
-    for batch in batches:
-        end += len(batch)
-        if state.position >= state.stored_position and not state.complete:
-            with activated(state):
-                stage.read_ahead(batch, end)
-        if waiting:
-            yield waiting.pop()
-        waiting.append(batch)
-    yield from waiting
-
-
-def transform_batch(
-    stages: Iterable[pt.Transformer], batch: list[dict[str, Any]], state: ResumeState
-) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a batch; the resume state is active in the `DocumentStage` only."""
-    rows: Iterable[dict[str, Any]] = batch
-    for stage in stages:
-        if isinstance(stage, DocumentStage):
-            rows = active_rows(functools.partial(stage.transform_iter, list(rows)), state)
-        else:
-            rows = stage.transform_iter(rows)
-    yield from rows
 
 
 def active_rows(start: Callable[[], Iterable[T]], state: ResumeState | None) -> Iterator[T]:

@@ -1,19 +1,16 @@
-"""The shards of `SyntheticQueries`: gzipped JSON Lines files, their writer and its lock."""
+"""The shards of `SyntheticQueries`: gzipped JSON Lines files, and their writer."""
 
 import gzip
 import io
 import json
 import os
-import platform
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pyterrier_inpars._files import plain, write_bytes
 from pyterrier_inpars._fingerprint import StreamFingerprint
@@ -26,10 +23,8 @@ from pyterrier_inpars.queries._manifest import (
     shard_name,
     without_partial_shard,
 )
+from pyterrier_inpars.queries._qids import QidSet
 from pyterrier_inpars.queries._resume import FailedDocument, ResumeState
-
-LOCK = "queries-writer.lock"
-"""Name of the lock file, which holds the PID and the host of the writer."""
 
 
 def read_rows(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -45,7 +40,7 @@ def read_rows(folder: Path, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return map(json.loads, _read_lines(folder, entry))
 
 
-def check_shards(folder: Path, manifest: dict[str, Any]) -> tuple[dict[int, str], "QidSet"]:
+def check_shards(folder: Path, manifest: dict[str, Any]) -> tuple[dict[int, str], QidSet]:
     """Compares all shards with the manifest.
 
     Returns:
@@ -71,57 +66,6 @@ def check_shards(folder: Path, manifest: dict[str, Any]) -> tuple[dict[int, str]
             qids.recent = set()
         qids.compact()
     return faults, qids
-
-
-@contextmanager
-def writer_lock(folder: Path, name: str, required: bool) -> Iterator[None]:
-    """Locks a folder against other writers until the block ends, and creates it if needed.
-
-    Only one process may write at a time; a second one fails with the PID of the lock holder. The
-    lock is the operating system's: it ends with the process that holds it, so stale lock files are
-    ignored. Between machines on a network file system, it works only if ``flock`` does there.
-
-    Args:
-        folder: Folder to lock.
-        name: Name of the artifact in error messages.
-        required: Whether a folder that cannot be written is an error. If not, the block runs
-            without a lock.
-
-    Raises:
-        RuntimeError: Another process holds the lock; the error names it.
-        OSError: The folder cannot be written, and ``required`` is set.
-    """
-    from filelock import FileLock, Timeout
-
-    is_new, file = not folder.exists(), folder / LOCK
-    lock = FileLock(file)
-    try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-            file.write_text(f"{os.getpid()} on {platform.node()}")
-        except Timeout:
-            raise RuntimeError(
-                f"{name} is being written by process {file.read_text()}: wait for it or stop it, "
-                "or index into another path"
-            ) from None
-        except OSError as error:
-            if required:
-                raise OSError(
-                    error.errno,
-                    f"cannot write {name}: {error.strerror}. Make the folder writable and free "
-                    "space on the disk, or index into another path",
-                    str(folder),
-                ) from error
-        yield
-    finally:
-        if lock.is_locked:
-            with suppress(OSError):  # Windows cannot remove an open file
-                file.unlink()
-            lock.release()
-        if is_new:
-            with suppress(OSError):  # the folder is not empty
-                folder.rmdir()
 
 
 class Writer:
@@ -364,33 +308,6 @@ def _take_failed(
     ]
     state.failed = [document for document in state.failed if document not in taken]
     return {document.docno: document.error for document in taken}
-
-
-class QidSet:
-    """The set of all qids, compact for many: those of stored shards take eight bytes each.
-
-    Attributes:
-        recent: The qids of the open shard.
-        hashes: Hashes of the other qids, a sorted array of int64.
-    """
-
-    def __init__(self) -> None:
-        self.recent: set[str] = set()
-        self.hashes = np.empty(0, np.int64)
-
-    def add(self, qid: str) -> bool:
-        """Adds a qid and returns whether it is new."""
-        key = hash(qid)
-        at = np.searchsorted(self.hashes, key)
-        new = qid not in self.recent and not (at < len(self.hashes) and self.hashes[at] == key)
-        self.recent.add(qid)
-        return new
-
-    def compact(self) -> None:
-        """Replaces the recent qids by their hashes."""
-        new = np.sort(np.fromiter(map(hash, self.recent), np.int64, len(self.recent)))
-        self.hashes = np.insert(self.hashes, np.searchsorted(self.hashes, new), new)
-        self.recent = set()
 
 
 def _read_lines(folder: Path, entry: dict[str, Any]) -> list[bytes]:

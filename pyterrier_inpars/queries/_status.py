@@ -9,7 +9,7 @@ from typing import Any
 
 from pyterrier_inpars._counted import counted
 from pyterrier_inpars._progress import rate
-from pyterrier_inpars.queries._manifest import COMPLETE
+from pyterrier_inpars.queries._manifest import COMPLETE, stored_shards
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,6 @@ def status_of(folder: Path, manifest: dict[str, Any] | None) -> Status:
         written=datetime.fromtimestamp(times[-1]) if times else None,
         queries_per_second=later / seconds if later and seconds > 0 else None,
     )
-
-
-def stored_shards(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the entries of all shards, that of a partial shard included."""
-    return [*manifest["shards"], *([manifest["open"]] if manifest.get("open") else [])]
 
 
 def _stat(file: Path, field: str) -> Any:

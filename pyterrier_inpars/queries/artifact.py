@@ -18,6 +18,7 @@ from pyterrier_inpars import _html
 from pyterrier_inpars._stage import begin_call, positive_int, with_columns
 from pyterrier_inpars.queries._answers import AnswerLog
 from pyterrier_inpars.queries._card import dataset_card
+from pyterrier_inpars.queries._lock import writer_lock
 from pyterrier_inpars.queries._manifest import (
     COMPLETE,
     UNFINISHED,
@@ -25,20 +26,18 @@ from pyterrier_inpars.queries._manifest import (
     new_manifest,
     read_manifest,
     stored_documents,
+    stored_shards,
 )
-from pyterrier_inpars.queries._resume import (
-    DocumentStage,
-    ResumeState,
-    activated,
-    active_rows,
+from pyterrier_inpars.queries._pipeline import (
     batches_ahead,
     describe_stages,
     pipeline_of,
     transform_batch,
 )
+from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, activated, active_rows
 from pyterrier_inpars.queries._run_progress import RunProgress
-from pyterrier_inpars.queries._shards import Writer, check_shards, read_rows, writer_lock
-from pyterrier_inpars.queries._status import Status, status_of, stored_shards
+from pyterrier_inpars.queries._shards import Writer, check_shards, read_rows
+from pyterrier_inpars.queries._status import Status, status_of
 
 _COLUMNS = ["qid", "query", "docno", "text"]
 _FILES = ("queries-", "answers-", UNFINISHED)

@@ -28,7 +28,7 @@ import tiny_llm
 import torch
 
 from pyterrier_inpars import CopyFilter, QueryGenerator, SyntheticQueries
-from pyterrier_inpars.queries import _shards as files
+from pyterrier_inpars.queries import _lock as lock
 from pyterrier_inpars.queries._manifest import stored_documents
 
 
@@ -62,7 +62,7 @@ def run(generator, path, n, border=None):
 
 
 def content(path):
-    return {f.name: f.read_bytes() for f in Path(path).iterdir() if f.name != files.LOCK}
+    return {f.name: f.read_bytes() for f in Path(path).iterdir() if f.name != lock.LOCK}
 
 
 def done(path):

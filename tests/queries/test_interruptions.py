@@ -15,7 +15,7 @@ import pytest
 from writer import Writer, corpus, damage, files, index
 
 from pyterrier_inpars._stage import check_strings
-from pyterrier_inpars.queries import _shards as shards
+from pyterrier_inpars.queries import _lock as lock
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 
@@ -81,7 +81,10 @@ class Checking(Writer):
         return super()._transform(inp)
 
 
-WRITER = ("_files.py", "_manifest.py", "_shards.py", "artifact.py", "_resume.py")
+WRITER = (
+    *("_files.py", "_manifest.py", "_shards.py", "_qids.py", "_lock.py", "artifact.py"),
+    *("_resume.py", "_pipeline.py"),
+)
 
 
 def test_ctrl_c_between_any_two_steps(tmp_path):
@@ -243,7 +246,7 @@ def test_a_stale_lock_is_ignored(tmp_path):
         with pytest.raises(RuntimeError, match=f"being written by process {child.pid} on"):
             index(path, corpus(20))
         child.kill()
-    assert str(child.pid) in (path / shards.LOCK).read_text()
+    assert str(child.pid) in (path / lock.LOCK).read_text()
     assert files(index(path, corpus(20)).path) == files(index(tmp_path / "whole", corpus(20)).path)
 
 
@@ -261,5 +264,5 @@ def test_ctrl_c_in_a_process_keeps_finished_batches(tmp_path):
         finally:
             child.kill()
     assert "keeps the queries of 9 documents: run the same again to resume" in stderr
-    assert not (path / shards.LOCK).exists()
+    assert not (path / lock.LOCK).exists()
     assert files(index(path, corpus(20)).path) == files(index(tmp_path / "whole", corpus(20)).path)

@@ -1,0 +1,88 @@
+"""The pipeline that ends in `SyntheticQueries`: its stages, found and run batch by batch.
+
+``Compose.index`` feeds a corpus through the stages before it passes the rows to ``index()``, which
+therefore never sees the documents. So ``SyntheticQueries.index`` finds the stages of its pipeline,
+and runs them itself.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyterrier as pt
+
+from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, activated, active_rows
+
+
+def pipeline_of(stream: Iterable[Any]) -> tuple[list[pt.Transformer], Iterable[Any], int] | None:
+    """Returns the stages, the corpus and the batch size of a stream that ``Compose.index`` made.
+
+    ``Compose.index`` passes only the rows to the last stage, as a generator that has not started.
+    Its variables are the only place where the stages can be found.
+
+    Returns:
+        None if ``stream`` comes from elsewhere.
+    """
+    if not inspect.isgenerator(stream) or inspect.getgeneratorstate(stream) != inspect.GEN_CREATED:
+        return None
+    if stream.__qualname__ != pt.Compose.index.__qualname__ + ".<locals>.gen":
+        return None
+    variables = inspect.getgeneratorlocals(stream)
+    return list(variables["prev_transformer"]), variables["iter"], variables["batch_size"]
+
+
+def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:
+    """Returns the ``repr`` of each stage after the generator, without addresses in memory.
+
+    Without a generator, all stages are described.
+
+    Raises:
+        ValueError: There are two generators.
+    """
+    stages = list(stages)
+    generators = [i for i, stage in enumerate(stages) if isinstance(stage, DocumentStage)]
+    if len(generators) > 1:
+        raise ValueError(
+            f"the pipeline has two generators, {stages[generators[0]]!r} and "
+            f"{stages[generators[1]]!r}: give each generator its own artifact"
+        )
+    after = stages[generators[0] + 1 :] if generators else stages
+    return [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(stage)) for stage in after]
+
+
+def batches_ahead(
+    stage: pt.Transformer, batches: Iterable[list[dict[str, Any]]], state: ResumeState
+) -> Iterator[list[dict[str, Any]]]:
+    """Yields batches of a corpus; a `DocumentStage` that reads ahead begins with the next one.
+
+    It reads ahead only after the last stored document, since the corpus may be another one before.
+    """
+    if not isinstance(stage, DocumentStage) or not stage.reads_ahead:
+        yield from batches
+        return
+    waiting: list[list[dict[str, Any]]] = []
+    end = 0
+    for batch in batches:
+        end += len(batch)
+        if state.position >= state.stored_position and not state.complete:
+            with activated(state):
+                stage.read_ahead(batch, end)
+        if waiting:
+            yield waiting.pop()
+        waiting.append(batch)
+    yield from waiting
+
+
+def transform_batch(
+    stages: Iterable[pt.Transformer], batch: list[dict[str, Any]], state: ResumeState
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a batch; the resume state is active in the `DocumentStage` only."""
+    rows: Iterable[dict[str, Any]] = batch
+    for stage in stages:
+        if isinstance(stage, DocumentStage):
+            rows = active_rows(functools.partial(stage.transform_iter, list(rows)), state)
+        else:
+            rows = stage.transform_iter(rows)
+    yield from rows
