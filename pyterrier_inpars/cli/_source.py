@@ -55,9 +55,7 @@ class Source:
 
     def queries(self, path: str) -> pd.DataFrame:
         """Reads synthetic queries; adds texts from the collection if the file has none."""
-        queries = pd.DataFrame(rows(path))
-        if queries.empty:
-            raise ValueError(f"{path} has no queries")
+        queries = read_queries(path)
         return queries if "text" in queries else self.collection().text_loader().transform(queries)
 
     def examples(self, path: str | None) -> pd.DataFrame:
@@ -168,6 +166,14 @@ def with_source(command: Callable) -> Callable:
         command(source=source, **others)
 
     return wrapper
+
+
+def read_queries(path: str | Path) -> pd.DataFrame:
+    """Reads synthetic queries as a frame of at least one row; see `rows`."""
+    queries = pd.DataFrame(rows(path))
+    if queries.empty:
+        raise ValueError(f"{path} has no queries")
+    return queries
 
 
 def rows(path: str | Path) -> Iterator[dict[str, Any]]:

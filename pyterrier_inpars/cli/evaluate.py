@@ -18,6 +18,7 @@ from pyterrier_inpars import datasets, evaluation
 from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import BM25, FILE, PATH, RUN, Completed, OneOf
+from pyterrier_inpars.cli._runs import values_by_topic
 from pyterrier_inpars.cli._source import Source, rows, with_source
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -193,11 +194,7 @@ def _p_values(
     from scipy.stats import ttest_rel
     from statsmodels.stats.multitest import multipletests
 
-    by_topic = {}
-    for name, run in results.items():
-        values = pt.Evaluate(run, qrels, measures, perquery=True)
-        frame = pd.DataFrame.from_dict(values, orient="index")
-        by_topic[name] = frame.reindex(qrels["qid"].unique(), fill_value=0.0)
+    by_topic = {name: values_by_topic(run, qrels, measures) for name, run in results.items()}
     expected = by_topic.pop(baseline)
     found: dict[str, dict[str, float]] = {name: {} for name in by_topic}
     for measure in map(str, measures):

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 import pandas as pd
-import pyterrier as pt
 from ir_measures import nDCG
 
 from pyterrier_inpars import datasets
 from pyterrier_inpars._counted import counted
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import FILE, PATH, QUERIES, output_file
-from pyterrier_inpars.cli._source import Source, rows, with_source
+from pyterrier_inpars.cli._runs import values_by_topic
+from pyterrier_inpars.cli._source import Source, read_queries, with_source
 from pyterrier_inpars.report import report as write_report
 from pyterrier_inpars.rerankers import load_reranker
 
@@ -97,12 +97,7 @@ def report(
 
 def _queries(source: Source, path: str) -> pd.DataFrame:
     """Reads synthetic queries, with texts if they or a dataset have them."""
-    if source.dataset:
-        return source.queries(path)
-    frame = pd.DataFrame(rows(path))
-    if frame.empty:
-        raise ValueError(f"{path} has no queries")
-    return frame
+    return source.queries(path) if source.dataset else read_queries(path)
 
 
 def _topics(source: Source) -> pd.DataFrame | None:
@@ -117,10 +112,8 @@ def _topics(source: Source) -> pd.DataFrame | None:
 
 def _by_query(runs: dict[str, pd.DataFrame], qrels: pd.DataFrame) -> pd.DataFrame:
     """Returns nDCG@10 of each run and topic; topics that a run lacks count 0."""
-    topics = pd.DataFrame({"qid": qrels["qid"].unique()})
     found = []
     for name, run in runs.items():
-        values = pt.Evaluate(run, qrels, [nDCG @ 10], perquery=True)
-        column = [values.get(qid, {}).get("nDCG@10", 0.0) for qid in topics["qid"]]
-        found.append(topics.assign(name=name, measure="nDCG@10", value=column))
+        values = values_by_topic(run, qrels, [nDCG @ 10]).rename_axis("qid").reset_index()
+        found.append(values.melt("qid", var_name="measure").assign(name=name))
     return pd.concat(found, ignore_index=True)

@@ -14,45 +14,33 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._html import number
-from pyterrier_inpars._retrieval import applied, check_retriever, clean, retrieve
-from pyterrier_inpars._similarity import check_encoder, unit_vectors
-from pyterrier_inpars._stage import (
-    as_numbers,
-    check_columns,
-    check_strings,
-    positive_int,
-)
+from pyterrier_inpars._stage import as_numbers, check_columns, positive_int
 from pyterrier_inpars.evaluation import overlap
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import as_results
+from pyterrier_inpars.report._numbers import (
+    MOST_RETRIEVED,
+    MOST_TEXTS,
+    MOST_VECTORS,
+    beginnings,
+    first_measure,
+    gains_by_topic,
+    mean_log_probs,
+    nearest_cosines,
+    of_all,
+    rank_groups,
+    ranks_of_sources,
+    sampled,
+    scores_of_examples,
+)
 
 if TYPE_CHECKING:
     from pyterrier_inpars.report.chart import Chart
 
 Queries: TypeAlias = SyntheticQueries | pd.DataFrame
 
-MOST_TEXTS = 10_000
-"""Largest number of queries whose words are compared with their document."""
-MOST_VECTORS = 2_000
-"""Largest number of queries that are encoded."""
-MOST_RETRIEVED = 1_000
-"""Largest number of queries that are put to a retriever."""
-MOST_LISTS = 100
-"""Largest number of queries whose training examples are scored."""
 MOST_GROUPS = 12
 """Largest number of rows of a figure."""
-
-
-def sampled(frame: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Returns at most ``most`` rows, drawn with a fixed seed, in frame order."""
-    if len(frame) <= most:
-        return frame
-    return frame.sample(most, random_state=0).sort_index()
-
-
-def of_all(frame: pd.DataFrame, most: int) -> str:
-    """Returns what a text says about a sample; nothing if it is the whole frame."""
-    return f" (a sample of {most:,} of {len(frame):,})" if len(frame) > most else ""
 
 
 def filter_funnel(table: pd.DataFrame) -> Chart:
@@ -112,21 +100,6 @@ def log_probabilities(queries: Queries) -> Chart:
     )
 
 
-def mean_log_probs(frame: pd.DataFrame) -> np.ndarray:
-    """Returns the mean log-probabilities of those queries that have them.
-
-    Raises:
-        pt.validate.InputValidationError: Both columns are missing.
-    """
-    if "log_probs" not in frame:
-        check_columns(frame, "score")
-        scores = pd.to_numeric(frame["score"], errors="coerce").to_numpy(float)
-        return scores[np.isfinite(scores)]
-    lists = [v for v in frame["log_probs"] if isinstance(v, list | tuple | np.ndarray) and len(v)]
-    means = np.array([np.asarray(values, dtype=float).mean() for values in lists], dtype=float)
-    return means[np.isfinite(means)]
-
-
 def first_words(queries: Queries, words: int = 2, *, most: int = MOST_GROUPS) -> Chart:
     """Draws the most frequent beginnings of queries, ignoring case and punctuation.
 
@@ -144,13 +117,6 @@ def first_words(queries: Queries, words: int = 2, *, most: int = MOST_GROUPS) ->
     shares = (counts.head(most) / counts.sum()).to_dict()
     notes = [f"{share:.1%}" for share in shares.values()]
     return _charts().bars(shares, f"Share of queries by their first {words} words", notes)
-
-
-def beginnings(frame: pd.DataFrame, words: int = 2) -> pd.Series:
-    """Returns the number of queries by their first words, the most frequent first."""
-    positive_int("words", words)
-    starts = [" ".join(clean(query).split()[:words]) or "(no words)" for query in frame["query"]]
-    return pd.Series(starts, dtype=object).value_counts()
 
 
 def query_types(queries: Queries) -> Chart:
@@ -224,17 +190,6 @@ def nearest_chart(cosines: np.ndarray, sample: str) -> Chart:
     )
 
 
-def nearest_cosines(frame: pd.DataFrame, encoder: Any) -> np.ndarray:
-    """Returns the cosine of each query, of a sample, and the most similar other one."""
-    check_encoder(encoder)
-    if len(frame) < 2:
-        raise ValueError("near-duplicates need two queries or more")
-    vectors = unit_vectors(encoder, sampled(frame, MOST_VECTORS)["query"])
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -1.0)
-    return cosines.max(axis=1)
-
-
 def source_ranks(queries: Queries, retriever: pt.Transformer, depth: int = 100) -> Chart:
     """Draws at which ranks a retriever finds the source documents of the queries.
 
@@ -259,30 +214,6 @@ def ranks_chart(ranks: np.ndarray, depth: int, sample: str) -> Chart:
     groups = rank_groups(ranks, depth)
     notes = [f"{count / len(ranks):.1%}" for count in groups.values()]
     return _charts().bars(groups, f"Rank of the source document{sample}", notes)
-
-
-def ranks_of_sources(frame: pd.DataFrame, retriever: pt.Transformer, depth: int) -> np.ndarray:
-    """Returns the rank of each source document, of a sample, from 1; infinite if not found."""
-    check_retriever(retriever)
-    positive_int("depth", depth)
-    frame = sampled(frame, MOST_RETRIEVED)[["qid", "query", "docno"]]
-    ranks = dict.fromkeys(frame["qid"], np.inf)
-    sources = dict(zip(frame["qid"], frame["docno"], strict=True))
-    for qid, hits in retrieve(retriever, frame, depth):
-        found = np.flatnonzero(hits["docno"] == sources[qid])
-        if len(found):
-            ranks[qid] = found[0] + 1
-    return np.array(list(ranks.values()), dtype=float)
-
-
-def rank_groups(ranks: np.ndarray, depth: int) -> dict[str, int]:
-    """Returns the number of ranks in groups: 1, 2 to 3, 4 to 10, and so on."""
-    limits = [0, *(limit for limit in (1, 3, 10, 30, 100, 300, 1_000) if limit < depth), depth]
-    groups = {}
-    for low, high in zip(limits, limits[1:], strict=False):
-        name = f"rank {high}" if high == low + 1 else f"rank {low + 1:,} to {high:,}"
-        groups[name] = int(((ranks > low) & (ranks <= high)).sum())
-    return groups | {f"not in the top {depth:,}": int(np.isinf(ranks).sum())}
 
 
 def example_scores(examples: pd.DataFrame, rerankers: Mapping[str, pt.Transformer]) -> Chart:
@@ -313,65 +244,6 @@ def scores_chart(rows: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Chart:
     )
     alt = f"Histograms of the scores of positives and negatives. {listed}."
     return _charts().two_groups(rows, ("positives", "negatives"), "score", alt)
-
-
-def scores_of_examples(
-    examples: pd.DataFrame, rerankers: Mapping[str, pt.Transformer]
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], pd.DataFrame]:
-    """Returns the scores of positives and negatives of a sample by each reranker, and a table.
-
-    The table has a row per reranker: ``scores of``, ``positives`` and ``negatives`` (mean scores),
-    and ``ordered`` (share of the pairs of a positive and a negative of one query in which the
-    positive has the higher score).
-    """
-    check_columns(examples, "qid", "docno", "label")
-    check_strings(examples, "qid", "docno")
-    qids = pd.Series(examples["qid"].unique())
-    kept = sampled(qids.to_frame("qid"), MOST_LISTS)["qid"]
-    frame = examples[examples["qid"].isin(kept)].drop_duplicates(["qid", "docno"])
-    label = as_numbers(frame, "label") > 0
-    if label.all() or not label.any():
-        raise ValueError(
-            f"the examples have {label.sum():,} positives (label 1) and {(~label).sum():,} "
-            "negatives (label 0): give those of a NegativeMiner"
-        )
-    scored = {}
-    for name, reranker in rerankers.items():
-        check_retriever(reranker)
-        out = applied(reranker, frame.drop(columns=["label", "score", "rank"], errors="ignore"))
-        check_columns(out, "qid", "docno", "score")
-        if len(out) < len(frame):
-            raise ValueError(
-                f"the reranker {name!r} returned only {len(out):,} of {len(frame):,} examples: "
-                "give one that drops none"
-            )
-        found = frame[["qid", "docno"]].merge(out[["qid", "docno", "score"]], how="left")
-        scored[name] = as_numbers(found, "score")
-    if "score" in frame or not rerankers:
-        check_columns(frame, "score")
-        scored = {"score of the examples": as_numbers(frame, "score"), **scored}
-    rows = {name: (scores[label], scores[~label]) for name, scores in scored.items()}
-    table = pd.DataFrame(
-        {
-            "scores of": list(rows),
-            "positives": [positive.mean() for positive, _ in rows.values()],
-            "negatives": [negative.mean() for _, negative in rows.values()],
-            "ordered": [_ordered(frame["qid"], label, scores) for scores in scored.values()],
-        }
-    )
-    return rows, table
-
-
-def _ordered(qids: pd.Series, label: np.ndarray, scores: np.ndarray) -> float:
-    """Returns the share of pairs in which the positive scores higher; ties count half."""
-    pairs = right = 0.0
-    for rows in pd.Series(range(len(qids))).groupby(qids.to_numpy()):
-        at = rows[1].to_numpy()
-        positive, negative = scores[at][label[at]], scores[at][~label[at]]
-        difference = positive[:, None] - negative[None, :]
-        pairs += difference.size
-        right += (difference > 0).sum() + (difference == 0).sum() / 2
-    return right / pairs if pairs else np.nan
 
 
 def training_curves(log: pd.DataFrame) -> Chart:
@@ -430,44 +302,6 @@ def topic_gains(
     return _charts().gains(rows, f"gain of {measure}", alt)
 
 
-def gains_by_topic(
-    values: pd.DataFrame, baseline: str | None = None, measure: str | None = None
-) -> tuple[pd.DataFrame, str, str]:
-    """Returns the differences to a baseline, one row per query and one column per other system.
-
-    Also returns the measure and the baseline.
-    """
-    values = checked_values(values)
-    names, measures = list(values["name"].unique()), list(values["measure"].unique())
-    for kind, given, known in (("system", baseline, names), ("measure", measure, measures)):
-        if given is not None and given not in known:
-            raise ValueError(f"there is no {kind} {given!r}, only {', '.join(map(str, known))}")
-    if len(names) < 2:
-        raise ValueError("the gains by query need two systems or more")
-    first, chosen = baseline or names[0], measure or measures[0]
-    table = values[values["measure"] == chosen].pivot(index="qid", columns="name", values="value")
-    others = table[[name for name in names if name != first]].fillna(0.0)
-    return others.sub(table[first].fillna(0.0), axis="index"), str(chosen), str(first)
-
-
-def checked_values(values: pd.DataFrame) -> pd.DataFrame:
-    """Returns values by query, ``name, qid, measure, value``, if they are valid.
-
-    Raises:
-        pt.validate.InputValidationError: A column is missing.
-        ValueError: A value is not a number, or a system has two for one query and measure.
-    """
-    check_columns(values, "name", "qid", "measure", "value")
-    values = values.assign(value=as_numbers(values, "value"))
-    if (twice := values.duplicated(["name", "qid", "measure"])).any():
-        row = values[twice].iloc[0]
-        raise ValueError(
-            f"the system {row['name']!r} has two values of {row['measure']} at qid {row['qid']!r}: "
-            "give each system another name"
-        )
-    return values
-
-
 def system_means(table: pd.DataFrame, measure: str | None = None) -> Chart:
     """Draws the mean of each system, with its confidence interval where the table has one.
 
@@ -498,24 +332,6 @@ def system_means(table: pd.DataFrame, measure: str | None = None) -> Chart:
     return _charts().intervals(
         means.to_dict(), bounds, f"{measure}{interval}", f"{measure} of each system"
     )
-
-
-def first_measure(table: pd.DataFrame) -> str:
-    """Returns the first column of numbers of a table of systems.
-
-    Raises:
-        pt.validate.InputValidationError: The column ``name`` is missing.
-        ValueError: There is none, or the table has no rows.
-    """
-    check_columns(table, "name")
-    if len(table) == 0:
-        raise ValueError("the table has no systems")
-    for column in table:
-        if pd.api.types.is_numeric_dtype(table[column]) and not pd.api.types.is_bool_dtype(
-            table[column]
-        ):
-            return str(column)
-    raise ValueError(f"the table has no measure, only {', '.join(map(str, table))}")
 
 
 def _charts() -> Any:

@@ -14,11 +14,26 @@ import pyterrier as pt
 from pyterrier_inpars import _html
 from pyterrier_inpars._html import number
 from pyterrier_inpars._stage import check_columns, fields_of, joined_text
-from pyterrier_inpars.evaluation import Selection, leaked_topics, overlap
+from pyterrier_inpars.evaluation import leaked_topics, overlap
 from pyterrier_inpars.filtering import CopyFilter, DuplicateFilter, Filter, funnel
 from pyterrier_inpars.generation import QueryGenerator
 from pyterrier_inpars.report import figures
-from pyterrier_inpars.report.figures import MOST_TEXTS, MOST_VECTORS, of_all, sampled
+from pyterrier_inpars.report._numbers import (
+    MOST_LISTS,
+    MOST_RETRIEVED,
+    MOST_TEXTS,
+    MOST_VECTORS,
+    beginnings,
+    first_measure,
+    gains_by_topic,
+    mean_log_probs,
+    nearest_cosines,
+    of_all,
+    ranks_of_sources,
+    sampled,
+    scores_of_examples,
+    tables_of,
+)
 
 if TYPE_CHECKING:
     from pyterrier_inpars.report.chart import Chart
@@ -146,7 +161,7 @@ def _lengths(content: Content, frame: pd.DataFrame) -> Part:
 
 def _log_probabilities(content: Content, frame: pd.DataFrame) -> Part | None:
     found = "log_probs" in frame or "score" in frame
-    if not found or len(figures.mean_log_probs(frame)) == 0:
+    if not found or len(mean_log_probs(frame)) == 0:
         content.missing["log-probabilities"] = "the language model gave none"
         return None
     kind = "token log-probability" if "log_probs" in frame else "score"
@@ -162,7 +177,7 @@ def _beginnings(content: Content, frame: pd.DataFrame) -> Part:
     words, counts = next(
         (words, counts)
         for words in (2, 3, 4)
-        if (counts := figures.beginnings(frame, words)).iloc[0] < 0.9 * len(frame) or words == 4
+        if (counts := beginnings(frame, words)).iloc[0] < 0.9 * len(frame) or words == 4
     )
     share = counts.iloc[0] / len(frame)
     if share >= 0.5 and len(frame) >= FEW:
@@ -245,7 +260,7 @@ def _overlap(
 
 def _ranks(content: Content, frame: pd.DataFrame, retriever: Any) -> Part:
     check_columns(frame, "qid", "query", "docno")
-    ranks = figures.ranks_of_sources(frame, retriever, DEPTH)
+    ranks = ranks_of_sources(frame, retriever, DEPTH)
     first, lost = float((ranks == 1).mean()), float(np.isinf(ranks).mean())
     content.facts["source document ranked first"] = f"{first:.0%}"
     if lost >= 0.3:
@@ -261,7 +276,7 @@ def _ranks(content: Content, frame: pd.DataFrame, retriever: Any) -> Part:
         "Where a retriever finds the document that a query was written for. RoundTripFilter(k) "
         "keeps the top k. Queries all at rank 1 are too easy to tell systems apart; many that are "
         "not found are off topic, or too general.",
-        figures.ranks_chart(ranks, DEPTH, of_all(frame, figures.MOST_RETRIEVED)),
+        figures.ranks_chart(ranks, DEPTH, of_all(frame, MOST_RETRIEVED)),
     )
 
 
@@ -300,7 +315,7 @@ def duplicate_section(content: Content, frame: pd.DataFrame, encoder: Any, topic
 
 
 def _near_duplicates(content: Content, frame: pd.DataFrame, encoder: Any) -> Part:
-    cosines = figures.nearest_cosines(frame, encoder)
+    cosines = nearest_cosines(frame, encoder)
     near = float((cosines >= NEAR).mean())
     if near >= 0.1:
         content.checks.append(
@@ -448,11 +463,11 @@ def training_section(
 
 
 def _scores(examples: pd.DataFrame, rerankers: Mapping[str, pt.Transformer]) -> Part:
-    rows, table = figures.scores_of_examples(examples, rerankers)
+    rows, table = scores_of_examples(examples, rerankers)
     queries = pd.DataFrame({"qid": examples["qid"].unique()})
     return Part(
         "Positives and negatives",
-        f"Scores of the examples{of_all(queries, figures.MOST_LISTS)}. The further apart the two "
+        f"Scores of the examples{of_all(queries, MOST_LISTS)}. The further apart the two "
         "are, the better a reranker separates them. “ordered” is the share of pairs in which the "
         "positive has the higher score: 0.5 is chance.",
         figures.scores_chart(rows),
@@ -485,7 +500,7 @@ def system_section(content: Content, experiment: Any) -> None:
     if table is not None:
         if "type" in table:  # of compare(by_type=True)
             table = table[table["type"] == "all"]
-        measure = figures.first_measure(table)
+        measure = first_measure(table)
         means = figures.system_means(table, measure)
         best = table.loc[pd.to_numeric(table[measure]).idxmax()]
         content.findings.append(_best(table, best, measure))
@@ -508,7 +523,7 @@ def system_section(content: Content, experiment: Any) -> None:
     if values is None:
         content.missing["gains by query"] = "experiment=pt.Experiment(..., perquery=True)"
     elif values["name"].nunique() > 1:
-        _, measure, baseline = figures.gains_by_topic(values)
+        _, measure, baseline = gains_by_topic(values)
         parts.append(
             Part(
                 "Gain by query",
@@ -518,56 +533,6 @@ def system_section(content: Content, experiment: Any) -> None:
             )
         )
     content.add("systems", "Comparison of systems", parts)
-
-
-def tables_of(experiment: Any) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-    """Returns the table of systems and the values by query, each None if it is not there.
-
-    Raises:
-        TypeError: The experiment is neither a frame, a pair of frames nor a `Selection`.
-    """
-    if isinstance(experiment, Selection):
-        return experiment.table, None
-    if isinstance(experiment, tuple) and len(experiment) == 2:
-        table, values = experiment
-        check_columns(table, "name")
-        check_columns(values, "name", "qid", "measure", "value")
-        return table.reset_index(drop=True), values
-    if not isinstance(experiment, pd.DataFrame):
-        raise TypeError(
-            "experiment must be what pt.Experiment returned, a frame or a pair of frames, or what "
-            f"evaluation.select returned, not {experiment!r:.200}"
-        )
-    if {"qid", "measure", "value"} <= set(experiment):
-        return means_of(experiment), experiment
-    check_columns(experiment, "name")
-    return experiment.reset_index(drop=True), None
-
-
-def means_of(values: pd.DataFrame) -> pd.DataFrame:
-    """Returns means, and p-values of paired t-tests against the first system, of values by query.
-
-    Args:
-        values: Frame ``name, qid, measure, value``. A query that a system lacks counts 0.
-    """
-    from scipy.stats import ttest_rel
-
-    values = figures.checked_values(values)
-    names = list(values["name"].unique())
-    table = pd.DataFrame({"name": names})
-    for measure, of in values.groupby("measure", sort=False):
-        by_query = of.pivot(index="qid", columns="name", values="value").reindex(columns=names)
-        by_query = by_query.fillna(0.0)
-        table[measure] = by_query.mean().to_numpy()
-        if len(names) > 1:
-            first = by_query[names[0]]
-            equal = [by_query[name].equals(first) for name in names]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                table[f"{measure} p-value"] = [
-                    np.nan if same or len(first) < 2 else ttest_rel(by_query[name], first).pvalue
-                    for name, same in zip(names, equal, strict=True)
-                ]
-    return table
 
 
 def _best(table: pd.DataFrame, best: pd.Series, measure: str) -> str:

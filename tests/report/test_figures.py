@@ -10,7 +10,7 @@ from bad_input import MISSING, Error, gives
 from lxml import etree
 
 from pyterrier_inpars import CopyFilter, LengthFilter, funnel, report
-from pyterrier_inpars.report.figures import MOST_RETRIEVED, MOST_TEXTS
+from pyterrier_inpars.report._numbers import MOST_RETRIEVED, MOST_TEXTS
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 
@@ -131,7 +131,7 @@ def test_scores_of_examples(examples, encoder):
 
 
 def test_share_of_ordered_pairs(examples):
-    from pyterrier_inpars.report.figures import scores_of_examples
+    from pyterrier_inpars.report._numbers import scores_of_examples
 
     right = examples.assign(score=examples["label"].astype(float))
     _, table = scores_of_examples(right, {})

@@ -9,7 +9,7 @@ import pytest
 from bad_input import MISSING, Error, gives
 
 from pyterrier_inpars import CopyFilter, DuplicateFilter, LengthFilter, SyntheticQueries, report
-from pyterrier_inpars.report.sections import means_of
+from pyterrier_inpars.report._numbers import means_of
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 
