@@ -18,8 +18,8 @@ from torch.utils.data import BatchSampler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pyterrier_inpars.rerankers import BiEncoder, CrossEncoder, MonoT5
+from pyterrier_inpars.training._trainer_parts import SharedBatches
 from pyterrier_inpars.training.provenance import TRAINING_FILE
-from pyterrier_inpars.training.trainer import SharedBatches
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
