@@ -14,6 +14,22 @@ from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
 
 
+class _Visible(dict[int, str]):
+    """Table for ``str.translate``: removes characters that change only how others look.
+
+    These are format characters, such as soft hyphens and byte order marks, and variation selectors,
+    which make an emoji of a sign. Search engines ignore them within words (Unicode's annex 29). A
+    zero-width space becomes a space, and so does a non-joiner, as in Lucene's Persian analyzer.
+    """
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        is_variation = 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
+        is_invisible = is_variation or unicodedata.category(char) == "Cf"
+        self[code] = " " if char in "\u200b\u200c" else "" if is_invisible else char
+        return self[code]
+
+
 class _Words(dict[int, str]):
     """Table for ``str.translate``: keeps letters, marks and numbers; the rest becomes spaces."""
 
@@ -23,33 +39,43 @@ class _Words(dict[int, str]):
         return self[code]
 
 
+_VISIBLE = _Visible()
 _WORDS = _Words()
 
 
 def clean(text: str) -> str:
     """Removes everything from a query that a search engine may read as an operator.
 
-    Letters, combining marks and numbers of every script are kept; every other character becomes a
-    space, and white space is normalized. Letters become lowercase, because Lucene reads ``AND``,
-    ``OR`` and ``NOT`` as operators. The result is in Unicode's form NFC. A text without words
-    becomes ``""``.
+    Letters, combining marks and numbers of every script are kept; invisible characters within words
+    are removed, such as soft hyphens; every other character becomes a space, and white space is
+    normalized. Letters become lowercase, because Lucene reads ``AND``, ``OR`` and ``NOT`` as
+    operators. The result is in Unicode's form NFC. A text without words becomes ``""``.
     """
-    return " ".join(unicodedata.normalize("NFC", text.lower()).translate(_WORDS).split())
+    visible = text.lower().translate(_VISIBLE)
+    return " ".join(unicodedata.normalize("NFC", visible).translate(_WORDS).split())
 
 
 def fold(text: str) -> str:
-    """Folds case, normalizes Unicode to NFC and white space to single spaces, to compare texts."""
-    folded = unicodedata.normalize("NFD", text).casefold()
+    """Folds case, normalizes Unicode to NFC and white space to single spaces, to compare texts.
+
+    Invisible characters are removed.
+    """
+    folded = unicodedata.normalize("NFD", text.translate(_VISIBLE)).casefold()
     return " ".join(unicodedata.normalize("NFC", folded).split())
+
+
+def words_of(text: str) -> list[str]:
+    """Returns the words of a text to compare them: as `clean` leaves them, with case folded."""
+    return clean(text.casefold()).split()
 
 
 def shared_words(query: str, text: str) -> float:
     """Returns the share of a query's distinct words that are in a text; 0 if it has no words.
 
-    Words are compared as `clean` leaves them.
+    Words are compared as `words_of` returns them.
     """
-    words = set(clean(query).split())
-    return len(words & set(clean(text).split())) / len(words) if words else 0.0
+    words = set(words_of(query))
+    return len(words & set(words_of(text))) / len(words) if words else 0.0
 
 
 def check_retriever(retriever: object) -> pt.Transformer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import pandas as pd
@@ -14,10 +14,10 @@ from ir_measures import Measure
 from pyterrier_inpars._counted import counted
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._retrieval import applied
-from pyterrier_inpars._stage import check_strings
+from pyterrier_inpars._stage import as_numbers, check_strings, positive_int
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import topics_and_qrels
-from pyterrier_inpars.training.examples import check_qrels
+from pyterrier_inpars.training.examples import graded_qrels
 
 FEW = 50
 """Number of queries below which intervals are wide."""
@@ -29,20 +29,28 @@ Systems: TypeAlias = Sequence[System] | Mapping[str, System]
 def named(systems: Systems, names: Sequence[str] | None = None) -> dict[str, System]:
     """Returns systems by name: those given, the keys of a dict, or the ``str`` of each.
 
+    A frame of results without a name is called by its number.
+
     Raises:
         TypeError: A system is neither a transformer nor a frame of results.
         ValueError: There are no systems, two have one name, or there are more or fewer names.
     """
     if isinstance(systems, Mapping):
         names, systems = list(systems), list(systems.values())
-    if isinstance(systems, pt.Transformer | pd.DataFrame) or len(systems) == 0:
+    is_one = isinstance(systems, pt.Transformer | pd.DataFrame)
+    systems = [] if is_one or not isinstance(systems, Iterable) else list(systems)
+    if not systems:
         raise ValueError("systems must be a list of one system or more, or a dict of them by name")
     for number, system in enumerate(systems):
         if not isinstance(system, pt.Transformer | pd.DataFrame):
             raise TypeError(
                 f"system {number} must be a transformer or a frame of results, not {system!r:.200}"
             )
-    names = [str(system) for system in systems] if names is None else list(names)
+    if names is None:
+        names = [
+            f"results {number}" if isinstance(system, pd.DataFrame) else str(system)
+            for number, system in enumerate(systems)
+        ]
     if len(names) != len(systems):
         raise ValueError(f"there are {len(systems)} systems and {len(names)} names")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -50,6 +58,12 @@ def named(systems: Systems, names: Sequence[str] | None = None) -> dict[str, Sys
             f"{names.count(twice[0])} systems are called {twice[0]!r:.200}: give names="
         )
     return dict(zip(names, systems, strict=True))
+
+
+def check_baseline(baseline: int, systems: int) -> None:
+    """Checks that the baseline is the number of a system."""
+    if positive_int("baseline", baseline, least=0) >= systems:
+        raise ValueError(f"baseline must be a number from 0 to {systems - 1}, not {baseline!r}")
 
 
 def judged_topics(
@@ -62,8 +76,7 @@ def judged_topics(
     topics, sources = topics_and_qrels(queries)
     if qrels is None:
         qrels = sources
-    check_qrels(qrels)
-    check_strings(qrels, "qid", "docno")
+    qrels = graded_qrels(qrels)
     topics = topics[topics["qid"].isin(qrels["qid"])].reset_index(drop=True)
     if len(topics) == 0:
         raise ValueError("the qrels judge none of the queries: their qids must be the queries'")
@@ -91,7 +104,7 @@ def run_systems(
 
     Raises:
         RuntimeError: A system fails; the error names it.
-        ValueError: A system returns nothing, or its results lack a column; the error names it.
+        ValueError: A system returns nothing, or invalid results; the error names it.
     """
     topics = topics[["qid", "query"]]
     stages: dict[str, tuple[pt.Transformer, ...]] = {
@@ -118,13 +131,46 @@ def run_systems(
             raise RuntimeError(f"the system {name!r:.200} failed: {error}") from error
         if len(out) == 0:
             raise ValueError(f"the system {name!r:.200} returned nothing for {len(topics)} queries")
-        if missing := [c for c in ("qid", "docno", "score") if c not in out]:
-            raise ValueError(
-                f"the results of the system {name!r:.200} have no {', '.join(missing)}, only "
-                f"{', '.join(map(str, out))}"
-            )
-        found[name] = out[["qid", "docno", "score"]]
+        try:
+            found[name] = _checked_results(out, topics)
+        except ValueError as error:
+            raise ValueError(f"the results of the system {name!r:.200} {error}") from None
     return found
+
+
+def _checked_results(results: pd.DataFrame, topics: pd.DataFrame) -> pd.DataFrame:
+    """Returns ``qid, docno, score`` of results, with scores as numbers."""
+    if missing := [c for c in ("qid", "docno", "score") if c not in results]:
+        raise ValueError(f"have no {', '.join(missing)}, only {', '.join(map(str, results))}")
+    try:
+        check_strings(results, "qid", "docno")
+        scores = as_numbers(results, "score")
+    except ValueError as error:
+        raise ValueError(f"are invalid: {error}") from None
+    if (twice := results.duplicated(["qid", "docno"]).to_numpy()).any():
+        qid, docno = results[["qid", "docno"]].iloc[int(twice.argmax())]
+        raise ValueError(
+            f"have docno {docno!r} twice for qid {qid!r}: keep the row with the higher score, as "
+            "pt.text.max_passage() does for passages"
+        )
+    if not results["qid"].isin(topics["qid"]).any():
+        raise ValueError(
+            f"are for other queries, such as qid {results['qid'].iloc[0]!r}: the qids must be "
+            f"those of the queries, such as {topics['qid'].iloc[0]!r}"
+        )
+    return results[["qid", "docno"]].assign(score=scores)
+
+
+def warn_if_not_found(results: Mapping[str, pd.DataFrame], qrels: pd.DataFrame) -> None:
+    """Warns if no system finds a relevant document, so that no measure tells them apart."""
+    ids = ["qid", "docno"]
+    relevant = pd.MultiIndex.from_frame(qrels.loc[qrels["label"] > 0, ids])
+    if not any(pd.MultiIndex.from_frame(of[ids]).isin(relevant).any() for of in results.values()):
+        warnings.warn(
+            "no system finds a relevant document of any query: the docnos of the queries, such as "
+            f"{qrels['docno'].iloc[0]!r}, must be those of the index",
+            stacklevel=3,
+        )
 
 
 def experiment(

@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 from ir_measures import Measure, nDCG
 
+from pyterrier_inpars._measures import as_measures
 from pyterrier_inpars._stage import check_columns, finite
 from pyterrier_inpars.evaluation._systems import (
     Systems,
+    check_baseline,
     experiment,
     judged_topics,
     named,
     run_systems,
     values_of,
+    warn_if_not_found,
 )
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
@@ -29,7 +32,7 @@ _OPTIONS = ("test", "correction", "correction_alpha")
 def compare(
     systems: Systems,
     queries: SyntheticQueries | pd.DataFrame,
-    measures: Sequence[Measure | str] = (nDCG @ 10,),
+    measures: Measure | str | Sequence[Measure | str] = (nDCG @ 10,),
     *,
     names: Sequence[str] | None = None,
     baseline: int = 0,
@@ -53,7 +56,7 @@ def compare(
         systems: List of transformers or frames of results, or a dict of them by name.
         queries: Synthetic queries, as `SyntheticQueries` or a frame ``qid, query, docno``. Rows
             with the same ``qid`` are one query with several relevant documents.
-        measures: Measures of ``ir_measures``.
+        measures: Measures of ``ir_measures``, or their names.
         names: Names of the systems.
         baseline: Number of the system that the others are tested against.
         qrels: Frame ``qid, docno, label`` that replaces the source documents, such as
@@ -73,10 +76,12 @@ def compare(
         paired t-test (``m p-value``).
 
     Raises:
-        TypeError: A system is not a transformer or a frame, or an option is unknown.
+        TypeError: A system is not a transformer or a frame, a measure is not one of
+            ``ir_measures``, or an option is unknown.
         pt.validate.InputValidationError: A column is missing.
         ValueError: There are no queries or no systems, a ``qid`` has two queries, two systems have
-            one name, or a system returns nothing.
+            one name, a label is not a whole number, or a system returns nothing, a score that is
+            not a number, or a document twice for a query.
         RuntimeError: A system fails; the error names it.
     """
     if unknown := experiment_options.keys() - set(_OPTIONS):
@@ -86,14 +91,13 @@ def compare(
         )
     check_confidence(confidence)
     by_name = named(systems, names)
-    if not 0 <= baseline < len(by_name):
-        raise ValueError(
-            f"baseline must be a number from 0 to {len(by_name) - 1}, not {baseline!r}"
-        )
+    check_baseline(baseline, len(by_name))
+    measures = as_measures(measures)
     topics, qrels = judged_topics(queries, qrels)
     if by_type:
         check_columns(topics, "type")
     results = run_systems(by_name, topics, verbose)
+    warn_if_not_found(results, qrels)
 
     def table(topics: pd.DataFrame) -> pd.DataFrame:
         options = {"baseline": baseline, **experiment_options}

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pandas as pd
 
-from pyterrier_inpars._retrieval import clean
+from pyterrier_inpars._retrieval import words_of
 from pyterrier_inpars._stage import fields_of, positive_int
 from pyterrier_inpars.evaluation.hardness import overlap
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -68,7 +68,7 @@ def match(
 
 def _features(frame: pd.DataFrame, text_field: str | list[str] | None) -> np.ndarray:
     """Returns the number of words of each query, and its overlap if a text field is given."""
-    words = [len(clean(query).split()) for query in frame["query"]]
+    words = [len(words_of(query)) for query in frame["query"]]
     if text_field is None:
         return np.array([words], dtype=float).T
     return np.array([words, overlap(frame, text_field)], dtype=float).T

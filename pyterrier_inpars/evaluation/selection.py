@@ -10,6 +10,7 @@ import pandas as pd
 from ir_measures import Measure, nDCG
 
 from pyterrier_inpars._counted import counted
+from pyterrier_inpars._measures import checked_measure
 from pyterrier_inpars._stage import finite
 from pyterrier_inpars.evaluation._systems import (
     System,
@@ -18,6 +19,7 @@ from pyterrier_inpars.evaluation._systems import (
     named,
     run_systems,
     values_of,
+    warn_if_not_found,
 )
 from pyterrier_inpars.evaluation.comparison import check_confidence, compared
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -110,8 +112,10 @@ def select(
         raise ValueError(f"alpha must be between 0 and 1, such as 0.05, not {alpha!r}")
     check_confidence(confidence)
     by_name = named(systems, names)
+    measure = checked_measure(measure)
     topics, qrels = judged_topics(queries, qrels)
     results = run_systems(by_name, topics, verbose)
+    warn_if_not_found(results, qrels)
     ((m, values),) = values_of(results, topics, qrels, [measure]).items()
     means = values.mean()
     order = means.sort_values(ascending=False, kind="stable").index

@@ -11,17 +11,20 @@ import numpy as np
 import pandas as pd
 from ir_measures import Measure, nDCG
 
-from pyterrier_inpars._stage import check_columns, finite
+from pyterrier_inpars._measures import checked_measure
+from pyterrier_inpars._stage import check_columns, check_strings, finite
 from pyterrier_inpars.evaluation._systems import (
     Systems,
+    check_baseline,
     judged_topics,
     named,
     run_systems,
     values_of,
+    warn_if_not_found,
 )
 from pyterrier_inpars.evaluation.rank_correlation import kendall_tau, tau_ap
 from pyterrier_inpars.queries.artifact import SyntheticQueries
-from pyterrier_inpars.training.examples import check_qrels
+from pyterrier_inpars.training.examples import graded_qrels
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,10 @@ def agreement(
         `agreement_of_values`.
 
     Raises:
-        TypeError: A system is not a transformer.
+        TypeError: A system is not a transformer, or the measure is not one of ``ir_measures``.
         pt.validate.InputValidationError: A column is missing.
-        ValueError: There are fewer than two systems, no queries or no judged topics.
+        ValueError: There are fewer than two systems, no queries or no judged topics, a topic occurs
+            twice, a label is not a whole number, or another argument is out of range.
         RuntimeError: A system fails; the error names it.
     """
     by_name = named(systems, names)
@@ -117,8 +121,16 @@ def agreement(
             f"{frames[0]!r} is a frame of results, which cannot have both synthetic queries and "
             "topics: give a transformer, or use agreement_of_values()"
         )
+    check_baseline(baseline, _two_or_more(len(by_name)))
+    _check_test(alpha, correction)
+    measure = checked_measure(measure)
     check_columns(topics, "qid", "query")
-    check_qrels(qrels)
+    check_strings(topics, "qid", "query")
+    if (twice := topics["qid"].duplicated()).any():
+        raise ValueError(
+            f"topic {topics['qid'][twice].iloc[0]!r} occurs twice: keep one row for each qid"
+        )
+    qrels = graded_qrels(qrels)
     topics = topics[topics["qid"].isin(qrels["qid"])]
     if len(topics) == 0:
         raise ValueError("the qrels judge none of the topics: their qids must be the topics'")
@@ -126,6 +138,7 @@ def agreement(
     values = []
     for asked, judged in (synthetic, (topics, qrels)):
         results = run_systems(by_name, asked, verbose)
+        warn_if_not_found(results, judged)
         ((_, of_measure),) = values_of(results, asked, judged, [measure]).items()
         values.append(of_measure)
     return agreement_of_values(*values, baseline=baseline, alpha=alpha, correction=correction)
@@ -155,16 +168,17 @@ def agreement_of_values(
     Raises:
         ValueError: The columns differ, or are fewer than two; or a value is not a finite number.
     """
+    check_columns(synthetic)
+    check_columns(human)
     if set(synthetic) != set(human):
         only = sorted(map(str, set(synthetic) ^ set(human)))
         raise ValueError(f"the two frames have different systems: {only[0]!r} is in only one")
-    if not 0 <= baseline < human.shape[1]:
-        raise ValueError(f"baseline must be a number from 0 to {human.shape[1] - 1}")
-    if not 0 < finite("alpha", alpha) < 1:
-        raise ValueError(f"alpha must be between 0 and 1, such as 0.05, not {alpha!r}")
+    check_baseline(baseline, _two_or_more(human.shape[1]))
+    _check_test(alpha, correction)
     synthetic = synthetic[list(human)]
     for kind, values in (("synthetic", synthetic), ("human", human)):
-        if (bad := ~np.isfinite(values.to_numpy(float)).all(axis=0)).any():
+        numbers = values.apply(pd.to_numeric, errors="coerce").to_numpy(float)
+        if (bad := ~np.isfinite(numbers).all(axis=0)).any():
             raise ValueError(
                 f"the {kind} values of {values.columns[bad][0]!r} are not all finite numbers: set "
                 "a value for each query, or drop the query for all systems"
@@ -189,6 +203,27 @@ def agreement_of_values(
         relative_gain=_ratio(gain, true.iloc[baseline]),
         table=table.sort_values("human", ascending=False, kind="stable", ignore_index=True),
     )
+
+
+def _two_or_more(systems: int) -> int:
+    if systems < 2:
+        raise ValueError(f"agreement needs two systems or more, not {systems}")
+    return systems
+
+
+def _check_test(alpha: float, correction: str) -> None:
+    """Checks the level of significance and the name of the correction."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not 0 < finite("alpha", alpha) < 1:
+        raise ValueError(f"alpha must be between 0 and 1, such as 0.05, not {alpha!r}")
+    try:
+        multipletests([1.0], alpha, correction)
+    except ValueError as error:
+        raise ValueError(
+            f"correction must be one of statsmodels, such as 'holm', not {correction!r:.200}: "
+            f"{error}"
+        ) from None
 
 
 def _ratio(part: float, whole: float) -> float:

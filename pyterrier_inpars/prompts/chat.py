@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pyterrier_inpars import _html
-from pyterrier_inpars._retrieval import clean
+from pyterrier_inpars._retrieval import words_of
 from pyterrier_inpars._stage import check_strings, positive_int
 from pyterrier_inpars.backends.base import Messages
 from pyterrier_inpars.prompts._truncation import truncate
@@ -186,7 +186,7 @@ class ChatPrompt(Prompt):
         """Returns the queries of the examples, and the lines of the messages; see `Prompt`."""
         texts = [self.system or "", self.before, self.after, *self.examples["text"]]
         lines = [line.strip() for text in texts for line in text.splitlines()]
-        return [*self.examples["query"], *(line for line in lines if len(clean(line).split()) >= 3)]
+        return [*self.examples["query"], *(line for line in lines if len(words_of(line)) >= 3)]
 
     def truncated(self, tokenizer: Any, max_doc_tokens: int) -> ChatPrompt:
         """Returns a copy with truncated examples; see `FewShotPrompt.truncated`."""

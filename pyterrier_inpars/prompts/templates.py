@@ -17,7 +17,7 @@ import yaml
 
 from pyterrier_inpars import _html
 from pyterrier_inpars._names import did_you_mean
-from pyterrier_inpars._retrieval import clean
+from pyterrier_inpars._retrieval import words_of
 from pyterrier_inpars._stage import (
     as_frame,
     check_columns,
@@ -126,7 +126,7 @@ class Prompt:
         lines = [line.strip() for line in self.before.splitlines()]
         queries = [line.removeprefix(name) for line in lines if name and line.startswith(name)]
         others = [text for line in lines for text in (line, line.partition(": ")[2])]
-        return [*queries, *(text for text in others if len(clean(text).split()) >= 3)]
+        return [*queries, *(text for text in others if len(words_of(text)) >= 3)]
 
     def copies(self, queries: Iterable[str]) -> list[bool]:
         """Returns for each query whether it equals an example of the prompt, or nearly so.
@@ -134,8 +134,8 @@ class Prompt:
         Case and punctuation are ignored. A query is nearly equal if the two share 80 % of their
         words in the same order.
         """
-        examples = [clean(query).split() for query in self.example_queries()]
-        return [_is_copy(clean(query).split(), examples) for query in queries]
+        examples = [words_of(query) for query in self.example_queries()]
+        return [_is_copy(words_of(query), examples) for query in queries]
 
     def truncated(self, tokenizer: Any, max_doc_tokens: int) -> Prompt:
         """Returns this prompt with truncated examples; see `FewShotPrompt.truncated`.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pyterrier_inpars._stage import check_columns, check_kept, check_strings
+from pyterrier_inpars._stage import as_numbers, check_columns, check_kept, check_strings
 from pyterrier_inpars.training.losses import FROM_TEACHER, UNLABELLED
 from pyterrier_inpars.training.recipes import HELD_OUT
 
@@ -186,6 +186,25 @@ def check_qrels(qrels: pd.DataFrame) -> None:
         raise ValueError(
             f"the qrels judge docno {docno!r} for qid {qid!r} twice, as {labels}: keep one of them"
         )
+
+
+def graded_qrels(qrels: pd.DataFrame) -> pd.DataFrame:
+    """Returns valid qrels with their labels as whole numbers, which measures need.
+
+    Raises:
+        pt.validate.InputValidationError: A column is missing.
+        ValueError: An id is not a string, a label is not a whole number, or see `check_qrels`.
+    """
+    check_qrels(qrels)
+    check_strings(qrels, "qid", "docno")
+    labels = as_numbers(qrels, "label")
+    if (bad := ~np.isfinite(labels) | (labels != np.trunc(labels))).any():
+        qid, docno, label = qrels[["qid", "docno", "label"]].iloc[int(bad.argmax())]
+        raise ValueError(
+            f"label must be a whole number, but is {label} at qid {qid!r}, docno {docno!r}: "
+            "round it to a grade"
+        )
+    return qrels.assign(label=labels.astype("int64"))
 
 
 def check_negatives(examples: pd.DataFrame) -> None:

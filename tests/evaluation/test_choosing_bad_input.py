@@ -6,6 +6,7 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 from bad_input import MISSING, NO_STRING, Error, gives
+from ir_measures import alpha_nDCG
 from noisy_systems import Noisy, qrels_of, queries, topics_of
 
 from pyterrier_inpars import evaluation
@@ -16,6 +17,10 @@ GOOD = Noisy(0.5)
 
 def broken(topics):
     raise KeyError("index is closed")
+
+
+def changed(**columns):
+    return pt.apply.generic(lambda topics: GOOD(topics).assign(**columns))
 
 
 CALLS = {
@@ -57,6 +62,21 @@ CALLS = {
             {},
             Error("the system 'b' have no docno, score, only qid, query"),
         ),
+        *(
+            ({"a": GOOD, "b": changed(**changes)}, {}, Error(f"results of the system 'b' {reason}"))
+            for changes, reason in [
+                ({"score": float("nan")}, "are invalid: score is not a number at qid 'q0'"),
+                ({"score": "high"}, "are invalid: score is not a number .* got 'high'"),
+                ({"qid": 1}, f"are invalid: qid {NO_STRING} 1"),
+                ({"docno": 1}, f"are invalid: docno {NO_STRING} 1"),
+                ({"docno": "d1"}, "have docno 'd1' twice for qid 'q0': .*max_passage"),
+            ]
+        ),
+        (
+            {"a": GOOD, "b": pt.apply.generic(lambda topics: GOOD(topics).assign(qid="x")[:1])},
+            {},
+            Error("are for other queries, such as qid 'x': .* such as 'q0'"),
+        ),
     ],
 )
 def test_systems(call, systems, options, expected):
@@ -77,13 +97,23 @@ def test_systems(call, systems, options, expected):
     ],
 )
 def test_queries(call, given, expected):
-    gives(lambda: call([GOOD], given), expected)
+    gives(lambda: call([GOOD, Noisy(1)], given), expected)
 
 
 @pytest.mark.parametrize(
     "options, expected",
     [
         ({"baseline": 1}, Error("baseline must be a number from 0 to 0, not 1")),
+        ({"baseline": "bm25"}, Error("baseline must be a whole number of at least 0, not 'bm25'")),
+        *(
+            ({"qrels": qrels_of(QUERIES).assign(label=label)}, Error(f"label {reason}"))
+            for label, reason in [
+                (0.5, "must be a whole number, but is 0.5 at qid 'q0', docno 'd0'"),
+                (float("inf"), "must be a whole number, but is inf"),
+                (float("nan"), "is not a number at qid 'q0', docno 'd0'"),
+                ("relevant", "is not a number"),
+            ]
+        ),
         ({"confidence": 95}, Error("confidence must be between 0 and 1")),
         ({"by_type": True}, Error("missing_columns=.'type'", MISSING)),
         ({"perquery": True}, Error("unknown option 'perquery'", TypeError)),
@@ -122,3 +152,77 @@ def test_topics_without_judgements():
 def test_overlap_needs_text():
     gives(lambda: evaluation.overlap(QUERIES.drop(columns="text")), Error("'text'", MISSING))
     gives(lambda: evaluation.overlap(pd.DataFrame(QUERIES[:0])), Error("there are no queries"))
+
+
+MEASURES = [
+    ("P", Error("the measure P needs other parameters .invalid param cutoff.: .*P @ 10")),
+    (alpha_nDCG @ 10, Error("no installed package computes the measure alpha_nDCG@10")),
+    ("nDCG@@10", Error("a measure must be one of ir_measures.*'nDCG@@10'", TypeError)),
+    (10, Error("a measure must be one of ir_measures.*10", TypeError)),
+    (None, Error("a measure must be one of ir_measures.*None", TypeError)),
+]
+
+
+@pytest.mark.parametrize("measure, expected", MEASURES)
+@pytest.mark.parametrize("call", ["compare", "select", "agreement"])
+def test_measures_are_checked_before_a_system_runs(call, measure, expected):
+    systems = {"a": Noisy(0.5), "b": Noisy(1)}
+    name = "measures" if call == "compare" else "measure"
+    gives(lambda: CALLS[call](systems, QUERIES, **{name: measure}), expected)
+    assert [system.calls for system in systems.values()] == [0, 0]
+
+
+def test_no_measures():
+    gives(lambda: evaluation.compare([GOOD], QUERIES, []), Error("measures is empty"))
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"baseline": 2}, Error("baseline must be a number from 0 to 1")),
+        ({"alpha": 0}, Error("alpha must be between 0 and 1")),
+        ({"correction": "none at all"}, Error("correction must be one of statsmodels.*'none at")),
+    ],
+)
+def test_options_of_agreement_are_checked_before_a_system_runs(options, expected):
+    systems = [Noisy(0.5), Noisy(1)]
+    gives(lambda: CALLS["agreement"](systems, QUERIES, **options), expected)
+    assert [system.calls for system in systems] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"qid": 1}, Error(f"qid {NO_STRING} 1")),
+        ({"query": None}, Error(f"query {NO_STRING} None")),
+        ({"qid": "q0"}, Error("topic 'q0' occurs twice")),
+    ],
+)
+def test_human_topics(changes, expected):
+    topics = topics_of(QUERIES).assign(**changes)
+    systems = [GOOD, Noisy(1)]
+    gives(
+        lambda: evaluation.agreement(systems, QUERIES, topics, qrels_of(QUERIES)),
+        expected,
+    )
+
+
+def test_agreement_of_one_system():
+    gives(lambda: CALLS["agreement"]([GOOD], QUERIES), Error("needs two systems or more, not 1"))
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([1, 2], Error("a DataFrame is needed", TypeError)),
+        (
+            pd.DataFrame([["high", 1]], columns=["a", "b"]),
+            Error("values of 'a' are not all finite"),
+        ),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), Error("two columns are called 'a'")),
+    ],
+)
+def test_values(values, expected):
+    good = pd.DataFrame([[1.0, 2.0]], columns=["a", "b"])
+    gives(lambda: evaluation.agreement_of_values(values, good), expected)
+    gives(lambda: evaluation.agreement_of_values(good, values), expected)

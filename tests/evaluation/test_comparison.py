@@ -8,7 +8,7 @@ from noisy_systems import Noisy, qrels_of, queries, topics_of
 from pyterrier.measures import RR, nDCG
 
 from pyterrier_inpars import SyntheticQueries
-from pyterrier_inpars.evaluation import compare
+from pyterrier_inpars.evaluation import compare, select
 
 NAMES = ["poor", "good", "best"]
 
@@ -153,3 +153,48 @@ def test_queries_are_put_without_punctuation():
 
     compare([pt.apply.generic(remember)], queries())
     assert list(seen[0]) == ["qid", "query"] and seen[0]["query"][3] == "word number 3"
+
+
+def test_measures_by_name_of_ir_measures_and_of_trec_eval(systems):
+    expected = compare(systems, queries(), [nDCG @ 10, RR], names=NAMES)
+    named = compare(systems, queries(), ["nDCG@10", "RR", nDCG @ 10], names=NAMES)
+    pd.testing.assert_frame_equal(named, expected)
+    one = compare(systems, queries(), "recip_rank", names=NAMES)
+    assert list(one)[1:4] == ["recip_rank", "recip_rank low", "recip_rank high"]
+    assert one["recip_rank"].tolist() == expected["RR"].tolist()
+
+
+def test_whole_labels_of_any_type(systems):
+    qrels = qrels_of(queries())
+    expected = compare(systems, queries(), names=NAMES, qrels=qrels)
+    for label in (1.0, "1", True):
+        given = qrels.assign(label=label)
+        pd.testing.assert_frame_equal(
+            compare(systems, queries(), names=NAMES, qrels=given), expected
+        )
+
+
+def test_scores_as_text_are_numbers(systems):
+    results = [system(topics_of(queries())) for system in systems]
+    texts = [of.assign(score=of["score"].map("{:+.17e}".format)) for of in results]
+    assert sorted(texts[0]["score"]) != texts[0].sort_values("rank")["score"].tolist()
+    pd.testing.assert_frame_equal(compare(texts, queries()), compare(results, queries()))
+
+
+def test_systems_of_any_iterable(systems):
+    expected = compare(systems, queries())
+    for given in (tuple(systems), iter(systems), dict(enumerate(systems)).values()):
+        pd.testing.assert_frame_equal(compare(given, queries()), expected)
+
+
+def test_frames_of_results_are_named_by_number(systems):
+    results = [system(topics_of(queries())) for system in systems[:2]]
+    assert compare(results, queries())["name"].tolist() == ["results 0", "results 1"]
+
+
+@pytest.mark.parametrize("call", [compare, select])
+def test_a_warning_if_no_source_document_is_found(call, systems):
+    with pytest.warns(UserWarning) as caught:
+        call(systems, queries().assign(docno="gone"))
+    (warning,) = (w for w in caught if "no system finds a relevant document" in str(w.message))
+    assert "'gone'" in str(warning.message) and warning.filename == __file__

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyterrier_inpars import NegativeMiner, RoundTripFilter
-from pyterrier_inpars._retrieval import check_retriever, clean, fold, retrieve
+from pyterrier_inpars._retrieval import (
+    check_retriever,
+    clean,
+    fold,
+    retrieve,
+    shared_words,
+    words_of,
+)
 
 quick = settings(max_examples=40, deadline=None)
 WORDS = [
@@ -65,11 +72,18 @@ def bm25(tmp_path_factory):
     return index.bm25()
 
 
+def is_invisible(char):
+    """Whether a character changes only how others look; a zero-width space ends a word."""
+    is_format = unicodedata.category(char) == "Cf" and char not in "\u200b\u200c"
+    return is_format or unicodedata.name(char, "").startswith("VARIATION SELECTOR-")
+
+
 @quick
 @given(st.text())
 def test_clean_keeps_the_words_of_every_script(text):
     words, word = [], ""
-    for char in unicodedata.normalize("NFC", text.lower()) + " ":
+    visible = "".join(char for char in text.lower() if not is_invisible(char))
+    for char in unicodedata.normalize("NFC", visible) + " ":
         if unicodedata.category(char)[0] in ("L", "M", "N"):
             word += char
         elif word:
@@ -92,6 +106,11 @@ def test_clean_keeps_the_words_of_every_script(text):
         ("cafe\u0301, naïve 日本語", "café naïve 日本語"),
         ("nul\x00 surrogate\ud800 \u200b\u00a0tab\t", "nul surrogate tab"),
         ("?!* \n…", ""),
+        ("\ufeffmicro\u00adwave co\u200dral ree\u2060f", "microwave coral reef"),
+        ("می\u200cخواهم zero\u200bwidth", "می خواهم zero width"),
+        ("क\u094d\u200dष 葛\U000e0100城", "क\u094dष 葛城"),
+        ("I ❤\ufe0f coral ☎\ufe0f", "i coral"),
+        ("❤\ufe0f", ""),
     ],
 )
 def test_clean_examples(text, cleaned):
@@ -109,6 +128,14 @@ def test_unicode_forms_of_one_text_are_equal(function, text):
 
 def test_fold_keeps_punctuation():
     assert fold(" A\tB,  Straße ") == "a b, strasse"
+    assert fold("\ufeffco\u00adral\u200breef ☎\ufe0f") == "coral reef ☎"
+
+
+def test_words_are_compared_with_case_folded():
+    assert (
+        words_of("Die STRASSE, ΟΔΟΣ") == words_of("die straße οδος") == ["die", "strasse", "οδοσ"]
+    )
+    assert shared_words("STRASSE und Meer", "die Straße") == 1 / 3
 
 
 def test_retriever_sees_each_query_once_and_clean():
