@@ -77,7 +77,11 @@ def test_bad_input():
 
 
 def test_case_and_invisible_characters_make_no_difference():
-    known = pd.DataFrame({"qid": ["s1", "s2"], "query": ["die Straße am Meer?", "co\u00adral reefs"]})
-    topics = pd.DataFrame({"qid": ["1", "2"], "query": ["DIE STRASSE AM MEER", "Coral reefs\ufeff"]})
+    known = pd.DataFrame(
+        {"qid": ["s1", "s2"], "query": ["die Straße am Meer?", "co\u00adral reefs"]}
+    )
+    topics = pd.DataFrame(
+        {"qid": ["1", "2"], "query": ["DIE STRASSE AM MEER", "Coral reefs\ufeff"]}
+    )
     leaks = evaluation.leaked_topics(known, topics)
     assert leaks["synthetic_qid"].tolist() == ["s1", "s2"]
