@@ -15,7 +15,13 @@ import pyterrier as pt
 from more_itertools import chunked
 
 from pyterrier_inpars import _html
-from pyterrier_inpars._stage import begin_call, positive_int, with_columns
+from pyterrier_inpars._stage import (
+    begin_call,
+    check_columns,
+    is_missing,
+    positive_int,
+    with_columns,
+)
 from pyterrier_inpars.queries._answers import AnswerLog
 from pyterrier_inpars.queries._card import dataset_card
 from pyterrier_inpars.queries._lock import writer_lock
@@ -109,7 +115,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
     def index(  # type: ignore[override]
         self,
-        iter: Iterable[dict[str, Any]],
+        iter: Iterable[dict[str, Any]] | pd.DataFrame,
         *,
         settings: dict[str, Any] | None = None,
         verbose: bool = False,
@@ -122,7 +128,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         the rows themselves are counted and compared.
 
         Args:
-            iter: Rows with at least the strings ``qid``, ``query``, ``docno`` and ``text``.
+            iter: Rows with at least the strings ``qid``, ``query``, ``docno`` and ``text``, as
+                dicts or a frame. The corpus of a pipeline may be a frame, too.
             settings: JSON-serializable description of how the rows were made, for the manifest. It
                 is ignored if a generator of this package is in the pipeline, which provides its
                 own settings.
@@ -184,7 +191,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
     def _rows(
         self,
-        iter: Iterable[dict[str, Any]],
+        iter: Iterable[dict[str, Any]] | pd.DataFrame,
         state: ResumeState,
         verbose: bool,
         total: int | None,
@@ -200,7 +207,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         pipeline = pipeline_of(iter)
         if pipeline is None:
             total = length_hint(iter) or None if total is None else total
-            for row in active_rows(lambda: iter, state):
+            for row in active_rows(lambda: _records(iter), state):
                 if not state.progress.begun:  # by `distributed`, which counts documents
                     state.progress.begin("rows", verbose=verbose, total=total)
                 pending = state.num_pending
@@ -220,7 +227,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         )
         state.current_stages = describe_stages(stages)
         begin_call(stages)
-        batches = chunked(corpus, min(batch_size, self.shard_size))
+        batches = chunked(_records(corpus), min(batch_size, self.shard_size))
         for batch in batches_ahead(stages[0], batches, state):
             pending = state.num_pending
             yield from transform_batch(stages, batch, state)
@@ -243,11 +250,14 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             This artifact.
 
         Raises:
+            TypeError: A part is not an artifact.
             ValueError: A name is invalid, or the artifact already holds other queries.
             FileNotFoundError: A part is empty.
             RuntimeError: A part is not complete.
         """
-        for name in parts:
+        for name, part in parts.items():
+            if not isinstance(part, SyntheticQueries):
+                raise TypeError(f"part {name!r:.200} must be SyntheticQueries, not {part!r:.200}")
             if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
                 raise ValueError(
                     "the name of a part must consist of letters, digits and underscores, as it is "
@@ -508,8 +518,21 @@ def _as_results(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return frame[with_columns(_COLUMNS, *frame.columns)]
 
 
+def _records(rows: Iterable[dict[str, Any]] | pd.DataFrame) -> Iterable[dict[str, Any]]:
+    """Returns rows as dicts, those of a frame without its missing values."""
+    if not isinstance(rows, pd.DataFrame):
+        return rows
+    check_columns(rows)
+    return (
+        {name: value for name, value in row.items() if not is_missing(value)}
+        for row in rows.to_dict("records")
+    )
+
+
 def _check_row(row: dict[str, Any]) -> None:
     """Checks that a row has all columns and that they are strings."""
+    if not isinstance(row, Mapping):
+        raise TypeError(f"a row must be a dict with {', '.join(_COLUMNS)}, not {row!r:.200}")
     for column in _COLUMNS:
         if column not in row:
             raise ValueError(f"a row lacks the column {column!r}: it has only {list(row)}")

@@ -318,3 +318,33 @@ class TestConcat:
             SyntheticQueries(tmp_path / "other").concat({"a-b": one})
         with pytest.raises(FileNotFoundError, match="holds nothing"):
             joined.concat({"a": SyntheticQueries(tmp_path / "empty")})
+        with pytest.raises(TypeError, match="part 'a' must be SyntheticQueries, not .*qid"):
+            joined.concat({"a": one.get_results()})
+
+
+class TestFrames:
+    def test_rows_of_a_frame(self, tmp_path):
+        rows = [
+            {
+                "qid": f"d{i}-1",
+                "query": "a",
+                "docno": f"d{i}",
+                "text": "x",
+                **({"n": 1} if i else {}),
+            }
+            for i in range(3)
+        ]
+        stored = SyntheticQueries(tmp_path / "rows").index(rows)
+        of_frame = SyntheticQueries(tmp_path / "frame").index(pd.DataFrame(rows, dtype=object))
+        assert list(of_frame) == list(stored) == rows
+
+    def test_a_frame_as_corpus(self, tmp_path):
+        corpus = pd.DataFrame({"docno": ["d1", "d2"], "text": ["the noise", "the gain"]})
+        pipeline = pt.apply.generic(
+            lambda docs: docs.assign(qid=docs["docno"], query=docs["text"])
+        ) >> SyntheticQueries(tmp_path / "queries")
+        assert pipeline.index(corpus).get_results()["query"].tolist() == ["the noise", "the gain"]
+
+    def test_rows_that_are_no_dicts(self, tmp_path):
+        with pytest.raises(TypeError, match="a row must be a dict with qid, .*, not 'd1'"):
+            SyntheticQueries(tmp_path / "queries").index(["d1"])
