@@ -279,7 +279,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         return []
 
     def _score(self, queries: list[str], texts: list[str]) -> ArrayLike:
-        """Returns the scores of pairs, in order; runs without gradients and under autocast."""
+        """Returns the scores of pairs, in order; the network runs in `_inference`."""
         raise NotImplementedError
 
     def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:
@@ -470,12 +470,9 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         return [c for c in columns if c not in ("score", "rank")] + ["score", "rank"]
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        import torch
-
         check_strings(inp, "qid", "query")
         queries, texts = inp["query"].tolist(), joined_text(inp, self.text_field)
-        with torch.no_grad(), self._precision():  # XLA does not support inference_mode
-            scores = np.asarray(self._score(queries, texts))
+        scores = np.asarray(self._score(queries, texts))
         if not np.isfinite(scores).all():
             first = (~np.isfinite(scores)).argmax()
             qid, docno = inp.iloc[first][["qid", "docno"]]
@@ -491,8 +488,16 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         dtype = str(best_dtype(self.dtype, self.network.device)).removeprefix("torch.")
         return f"{type(self).__name__} {str(self.model)!r} in {dtype}"
 
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Runs the network without gradients and in its precision."""
+        import torch
+
+        with torch.no_grad(), self._precision():  # XLA does not support inference_mode
+            yield
+
     def _precision(self) -> AbstractContextManager:
-        """Returns the context that scores are computed in."""
+        """Returns the context of the precision that scores are computed in."""
         import torch
 
         device = self.network.device

@@ -204,12 +204,9 @@ class BiEncoder(SentenceTransformersReranker):
         Raises:
             ValueError: The task is another.
         """
-        import torch
-
         if task not in ("document", "query"):
             raise ValueError(f"task must be 'document' or 'query', not {task!r}")
-        with torch.no_grad(), self._precision():
-            return self._vectors(task, texts)
+        return self._vectors(task, texts)
 
     def query_encoder(self) -> QueryEncoder:
         """Returns a transformer that adds the vectors of queries, for dense retrieval.
@@ -268,7 +265,8 @@ class BiEncoder(SentenceTransformersReranker):
             return normalize(network(batch, task=task)["sentence_embedding"].float())
 
         tokenize = partial(network.preprocess, prompt=prompt, task=task)
-        with self._first_state({part.pooling_mode for part in _poolings(network)} == {"cls"}):
+        is_first = {part.pooling_mode for part in _poolings(network)} == {"cls"}
+        with self._inference(), self._first_state(is_first):
             found = self._computed(distinct, tokenize, forward, counted=task == "document")
         return found[codes]
 
@@ -296,15 +294,13 @@ class BiEncoder(SentenceTransformersReranker):
         import torch
 
         found: dict[tuple[str, str], torch.Tensor] = {}
-        with torch.no_grad(), self._precision():
-            for task, prompt in zip(("query", "document"), self._prompts(), strict=True):
-                texts = [*examples["query" if task == "query" else "text"].unique()]
-                texts += [""] * on_xla(self.network.device)  # which fills batches there
-                vectors = torch.from_numpy(self._encode(task, texts, prompt))
-                found |= {
-                    (prompt or "", text): vector
-                    for text, vector in zip(texts, vectors, strict=True)
-                }
+        for task, prompt in zip(("query", "document"), self._prompts(), strict=True):
+            texts = [*examples["query" if task == "query" else "text"].unique()]
+            texts += [""] * on_xla(self.network.device)  # which fills batches there
+            vectors = torch.from_numpy(self._encode(task, texts, prompt))
+            found |= {
+                (prompt or "", text): vector for text, vector in zip(texts, vectors, strict=True)
+            }
         return found
 
     def _train_network(self, network: Any, examples: pd.DataFrame, run: TrainingRun) -> None:

@@ -124,7 +124,8 @@ class CrossEncoder(SentenceTransformersReranker):
         def forward(batch: dict[str, Any]) -> torch.Tensor:
             return network(batch)["scores"].view(-1)
 
-        with self._first_state(classifies_first_state(network.transformers_model)):
+        is_first = classifies_first_state(network.transformers_model)
+        with self._inference(), self._first_state(is_first):
             return self._computed(pairs, network.preprocess, forward)
 
     def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:

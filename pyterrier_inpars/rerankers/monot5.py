@@ -273,17 +273,18 @@ class MonoT5(Reranker):
         return self._padded(self._rows(queries, texts))
 
     def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
+        network = self.network  # and its template and tokenizer
         ids: list[np.ndarray] = []  # a tenth of the memory of the tokenizer's lists
         for i in range(0, len(queries), AT_ONCE):
             rows = self._rows(queries[i : i + AT_ONCE], texts[i : i + AT_ONCE])
             ids += [np.array(row, dtype=np.int32) for row in rows]
         self._count_inputs([len(row) for row in ids], self._limit)
 
-        with self._only_label_logits() as words:
+        with self._inference(), self._only_label_logits() as words:
 
             def forward(rows: list[int]) -> torch.Tensor:
-                batch = self._padded([ids[r] for r in rows]).to(self.network.device)
-                logits = self._first_logits(self.network, batch)[:, words].float()
+                batch = self._padded([ids[r] for r in rows]).to(network.device)
+                logits = self._first_logits(network, batch)[:, words].float()
                 return logits[:, 0] - logits[:, 1]
 
             log_odds = self._in_batches([len(row) for row in ids], forward).astype(np.float64)

@@ -16,7 +16,8 @@ from pyterrier_inpars.rerankers import _vector_cache
 
 @pytest.fixture
 def encoder(models):
-    return lambda **options: BiEncoder(models[BiEncoder], dtype="float32", device="cpu", **options)
+    fixed = {"dtype": "float32", "device": "cpu"}
+    return lambda **options: BiEncoder(models[BiEncoder], **fixed | options)
 
 
 @pytest.fixture
@@ -63,6 +64,17 @@ def test_a_pipeline_in_fusion_encodes_each_text_once(frame, encoder, counted):
     uncached = encoder()
     plain = ScoreFusion([ScoreFusion(uncached) >> VectorPRF(uncached), uncached])
     np.testing.assert_allclose(out["score"], plain(frame)["score"], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "auto"])
+def test_vectors_are_kept_from_call_to_call_in_every_dtype(frame, encoder, counted, dtype):
+    cached = encoder(vector_cache=100, dtype=dtype)
+    first = cached(frame)
+    pd.testing.assert_frame_equal(cached(frame), first)
+    cached.encode(list(frame["text"]))
+    cached.doc_encoder()(frame[["docno", "text"]])
+    cached.query_encoder()(frame[["qid", "query"]])
+    assert sorted(counted) == sorted([*set(frame["text"]), *set(frame["query"])])
 
 
 def test_vectors_of_other_weights_and_lengths_are_dropped(frame, encoder):
