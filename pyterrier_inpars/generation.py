@@ -27,6 +27,7 @@ from pyterrier_inpars._stage import (
     check_columns,
     check_strings,
     fields_of,
+    finite,
     joined_text,
     positive_int,
     with_columns,
@@ -106,6 +107,16 @@ def _as_prompts(prompt: str | Prompt | Mapping[str, str | Prompt]) -> Any:
                 f"a part of qids, not {name!r:.200}"
             )
     return {name: as_prompt(value) for name, value in prompt.items()}
+
+
+def _as_prices(prices: Any) -> tuple[float, float]:
+    pair = tuple(prices) if isinstance(prices, Sequence) else ()
+    if len(pair) != 2:
+        raise ValueError(
+            "prices must be two numbers, of a million tokens of prompts and of completions, not "
+            f"{prices!r:.200}"
+        )
+    return finite("prices[0]", pair[0], least=0), finite("prices[1]", pair[1], least=0)
 
 
 def _as_stop(stop: str | Sequence[str] | None) -> list[str] | None:
@@ -402,6 +413,15 @@ class QueryGenerator(ModelStage, DocumentStage):
         texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
         self._warn_of_title(inp, texts)
         has_text = texts.str.strip() != ""
+        docnos = inp["docno"][has_text]
+        if (twice := docnos.duplicated()).any():
+            raise ValueError(
+                f"duplicate docno {docnos[twice].iloc[0]!r}: the documents contain it more than "
+                "once, and their queries would have the same qid. Remove the duplicate"
+            )
+        columns = self._output_columns(list(inp.columns))
+        # Those of a retriever's results are not scores of queries.
+        inp = inp.drop(columns=["score", "log_probs"], errors="ignore")
         self.empty += int((~has_text).sum()) * self._queries_per_document
         rows: list[tuple[int, dict[str, Any]]] = []
         truncated: set[int] = set()
@@ -415,7 +435,6 @@ class QueryGenerator(ModelStage, DocumentStage):
             )
         self._count_truncated(len(truncated), int(has_text.sum()))
         rows.sort(key=lambda numbered: numbered[0])  # stable: the order of types is kept
-        columns = self._output_columns(list(inp.columns))
         out = as_frame([row for _, row in rows], columns)
         if rows and not any("score" in row for _, row in rows):
             return out.drop(columns=["score", "log_probs"])
@@ -460,7 +479,9 @@ class QueryGenerator(ModelStage, DocumentStage):
                 self._request(state, end, batch)
 
     def estimate(
-        self, corpus: Iterable[Mapping[str, Any]], prices: tuple[float, float] | None = None
+        self,
+        corpus: Iterable[Mapping[str, Any]] | pd.DataFrame,
+        prices: tuple[float, float] | None = None,
     ) -> Estimate:
         """Estimates what queries for a corpus cost, without running the model.
 
@@ -468,12 +489,19 @@ class QueryGenerator(ModelStage, DocumentStage):
         characters. Completions are counted with ``max_new_tokens``, which few of them reach.
 
         Args:
-            corpus: Documents.
+            corpus: Documents, as dicts or a frame.
             prices: Prices of a million tokens of prompts and of completions.
 
         Returns:
             Number of requests and tokens, and the cost in the currency of the prices.
+
+        Raises:
+            ValueError: A price is not a number from 0, or there are not two of them.
         """
+        if prices is not None:
+            prices = _as_prices(prices)
+        if isinstance(corpus, pd.DataFrame):
+            corpus = corpus.to_dict("records")
         requests = tokens = 0
         for batch in chunked(corpus, ESTIMATE_BATCH):
             inp = as_frame(map(dict, batch))
@@ -571,7 +599,8 @@ class QueryGenerator(ModelStage, DocumentStage):
                     batch.type, records[document], number, place, query, completion
                 )
                 if self.keep_answer:
-                    row["answer"] = completion.text
+                    # without lone surrogates, which files do not take
+                    row["answer"] = completion.text.encode("utf-8", "replace").decode()
                 if self.keep_prompt:
                     tokenizer = self._backend.tokenizer
                     row["prompt_text"] = as_text(tokenizer, batch.prompts[document])
@@ -606,6 +635,11 @@ class QueryGenerator(ModelStage, DocumentStage):
                     completions = collect(self._backend, state.answers, keys, n, progress)
             except (NotANumberError, PromptError) as error:
                 raise error.at(f"docno {docnos[error.row]!r}") from None
+        if len(completions) != total:
+            raise ValueError(
+                f"{self._backend!r:.200} returned {len(completions):,} completions for "
+                f"{len(docnos):,} prompts, not num_samples={n} for each of them"
+            )
         errors: dict[int, str] = {}  # by prompt
         for i, completion in enumerate(completions):
             if completion.error is not None:

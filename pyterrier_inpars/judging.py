@@ -230,6 +230,11 @@ class RelevanceJudge(ModelStage):
                 progress=bar.update,
                 stop=(),
             )
+        if len(completions) != len(prompts):
+            raise ValueError(
+                f"{self._backend!r:.200} returned {len(completions):,} completions for "
+                f"{len(prompts):,} prompts"
+            )
         reasoning = begun_reasoning(self._backend, self._build("", ""))
         found = [
             self._grade(reasoning + c.text, is_cut=c.finish_reason == "length") for c in completions

@@ -27,6 +27,7 @@ from bad_input import (
 )
 
 from pyterrier_inpars import QueryGenerator, SyntheticQueries
+from pyterrier_inpars.backends.base import Completion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -166,6 +167,7 @@ COLUMNS = ["qid", "query", "docno", "text", "score", "log_probs", "finish_reason
             Error("two columns are called 'a'"),
             id="another column twice",
         ),
+        pytest.param(TWO.assign(docno="d1"), Error("duplicate docno 'd1'"), id="docno twice"),
         pytest.param(TWO.iloc[:0], COLUMNS, id="no rows"),
         pytest.param(TWO.set_axis([3, 3]), COLUMNS, id="index doubled"),
         pytest.param(TWO.set_index(["docno", "text"], drop=False), COLUMNS, id="index of columns"),
@@ -190,7 +192,7 @@ def test_frames_of_documents(generator, documents, columns):
         assert written[["qid", "query"]].equals(generator(TWO)[["qid", "query"]])
 
 
-SAME = "duplicate qid 'd1-1': the corpus contains document 'd1' more than once"
+SAME = "duplicate docno 'd1': the documents contain it more than once"
 
 
 @pytest.mark.parametrize(
@@ -311,3 +313,51 @@ def test_a_tokenizer_without_newline_or_chat_template(tmp_path, generator):
     )(TWO)
     assert list(written["finish_reason"]) == ["length"] * len(written)
     assert all(len(log_probs) == 4 for log_probs in written["log_probs"])
+
+
+class Answers:
+    """A backend with given completions."""
+
+    tokenizer = context = None
+    chat = True
+
+    def __init__(self, *completions):
+        self.completions = completions
+
+    def complete(self, prompts, **options):
+        return list(self.completions)
+
+    def describe(self):
+        return {"model": "answers"}
+
+
+def test_a_wrong_number_of_completions():
+    for number in (0, 1, 3):
+        backend = Answers(*[Completion("what is noise", None, "stop")] * number)
+        with pytest.raises(ValueError, match=f"returned {number} completions for 2 prompts"):
+            QueryGenerator(backend)(TWO)
+
+
+def test_scores_of_results_are_not_those_of_queries():
+    backend = Answers(*[Completion(f"what is {word}", None, "stop") for word in ("noise", "gain")])
+    results = TWO.assign(score=[9.0, 8.0], log_probs=[[-1.0], [-2.0]], rank=[0, 1])
+    assert not {"score", "log_probs"} & set(QueryGenerator(backend)(results))
+
+
+def test_lone_surrogates_in_an_answer(tmp_path):
+    backend = Answers(Completion('\ud83d {"query": "a \\ud83d noise"}', None, "stop"))
+    generator = QueryGenerator(backend, extract={"json": "query"}, keep_answer=True)
+    queries = (generator >> SyntheticQueries(tmp_path / "queries")).index([PLAIN])
+    row = queries.get_results().iloc[0]
+    assert row["query"] == "a   noise" and row["answer"] == '? {"query": "a \\ud83d noise"}'
+
+
+@pytest.mark.parametrize("prices", [1.0, (1.0,), (1, 2, 3), (1, -1), (1, NAN), "12", {}])
+def test_prices(prices):
+    generator = QueryGenerator(Answers(), prompt=PROMPT)
+    gives(lambda: generator.estimate([PLAIN], prices), Error("prices"))
+
+
+def test_an_estimate_of_a_frame():
+    generator = QueryGenerator(Answers(), prompt=PROMPT)
+    assert generator.estimate(TWO) == generator.estimate(TWO.to_dict("records"))
