@@ -9,12 +9,12 @@ from math import isnan
 from typing import Any
 
 import click
-import ir_measures
 import pandas as pd
 import pyterrier as pt
 from ir_measures import NumRet
 
 from pyterrier_inpars import datasets, evaluation
+from pyterrier_inpars._measures import as_measure
 from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import BM25, FILE, PATH, RUN, Completed, OneOf
@@ -35,15 +35,17 @@ class Measure(Completed):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return ir_measures.parse_measure(value)
-        except (ValueError, NameError) as error:
+            return as_measure(value)
+        except TypeError as error:
             hint = did_you_mean(value, MEASURES)
             self.fail(f"{value!r} is not a measure: {hint}{error}", param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 MEASURES = (
     *("nDCG@10", "nDCG@20", "RR", "RR@10", "R@100", "R@1000", "P@10", "AP", "Judged@10"),
-    *("NumRel", "Rprec", "Success@1", "RBP(p=0.8)", "ERR@20"),
+    *("NumRel", "Rprec", "Success@1", "ERR@20"),
 )
 """Those that the shell completes."""
 EXAMPLE = r"""

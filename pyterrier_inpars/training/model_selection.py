@@ -16,6 +16,7 @@ import ir_measures
 import numpy as np
 import pandas as pd
 
+from pyterrier_inpars._measures import as_measure
 from pyterrier_inpars._stage import z_scores
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Validation:
     def _measured(
         self, measure: str, system: str, share: float | None, scored: pd.DataFrame
     ) -> Measured:
-        parsed = ir_measures.parse_measure(measure)
+        parsed = as_measure(measure)
         run = scored.rename(columns={"qid": "query_id", "docno": "doc_id"})
         qrels = self.qrels.set_axis(["query_id", "doc_id", "relevance"], axis="columns")
         found: Any = ir_measures.calc([parsed], qrels, run)

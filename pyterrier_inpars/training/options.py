@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-import ir_measures
+from ir_measures import Measure
 
+from pyterrier_inpars._measures import as_measure
 from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.training._names import check_names
 from pyterrier_inpars.training.lora import lora_config
@@ -79,6 +80,13 @@ def _max_steps(name: str, value: Any) -> None:
         positive_int(name, value)
 
 
+def _measure(name: str, value: object) -> Measure:
+    try:
+        return as_measure(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "adam_beta1": _at_least_0,
     "adam_beta2": _at_least_0,
@@ -89,7 +97,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "logging_steps": _above_0,
     "max_grad_norm": _at_least_0,
     "max_steps": _max_steps,
-    "metric_for_best_model": lambda name, value: ir_measures.parse_measure(value),
+    "metric_for_best_model": _measure,
     "num_train_epochs": _above_0,
     "per_device_train_batch_size": positive_int,
     "save_steps": _above_0,

@@ -127,6 +127,7 @@ def test_names_of_collections_and_files_are_completed():
         (["train", "--dtype", "float23"], "Did you mean 'float32'"),
         (["evaluate", "--measure", "ndcg@10"], "did you mean 'nDCG@10'"),
         (["evaluate", "--measure", "nDCG@x"], "'nDCG@x' is not a measure"),
+        (["evaluate", "--measure", "P"], "most measures need a cutoff, such as P @ 10"),
         (["evaluate", "--run", "a", "--measure", "RR", "--relevance_threshold", "2"],
          "such as RR(rel=2)"),
     ],

@@ -158,8 +158,9 @@ class TestValues:
             gives(lambda n=name: TrainingOptions(**{n: "nonsense"}), error)
 
     def test_measure(self):
-        with pytest.raises(NameError, match="nonsense"):
-            TrainingOptions(metric_for_best_model="nonsense@3")
+        for name in ("nonsense@3", "P", "alpha_nDCG@10", 3):
+            expected = Error(f"metric_for_best_model: .*{str(name).partition('@')[0]}")
+            gives(lambda name=name: TrainingOptions(metric_for_best_model=name), expected)
 
     def test_types(self):
         gives(lambda: TrainingOptions(overwrite="yes"), Error("overwrite must be True", TypeError))

@@ -61,7 +61,7 @@ class TestValidation:
         reranker = make(training | {"max_steps": -1, "num_train_epochs": 2})
         reranker.fit(examples, None, self.results())
         assert sum("eval_RR@10" in entry for entry in reranker.history) == 2
-        with pytest.raises(NameError, match="nonsense"):
+        with pytest.raises(ValueError, match="metric_for_best_model: .*nonsense"):
             make({"metric_for_best_model": "nonsense@3"})
 
     def test_stops_without_improvement(self, make, examples):
