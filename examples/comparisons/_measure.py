@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyterrier as pt
 from pyterrier.measures import nDCG
@@ -34,7 +33,10 @@ from pyterrier_inpars import (
 sys.path.append(str(Path(__file__).parents[1]))
 
 import effectiveness
+from _choice import Choices, choice_of, columns_of
 from _student import Student
+from _summary import Outcome, Summary
+from _tables import show
 from effectiveness import BASELINE, OVERLAP, SIMILAR
 
 MIN_WORDS = 12
@@ -43,8 +45,6 @@ STORED = 50
 """Number of documents after which queries are stored."""
 KEPT = 10
 """Number of results per query that are stored: those that nDCG@10 reads."""
-SAMPLES = 1_000
-"""Number of bootstrap samples of the queries."""
 _ANSWER = re.compile(
     r"(sure|certainly|of course|sorry|here (is|are|'s)|as an ai|i (am|can|cannot|can't)|"
     r"(the |this )?(document|passage|text|search query|relevant query|query|example)\b.{0,20}"
@@ -68,17 +68,18 @@ class Bench:
 
     Args:
         arguments: Arguments of the command line; see `arguments_of`.
+        collection: The collection and its systems.
+        seed: Seed of the sample.
     """
 
-    def __init__(self, arguments: argparse.Namespace):
-        self.arguments = arguments
-        self.folder: Path = arguments.folder
+    def __init__(self, arguments: argparse.Namespace, collection: effectiveness.Bench, seed: int):
+        self.arguments, self.bench, self.seed = arguments, collection, seed
+        self.folder: Path = arguments.folder / f"seed-{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.bench = effectiveness.Bench(arguments.collection, self.folder, arguments.documents)
         self.dataset, self.encoder = self.bench.dataset, self.bench.mini
         corpus = self.dataset.get_corpus_iter()
         long = [row for row in corpus if len(row["text"].split()) >= MIN_WORDS]
-        self.sample = datasets.sample(long, arguments.documents, arguments.seed)
+        self.sample = datasets.sample(long, arguments.documents, seed)
 
     @cached_property
     def systems(self) -> dict[str, pt.Transformer]:
@@ -189,23 +190,13 @@ class Bench:
         """Returns the share of queries whose document is among BM25's top ``k``."""
         return share(RoundTripFilter(self.systems[BASELINE], k), queries)
 
-    def choice(
-        self,
-        name: str,
-        queries: pd.DataFrame,
-        kept: pd.DataFrame,
-        first: dict[str, np.ndarray],
-    ) -> dict[str, Any]:
+    def choices(self, name: str, queries: pd.DataFrame, kept: pd.DataFrame) -> Choices:
         """Returns how well a part of a run's queries chooses a system.
-
-        With the source documents as the only relevant ones, and as effectiveness.md recommends:
-        without queries that overlap with their document, and with similar documents.
 
         Args:
             name: Name of the run.
             queries: All its queries.
             kept: The queries that choose.
-            first: Bootstrap samples of tau of the first run, which its call adds.
         """
         topics = as_topics(queries)
         source = self.values(name, topics, queries.assign(label=1))
@@ -214,83 +205,78 @@ class Bench:
         similar = similar[["qid", "found", "label"]].rename(columns={"found": "docno"})
         values = self.values(name, topics, similar)
         hard = OverlapFilter(OVERLAP)(kept)
-        return {
-            "choose with": len(kept),
-            "BM25": source[source.index.isin(kept["qid"])][BASELINE].mean(),
-            **self.choice_of(source[source.index.isin(kept["qid"])], "source", first),
-            "hard": len(hard),
-            **self.choice_of(values[values.index.isin(hard["qid"])], "similar", first),
-        }
-
-    def choice_of(
-        self, values: pd.DataFrame, title: str, first: dict[str, np.ndarray]
-    ) -> dict[str, Any]:
-        """Returns tau with its 95 % interval over queries, and the gain of the chosen system."""
-        if values.empty:
-            return {}
-        human = self.of_topics
-        found = evaluation.agreement_of_values(values, human)
-        taus = bootstrap_taus(values, human)
-        low, high = np.nanquantile(taus, [0.025, 0.975])
-        differences = taus - first.setdefault(title, taus)
-        p = min(1.0, 2 * min((differences >= 0).mean(), (differences <= 0).mean()))
-        chosen, baseline = human[found.chosen], human[BASELINE]
-        p_gain = "" if found.chosen == BASELINE else f", p={ttest_rel(chosen, baseline).pvalue:.1g}"
-        return {
-            f"tau, {title}": f"{found.kendall_tau:.2f} ({low:.2f} to {high:.2f})",
-            f"p tau, {title}": "" if first[title] is taus else f"{p:.1g}",
-            f"gain, {title}": f"{found.relative_gain:+.1%}{p_gain}",
-        }
+        source = source[source.index.isin(kept["qid"])]
+        values = values[values.index.isin(hard["qid"])]
+        return Choices(
+            len(kept),
+            source[BASELINE].mean(),
+            choice_of(source, self.of_topics),
+            len(hard),
+            choice_of(values, self.of_topics),
+        )
 
 
-def bootstrap_taus(synthetic: pd.DataFrame, human: pd.DataFrame) -> np.ndarray:
-    """Returns tau on samples of the synthetic queries, drawn with replacement."""
-    rng = np.random.default_rng(0)
-    rows, means = synthetic.to_numpy(), human.mean().to_numpy()
-    return np.array(
-        [
-            evaluation.kendall_tau(rows[rng.integers(len(rows), size=len(rows))].mean(0), means)
-            for _ in range(SAMPLES)
-        ]
-    )
+def benches(arguments: argparse.Namespace) -> Iterator[Bench]:
+    """Yields a bench for each seed; all have the same systems."""
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    collection = effectiveness.Bench(arguments.collection, arguments.folder, arguments.documents)
+    for seed in arguments.seed:
+        yield Bench(arguments, collection, seed)
 
 
-def compare(bench: Bench, runs: list[Run]) -> None:
+def compare(arguments: argparse.Namespace, runs: list[Run]) -> None:
     """Prints what each run writes, how hard its queries are, and what they choose and teach."""
+    summary = Summary("run")
+    for bench in benches(arguments):
+        compare_sample(bench, runs, summary)
+    summary.show(arguments)
+
+
+def compare_sample(bench: Bench, runs: list[Run], summary: Summary) -> None:
+    """Prints the tables of one sample of documents, and adds its values to the summary."""
     student = Student(bench)
     written, hard, chosen = [], [], []
     learned = student.untrained()
     trained: dict[str, pd.DataFrame] = {}
-    taus: dict[str, np.ndarray] = {}
-    first: pd.DataFrame | None = None
+    first: tuple[pd.DataFrame, Choices] | None = None
     for run in runs:
         queries, counts = bench.generate(run)
         if queries.empty:
             written.append({"run": run.name, "queries": 0})
             continue
-        written.append({"run": run.name, **properties(queries, counts, len(bench.sample))})
+        found = properties(queries, counts, len(bench.sample))
+        written.append({"run": run.name, **found})
         judged = queries[queries["docno"].isin(docnos(bench))]
         queries["overlap"] = evaluation.overlap(queries)
         queries["grade"] = queries["qid"].map(bench.grades(run.name, judged))
-        first = queries if first is None else first
+        usable = (CopyFilter() >> DuplicateFilter())(queries)
+        choices = bench.choices(run.name, queries, usable)
+        first = first or (queries, choices)
         hard.append(
             {
                 "run": run.name,
                 "overlap": queries["overlap"].mean(),
-                "p overlap": p_value(first, queries, "overlap"),
+                "p overlap": p_value(first[0], queries, "overlap"),
                 "found@1": bench.found(queries, 1),
                 "found@10": bench.found(queries, 10),
                 "grade": queries["grade"].mean(),
-                "p grade": p_value(first, queries, "grade"),
+                "p grade": p_value(first[0], queries, "grade"),
             }
         )
-        usable = (CopyFilter() >> DuplicateFilter())(queries)
-        chosen.append({"run": run.name, **bench.choice(run.name, queries, usable, taus)})
+        chosen.append({"run": run.name, **columns_of(choices, first[1])})
         learned.append(student.learned(run.name, queries, trained))
-    show(bench, "What do they write?", pd.DataFrame(written))
-    show(bench, "How hard are the queries?", pd.DataFrame(hard))
-    show(bench, "Do they choose as human topics do?", pd.DataFrame(chosen))
-    show(bench, "What does a language model learn from them?", pd.DataFrame(learned))
+        summary.add(
+            run.name,
+            Outcome(
+                {"found@10": hard[-1]["found@10"], "copies": 1 - share(CopyFilter(), queries)},
+                choices.similar,
+                student.values(run.name),
+            ),
+        )
+    show(bench, "What do they write?", written)
+    show(bench, "How hard are the queries?", hard)
+    show(bench, "Do they choose as human topics do?", chosen)
+    show(bench, "What does a language model learn from them?", learned)
 
 
 def properties(queries: pd.DataFrame, counts: dict[str, Any], answers: int) -> dict[str, Any]:
@@ -357,41 +343,15 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def show(bench: Bench, title: str, table: pd.DataFrame) -> None:
-    """Prints a table in reStructuredText."""
-    arguments = bench.arguments
-    print(
-        f"\n{title} {arguments.collection.name}, {len(bench.sample)} documents, "
-        f"seed {arguments.seed}, {len(bench.systems)} systems\n"
-    )
-    print("\n".join(as_rst(table)), flush=True)
-
-
-def as_rst(table: pd.DataFrame) -> Iterator[str]:
-    """Yields the lines of a simple table of reStructuredText."""
-    rows = [list(table), *([cell(value) for value in row] for row in table.to_numpy(object))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = "  ".join("=" * width for width in widths)
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    yield from (rule, lines[0], rule, *lines[1:], rule)
-
-
-def cell(value: Any) -> str:
-    """Returns a value as text: numbers with three significant places."""
-    if value is None or value != value:
-        return ".."
-    if isinstance(value, float):
-        return f"{value:.3g}" if value >= 1 else f"{value:.3f}"
-    return str(value) or ".."
-
-
 def arguments_of(doc: str, words: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("collection", type=Path, help="folder in BEIR's layout")
     parser.add_argument("--documents", type=int, default=300, help="documents with a query")
     parser.add_argument("--judged", type=int, default=50, help="documents with judged queries")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sample of documents")
+    parser.add_argument(
+        "--seed", type=int, nargs="+", default=[0], help="seeds of the samples of documents"
+    )
     parser.add_argument("--all_systems", action="store_true", help="all systems, not half of them")
     parser.add_argument("--base_model", help="Gemma 3 270M by default")
     parser.add_argument("--instruct_model", help="Qwen2.5 0.5B instruct by default")

@@ -46,7 +46,7 @@ class Student:
     @cached_property
     def path(self) -> str:
         """The folder of the untrained student, a model of sentence-transformers."""
-        folder = self.bench.folder / "student"
+        folder = self.bench.arguments.folder / "student"
         if not folder.exists():
             base = self.bench.arguments.base_model
             network = AutoModelForCausalLM.from_pretrained(base, dtype="float32")

@@ -9,11 +9,13 @@ later call resumes after them.
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyterrier as pt
-from _measure import BASELINE, Bench, Run, arguments_of, show, start
+from _choice import Choices, columns_of
+from _measure import BASELINE, Bench, Run, arguments_of, benches, start
 from _student import Student
+from _summary import Outcome, Summary
+from _tables import show
 
 from pyterrier_inpars import (
     CopyFilter,
@@ -26,7 +28,7 @@ from pyterrier_inpars import (
 )
 
 
-def compare_filters(bench: Bench) -> None:
+def compare_filters(bench: Bench, summary: Summary) -> None:
     """Prints what each filter leaves of the queries, and what that chooses and teaches."""
     run = Run("base, three-shot", bench.arguments.base_model, {"prompt": "three-shot"})
     queries, _ = bench.generate(run)
@@ -34,18 +36,22 @@ def compare_filters(bench: Bench) -> None:
     left, chosen = [], []
     learned = student.untrained()
     trained: dict[str, pd.DataFrame] = {}
-    taus: dict[str, np.ndarray] = {}
+    first: Choices | None = None
     for name, kept in filtered(bench, run, queries).items():
         counts: dict[str, Any] = {"filter": name, "queries": len(kept)}
         if len(kept):
             overlap, found = evaluation.overlap(kept).mean(), bench.found(kept, 10)
             counts |= {"overlap": overlap, "found@10": found}
-            chosen.append({"filter": name, **bench.choice(run.name, queries, kept, taus)})
+            choices = bench.choices(run.name, queries, kept)
+            first = first or choices
+            chosen.append({"filter": name, **columns_of(choices, first)})
             learned.append(student.learned(name, kept, trained))
+            values = {"queries": len(kept) / len(queries), "found@10": found}
+            summary.add(name, Outcome(values, choices.similar, student.values(name)))
         left.append(counts)
-    show(bench, "What does each filter leave?", pd.DataFrame(left))
-    show(bench, "Do these queries choose as human topics do?", pd.DataFrame(chosen))
-    show(bench, "What does a language model learn from them?", pd.DataFrame(learned))
+    show(bench, "What does each filter leave?", left)
+    show(bench, "Do these queries choose as human topics do?", chosen)
+    show(bench, "What does a language model learn from them?", learned)
 
 
 def filtered(bench: Bench, run: Run, queries: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -67,7 +73,7 @@ def filtered(bench: Bench, run: Run, queries: pd.DataFrame) -> dict[str, pd.Data
     )
     return {
         "none": queries,
-        "random half": queries.sample(half, random_state=bench.arguments.seed),
+        "random half": queries.sample(half, random_state=bench.seed),
         **{name: stage(queries) for name, stage in filters.items()},
         "likelihood": ScoreFilter(half)(likelihood),
         "judge": ScoreFilter(half)(queries.assign(score=grades)),
@@ -76,4 +82,8 @@ def filtered(bench: Bench, run: Run, queries: pd.DataFrame) -> dict[str, pd.Data
 
 if __name__ == "__main__":
     start()
-    compare_filters(Bench(arguments_of(__doc__)))
+    arguments = arguments_of(__doc__)
+    summary = Summary("filter")
+    for bench in benches(arguments):
+        compare_filters(bench, summary)
+    summary.show(arguments)

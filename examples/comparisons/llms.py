@@ -10,7 +10,7 @@ later call resumes after them.
 
 import argparse
 
-from _measure import Bench, Run, arguments_of, compare, start
+from _measure import Run, arguments_of, compare, start
 
 
 def runs(arguments: argparse.Namespace) -> list[Run]:
@@ -26,8 +26,10 @@ def runs(arguments: argparse.Namespace) -> list[Run]:
         for name in ("small instruct", "instruct")
     ]
     if arguments.server:
-        # llama.cpp's server computes one answer at a time
-        options = {"prompt": "chat", "concurrency": 1, "tokenizer": arguments.instruct_model}
+        # llama.cpp's server computes one answer at a time. For log-probabilities, it would compute
+        # the logits of each token of the prompt, which takes most of its time.
+        options = {"prompt": "chat", "concurrency": 1, "log_probs": False}
+        options["tokenizer"] = arguments.instruct_model
         chat.append(Run("instruct, chat, server", arguments.server, options))
     return [*base, *chat]
 
@@ -35,4 +37,4 @@ def runs(arguments: argparse.Namespace) -> list[Run]:
 if __name__ == "__main__":
     start()
     arguments = arguments_of(__doc__)
-    compare(Bench(arguments), runs(arguments))
+    compare(arguments, runs(arguments))

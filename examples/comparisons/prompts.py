@@ -9,7 +9,7 @@ Queries and results are stored in ``--folder``, and a later call resumes after t
 
 import argparse
 
-from _measure import Bench, Run, arguments_of, compare, start
+from _measure import Run, arguments_of, compare, start
 
 from pyterrier_inpars import ChatPrompt, StaticPrompt, load_prompt
 
@@ -42,4 +42,4 @@ def runs(arguments: argparse.Namespace) -> list[Run]:
 if __name__ == "__main__":
     start()
     arguments = arguments_of(__doc__)
-    compare(Bench(arguments), runs(arguments))
+    compare(arguments, runs(arguments))

@@ -22,7 +22,10 @@ pytestmark = [
 ]
 COMPARISONS = Path(__file__).parents[2] / "examples" / "comparisons"
 DOCS, DOCUMENTS = 16, 8
-NAMES = ("effectiveness", "_student", "_measure", "llms", "prompts", "filters")
+NAMES = (
+    *("effectiveness", "_tables", "_choice", "_student", "_summary", "_measure"),
+    *("llms", "prompts", "filters"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,36 +79,68 @@ def words(tmp_path_factory):
     ]
 
 
-@pytest.mark.parametrize("name", ["llms", "prompts"])
-def test_runs_are_compared_and_stored(scripts, measure, words, monkeypatch, capsys, name):
-    arguments = measure.arguments_of("A comparison.", words)
+@pytest.mark.parametrize("name, seeds", [("llms", [0, 1]), ("prompts", [0])])
+def test_runs_are_compared_and_stored(scripts, measure, words, monkeypatch, capsys, name, seeds):
+    arguments = measure.arguments_of("A comparison.", [*words, "--seed", *map(str, seeds)])
     runs = [
         run._replace(options={**run.options, "max_new_tokens": 12})
         for run in scripts[name].runs(arguments)
     ]
-    measure.compare(measure.Bench(arguments), runs)
+    measure.compare(arguments, runs)
     shown = tables(capsys.readouterr().out)
-    assert len(shown) == 4
-    bench = measure.Bench(arguments)
-    written = [run.name for run in runs if len(bench.generate(run)[0])]
-    assert len(written) > 1
-    assert [row[0] for row in shown[0][1:]] == [run.name for run in runs]
-    assert [row[0] for row in shown[1][1:]] == [row[0] for row in shown[2][1:]] == written
-    assert [row[0] for row in shown[3][1:]] == ["BM25", "untrained", *written]
-    for run in runs:
-        assert set(bench.generate(run)[0]["docno"]) <= {row["docno"] for row in bench.sample}
+    assert len(shown) == 4 * len(seeds) + 1
+    samples = list(measure.benches(arguments))
+    assert len(
+        {row["docno"] for bench in samples for row in bench.sample}
+    ) > DOCUMENTS or seeds == [0]
+    for i, bench in enumerate(samples):
+        written, hard, chosen, learned = shown[4 * i : 4 * i + 4]
+        names = [run.name for run in runs if len(bench.generate(run)[0])]
+        assert len(names) > 1
+        assert [row[0] for row in written[1:]] == [run.name for run in runs]
+        assert [row[0] for row in hard[1:]] == [row[0] for row in chosen[1:]] == names
+        assert [row[0] for row in learned[1:]] == ["BM25", "untrained", *names]
+        for run in runs:
+            assert set(bench.generate(run)[0]["docno"]) <= {row["docno"] for row in bench.sample}
+    head, first = shown[-1][:2]
+    found = [hard[1][hard[0].index("found@10")] for hard in shown[1:-1:4]]
+    expected = f"{np.mean([float(value) for value in found]):.2f}"
+    assert first[0] == runs[0].name
+    assert first[head.index("found@10")].startswith(expected)
+    assert ("(" in first[head.index("student")]) == (len(seeds) > 1)
 
     # A second call reads what is stored.
     monkeypatch.setattr(measure, "QueryGenerator", None)
     monkeypatch.setattr(measure, "RelevanceJudge", None)
     monkeypatch.setattr(BiEncoder, "fit", None)
-    measure.compare(measure.Bench(arguments), runs)
+    measure.compare(arguments, runs)
     assert tables(capsys.readouterr().out) == shown
+
+
+def test_summary_is_of_all_samples(scripts):
+    rng = np.random.default_rng(0)
+    choice_of = scripts["_choice"].Choice
+    summary = scripts["_summary"].Summary("run")
+    taus = rng.normal([[0.5], [0.6], [0.8], [0.8]], 0.1, size=(4, 1000))
+    students = []
+    for i, name in enumerate(["a", "a", "b", "b"]):
+        choice = choice_of(i / 10, taus[i], i / 100, None)
+        values = [{"qid": q, "seed": s, "alone": rng.random()} for q in range(9) for s in range(3)]
+        students.append(pd.DataFrame(values))
+        summary.add(name, scripts["_summary"].Outcome({"copies": i / 4}, choice, students[-1]))
+    first, second = summary.rows()
+    assert first["run"] == "a" and first["p tau"] == first["p student"] == ""
+    assert second["copies"] == "0.62 (0.50 to 0.75)" and second["tau"] == "0.25 (0.20 to 0.30)"
+    assert second["gain"] == "+2.5% (+2.0% to +3.0%)"
+    difference = taus[2:].mean(0) - taus[:2].mean(0)
+    assert second["p tau"] == f"{2 * ((difference <= 0).sum() + 1) / 1001:.1g}"
+    a, b = (sum(s.groupby("qid")["alone"].mean() for s in students[i : i + 2]) for i in (0, 2))
+    assert second["p student"] == f"{scipy.stats.ttest_rel(b, a).pvalue:.1g}"
 
 
 def test_filters_are_compared(scripts, measure, words, capsys):
     filters = scripts["filters"]
-    bench = measure.Bench(measure.arguments_of("A comparison.", words))
+    bench = next(measure.benches(measure.arguments_of("A comparison.", words)))
     queries = pd.DataFrame(bench.sample).assign(
         qid=[f"q{i}" for i in range(DOCUMENTS)], score=[-float(i) for i in range(DOCUMENTS)]
     )
@@ -114,12 +149,14 @@ def test_filters_are_compared(scripts, measure, words, capsys):
     bench.generate = lambda run: (queries.copy(), {})
     bench.folder = bench.folder / "filters"
     bench.folder.mkdir()
-    filters.compare_filters(bench)
+    summary = scripts["_summary"].Summary("filter")
+    filters.compare_filters(bench, summary)
     rows, chosen, learned = tables(capsys.readouterr().out)
     left = {row[0]: int(row[rows[0].index("queries")]) for row in rows[1:]}
     assert [row[0] for row in chosen[1:]] == [name for name, count in left.items() if count]
     assert "tau, similar" in chosen[0] and len(chosen) > 5
     assert [row[0] for row in learned[3:]] == [row[0] for row in chosen[1:]]
+    assert [row["filter"] for row in summary.rows()] == [row[0] for row in chosen[1:]]
     assert left["none"] == DOCUMENTS and left["copies"] == DOCUMENTS - 3
     halves = ("scores", "reranker", "likelihood", "judge", "random half")
     assert {left[name] for name in halves} == {DOCUMENTS // 2}
@@ -131,7 +168,7 @@ def test_student_starts_as_the_mean_of_token_vectors_and_learns(
 ):
     student_of = scripts["_student"]
     monkeypatch.setitem(student_of.TRAINING, "learning_rate", 0.1)  # there are few steps
-    bench = measure.Bench(measure.arguments_of("A comparison.", words))
+    bench = next(measure.benches(measure.arguments_of("A comparison.", words)))
     bench.folder = bench.folder / "learning"
     bench.folder.mkdir()
     student = student_of.Student(bench)
