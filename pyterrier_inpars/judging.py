@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import permutations
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,10 +203,14 @@ class RelevanceJudge(ModelStage):
     def _by_choice(self, prompts: list[str | Messages]) -> tuple[np.ndarray, np.ndarray]:
         """Returns grades and expected grades by the probabilities of the grades."""
         space = "" if self._is_chat else " "
+        texts = list(map(str, self.scale))
+        # "1" begins "10", so that its probability would include that of "10"
+        is_prefix = any(b.startswith(a) for a, b in permutations(texts, 2))
+        end = "\n" if is_prefix else ""
         with self._bar(len(prompts)) as bar:
             log_probs = self._backend.choice_log_probs(
                 prompts,
-                [f"{space}{grade}" for grade in self.scale],
+                [f"{space}{text}{end}" for text in texts],
                 prefix=self._build("", ""),
                 progress=bar.update,
             )

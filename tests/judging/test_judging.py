@@ -259,3 +259,23 @@ def test_grades_as_whole_words():
     }
     assert {text: judge._grade(text, is_cut=False) for text in cases} == cases
     assert judging._check_scale([0, 2]) == (0, 2)
+
+
+def test_a_grade_that_begins_another_one_is_scored_to_its_end():
+    """A tokenizer that splits digits gives "1" at least the probability of "10"."""
+
+    class Choices:
+        tokenizer, context, chat = None, None, True
+
+        def choice_log_probs(self, prompts, choices, **options):
+            self.choices = choices
+            return [[-float(i) for i in range(len(choices))] for _ in prompts]
+
+    for scale, expected in [
+        ((0, 1, 10), ["0\n", "1\n", "10\n"]),
+        ((-10, -1), ["-10\n", "-1\n"]),
+        ((-1, 0, 1), ["-1", "0", "1"]),
+    ]:
+        backend = Choices()
+        RelevanceJudge(backend, scale=scale, prompt=PROMPT)(results(2))
+        assert backend.choices == expected
