@@ -42,10 +42,16 @@ def unit_vectors(encoder: Any, texts: Iterable[str]) -> np.ndarray:
     """Returns the vectors of texts, (texts, dimensions), float32, of length 1 (or 0).
 
     Raises:
-        ValueError: A number of a vector is not finite; the error names the text.
+        ValueError: The encoder does not return one vector for each text, or a number of a vector is
+            not finite; the error names the text.
     """
     texts = list(texts)
     vectors = np.asarray(encoder.encode(texts), dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise ValueError(
+            f"{encoder!r:.200} returned an array of shape {vectors.shape} for {len(texts):,} texts: "
+            "encode() must return one vector for each"
+        )
     if not (known := np.isfinite(vectors).all(axis=1)).all():
         raise ValueError(
             f"{encoder!r:.200} computed a vector that is not finite for "

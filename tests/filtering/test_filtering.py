@@ -82,8 +82,9 @@ def kept(stage, queries):
 
 
 def words(text):
-    plain = (c if unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
-    return "".join(plain).split()
+    kinds = ((c, unicodedata.category(c)) for c in text.casefold())
+    visible = ((c, kind) for c, kind in kinds if kind != "Cf" or c in "\u200b\u200c")
+    return "".join(c if kind[0] in "LMN" else " " for c, kind in visible).split()
 
 
 @each_filter
@@ -185,6 +186,17 @@ def test_an_encoder_and_a_cosine_are_needed():
         SemanticDuplicateFilter(Letters(), field="title")
 
 
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (3, 2, 1), ()])
+def test_an_encoder_returns_one_vector_for_each_text(shape):
+    class Wrong:
+        def encode(self, texts):
+            return np.zeros(shape)
+
+    queries = frame([("a", "x", 0.0), ("b", "y", 0.0), ("c", "z", 0.0)])
+    with pytest.raises(ValueError, match=re.escape(f"of shape {shape} for 3 texts: encode()")):
+        SemanticDuplicateFilter(Wrong())(queries)
+
+
 @quick
 @given(ROWS, st.integers(0, 3), st.none() | st.integers(0, 3))
 def test_length_filter(rows, least, more):
@@ -273,6 +285,8 @@ def test_overlap_filter_with_a_bad_share(share):
         ("radar", "two radars", False),
         ("the sea-ice", "The sea\nice", True),
         ("ice sea", "sea ice", False),
+        ("co\u00adral REEFS", "\ufeffcoral reefs", True),
+        ("die STRASSE", "die Straße", True),
         ("???", "what???", False),
         ("", "", False),
     ],
