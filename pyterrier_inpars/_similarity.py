@@ -49,8 +49,8 @@ def unit_vectors(encoder: Any, texts: Iterable[str]) -> np.ndarray:
     vectors = np.asarray(encoder.encode(texts), dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(texts):
         raise ValueError(
-            f"{encoder!r:.200} returned an array of shape {vectors.shape} for {len(texts):,} texts: "
-            "encode() must return one vector for each"
+            f"{encoder!r:.200} returned an array of shape {vectors.shape} for {len(texts):,} "
+            "texts: encode() must return one vector for each"
         )
     if not (known := np.isfinite(vectors).all(axis=1)).all():
         raise ValueError(
