@@ -11,6 +11,8 @@ WORDS = (
     "transistor circuits amplify small signals and noise limits the gain of the receiver"
 ).split()
 
+CONTROL = "".join(chr(code) for code in range(160) if not 32 <= code < 127 and code != 10)
+
 SHAPE = {
     "vocab_size": 400,
     "hidden_size": 32,
@@ -77,7 +79,7 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
 def save(folder: Path, kind: str = "gemma3") -> str:
     """Saves a random model of an architecture with the tokenizer, and returns the folder."""
     torch.manual_seed(1)
-    config = CONFIGS[kind]()
+    own_tokenizer, config = tokenizer(), CONFIGS[kind]()
     config.bos_token_id, config.pad_token_id = 2, 0
     config.eos_token_id = [1, *range(280, 310)]  # several, as instruction-tuned models have
     config.tie_word_embeddings = False  # with tied random weights the model repeats the last token
@@ -86,6 +88,8 @@ def save(folder: Path, kind: str = "gemma3") -> str:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(8 if kind != "mamba" else 3)
+        # never control characters, which are not kept in a query
+        model.get_output_embeddings().weight[own_tokenizer(CONTROL)["input_ids"]] = 0
     model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    own_tokenizer.save_pretrained(folder)
     return str(folder)
