@@ -58,8 +58,8 @@ def judged_pairs(
     """Returns few-shot examples from a collection: topics with their relevant documents.
 
     Exclude these topics from any later evaluation; see `evaluation.exclude_fewshot_topics`. Judged
-    documents that the corpus lacks are skipped. The corpus is read once, and only the texts of
-    relevant documents are kept in memory.
+    documents that the corpus lacks or that have no text are skipped. The corpus is read once, and
+    only the texts of relevant documents are kept in memory.
 
     Args:
         dataset: PyTerrier dataset whose documents have a ``text``.
@@ -91,7 +91,11 @@ def judged_pairs(
     if max_pairs is not None:
         pairs = sample(pairs, positive_int("max_pairs", max_pairs), seed)
     texts = _texts(dataset, {docno for _, docno in pairs})
-    rows = [(qid, queries[qid], docno, texts[docno]) for qid, docno in pairs if docno in texts]
+    rows = [
+        (qid, queries[qid], docno, texts[docno])
+        for qid, docno in pairs
+        if texts.get(docno, "").strip()
+    ]
     if not rows:
         raise ValueError(
             f"{dataset!r} has no document with label {min_label} or higher for any of "

@@ -275,11 +275,17 @@ class FewShotPrompt(Prompt):
 
 
 def check_examples(examples: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
-    """Returns few-shot examples, indexed from 0, if their columns are valid."""
+    """Returns valid few-shot examples, indexed from 0: with all columns, and no blank text."""
     is_list = isinstance(examples, list) and all(isinstance(row, Mapping) for row in examples)
     frame: Any = as_frame(examples) if is_list else examples
     check_columns(frame, "query", "text")
     check_strings(frame, *frame.columns.intersection(["query", "text", "qid"]))
+    for column in ("query", "text"):
+        if (blank := (frame[column].str.strip() == "").to_numpy()).any():
+            raise ValueError(
+                f"example {int(blank.argmax())} has a blank {column}, which the model would copy: "
+                "drop the row"
+            )
     return frame.reset_index(drop=True)
 
 

@@ -1,6 +1,7 @@
 """Samples and few-shot examples: against plain oracles."""
 
 import itertools
+import json
 import math
 import weakref
 from collections import Counter
@@ -85,6 +86,17 @@ class TestJudgedPairs:
         ]
         assert list(pairs.columns) == ["qid", "query", "docno", "text"]
         assert list(judged_pairs(BeirFolder(folder), min_label=2)["docno"]) == ["NA"]
+
+    def test_documents_without_text(self, tmp_path):
+        (tmp_path / "qrels").mkdir()
+        texts = {"d1": " ", "d2": "the noise"}
+        corpus = [json.dumps({"_id": docno, "text": text}) for docno, text in texts.items()]
+        (tmp_path / "corpus.jsonl").write_text("\n".join(corpus))
+        (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "1", "text": "what"}))
+        (tmp_path / "qrels" / "test.tsv").write_text(
+            "query-id\tcorpus-id\tscore\n1\td1\t1\n1\td2\t1\n"
+        )
+        assert judged_pairs(BeirFolder(tmp_path))["docno"].tolist() == ["d2"]
 
     def test_other_topics(self, folder):
         dataset = BeirFolder(folder)

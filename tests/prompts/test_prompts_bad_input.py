@@ -19,6 +19,7 @@ from bad_input import (
 )
 
 from pyterrier_inpars import (
+    ChatPrompt,
     FewShotPrompt,
     Prompt,
     StaticPrompt,
@@ -177,3 +178,13 @@ def test_numbers_below_one_are_refused(make, value):
 def test_negative_seeds_are_refused(value):
     for make in (lambda: FewShotPrompt(queries(), num_examples=1, seed=value),):
         gives(make, Error("must be a whole number of at least 0, not"))
+
+
+@pytest.mark.parametrize(
+    "make", [FewShotPrompt, lambda e, **o: ChatPrompt("{document}", examples=e)]
+)
+@pytest.mark.parametrize("column", ["query", "text"])
+def test_a_blank_example_is_refused(make, column):
+    examples = queries(**{column: " \n"})
+    expected = Error(f"example 1 has a blank {column}, .*: drop the row")
+    gives(lambda: make(examples, num_examples=1), expected)
