@@ -85,7 +85,7 @@ def judge_agreement(
         raise ValueError(
             f"docno {row['docno']!r} is judged twice for qid {row['qid']!r}: drop one of the rows"
         )
-    human = qrels[["qid", "docno"]].assign(human=as_numbers(qrels, "label"))
+    human = qrels[["qid", "docno"]].assign(human=as_numbers(qrels, "label")).drop_duplicates()
     both = pairs.merge(human, on=["qid", "docno"], validate="one_to_one")
     if both.empty:
         raise ValueError("no pair is judged by both: qids and docnos must be those of the qrels")

@@ -90,4 +90,4 @@ class ExcludeQueryDocument(_ResultsFilter):
     schematic = {"label": "Not own document", "help_url": None}
 
     def _keep(self, inp: pd.DataFrame) -> pd.Series | np.ndarray:
-        return inp["docno"] != inp["qid"]
+        return inp["docno"].astype(object) != inp["qid"].astype(object)

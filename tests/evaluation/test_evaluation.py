@@ -261,6 +261,8 @@ class TestExcludeQueryDocument:
         )
         own = results.assign(docno=results["qid"]).drop_duplicates("qid")
         assert len(ExcludeQueryDocument()(own)) == 0
+        categories = results.astype({"qid": "category", "docno": "category"})
+        assert len(ExcludeQueryDocument()(categories)) == len(ExcludeQueryDocument()(results))
 
     def test_columns(self):
         ranked = frame({("a", "a"): 0, ("a", "b"): 1}, "rank").assign(text="t")

@@ -38,6 +38,8 @@ def test_kappa_and_confusion(pairs):
     assert found.weighted_kappa == pytest.approx(kappa(pairs, lambda a, b: (a - b) ** 2))
     assert found.binary_kappa == pytest.approx(kappa(pairs, lambda a, b: (a > 0) != (b > 0)))
     assert found.accuracy == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
+    twice = evaluation.judge_agreement(judged, pd.concat([qrels, qrels.assign(iteration="0")]))
+    assert twice.pairs == found.pairs and twice.kappa == found.kappa
     for human in found.confusion.index:
         for judge in found.confusion.columns:
             assert found.confusion.loc[human, judge] == pairs.count((human, judge))
