@@ -1,6 +1,5 @@
 """Tiny rerankers and examples to train them on, and the fixtures of the tests that do."""
 
-import gc
 import math
 import random
 from pathlib import Path
@@ -84,14 +83,6 @@ def ndcg(reranker, results: pd.DataFrame, qrels: pd.DataFrame) -> float:
         best = sum(1 / math.log2(rank + 2) for rank in range(found["label"].sum()))
         values.append(gains.sum() / best)
     return float(np.mean(values))
-
-
-@pytest.fixture(autouse=True)
-def frozen():
-    """Trainers collect garbage at the end: keeps them from scanning every imported module."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

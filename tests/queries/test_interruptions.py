@@ -93,7 +93,7 @@ def test_ctrl_c_between_any_two_steps(tmp_path):
         index(tmp_path / "whole", corpus(9), Writer([2, 0, 1]), batch=2, shard_size=3).path
     )
     for moment in itertools.count():
-        left = moment * 11
+        left = moment * 23
 
         def trace(frame, event, arg):
             nonlocal left

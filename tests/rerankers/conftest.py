@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from tiny_training import cls, examples, frozen, models, plain_models  # noqa: F401
+from tiny_training import cls, examples, models, plain_models  # noqa: F401
 
 
 @pytest.fixture(scope="session")

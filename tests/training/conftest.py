@@ -1,7 +1,7 @@
 """Fixtures of the tests of training: each reranker class, tiny and quickly trained."""
 
 import pytest
-from tiny_training import QUICK, cls, examples, frozen, models, plain_models  # noqa: F401
+from tiny_training import QUICK, cls, examples, models, plain_models  # noqa: F401
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Losses against formulas written out, one document at a time, with their gradients."""
 
 import functools
-import gc
 import math
 import random
 
@@ -43,14 +42,6 @@ ONE_STEP = {
     "gradient_accumulation_steps": 1,
 }
 """After it, the weights are those of before, less 0.1 times the gradient."""
-
-
-@pytest.fixture(autouse=True)
-def frozen():
-    """Trainers collect garbage at the end: let them not go through every imported module."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
