@@ -159,7 +159,7 @@ def with_labels(examples: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
         ValueError: No example is relevant by the qrels, or see :func:`check_qrels`.
     """
     check_qrels(qrels)
-    relevant = qrels.loc[qrels["label"] > 0, ["qid", "docno"]]
+    relevant = qrels.loc[as_numbers(qrels, "label") > 0, ["qid", "docno"]]
     pairs = pd.MultiIndex.from_frame(examples[["qid", "docno"]])
     labels = pairs.isin(pd.MultiIndex.from_frame(relevant)).astype(int)
     if len(examples) and not labels.any():
@@ -175,9 +175,10 @@ def check_qrels(qrels: pd.DataFrame) -> None:
 
     Raises:
         pt.validate.InputValidationError: A column is missing.
-        ValueError: A pair has two labels; the error names it.
+        ValueError: A pair has two labels, or one that is not a number; the error names it.
     """
     check_columns(qrels, "qid", "docno", "label")
+    as_numbers(qrels, "label")
     pairs = qrels[["qid", "docno", "label"]].drop_duplicates()
     twice = pairs[pairs.duplicated(["qid", "docno"], keep=False)]
     if len(twice):

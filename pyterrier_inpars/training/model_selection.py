@@ -18,6 +18,7 @@ import pandas as pd
 
 from pyterrier_inpars._measures import as_measure
 from pyterrier_inpars._stage import z_scores
+from pyterrier_inpars.training.examples import graded_qrels
 
 if TYPE_CHECKING:
     import torch
@@ -66,12 +67,18 @@ class Validation:
         qrels: Frame ``qid, docno, label``.
         rerank: Reranks the results with the network at that time.
         baselines: Scores of the results by other systems, by their names, in the order of the rows.
+
+    Raises:
+        ValueError: A label is not a whole number; see `graded_qrels`.
     """
 
     results: pd.DataFrame
     qrels: pd.DataFrame
     rerank: Callable[[pd.DataFrame], pd.DataFrame]
     baselines: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.qrels = graded_qrels(self.qrels)
 
     def value(self, measure: str) -> float:
         """Returns the value of a measure for the network at that time."""

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 from bad_input import (
+    NAN,
     Error,
     gives,
     is_no_string,
@@ -10,7 +11,8 @@ from bad_input import (
     rows,
 )
 
-from pyterrier_inpars.training.examples import check_examples
+from pyterrier_inpars.training.examples import check_examples, with_labels
+from pyterrier_inpars.training.model_selection import Validation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,6 +32,30 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 )
 def test_training_examples(changes, error):
     gives(lambda: check_examples(queries(**changes), "text"), error)
+
+
+@pytest.mark.parametrize(
+    "label, expected",
+    [
+        (None, Error("label is not a number at qid 'q2', docno 'd2': got None")),
+        ("high", Error("label is not a number at qid 'q2', docno 'd2': got 'high'")),
+        (NAN, Error("label is not a number at qid 'q2'")),
+        ("1", 2),
+        (2.0, 2),
+        (-1, 1),
+        (True, 2),
+        (0.5, 2),
+    ],
+)
+def test_labels_of_qrels(label, expected):
+    qrels = queries(label=label)[["qid", "docno", "label"]]
+    gives(lambda: int(with_labels(queries(), qrels)["label"].sum()), expected)
+
+
+@pytest.mark.parametrize("label", [0.5, float("inf"), NAN, "high"])
+def test_labels_of_a_validation(label):
+    qrels = queries(label=label)[["qid", "docno", "label"]]
+    gives(lambda: Validation(queries(), qrels, lambda results: results), Error("label .* qid 'q2'"))
 
 
 def test_training_examples_that_are_none():
