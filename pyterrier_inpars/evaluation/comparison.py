@@ -89,7 +89,7 @@ def compare(
             f"unknown option {sorted(unknown)[0]!r}: compare() takes {', '.join(_OPTIONS)} of "
             "pt.Experiment"
         )
-    check_confidence(confidence)
+    finite("confidence", confidence, above=0, below=1)
     by_name = named(systems, names)
     check_baseline(baseline, len(by_name))
     measures = as_measures(measures)
@@ -109,12 +109,6 @@ def compare(
     tables = [table(rows).assign(type=name) for name, rows in groups]
     out = pd.concat(tables, ignore_index=True)
     return out[["type", *(column for column in out if column != "type")]]
-
-
-def check_confidence(confidence: float) -> None:
-    """Checks that a confidence level lies between 0 and 1."""
-    if not 0 < finite("confidence", confidence) < 1:
-        raise ValueError(f"confidence must be between 0 and 1, such as 0.95, not {confidence!r}")
 
 
 def compared(

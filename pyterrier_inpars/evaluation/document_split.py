@@ -32,8 +32,7 @@ def split(
         pt.validate.InputValidationError: A column is missing.
         ValueError: ``share`` is not between 0 and 1, or there are fewer than two documents.
     """
-    if not 0 < finite("share", share) < 1:
-        raise ValueError(f"share must be between 0 and 1, such as 0.5, not {share!r}")
+    finite("share", share, above=0, below=1)
     frame = as_results(queries, "docno")
     if frame["docno"].nunique() < 2:
         raise ValueError("the queries of a single document cannot be split: generate more")

@@ -21,7 +21,7 @@ from pyterrier_inpars.evaluation._systems import (
     values_of,
     warn_if_not_found,
 )
-from pyterrier_inpars.evaluation.comparison import check_confidence, compared
+from pyterrier_inpars.evaluation.comparison import compared
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 
@@ -108,9 +108,8 @@ def select(
     """
     from statsmodels.stats.multitest import multipletests
 
-    if not 0 < finite("alpha", alpha) < 1:
-        raise ValueError(f"alpha must be between 0 and 1, such as 0.05, not {alpha!r}")
-    check_confidence(confidence)
+    finite("alpha", alpha, above=0, below=1)
+    finite("confidence", confidence, above=0, below=1)
     by_name = named(systems, names)
     measure = checked_measure(measure)
     topics, qrels = judged_topics(queries, qrels)

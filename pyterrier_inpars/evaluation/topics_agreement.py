@@ -215,8 +215,7 @@ def _check_test(alpha: float, correction: str) -> None:
     """Checks the level of significance and the name of the correction."""
     from statsmodels.stats.multitest import multipletests
 
-    if not 0 < finite("alpha", alpha) < 1:
-        raise ValueError(f"alpha must be between 0 and 1, such as 0.05, not {alpha!r}")
+    finite("alpha", alpha, above=0, below=1)
     try:
         multipletests([1.0], alpha, correction)
     except ValueError as error:

@@ -114,7 +114,7 @@ def test_queries(call, given, expected):
                 ("relevant", "is not a number"),
             ]
         ),
-        ({"confidence": 95}, Error("confidence must be between 0 and 1")),
+        ({"confidence": 95}, Error("confidence must be above 0 and below 1")),
         ({"by_type": True}, Error("missing_columns=.'type'", MISSING)),
         ({"perquery": True}, Error("unknown option 'perquery'", TypeError)),
         (
@@ -180,7 +180,7 @@ def test_no_measures():
     "options, expected",
     [
         ({"baseline": 2}, Error("baseline must be a number from 0 to 1")),
-        ({"alpha": 0}, Error("alpha must be between 0 and 1")),
+        ({"alpha": 0}, Error("alpha must be above 0 and below 1")),
         ({"correction": "none at all"}, Error("correction must be one of statsmodels.*'none at")),
     ],
 )

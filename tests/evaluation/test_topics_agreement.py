@@ -103,7 +103,7 @@ def test_bad_values():
         agreement_of_values(human, frame([[1, 2], [3, math.nan]]))
     with pytest.raises(ValueError, match="baseline must be a number from 0 to 1"):
         agreement_of_values(human, human, baseline=2)
-    with pytest.raises(ValueError, match="alpha must be between"):
+    with pytest.raises(ValueError, match="alpha must be above 0"):
         agreement_of_values(human, human, alpha=0)
     with pytest.raises(ValueError, match="two systems or more"):
         agreement_of_values(human[["s0"]], human[["s0"]])
