@@ -20,6 +20,9 @@ MAX_CELL = 300
 """Number of characters after which the text of a cell is cut."""
 MAX_BARS = 30
 """Largest number of bars of a histogram."""
+WIDTH, HEIGHT, TOP = 480, 110, 8
+"""Size of the area of a figure, and the room above it."""
+BLUE = "#4a8cc7"
 
 _STYLE = """<style>
 div.inpars{font-family:system-ui,sans-serif;font-size:13px;line-height:1.45;max-width:60em;
@@ -108,11 +111,10 @@ def histogram(values: Iterable[float], label: str) -> Html:
     if not len(numbers):
         return Html("")
     counts, edges = np.histogram(numbers, bins(numbers))
-    width, height, left, top = 480, 110, 44, 8
-    step = width / len(counts)
+    left, step = 44, WIDTH / len(counts)
     bars = "".join(
-        f'<rect x="{left + i * step:.1f}" y="{top + height * (1 - count / counts.max()):.1f}" '
-        f'width="{max(step - 1, 1):.1f}" height="{height * count / counts.max():.1f}"/>'
+        f'<rect x="{left + i * step:.1f}" y="{TOP + HEIGHT * (1 - count / counts.max()):.1f}" '
+        f'width="{max(step - 1, 1):.1f}" height="{HEIGHT * count / counts.max():.1f}"/>'
         for i, count in enumerate(counts)
     )
     whole = bool((numbers == numbers.round()).all())
@@ -121,18 +123,14 @@ def histogram(values: Iterable[float], label: str) -> Html:
         f"Histogram of {label}: {len(numbers):,} values from {number(numbers.min())} to "
         f"{number(numbers.max())}, median {number(float(np.median(numbers)))}"
     )
-    return Html(
-        f'<div class="label">{text(label)}</div>'
-        f'<svg viewBox="0 0 {left + width + 12} {top + height + 20}" role="img" '
-        f'aria-label="{text(alternative)}"><title>{text(alternative)}</title>'
-        f'<g fill="#4a8cc7">{bars}</g><g fill="currentColor" font-size="11">'
-        f'<text x="{left - 6}" y="{top + 9}" text-anchor="end">{counts.max():,}</text>'
-        f'<text x="{left - 6}" y="{top + height}" text-anchor="end">0</text>'
-        f'<text x="{left}" y="{top + height + 14}">{number(ends[0])}</text>'
-        f'<text x="{left + width}" y="{top + height + 14}" text-anchor="end">'
-        f"{number(ends[1])}</text></g>"
-        f'<path d="M{left} {top + height}.5h{width}" stroke="currentColor"/></svg>'
-    )
+    texts = [
+        _text_at(left - 6, TOP + 9, f"{counts.max():,}", to_the_left=True),
+        _text_at(left - 6, TOP + HEIGHT, "0", to_the_left=True),
+        _text_at(left, TOP + HEIGHT + 14, number(ends[0])),
+        _text_at(left + WIDTH, TOP + HEIGHT + 14, number(ends[1]), to_the_left=True),
+    ]
+    axis = f'<path d="M{left} {TOP + HEIGHT}.5h{WIDTH}" stroke="currentColor"/>'
+    return _drawing(label, alternative, left, f'<g fill="{BLUE}">{bars}</g>', texts, axis)
 
 
 def curve(x: Iterable[float], y: Iterable[float], label: str) -> Html:
@@ -147,13 +145,13 @@ def curve(x: Iterable[float], y: Iterable[float], label: str) -> Html:
     points = np.array([(a, b) for a, b in zip(x, y, strict=True) if np.isfinite(b)], dtype=float)
     if len(points) < 2:
         return Html("")
-    width, height, left, top = 480, 110, 52, 8
+    left = 52
     low, high = points.min(axis=0), points.max(axis=0)
     low[0], high[0] = min(x), max(x)
     span = np.where(high > low, high - low, 1.0)
     places = (points - low) / span
     drawn = [
-        (round(left + width * a, 1), round(top + height * (1 - b), 1)) for a, b in places.tolist()
+        (round(left + WIDTH * a, 1), round(TOP + HEIGHT * (1 - b), 1)) for a, b in places.tolist()
     ]
     line = " ".join(f"{a},{b}" for a, b in drawn)
     dots = "".join(f'<circle cx="{a}" cy="{b}" r="2.5"/>' for a, b in drawn)
@@ -163,18 +161,44 @@ def curve(x: Iterable[float], y: Iterable[float], label: str) -> Html:
         f"{label}: {first} at {number(points[0, 0])}, {last} at {number(points[-1, 0])}; lowest "
         f"{ends[2]}, highest {ends[3]}"
     )
+    marks = (
+        f'<polyline points="{line}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>'
+        f'<g fill="{BLUE}">{dots}</g>'
+    )
+    texts = [
+        _text_at(left - 8, TOP + 9, ends[3], to_the_left=True),
+        _text_at(left - 8, TOP + HEIGHT, ends[2], to_the_left=True),
+        _text_at(left, TOP + HEIGHT + 16, ends[0]),
+        _text_at(left + WIDTH, TOP + HEIGHT + 16, ends[1], to_the_left=True),
+    ]
+    axis = f'<path d="M{left} {TOP + HEIGHT + 3}h{WIDTH}" stroke="currentColor" opacity=".5"/>'
+    return _drawing(label, alternative, left, marks, texts, axis)
+
+
+def _drawing(
+    label: str, alternative: str, left: int, marks: str, texts: Iterable[str], axis: str
+) -> Html:
+    """Returns a figure as SVG, under its label.
+
+    Args:
+        label: What the figure shows.
+        alternative: Alternative text.
+        left: Room for texts on the left.
+        marks: Its areas and lines.
+        texts: Texts at its axes.
+        axis: Its axis.
+    """
     return Html(
         f'<div class="label">{text(label)}</div>'
-        f'<svg viewBox="0 0 {left + width + 12} {top + height + 20}" role="img" '
-        f'aria-label="{text(alternative)}"><title>{text(alternative)}</title>'
-        f'<polyline points="{line}" fill="none" stroke="#4a8cc7" stroke-width="1.5"/>'
-        f'<g fill="#4a8cc7">{dots}</g><g fill="currentColor" font-size="11">'
-        f'<text x="{left - 8}" y="{top + 9}" text-anchor="end">{ends[3]}</text>'
-        f'<text x="{left - 8}" y="{top + height}" text-anchor="end">{ends[2]}</text>'
-        f'<text x="{left}" y="{top + height + 16}">{ends[0]}</text>'
-        f'<text x="{left + width}" y="{top + height + 16}" text-anchor="end">{ends[1]}</text></g>'
-        f'<path d="M{left} {top + height + 3}h{width}" stroke="currentColor" opacity=".5"/></svg>'
+        f'<svg viewBox="0 0 {left + WIDTH + 12} {TOP + HEIGHT + 20}" role="img" '
+        f'aria-label="{text(alternative)}"><title>{text(alternative)}</title>{marks}'
+        f'<g fill="currentColor" font-size="11">{"".join(texts)}</g>{axis}</svg>'
     )
+
+
+def _text_at(x: int, y: int, shown: str, to_the_left: bool = False) -> str:
+    anchor = ' text-anchor="end"' if to_the_left else ""
+    return f'<text x="{x}" y="{y}"{anchor}>{shown}</text>'
 
 
 def preformatted(shown: str, label: str = "") -> Html:
