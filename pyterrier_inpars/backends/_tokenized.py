@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyterrier_inpars._compute.garbage_collection import paused_garbage_collection
 from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars._stage import positive_int
@@ -166,7 +167,7 @@ class TokenizedBackend:
     def _load(self, auto_class: str, **options: Any) -> Any:
         """Loads what a class of transformers, given by its name, makes of the model."""
         try:
-            with quiet():
+            with paused_garbage_collection(), quiet():
                 import transformers
 
                 source, own = self._source
