@@ -26,8 +26,8 @@ def runs(arguments: argparse.Namespace) -> list[Run]:
         for name in ("small instruct", "instruct")
     ]
     if arguments.server:
-        # llama.cpp's server computes one answer at a time. For log-probabilities, it would compute
-        # the logits of each token of the prompt, which takes most of its time.
+        # llama.cpp's server computes one answer at a time, and for log-probabilities the logits of
+        # each token of the prompt.
         options = {"prompt": "chat", "concurrency": 1, "log_probs": False}
         options["tokenizer"] = arguments.instruct_model
         chat.append(Run("instruct, chat, server", arguments.server, options))
