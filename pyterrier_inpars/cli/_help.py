@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,23 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.example = example
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command, unless its output would overwrite one of its inputs."""
+        given = [
+            (param.opts[0], path)
+            for param in self.params
+            for path in _paths(ctx.params.get(str(param.name)))
+        ]
+        outputs = [pair for pair in given if pair[0].startswith("--output")]
+        for output, path in outputs:
+            for option, other in given:
+                if option != output and os.path.samefile(path, other):
+                    raise click.UsageError(
+                        f"{output} {path} is the file of {option}, which would be overwritten: "
+                        "choose another path"
+                    )
+        return super().invoke(ctx)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
@@ -42,6 +60,12 @@ class Command(click.Command):
         with formatter.section("Example"):
             for line in self.example.strip().splitlines():
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def _paths(value: Any) -> list[str]:
+    """Returns the values of an option that are paths of files."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [path for path in values if isinstance(path, str) and os.path.isfile(path)]
 
 
 def options(*decorators: Callable) -> Callable[[Callable], Callable]:

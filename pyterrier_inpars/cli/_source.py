@@ -82,6 +82,32 @@ class Source:
         with self.bm25(1000) as bm25:
             return bm25.transform(topics)
 
+    def run_with_queries(
+        self, path: str, topics: pd.DataFrame, topics_file: str | None = None
+    ) -> pd.DataFrame:
+        """Returns a run with the queries of its topics; see `run`.
+
+        Args:
+            path: See `run`.
+            topics: Topics ``qid, query``.
+            topics_file: Where they come from; by default from the collection.
+
+        Raises:
+            ValueError: The run has a topic that is not among them.
+        """
+        run = self.run(path, topics).drop(columns="query", errors="ignore")
+        run = run.merge(topics[["qid", "query"]], on="qid", how="left")
+        if len(missing := run.loc[run["query"].isna(), "qid"].unique()):
+            others = ", or give their queries with --queries"
+            command = click.get_current_context().command
+            raise ValueError(
+                f"{topics_file or self.dataset} lacks {len(missing):,} of {run['qid'].nunique():,} "
+                f"topics of {path}, such as {missing[0]!r}: remove them from the run"
+                + others
+                * (command.name == "rerank")
+            )
+        return run
+
     @contextmanager
     def bm25(self, depth: int) -> Iterator[pt.Transformer]:
         """Yields BM25 over the given index, or over the index of the collection."""

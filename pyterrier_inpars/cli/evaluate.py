@@ -142,6 +142,8 @@ def evaluate(
     if baseline and baseline not in runs:
         raise click.UsageError(f"--baseline {baseline} must be one of the runs: {', '.join(runs)}")
     judged = datasets.read_qrels(qrels) if qrels else source.collection().get_qrels()
+    if judged.empty:
+        raise ValueError(f"{qrels or source.dataset} has no judgements")
     if without:
         topics = judged[["qid"]].drop_duplicates()
         if source.dataset:

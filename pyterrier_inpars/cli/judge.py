@@ -111,11 +111,8 @@ def judge(
         click.echo(f"{output}: {len(kept):,} of {len(generated):,} queries")
         return
     dataset = source.collection()
-    topics = dataset.get_topics()
-    pool = pt.RankCutoff(top_k).transform(source.run(str(input_run), topics))
-    pool = pool.drop(columns="query", errors="ignore").merge(topics[["qid", "query"]], on="qid")
-    if pool.empty:
-        raise ValueError(f"{input_run} has no result for a topic of {source.dataset}")
+    pool = source.run_with_queries(str(input_run), dataset.get_topics())
+    pool = pt.RankCutoff(top_k).transform(pool)
     qrels = judged.qrels(dataset.text_loader()(pool))
     if qrels.empty:
         raise ValueError(f"the model gave none of {len(pool):,} pairs a grade: give another model")

@@ -83,14 +83,7 @@ def rerank(
         reranker = load_reranker(demo_or_name(demo.encoder, model), verbose=True, **scoring)
     texts = source.file_or_name(corpus) if corpus else source.collection()
     topics = datasets.read_topics(queries) if queries else source.collection().get_topics()
-    run = source.run(input_run, topics).drop(columns="query", errors="ignore")
-    run = run.merge(topics[["qid", "query"]], on="qid", how="left")
-    if len(missing := run.loc[run["query"].isna(), "qid"].unique()):
-        raise ValueError(
-            f"{queries or source.dataset} lacks {len(missing):,} of {run['qid'].nunique():,} "
-            f"topics of {input_run}, such as {missing[0]!r}: remove them from the run, or give "
-            f"their queries with --queries"
-        )
+    run = source.run_with_queries(input_run, topics, queries)
     with quiet():
         run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)
     toolkit_files.write_run(run, output_run, type(reranker).__name__)

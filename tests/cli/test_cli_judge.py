@@ -97,3 +97,14 @@ def test_an_estimate_writes_nothing(collection, llm, tmp_path, capsys):
     found = re.search(r"2 requests with (\d+) tokens, and at most 10 tokens of completions", out)
     assert found and int(found[1]) > 10
     assert not output.exists() and not (tmp_path / "out.jsonl.queries").exists()
+
+
+def test_a_topic_of_the_run_that_the_dataset_lacks_is_named(collection, llm, tmp_path, capsys):
+    run, output = tmp_path / "in.run", tmp_path / "judged.qrels"
+    run.write_text("t0 Q0 d0 0 2.0 x\nother Q0 d1 0 1.0 x\n")
+    with pytest.raises(SystemExit):
+        cli.main(["judge", "--base_model", llm, "--input_run", str(run),
+                  "--dataset", str(collection), "--output", str(output)])  # fmt: skip
+    error = capsys.readouterr().err
+    assert "lacks 1 of 2 topics" in error and "such as 'other': remove them" in error
+    assert "--queries" not in error and not output.exists()
