@@ -34,11 +34,13 @@ def collection(
         fix_text: Whether to repair texts and queries with ftfy.
 
     Raises:
-        ValueError: The source does not know the name, there is no such source, or the collection
-            has no columns to choose.
+        ValueError: The source does not know the name, or it is empty, there is no such source, or
+            the collection has no columns to choose.
         FileNotFoundError: A folder lacks a file.
     """
     one_of("source", source, ("ir_datasets", "pyserini"))
+    if not str(name).strip():
+        raise ValueError("name must not be empty: give a path, or the name of a collection")
     path, name = Path(name).expanduser(), str(name)
     if path.is_file():
         return Files(path, docno=docno, text=text, fix_text=fix_text)

@@ -16,7 +16,7 @@ from pyterrier_inpars.datasets.readers import unique_judgements
 T = TypeVar("T")
 
 
-def sample(documents: Iterable[T], n: int, seed: int = 0) -> list[T]:
+def sample(documents: Iterable[T] | pd.DataFrame, n: int, seed: int = 0) -> list[T]:
     """Samples documents from a stream, uniformly without replacement, in one pass.
 
     Each document gets a random number, and the ``n`` documents with the smallest numbers are kept.
@@ -24,7 +24,7 @@ def sample(documents: Iterable[T], n: int, seed: int = 0) -> list[T]:
     larger one.
 
     Args:
-        documents: Corpus, or any other iterable.
+        documents: Corpus, or any other iterable. The rows of a frame are dicts.
         n: Number of documents to draw; a shorter stream is returned whole.
         seed: Seed of the random numbers.
 
@@ -35,6 +35,8 @@ def sample(documents: Iterable[T], n: int, seed: int = 0) -> list[T]:
         ValueError: ``n`` or ``seed`` is negative or not an integer.
     """
     positive_int("n", n, least=0)
+    if isinstance(documents, pd.DataFrame):
+        documents = documents.to_dict("records")  # type: ignore[assignment]
     draw = random.Random(positive_int("seed", seed, least=0)).random
     kept: list[tuple[float, int, T]] = []  # a heap whose first item has the largest number
     for position, document in enumerate(documents if n else ()):

@@ -88,11 +88,10 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (f"{GENERATE} --output {{queries.jsonl}}", 1, "already exists"),
         (f"{GENERATE} --output {{corpus.jsonl}}", 2, "corpus.jsonl is the file of --dataset"),
         (
-            f"{GENERATE} --prompt {{prompt.txt}} --output {{prompt.txt}}",
+            f"{FILTER} --input {{run}} --output {{run}}",
             2,
-            "--output .*prompt.txt is the file of --prompt, which would be overwritten",
+            "run is the file of --input, which would be",
         ),
-        (f"{FILTER} --input {{run}} --output {{run}}", 2, "run is the file of --input"),
         ("triples --input {run} --output {run}", 2, "run is the file of --input"),
         ("rerank --input_run {run} --output_run {run}", 2, "run is the file of --input_run"),
         ("judge --base_model demo --input {run} --output {run}", 2, "the file of --input"),

@@ -35,6 +35,10 @@ class TestSample:
         assert drawn == sample(range(size), n, seed)
         assert set(drawn) <= set(sample(range(size), n + 1, seed))
 
+    def test_rows_of_a_frame(self):
+        frame = pd.DataFrame({"docno": list("abcde"), "text": list("vwxyz")}, index=[1] * 5)
+        assert sample(frame, 3) == sample(frame.to_dict("records"), 3)
+
     def test_seed(self):
         assert len({tuple(sample(range(100), 5, seed)) for seed in range(20)}) == 20
 

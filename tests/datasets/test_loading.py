@@ -48,3 +48,6 @@ class TestCollection:
             collection("bioasq")
         with pytest.raises(ValueError, match="'ir_datasets' or 'pyserini', not 'hub'"):
             collection("nfcorpus", source="hub")
+        for name in ("", " "):
+            with pytest.raises(ValueError, match="name must not be empty"):
+                collection(name)
