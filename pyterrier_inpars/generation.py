@@ -213,10 +213,11 @@ class QueryGenerator(ModelStage, DocumentStage):
         extract: Where the queries are in an answer. A marker, such as ``"Query:"``: the rest of the
             line after its last occurrence. A compiled regular expression: its first group, or the
             whole match; each match is a query. ``{"json": "query"}``: a string, or a list of
-            strings, in this field of a JSON object. A function from the answer to a query, or a
-            list of queries. None for that of the prompt, or else the first line. The answer to a
-            `ChatPrompt` begins with its ``prefill``, reasoning (``<think>``) is left out, and
-            quotation marks around a query are removed.
+            strings, in this field of a JSON object or of a list of objects. A function from the
+            answer to a query, or a list of queries. None for that of the prompt, or else the first
+            line. The answer to a `ChatPrompt` begins with its ``prefill``, reasoning (``<think>``)
+            is left out, the query may be on the line after an emphasized marker (``**Query:**``),
+            and quotation marks and asterisks around it are removed.
         keep_answer: Whether to add the column ``answer``.
         text_field: Name of the column with the document text, or a list of names, whose texts are
             joined by spaces: ``["title", "text"]``.
