@@ -32,6 +32,14 @@ def frozen():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync():
+    """Skips the wait for the disk, milliseconds for each shard, which no test here can observe."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Uses one thread, since tiny networks do not gain from more."""
