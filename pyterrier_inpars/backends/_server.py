@@ -12,12 +12,10 @@ import asyncio
 import json
 import os
 import re
-import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -37,18 +35,8 @@ TRANSIENT = (408, 409)
 """HTTP statuses below 500 of a server that failed at a request, which may succeed later."""
 PREPARED = 2
 """Number of prompts being answered for each request that may be in progress."""
-TURN_SECONDS = 0.0005
-"""Time that a thread computes while others wait for their turn, while answers are awaited.
-
-After each system call, the thread of the event loop waits for its turn. By default, that takes 5 ms
-while another thread builds prompts or writes queries, in which no request is sent.
-"""
 NO_KEY = "none"
 """Key for servers that need none; the client does not accept an empty one."""
-
-_turns = threading.Lock()
-_awaiting = 0
-_turn_before = 0.0
 
 
 class PromptFailure(RuntimeError):
@@ -221,24 +209,6 @@ class Connection:
         return text if self._key == NO_KEY else text.replace(self._key, "***")
 
 
-@contextmanager
-def short_turns() -> Iterator[None]:
-    """Lets threads take turns often while an answer is awaited; see `TURN_SECONDS`."""
-    global _awaiting, _turn_before
-    with _turns:
-        if not _awaiting:
-            _turn_before = sys.getswitchinterval()
-            sys.setswitchinterval(min(_turn_before, TURN_SECONDS))
-        _awaiting += 1
-    try:
-        yield
-    finally:
-        with _turns:
-            _awaiting -= 1
-            if not _awaiting:
-                sys.setswitchinterval(_turn_before)
-
-
 def _key(variable: str | None) -> str:
     """Returns the API key in an environment variable, or `NO_KEY`."""
     key = os.environ.get(variable or "", "").strip() or NO_KEY
@@ -281,15 +251,3 @@ def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: As
     asyncio.run_coroutine_threadsafe(close(), loop)
     if threading.current_thread() is not thread:
         thread.join(timeout=10)
-
-
-def _reset_turns() -> None:
-    """Ends the short turns of the process that this one was forked from."""
-    global _turns, _awaiting
-    if _awaiting:
-        sys.setswitchinterval(_turn_before)
-    _turns, _awaiting = threading.Lock(), 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_turns)

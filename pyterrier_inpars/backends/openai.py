@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,14 +14,11 @@ from urllib.parse import SplitResult, urlsplit
 from pyterrier_inpars._names import one_of
 from pyterrier_inpars._stage import finite, positive_int
 from pyterrier_inpars.backends._choices import completion_of
-from pyterrier_inpars.backends._server import (
-    OPENAI_HOST,
-    Connection,
-    PromptFailure,
-    short_turns,
-)
+from pyterrier_inpars.backends._server import OPENAI_HOST, Connection, PromptFailure
+from pyterrier_inpars.backends._special_tokens import without_special_tokens
 from pyterrier_inpars.backends._streaming import count_failed, wait
 from pyterrier_inpars.backends._tokens import count_tokens
+from pyterrier_inpars.backends._turns import short_turns
 from pyterrier_inpars.backends.base import (
     NEWLINE,
     Completion,
@@ -43,16 +39,6 @@ MALFORMED_ANSWERS = 3
 FAILURES_IN_A_ROW = 20
 """Number of failed prompts without an answer between them after which the run fails."""
 
-_SPECIAL_TOKENS = {
-    "<": re.compile(
-        r"<(?=[|｜][^|｜<>\s]{1,40}[|｜]?>|[^|｜<>\s]{1,40}[|｜]>"  # ChatML, Llama 3, DeepSeek
-        r"|(?:start|end)_of_\w{1,20}>|/?s>|[be]os>)"  # Gemma, Llama 2
-    ),
-    "[": re.compile(  # Mistral
-        r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
-    ),
-}
-"""Special tokens of the usual chat templates, by their first character, which alone is matched."""
 _CONNECTING = threading.Lock()
 """Held while a connection is made; of the module, since backends are pickled."""
 
@@ -376,7 +362,8 @@ class OpenAIBackend:
         else:
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             fields["messages"] = [
-                {**message, "content": _as_text(message["content"])} for message in messages
+                {**message, "content": without_special_tokens(message["content"])}
+                for message in messages
             ]
             if self.log_probs:
                 # llama-cpp-python's server gives none without the number of alternatives
@@ -500,14 +487,6 @@ class OpenAIBackend:
             self.timeout,
             self.max_retries,
         )
-
-
-def _as_text(content: str) -> str:
-    """Returns the content of a message without special tokens, which servers would obey."""
-    for start, token in _SPECIAL_TOKENS.items():
-        if start in content:
-            content = token.sub(f"{start} ", content)
-    return content
 
 
 @functools.cache  # each look-up reads a file, and the settings are described for each batch

@@ -12,7 +12,7 @@ import warnings
 import pytest
 from fault_server import FaultServer, answer
 
-from pyterrier_inpars.backends._server import TURN_SECONDS
+from pyterrier_inpars.backends._turns import TURN_SECONDS
 from pyterrier_inpars.backends.openai import OpenAIBackend
 
 PROMPTS = [f"document {i}: the spectrum of a plasma" for i in range(12)]
