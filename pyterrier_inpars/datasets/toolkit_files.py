@@ -116,8 +116,8 @@ def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Pat
         path: File to write. Missing parent folders are created.
 
     Raises:
-        ValueError: A row lacks a column, a qid is a duplicate, or `read_queries` would refuse the
-            row; the error names the row.
+        ValueError: There are no rows, a row lacks a column, a qid is a duplicate, or `read_queries`
+            would refuse the row; the error names the row.
     """
     if isinstance(rows, pd.DataFrame):
         rows = rows.to_dict("records")
@@ -148,6 +148,8 @@ def write_queries(rows: Iterable[dict[str, Any]] | pd.DataFrame, path: str | Pat
                 raise ValueError(f"{at}: duplicate qid {qid!r}")
             qids.add(qid)
             out.write(line + "\n")
+        if not qids:
+            raise ValueError(f"no queries to write to {path}")
 
 
 def read_triples(path: str | Path) -> pd.DataFrame:

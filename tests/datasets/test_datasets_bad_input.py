@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyterrier_inpars import datasets
-from pyterrier_inpars.datasets import toolkit_files
+from pyterrier_inpars.datasets import exports, toolkit_files
 
 QUERY = '{"doc_id": "1", "query": "q"%s}\n'
 
@@ -236,6 +236,11 @@ def test_tables(tmp_path, content, expected):
     "write, error",
     [
         (lambda p: toolkit_files.write_queries([{"query": "a"}], p), Error("row 1 .*lacks docno")),
+        (lambda p: toolkit_files.write_queries([], p), Error("no queries to write to ")),
+        (
+            lambda p: exports.write_parquet(queries().assign(n=2**70), p),
+            Error("the values of 'n' have no common type"),
+        ),
         (
             lambda p: toolkit_files.write_queries([{"docno": 1, "query": "a"}], p),
             Error("docno must be a s"),

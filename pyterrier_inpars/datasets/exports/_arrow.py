@@ -117,7 +117,7 @@ def _schema(queries: Any) -> pyarrow.Schema:
                 types[name] = pyarrow.unify_schemas(
                     [known, pyarrow.schema([(name, found)])], promote_options="permissive"
                 )
-            except pyarrow.ArrowException as error:
+            except (pyarrow.ArrowException, OverflowError) as error:
                 raise ValueError(
                     f"the values of {name!r} have no common type; convert or drop them: {error}"
                 ) from error
