@@ -15,8 +15,9 @@ def as_measures(measures: Measure | str | Iterable[Measure | str]) -> list[Measu
         TypeError: One is not a measure.
         ValueError: There are none, or one lacks a cutoff or a provider.
     """
-    is_one = isinstance(measures, str) or not isinstance(measures, Iterable)
-    listed: list = [measures] if is_one else list(measures)
+    listed: list = [measures]
+    if isinstance(measures, Iterable) and not isinstance(measures, str):
+        listed = list(measures)
     if not listed:
         raise ValueError("measures is empty: give one measure or more, such as [nDCG @ 10]")
     return list(dict.fromkeys(map(checked_measure, listed)))
