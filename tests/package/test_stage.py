@@ -1,10 +1,13 @@
 """Stage: validation, empty input, repr; and the checks of frames and numbers."""
 
+import re
+
 import pandas as pd
 import pyterrier as pt
 import pytest
 
-from pyterrier_inpars._stage import Stage, check_strings, positive_int
+from pyterrier_inpars._names import one_of
+from pyterrier_inpars._stage import Stage, check_strings, finite, input_modes, positive_int
 
 
 class Keep(Stage):
@@ -94,3 +97,35 @@ def test_numbers_out_of_range(value):
     with pytest.raises(ValueError, match=r"k must be a whole number of at least 1, not"):
         positive_int("k", value)
     assert positive_int("k", 4) == 4
+
+
+@pytest.mark.parametrize(
+    "bounds, inside, outside, shown",
+    [
+        ({"above": 0}, [1e-9, 7], [0, -1], "above 0"),
+        ({"least": 0}, [0, 7], [-1e-9], "at least 0"),
+        ({"below": 1}, [-7, 0.999], [1, 2], "below 1"),
+        ({"most": 0.5}, [-7, 0.5], [0.51], "at most 0.5"),
+        ({"above": 0, "most": 1}, [0.1, 1], [0, 1.1], "above 0 and at most 1"),
+    ],
+)
+def test_numbers_within_bounds(bounds, inside, outside, shown):
+    assert [finite("x", value, **bounds) for value in inside] == inside
+    for value in outside:
+        with pytest.raises(ValueError, match=re.escape(f"x must be {shown}, not {value!r}")):
+            finite("x", value, **bounds)
+    for value in (float("nan"), float("inf"), "1", None, True):
+        with pytest.raises(ValueError, match="x must be a number, not"):
+            finite("x", value, **bounds)
+
+
+@pytest.mark.parametrize("value", ["c", "", None, 3, ["a"]])
+def test_a_name_of_a_choice(value):
+    assert one_of("x", "b", ("a", "b")) == "b"
+    with pytest.raises(ValueError, match=re.escape(f"x must be 'a' or 'b', not {value!r}")):
+        one_of("x", value, ("a", "b"))
+
+
+def test_sets_of_columns_begin_with_the_largest():
+    assert input_modes(["a"], ["b"], ["c"]) == [["b", "a", "c"], ["b", "a"], ["a"]]
+    assert input_modes(["a", "b"], ["a", "b"]) == [["a", "b"]]
