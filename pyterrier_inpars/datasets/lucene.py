@@ -23,7 +23,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._progress import Progress
-from pyterrier_inpars._stage import Stage, check_strings, positive_int, with_columns
+from pyterrier_inpars._stage import Stage, check_strings, finite, positive_int, with_columns
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.datasets.collections import Collection, TextLoader
 from pyterrier_inpars.datasets.readers import join_title, read_qrels, unique_docnos
@@ -193,10 +193,8 @@ class LuceneBM25(Stage):
         verbose: bool = False,
     ):
         self.index = index if isinstance(index, LuceneIndex) else LuceneIndex(index)
-        if not (k1 >= 0 and 0 <= b <= 1):
-            raise ValueError(f"k1 must be at least 0, b from 0 to 1, not k1={k1!r}, b={b!r}")
-        self.k1 = k1
-        self.b = b
+        self.k1 = finite("k1", k1, least=0)
+        self.b = finite("b", b, least=0, most=1)
         self.num_results = positive_int("num_results", num_results)
         self.threads = threads if threads is None else positive_int("threads", threads)
         self.verbose = verbose
