@@ -7,7 +7,7 @@ import functools
 import inspect
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ MAX_WINDOW = 2048
 """Longest window of local attention that the check of the masks exceeds."""
 WINDOW_MARGIN = 16
 """Tokens by which the check of the masks exceeds a window."""
+OTHER_TOKENS = 256
+"""First tokens of the vocabulary whose probabilities the check of the masks compares too."""
 ATTENTION = "pyterrier_inpars"
 """Name under which `_attention` is registered with transformers."""
 
@@ -113,6 +115,14 @@ class SharedPrefixCache:
                     continue
                 for states in (layer.keys, layer.values):
                     states[targets, :, slots] = states[sources, :, slots]
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Removes tokens from the end of sequences.
+
+        Args:
+            lengths: New number of tokens of each sequence, with the shared prefix.
+        """
+        self._lengths = list(lengths)  # what lies behind is hidden, and overwritten
 
     def prefix_states(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns keys and values of the prefix, each of shape (1, heads, tokens, head size)."""
@@ -259,12 +269,13 @@ def _attention(
         return states.unflatten(1, (rows, -1)).transpose(0, 1)
 
     query = query.reshape(rows, groups, -1, size)
-    scores = query @ key.transpose(2, 3)
+    # PyTorch would copy the keys for query @ key.transpose(2, 3)
+    scores = (key @ query.transpose(2, 3)).transpose(2, 3)
     if shared_prefix.prefix:
         prefix_key, prefix_value = shared_prefix.prefix_states(module.layer_idx)
         prefix_scores = merge_rows(query) @ prefix_key[0].transpose(1, 2)
         scores = torch.cat([split_rows(prefix_scores), scores], -1)
-    scores = scores.view(rows, groups, -1, tokens, scores.shape[-1])
+    scores = scores.reshape(rows, groups, -1, tokens, scores.shape[-1])
     scaling = size**-0.5 if scaling is None else scaling
     scores = torch.add(attention_mask[:, :, None], scores, alpha=scaling)
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype).flatten(2, 3)
@@ -343,8 +354,9 @@ def supports_masks(
     Models that accept no explicit masks (ALiBi, recurrent layers) do not, and neither do models
     that build the masks of local attention themselves. The sequences are therefore extended beyond
     the window of such models, and compared in float32, or in the model's dtype if float32 weights
-    do not fit into memory. On a CPU, the model's attention is replaced by `_attention` if the
-    results are equal.
+    do not fit into memory. The vocabulary is restricted to the tokens of the sequences and a few
+    others: in a small model, embeddings are most of the weights. On a CPU, the model's attention is
+    replaced by `_attention` if the results are equal.
 
     Args:
         model: Causal language model of transformers.
@@ -390,14 +402,16 @@ def supports_masks(
                 return True
         return False
 
-    try:
-        with _float32(model):
-            return compared()
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    model.set_attn_implementation(implementations[-1])
-    return compared()
+    with _restricted_vocabulary(model, itertools.chain(prefix, *rests)) as numbers:
+        prefix, *rests = [[numbers[token] for token in row] for row in (prefix, *rests)]
+        try:
+            with _float32(model):
+                return compared()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        model.set_attn_implementation(implementations[-1])
+        return compared()
 
 
 def _longest_window(model: Any) -> int:
@@ -418,6 +432,38 @@ def _longest_window(model: Any) -> int:
 
 def _repeated(tokens: Sequence[int], count: int) -> list[int]:
     return list(itertools.islice(itertools.cycle(tokens), max(0, count)))
+
+
+@contextmanager
+def _restricted_vocabulary(model: Any, tokens: Iterable[int]) -> Iterator[dict[int, int]]:
+    """Restricts the vocabulary of a model to some tokens and `OTHER_TOKENS` until the block ends.
+
+    A vocabulary of quantized weights, or with layers of another form, stays as it is.
+
+    Yields:
+        The number of each token in the restricted vocabulary.
+    """
+    import torch
+
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    layers = [layer for layer in (embeddings, head) if layer is not None]
+    weights = list(dict.fromkeys(weight for layer in layers for weight in layer.parameters()))
+    sizes = {len(weight) if type(weight) is torch.nn.Parameter else None for weight in weights}
+    if not isinstance(embeddings, torch.nn.Embedding) or sizes != {embeddings.num_embeddings}:
+        yield {token: token for token in tokens}
+        return
+    kept = sorted({*tokens, *range(min(OTHER_TOKENS, *sizes))})
+    whole = [weight.data for weight in weights]
+    padding = embeddings.padding_idx
+    try:
+        embeddings.padding_idx = None  # may be none of these tokens
+        for weight in weights:
+            weight.data = weight.data[kept]
+        yield {token: number for number, token in enumerate(kept)}
+    finally:
+        embeddings.padding_idx = padding
+        for weight, data in zip(weights, whole, strict=True):
+            weight.data = data
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, 
 from pyterrier_inpars._compute.memory_limit import MemoryLimit, is_out_of_memory
 from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars.backends._drafts import DRAFT_TOKENS, draft
 from pyterrier_inpars.backends._kv_cache import (
     SequentialBatch,
     SharedPrefixCache,
@@ -473,8 +474,12 @@ class HuggingFaceBackend(TokenizedBackend):
         """
         waiting = list(waiting)
         self._check_masks(prefix, ids, waiting[-1])
-        longest = len(ids[waiting[-1]]) + max_new_tokens
+        longest = len(ids[waiting[-1]]) + max_new_tokens + DRAFT_TOKENS
         batch, length = self._new_batch(prefix, most * num_samples, longest)
+
+        def has_ended(row: _Row) -> bool:
+            return len(row.tokens) == max_new_tokens or self._has_ended(row.tokens, stop)
+
         rows: list[_Row] = []
         while waiting or rows:
             free = most - -(-len(rows) // num_samples)
@@ -486,22 +491,62 @@ class HuggingFaceBackend(TokenizedBackend):
                 for _, i, n in added:
                     number = i * num_samples + n
                     generator = _generator(seeds[number]) if sampling.temperature else None
-                    rows.append(_Row(number, ids[i][-1], generator))
-            logits = batch.forward([[row.last] for row in rows])[:, 0]
-            found = next_tokens(logits, sampling, [row.generator for row in rows])
-            unfinished = []
-            for i, (row, (token, log_prob)) in enumerate(zip(rows, found, strict=True)):
-                self._check_numbers([log_prob], row.number // num_samples, self._dtype_name)
-                row.last = token
-                row.tokens.append(token)
-                row.log_probs.append(log_prob)
-                if len(row.tokens) == max_new_tokens or self._has_ended(row.tokens, stop):
-                    yield row
-                else:
-                    unfinished.append(i)
-            kept = _compacted(unfinished)
+                    rows.append(_Row(number, i, ids[i], generator))
+            fed = self._with_drafts(rows, max_new_tokens)
+            logits = batch.forward(fed)
+            self._append_tokens(rows, fed, logits, sampling, has_ended)
+            yield from filter(has_ended, rows)
+            kept = _compacted([i for i, row in enumerate(rows) if not has_ended(row)])
             batch.select(kept)
             rows = [rows[i] for i in kept]
+            if logits.shape[1] > 1:
+                batch.truncate([len(row.text) - 1 for row in rows])
+
+    def _append_tokens(
+        self,
+        rows: Sequence[_Row],
+        fed: Sequence[Sequence[int]],
+        logits: torch.Tensor,
+        sampling: Sampling,
+        has_ended: Callable[[_Row], bool],
+    ) -> None:
+        """Appends a token to each row, and further ones as long as they are those of its draft.
+
+        Args:
+            rows: The completions.
+            fed: For each row, its last token and a draft of the next ones.
+            logits: Logits after these tokens.
+            sampling: See `complete`.
+            has_ended: Whether a completion has ended.
+        """
+        position, agreed = 0, list(range(len(rows)))
+        while agreed:
+            after = logits[:, position] if len(agreed) == len(rows) else logits[agreed, position]
+            found = next_tokens(after, sampling, [rows[i].generator for i in agreed])
+            for i, (token, log_prob) in zip(agreed, found, strict=True):
+                row = rows[i]
+                self._check_numbers([log_prob], row.prompt_number, self._dtype_name)
+                row.tokens.append(token)
+                row.log_probs.append(log_prob)
+            position += 1
+            agreed = [
+                i
+                for i in agreed
+                if rows[i].tokens[-1:] == fed[i][position : position + 1] and not has_ended(rows[i])
+            ]
+
+    def _with_drafts(self, rows: Sequence[_Row], max_new_tokens: int) -> list[list[int]]:
+        """Returns the tokens to feed: the last one of each row, and a draft of the next ones.
+
+        A model that is compiled gets no drafts: a step of several tokens would be compiled too.
+        """
+        drafts = self._supports_masks and not self._compile
+        count = DRAFT_TOKENS // len(rows) - 1 if drafts else 0
+        left = [max_new_tokens - len(row.tokens) for row in rows]
+        return [
+            [row.text[-1], *draft(row.text, min(count, n - 1))]
+            for row, n in zip(rows, left, strict=True)
+        ]
 
 
 @dataclass
@@ -510,17 +555,24 @@ class _Row:
 
     Attributes:
         number: Number of the completion.
-        last: Token to feed next.
+        prompt_number: Number of its prompt.
+        prompt: Tokens of its prompt.
         generator: Random generator of the completion, None for greedy decoding.
         tokens: Tokens generated so far.
         log_probs: Their natural log-probabilities.
     """
 
     number: int
-    last: int
+    prompt_number: int
+    prompt: list[int]
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+
+    @property
+    def text(self) -> list[int]:
+        """Tokens of the prompt and those generated so far."""
+        return self.prompt + self.tokens
 
 
 def _generator(seed: int) -> torch.Generator:

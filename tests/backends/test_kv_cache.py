@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny_llm
 import torch
+from transformers import AutoModelForCausalLM
 
 from pyterrier_inpars.backends import _kv_cache
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
@@ -65,3 +66,44 @@ class TestSharedPrefixCache:
         batch.select([1, 0, 4, 4, 4, 3])
         rows = [list(rows[i]) for i in (1, 0, 4, 4, 4, 3)]
         check(batch, rows, some(1, 1, 1, 1, 1, 1))
+
+
+class TestRestrictedVocabulary:
+    """The check of the masks uses some rows of the embeddings and of the output layer."""
+
+    TOKENS = [399, 350, 398]
+
+    @pytest.fixture(params=[True, False], ids=["tied", "untied"])
+    def llm(self, request, tmp_path):
+        path = tiny_llm.save(tmp_path, "llama")
+        llm = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+        llm.model.embed_tokens.padding_idx = 397  # above all numbers of the restricted vocabulary
+        if request.param:
+            llm.lm_head.weight = llm.model.embed_tokens.weight
+        with torch.inference_mode():
+            yield llm
+
+    def test_logits_are_those_of_the_kept_tokens(self, llm):
+        expected = llm(input_ids=torch.tensor([self.TOKENS])).logits
+        with _kv_cache._restricted_vocabulary(llm, self.TOKENS) as numbers:
+            ids = torch.tensor([[numbers[token] for token in self.TOKENS]])
+            found = llm(input_ids=ids).logits
+        assert found.shape[-1] == 256 + 3
+        torch.testing.assert_close(found[..., :256], expected[..., :256])
+        for token, number in numbers.items():
+            torch.testing.assert_close(found[..., number], expected[..., token])
+
+    def test_the_model_is_left_as_it_was(self, llm):
+        """Its weights are not even copied, also after an error."""
+        before = {name: weight.data_ptr() for name, weight in llm.named_parameters()}
+        with pytest.raises(OSError), _kv_cache._restricted_vocabulary(llm, self.TOKENS):
+            assert len(llm.lm_head.weight) == 256 + 3
+            raise OSError
+        assert {name: weight.data_ptr() for name, weight in llm.named_parameters()} == before
+        assert llm.model.embed_tokens.padding_idx == 397
+
+    def test_other_embeddings_stay(self, llm):
+        llm.lm_head = torch.nn.Linear(32, 300)  # not one row for each token
+        with _kv_cache._restricted_vocabulary(llm, self.TOKENS) as numbers:
+            assert numbers == {token: token for token in self.TOKENS}
+            assert len(llm.model.embed_tokens.weight) == 400
