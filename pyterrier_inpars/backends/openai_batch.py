@@ -7,7 +7,7 @@ import functools
 import json
 import warnings
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -224,9 +224,8 @@ class OpenAIBatch:
         client, send = connection.client, connection.send
         data = b"".join(requests.values())
         digest = sha256(data).hexdigest()
-        batch = await self._find(digest)
-        if batch is not None:
-            batch, results = await self._finished(batch, requests)
+        async for earlier in self._earlier(digest):
+            batch, results = await self._finished(earlier, requests)
             if any(_parts_of(line)[2] is None for line in results.values()):
                 return batch, results
         file = await send(
@@ -275,10 +274,10 @@ class OpenAIBatch:
                         results.setdefault(result["custom_id"], result)
         return batch, results
 
-    async def _find(self, digest: str) -> Any:
-        """Returns the batch with these requests that an earlier run submitted, or None.
+    async def _earlier(self, digest: str) -> AsyncIterator[Any]:
+        """Yields the batches with these requests that earlier runs submitted.
 
-        A batch that ended without results is left out, so that it is submitted again.
+        Batches that ended without results are left out, so that they are submitted again.
         """
         connection = self._backend.connection
         page = await connection.send(connection.client.batches.list(limit=100))
@@ -287,9 +286,9 @@ class OpenAIBatch:
                 if (batch.metadata or {}).get(DIGEST) == digest and (
                     batch.status in (*RUNNING, "completed") or batch.output_file_id
                 ):
-                    return batch
+                    yield batch
             if not page.has_next_page():
-                return None
+                return
             page = await connection.send(page.get_next_page())
 
 
