@@ -32,7 +32,7 @@ def results(count=7):
     return pd.DataFrame(rows, columns=["qid", "query", "docno", "text"]).assign(score=0.0, x=1)
 
 
-def plainly(folder, frame, scale):
+def plainly(folder, frame, scale, end):
     """Returns the expected grades, with the whole sequence computed for each pair."""
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -43,7 +43,7 @@ def plainly(folder, frame, scale):
             prompt = PROMPT.replace("{query}", query).replace("{document}", text)
             before, ids = (
                 tokenizer(prompt)["input_ids"],
-                tokenizer(f"{prompt} {grade}")["input_ids"],
+                tokenizer(f"{prompt} {grade}{end}")["input_ids"],
             )
             start = next((i for i, t in enumerate(before) if t != ids[i]), len(before))
             with torch.no_grad():
@@ -54,13 +54,15 @@ def plainly(folder, frame, scale):
     return found
 
 
-@pytest.mark.parametrize("scale", [(0, 1, 2, 3), (0, 1), (1, 10, 200)])
-def test_expected_grades_equal_the_probabilities_of_the_grades(model, scale):
+@pytest.mark.parametrize(
+    "scale, end", [((0, 1, 2, 3), ""), ((0, 1), ""), ((2, 10, 300), ""), ((1, 10, 200), "\n")]
+)
+def test_expected_grades_equal_the_probabilities_of_the_grades(model, scale, end):
     frame = results()
     judge = RelevanceJudge(model, scale=scale, prompt=PROMPT, dtype="float32", batch_size=3)
     out = judge(frame)
     assert list(out) == ["qid", "query", "docno", "text", "x", "grade", "score", "rank"]
-    assert out["score"].to_numpy() == pytest.approx(plainly(model, frame, scale), rel=1e-4)
+    assert out["score"].to_numpy() == pytest.approx(plainly(model, frame, scale, end), rel=1e-4)
     assert set(out["grade"]) <= set(scale) and out["grade"].dtype.kind == "i"
     alone = pd.concat([judge(frame[i : i + 1]) for i in range(len(frame))])
     assert alone["score"].to_numpy() == pytest.approx(out["score"].to_numpy(), rel=1e-4)
