@@ -452,7 +452,7 @@ def _restricted_vocabulary(model: Any, tokens: Iterable[int]) -> Iterator[dict[i
     if not isinstance(embeddings, torch.nn.Embedding) or sizes != {embeddings.num_embeddings}:
         yield {token: token for token in tokens}
         return
-    kept = sorted({*tokens, *range(min(OTHER_TOKENS, *sizes))})
+    kept = sorted({*tokens, *range(min(OTHER_TOKENS, embeddings.num_embeddings))})
     whole = [weight.data for weight in weights]
     padding = embeddings.padding_idx
     try:

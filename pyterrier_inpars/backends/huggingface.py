@@ -499,7 +499,7 @@ class HuggingFaceBackend(TokenizedBackend):
             kept = _compacted([i for i, row in enumerate(rows) if not has_ended(row)])
             batch.select(kept)
             rows = [rows[i] for i in kept]
-            if logits.shape[1] > 1:
+            if isinstance(batch, SharedPrefixCache):  # with drafts
                 batch.truncate([len(row.text) - 1 for row in rows])
 
     def _append_tokens(
