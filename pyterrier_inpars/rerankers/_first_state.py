@@ -78,7 +78,8 @@ def _attend(
         The output, (rows, 1, width), and no attention weights.
     """
     own, first = attention.self, hidden_states[:, :1]
-    rows, heads = len(hidden_states), own.num_attention_heads
+    # shape, as len() would be a constant where the network is traced
+    rows, heads = hidden_states.shape[0], own.num_attention_heads
     # The bias of the keys adds the same to the logits of all tokens; softmax ignores it.
     queries = own.query(first).view(rows, heads, -1) * own.scaling
     mask = None if attention_mask is None else attention_mask[:, 0, :1]

@@ -12,9 +12,11 @@ from pyterrier_inpars._compute.devices import best_dtype, is_int8
 from pyterrier_inpars._compute.xla import on_xla, padded_length
 from pyterrier_inpars.rerankers._checkpoint import read_json
 from pyterrier_inpars.rerankers._first_state import first_state
-from pyterrier_inpars.rerankers.base import Reranker
+from pyterrier_inpars.rerankers._vector_cache import weights_state
+from pyterrier_inpars.rerankers.base import OPENVINO, TORCH, Reranker
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
 TOKENIZED = 1024
@@ -26,6 +28,9 @@ GENERATIVE = ("text-generation", "any-to-any")
 
 class SentenceTransformersReranker(Reranker):
     """A reranker whose network is one of sentence-transformers."""
+
+    _backends = (TORCH, OPENVINO)
+    _openvino: Any = None  # the encoders that OpenVINO computes
 
     def _load_as(self, network_class: Any, device: torch.device, **options: Any) -> Any:
         """Loads a network in float32 onto the device, by its class in sentence-transformers."""
@@ -113,6 +118,9 @@ class SentenceTransformersReranker(Reranker):
         import torch
 
         network = self.network
+        self._check_backend()
+        if self.backend == OPENVINO:
+            return self._in_openvino(network)
         if (
             best_dtype(self.dtype, network.device) != torch.bfloat16  # float16 could overflow
             or is_int8(self.dtype)
@@ -124,6 +132,37 @@ class SentenceTransformersReranker(Reranker):
         from pyterrier_inpars._compute.lower_precision import converted_weights
 
         return converted_weights(network, torch.bfloat16, keep=self._heads(network))
+
+    def _in_openvino(self, network: Any) -> AbstractContextManager:
+        """Returns a context in which OpenVINO computes the encoders; heads stay in float32."""
+        from sentence_transformers.base.modules import Transformer
+
+        from pyterrier_inpars._compute.openvino import OpenVinoEncoders
+
+        if network.device.type != "cpu":
+            raise ValueError(
+                f"backend='openvino' computes on a CPU, not on {str(network.device)!r}: give "
+                f"device='cpu', or backend='torch'"
+            )
+        parts = [part for part in network.modules() if isinstance(part, Transformer)]
+        if any(is_language_model(part.model.config) for part in parts):
+            raise ValueError(
+                f"backend='openvino' is for encoders, and {str(self.model)!r} is a causal language "
+                f"model: give backend='torch'"
+            )
+        if self._openvino is None:
+            self._openvino = OpenVinoEncoders()
+        dtype = best_dtype(self.dtype, network.device)
+        state = (weights_state(network), self._input_settings(), dtype)
+        return self._openvino.instead_of([part.model.base_model for part in parts], dtype, state)
+
+    def _reranked(self, results: pd.DataFrame) -> pd.DataFrame:
+        # Weights in training would be converted at each validation.
+        backend, self.backend = self.backend, TORCH
+        try:
+            return super()._reranked(results)
+        finally:
+            self.backend = backend
 
     def _first_state(self, alone: bool) -> AbstractContextManager[None]:
         """Computes less in this context if only the first token's state is read."""
@@ -161,6 +200,15 @@ def some_rows(
             if value.shape[:2] == mask.shape:
                 found[name] = found[name][:, columns]
     return found
+
+
+def is_language_model(config: Any) -> bool:
+    """Returns whether a configuration is of a causal language model, and of no encoder."""
+    import transformers
+
+    kind = type(config)
+    encoders = transformers.MODEL_FOR_MASKED_LM_MAPPING
+    return kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and kind not in encoders
 
 
 def number_of_positions(network: Any) -> float:

@@ -87,6 +87,10 @@ NOT_FINITE = (
 """What to do about a network that computes NaN or infinite numbers."""
 
 
+TORCH, OPENVINO = "torch", "openvino"
+"""Backends that compute scores."""
+
+
 class LoadingOptions(TypedDict, total=False):
     """How a reranker loads and runs its network; keyword parameters of every reranker.
 
@@ -104,6 +108,10 @@ class LoadingOptions(TypedDict, total=False):
         device: Name such as ``"cpu"``, ``"cuda"``, or ``"xla"`` for a TPU (package
             ``torch_xla``); ``None`` for the best one available, which is a TPU if the environment
             has ``PJRT_DEVICE=TPU``.
+        backend: ``"torch"`` (the default), or ``"openvino"`` to score with OpenVINO on a CPU
+            (extra ``openvino``; encoders of ``CrossEncoder`` and ``BiEncoder``, in float32 or
+            bfloat16). Float32 scores are equal up to rounding. The encoder is converted on first
+            use, and after a training, which takes some seconds. Training uses PyTorch.
     """
 
     revision: str | None
@@ -111,6 +119,7 @@ class LoadingOptions(TypedDict, total=False):
     dtype: str | torch.dtype
     compile: bool
     device: str | None
+    backend: str
 
 
 LOADING_DEFAULTS: dict[str, Any] = {
@@ -119,6 +128,7 @@ LOADING_DEFAULTS: dict[str, Any] = {
     "dtype": "auto",
     "compile": False,
     "device": None,
+    "backend": TORCH,
 }
 
 
@@ -156,8 +166,8 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         text_field: Column with the text of the document, or several, such as ``["title", "text"]``,
             whose texts are joined by spaces.
         verbose: Whether to show progress bars and the libraries' own notices.
-        **loading: ``revision``, ``trust_remote_code``, ``dtype``, ``compile`` and ``device``; see
-            :class:`LoadingOptions`.
+        **loading: ``revision``, ``trust_remote_code``, ``dtype``, ``compile``, ``device`` and
+            ``backend``; see :class:`LoadingOptions`.
 
     Attributes:
         history: Log of the last ``fit``, list of dict: ``loss`` (mean since the previous entry),
@@ -186,6 +196,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
     _method: str
     """Key of ``recipes.DEFAULTS``."""
     _losses: Sequence[str] = LOSSES
+    _backends: tuple[str, ...] = (TORCH,)
     _default_loss: str
 
     def __init__(
@@ -213,6 +224,8 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         self.dtype: str | torch.dtype = options["dtype"]
         self._compile: bool = options["compile"]  # compile() is a method of every transformer
         self.device: str | None = options["device"]
+        self.backend: str = options["backend"]
+        self._check_backend()
         self.history: list[dict[str, float]] = []
         self.train_loss: float | None = None
         self.provenance: dict[str, Any] | None = None
@@ -234,6 +247,17 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
                 )
         known = [*own, *LOADING_DEFAULTS]
         check_names(type(self).__name__, loading, known, ", ".join(known))
+
+    def _check_backend(self) -> None:
+        """Checks that this class computes with the backend, and with the other options."""
+        if self.backend not in self._backends:
+            known = " or ".join(map(repr, self._backends))
+            raise ValueError(
+                f"backend of {type(self).__name__} must be {known}, not {self.backend!r:.200}"
+            )
+        if self.backend != TORCH and (self._compile or is_int8(self.dtype)):
+            other = "compile=True" if self._compile else "dtype='int8'"
+            raise ValueError(f"{other} is for backend='torch', not for {self.backend!r}")
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -446,8 +470,8 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         These are the weights, the class, the precision and the format of the input: ``max_length``,
         ``text_field``, prompts, pooling, template and label words as they are in effect, given or
         stored with the model. A loaded checkpoint has the fingerprint of the reranker that was
-        saved. Batches, device and ``compile`` change scores in the last digits only, and are left
-        out. Of each weight, the first 1,024 numbers are read. Loads the network.
+        saved. Batches, device, backend and ``compile`` change scores in the last digits only, and
+        are left out. Of each weight, the first 1,024 numbers are read. Loads the network.
         """
         network = self.network
         known = {
