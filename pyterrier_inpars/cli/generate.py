@@ -256,7 +256,7 @@ def generate(
         keep_prompt=as_lines,
         **generator_options,
     )
-    documents = datasets.sample(corpus, max_generations, seed)
+    documents: list[dict[str, str]] = datasets.sample(corpus, max_generations, seed)
     if not documents:
         raise ValueError(f"{dataset} has no documents")
     if estimate:
