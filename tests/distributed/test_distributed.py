@@ -30,6 +30,7 @@ from pyterrier_inpars import (
     RoundTripFilter,
     ScoreFilter,
     _progress,
+    _ray_workers,
     distributed,
     funnel,
 )
@@ -204,7 +205,7 @@ def test_open_indexes_of_pisa_are_opened_again(bm25):
     queries = text_queries()
     stage = RoundTripFilter(bm25, 2)
     expected = stage(queries)
-    again = ray.cloudpickle.loads(distributed._dumps(ray, stage))
+    again = ray.cloudpickle.loads(_ray_workers.dumps(ray, stage))
     assert again.retriever is not bm25 and repr(again) == repr(stage)
     pd.testing.assert_frame_equal(again(queries), expected)
     assert 0 < len(expected) < len(queries)
@@ -214,7 +215,7 @@ def test_what_cannot_be_sent_is_an_error_that_shows_what_to_write():
     ray = pytest.importorskip("ray")
     stage = pt.apply.generic(lambda inp: inp, transform_outputs=threading.Lock().acquire)
     with pytest.raises(TypeError, match=r"cannot be sent to the workers \(.*lock.*\): .* lambda: "):
-        distributed._dumps(ray, stage)
+        _ray_workers.dumps(ray, stage)
 
 
 # On a cluster
@@ -348,7 +349,7 @@ def test_parts_of_lost_workers_are_repeated_a_limited_number_of_times(
     assert "14 parts, 2 workers, 2 lost" in capsys.readouterr().err.splitlines()[-1]
     for name in range(9):
         (marks / str(name)).touch()
-    monkeypatch.setattr(distributed, "_MAX_LOSSES", 2)
+    monkeypatch.setattr(_ray_workers, "MAX_LOSSES", 2)
     with pytest.raises(
         RuntimeError, match="workers are lost at documents 13 to 15 .*enough memory"
     ):
@@ -381,9 +382,9 @@ def test_workers_that_do_not_start_raise_an_error(tmp_path, ray, monkeypatch):
         def __init__(self, *args):
             raise OSError("no such library")
 
-    monkeypatch.setattr(distributed, "_MAX_RESTARTS", 1)
+    monkeypatch.setattr(_ray_workers, "MAX_RESTARTS", 1)
     for number, worker in enumerate((Exits, Raises)):
-        monkeypatch.setattr(distributed, "_Worker", worker)
+        monkeypatch.setattr(_ray_workers, "Worker", worker)
         with pytest.raises(RuntimeError, match="workers do not start.*enough memory.* 2 workers"):
             index(tmp_path / str(number), corpus(40), workers=2)
 
@@ -401,7 +402,7 @@ def test_reading_ahead_is_bounded(tmp_path, ray):
     args = tmp_path / "queries", documents(), Waits(0, tmp_path) >> Writer()
     thread = threading.Thread(target=index, args=args)
     thread.start()
-    most = distributed._AHEAD * 3
+    most = _ray_workers.AHEAD * 3
     try:
         assert wait_until(lambda: len(read) >= most)
         time.sleep(1)

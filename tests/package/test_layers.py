@@ -12,8 +12,9 @@ PACKAGE = Path(pyterrier_inpars.__file__).parent
 
 LAYERS = [  # from the bottom to the top; a room may import those below its own line
     ["_files", "_fingerprint", "_html", "_hub", "_measures", "_names", "_passages", "_progress"],
-    ["_stage"],
-    ["_compute", "_counted", "_native_output", "_quiet", "_retrieval", "_similarity"],
+    ["_quiet", "_stage"],
+    ["_compute", "_counted", "_native_output", "_ray_workers"],
+    ["_retrieval", "_similarity"],
     ["_text_sources", "backends", "queries", "training"],
     ["datasets"],
     ["prompts"],
