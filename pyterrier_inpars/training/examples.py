@@ -94,7 +94,8 @@ def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing
         loss: One of ``losses.LOSSES``.
 
     Raises:
-        ValueError: No list has two documents, or a score of the teacher is missing.
+        ValueError: No list has two documents, a score of the teacher is missing, or it scores all
+            documents of each list alike.
     """
     target = "score" if loss in FROM_TEACHER else "label"
     if target == "score":
@@ -116,6 +117,11 @@ def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing
     if not found:
         needed = "two documents" if loss in UNLABELLED else "a positive and a negative"
         raise ValueError(f"no qid has {needed}, which loss={loss!r} needs: mine negatives first")
+    if target == "score" and all(len(set(row.targets)) == 1 for row in found):
+        raise ValueError(
+            f"loss={loss!r} learns from the scores of a teacher, and it gives all documents of "
+            "each query the same score: give another teacher"
+        )
     return found
 
 

@@ -366,6 +366,14 @@ class TestTeacher:
         with pytest.raises(ValueError, match=f"qid 'q1', docno 'd1.1' is {bad}"):
             listings(examples.assign(score=scores), "text", "margin_mse")
 
+    @pytest.mark.parametrize("loss", ["margin_mse", *UNLABELLED])
+    def test_a_teacher_that_scores_all_documents_of_a_query_alike(self, examples, loss):
+        alike = examples.assign(score=examples["qid"].str[1:].astype(float))
+        with pytest.raises(ValueError, match=f"loss='{loss}' .* each query the same score"):
+            listings(alike, "text", loss)
+        alike.loc[0, "score"] += 1
+        assert listings(alike, "text", loss)
+
     @pytest.mark.parametrize("cls", [MonoT5, CrossEncoder, BiEncoder])
     def test_distillation_reads_labels_only_to_validate(self, models, examples, cls):
         def make(loss, more):
