@@ -57,8 +57,9 @@ class HuggingFaceBackend(TokenizedBackend):
     The prompts of a collection differ only in their last part. Keys and values of the shared prefix
     are computed once and used by every batch (see `SharedPrefixCache`). A completion that has ended
     leaves the batch. Once a quarter of the batch is free, the next prompts are added, longest
-    first. On a CPU, the weights are packed for oneDNN on first use (see `pack_linear`); the model
-    can then be used by this backend only.
+    first. The last completions get drafts of several tokens, which change speed only (see
+    `_drafts`). On a CPU, the weights are packed for oneDNN on first use (see `pack_linear`); the
+    model can then be used by this backend only.
 
     On first use, the logits of two prompts are compared with those of the unchanged model. If they
     differ, the model accepts no explicit masks (ALiBi or local attention, for example). A warning
