@@ -438,7 +438,7 @@ def _repeated(tokens: Sequence[int], count: int) -> list[int]:
 def _restricted_vocabulary(model: Any, tokens: Iterable[int]) -> Iterator[dict[int, int]]:
     """Restricts the vocabulary of a model to some tokens and `OTHER_TOKENS` until the block ends.
 
-    A vocabulary of quantized weights, or with layers of another form, stays as it is.
+    That of a compiled model, or with quantized weights or layers of another form, stays as it is.
 
     Yields:
         The number of each token in the restricted vocabulary.
@@ -449,7 +449,9 @@ def _restricted_vocabulary(model: Any, tokens: Iterable[int]) -> Iterator[dict[i
     layers = [layer for layer in (embeddings, head) if layer is not None]
     weights = list(dict.fromkeys(weight for layer in layers for weight in layer.parameters()))
     sizes = {len(weight) if type(weight) is torch.nn.Parameter else None for weight in weights}
-    if not isinstance(embeddings, torch.nn.Embedding) or sizes != {embeddings.num_embeddings}:
+    compiled = model._compiled_call_impl is not None  # it would be compiled for both vocabularies
+    plain = isinstance(embeddings, torch.nn.Embedding) and sizes == {embeddings.num_embeddings}
+    if compiled or not plain:
         yield {token: token for token in tokens}
         return
     kept = sorted({*tokens, *range(min(OTHER_TOKENS, embeddings.num_embeddings))})
