@@ -48,8 +48,8 @@ from pyterrier_inpars.training._names import check_names
 from pyterrier_inpars.training.examples import (
     NEGATIVES,
     check_examples,
-    check_qrels,
     default_share,
+    graded_qrels,
     hold_out,
     with_labels,
 )
@@ -796,7 +796,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
                 "validation needs labels: give validation_qrels with columns qid, docno, label, or "
                 "a column label in validation"
             )
-        check_qrels(qrels)
+        qrels = graded_qrels(qrels)
         qrels = qrels.loc[qrels["qid"].isin(results["qid"]), ["qid", "docno", "label"]]
         if not results["qid"].isin(qrels["qid"][qrels["label"] > 0]).any():
             raise ValueError("no query of the validation has a relevant document in the qrels")

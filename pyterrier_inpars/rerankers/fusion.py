@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
-from ir_measures import Measure, nDCG, parse_measure
+from ir_measures import Measure, nDCG
 
+from pyterrier_inpars._measures import as_measure
 from pyterrier_inpars._retrieval import applied, check_retriever
 from pyterrier_inpars._stage import (
     Stage,
@@ -24,7 +24,7 @@ from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import topics_and_qrels
 from pyterrier_inpars.rerankers._weight_search import search_weights
 from pyterrier_inpars.rerankers._wrapper import required_by, scored
-from pyterrier_inpars.training.examples import check_qrels
+from pyterrier_inpars.training.examples import graded_qrels
 
 _KEYS = ["qid", "docno"]
 
@@ -194,27 +194,29 @@ class ScoreFusion(Stage, pt.Estimator):
         Raises:
             TypeError: ``measure`` is not a measure.
             pt.validate.InputValidationError: A column is missing.
-            ValueError: There are no results, or the qrels judge none of their queries.
+            ValueError: There are no results, the qrels judge none of their queries or none of them
+                relevant, a label is not a whole number, or the measure lacks its cutoff.
         """
         check_columns(results, *self._required_columns(), context=self)
-        if isinstance(measure, str):
-            with suppress(ValueError, NameError):  # of no measure, which is an error below
-                measure = parse_measure(measure)
-        if not isinstance(measure, Measure):
-            raise TypeError(
-                f"measure must be one of ir_measures, such as nDCG @ 10, not {measure!r:.200}"
-            )
+        measure = as_measure(measure)
         if qrels is None:
             raise ValueError(
                 "fit needs qrels (qid, docno, label); without labels, use "
                 "tune(queries, candidates) with synthetic queries"
             )
-        check_qrels(qrels)
+        qrels = graded_qrels(qrels)
         rows = results[results["qid"].isin(qrels["qid"])].reset_index(drop=True)
         if len(rows) == 0:
             raise ValueError(
                 f"the qrels judge none of the queries of the {len(results):,} results: their qids "
                 "must be those of the results"
+            )
+        relevant = pd.MultiIndex.from_frame(qrels.loc[qrels["label"] > 0, _KEYS])
+        if not pd.MultiIndex.from_frame(rows[_KEYS]).isin(relevant).any():
+            raise ValueError(
+                f"none of the {len(rows):,} results is relevant by the qrels, so all weights are "
+                f"equally good: the docnos of the qrels, such as {qrels['docno'].iloc[0]!r}, must "
+                "be those of the index"
             )
         out, scores = self._scores(rows, range(len(self.rerankers)))
         self.tuning = search_weights(out[_KEYS], scores, qrels, measure)

@@ -275,8 +275,8 @@ def test_invalid_training_data():
         fusion.fit(results, None)
     with pytest.raises(ValueError, match="judge none of the queries of the 36 results"):
         fusion.fit(results, qrels.assign(qid="x" + qrels["qid"]))
-    with pytest.raises(TypeError, match="measure must be one of ir_measures.*'ndcg'"):
-        fusion.fit(results, qrels, measure="ndcg")
+    with pytest.raises(TypeError, match="measure must be one of ir_measures.*'nonsense'"):
+        fusion.fit(results, qrels, measure="nonsense")
     with pytest.raises(TypeError, match="retriever must be a PyTerrier transformer"):
         fusion.tune(qrels, results)
     with pytest.raises(pt.validate.InputValidationError, match="'given'"):
@@ -284,6 +284,30 @@ def test_invalid_training_data():
     with pytest.raises(ValueError, match="no queries"):
         fusion.tune(qrels.assign(query="q")[:0], Scores())
     assert fusion.tuning is None and fusion.weights == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "label, error",
+    [
+        (0.5, "label must be a whole number, but is 0.5 at qid"),
+        (float("nan"), "label is not a number at qid"),
+        (0, "none of the 36 results is relevant by the qrels"),
+        (-1, "none of the 36 results is relevant by the qrels"),
+    ],
+)
+def test_labels_that_decide_nothing(label, error):
+    results, qrels = labelled(3)
+    with pytest.raises(ValueError, match=error):
+        ScoreFusion(Scores()).fit(results, qrels.assign(label=label))
+
+
+def test_whole_labels_of_any_type_and_measures_without_a_cutoff():
+    results, qrels = labelled(3)
+    expected = ScoreFusion(Scores()).fit(results, qrels).tuning
+    found = ScoreFusion(Scores()).fit(results, qrels.assign(label=qrels["label"] * 1.0)).tuning
+    pd.testing.assert_frame_equal(found, expected)
+    with pytest.raises(ValueError, match="the measure P needs other parameters"):
+        ScoreFusion(Scores()).fit(results, qrels, measure=P)
 
 
 def test_invalid_rerankers():

@@ -79,6 +79,15 @@ class TestValidation:
         assert torch.equal(weights(first), weights(second))
         assert any("eval_nDCG@10" in entry for entry in first.history)
 
+    @pytest.mark.parametrize(
+        "label, error", [(0.5, "must be a whole number, but is 0.5"), ("high", "not a number")]
+    )
+    def test_validation_labels_that_are_no_grades(self, make, examples, label, error):
+        results = self.results()
+        labels = results["label"].astype(object).where(results["label"] > 0, label)
+        with pytest.raises(ValueError, match=error):
+            make().fit(examples, None, results.assign(label=labels))
+
     def test_validation_without_anything_to_measure(self, make, examples):
         results = self.results()
         with pytest.raises(ValueError, match="validation needs labels"):
