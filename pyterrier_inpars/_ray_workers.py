@@ -13,8 +13,9 @@ from typing import Any
 
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._progress import hidden_bars
-from pyterrier_inpars._stage import Stage, begin_call, positive_int
+from pyterrier_inpars._stage import Stage, begin_call
 
 Pipeline = pt.Transformer | Callable[[], pt.Transformer]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -231,3 +232,24 @@ def _best_first(
         if start < stop:
             top = slice(start, min(stop, start + depth))
             yield qid, {column: values[top] for column, values in wanted.items()}
+
+
+def warn_if_shallow(found: int, name: str, depth: int) -> bool:
+    """Warns if a retriever returns fewer documents than a stage uses.
+
+    Args:
+        found: Largest number of documents that the retriever returned for a query.
+        name: Parameter with the number of documents that the stage uses.
+        depth: Value of the parameter.
+
+    Returns:
+        Whether there was a warning.
+    """
+    if shallow := 0 < found < depth:
+        warnings.warn(
+            f"the retriever returned at most {found:,} documents for a query, fewer than "
+            f"{name}={depth}: let it return more, such as bm25(num_results={depth}), or lower "
+            f"{name}",
+            stacklevel=2,
+        )
+    return shallow

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pyterrier_inpars._stage import finite
+from pyterrier_inpars._arguments import finite
 
 BLOCK = 1024
 """Number of texts that are compared with all others at once."""

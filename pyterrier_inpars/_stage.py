@@ -1,9 +1,7 @@
 """Base class of every pipeline stage, and the checks of input frames."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 from inspect import Parameter
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -340,90 +338,3 @@ def _place(frame: pd.DataFrame, column: str, row: int) -> str:
 
 def _shown(value: object) -> str:
     return f"{value!r:.200} ({type(value).__name__})"
-
-
-def finite(
-    name: str,
-    value: object,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-) -> float:
-    """Converts an argument to a float.
-
-    Args:
-        name: Name of the parameter.
-        value: The argument.
-        above: Bound that it must exceed.
-        least: Bound that it must reach.
-        below: Bound that it must not reach.
-        most: Bound that it must not exceed.
-
-    Raises:
-        ValueError: ``value`` is not a finite number, or out of bounds. The error names the
-            parameter.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
-        raise ValueError(f"{name} must be a number, not {value!r:.200}")
-    number = float(value)
-    if (
-        (above is not None and number <= above)
-        or (least is not None and number < least)
-        or (below is not None and number >= below)
-        or (most is not None and number > most)
-    ):
-        bounds = {"above": above, "at least": least, "below": below, "at most": most}
-        shown = " and ".join(f"{word} {b:g}" for word, b in bounds.items() if b is not None)
-        raise ValueError(f"{name} must be {shown}, not {value!r:.200}")
-    return number
-
-
-def warn_if_shallow(found: int, name: str, depth: int) -> bool:
-    """Warns if a retriever returns fewer documents than a stage uses.
-
-    Args:
-        found: Largest number of documents that the retriever returned for a query.
-        name: Parameter with the number of documents that the stage uses.
-        depth: Value of the parameter.
-
-    Returns:
-        Whether there was a warning.
-    """
-    if shallow := 0 < found < depth:
-        warnings.warn(
-            f"the retriever returned at most {found:,} documents for a query, fewer than "
-            f"{name}={depth}: let it return more, such as bm25(num_results={depth}), or lower "
-            f"{name}",
-            stacklevel=2,
-        )
-    return shallow
-
-
-def positive_int(name: str, value: object, least: int = 1) -> int:
-    """Converts an argument to an int.
-
-    Raises:
-        ValueError: ``value`` is not a whole number of at least ``least``. The error names the
-            parameter ``name``.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r:.200}")
-    return int(value)
-
-
-def z_scores(scores: np.ndarray, groups: pd.Series) -> np.ndarray:
-    """Standardizes scores to mean 0 and standard deviation 1 within each group.
-
-    Args:
-        scores: Scores, (rows,).
-        groups: Group of each row, such as the qid.
-
-    Returns:
-        Array of (rows,), float64; 0 where all scores of a group are equal.
-    """
-    by_group = pd.Series(scores, dtype=float).groupby(groups.to_numpy())
-    centred = scores - by_group.transform("mean")
-    equal = by_group.transform("min") == by_group.transform("max")
-    return (centred / by_group.transform("std", ddof=0)).mask(equal, 0.0).to_numpy()

@@ -16,10 +16,11 @@ import pandas as pd
 import pyterrier as pt
 from more_itertools import chunked
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._ray_workers import Counts, Part, Pipeline, import_ray, run_parts, stages_of
-from pyterrier_inpars._stage import Stage, positive_int
+from pyterrier_inpars._stage import Stage
 from pyterrier_inpars.queries._pipeline import describe_stages, transform_batch
 from pyterrier_inpars.queries._resume import ResumeState, active_rows, active_state, document_texts
 from pyterrier_inpars.queries.artifact import SyntheticQueries

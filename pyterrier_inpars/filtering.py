@@ -12,8 +12,15 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars import _html
-from pyterrier_inpars._names import one_of
-from pyterrier_inpars._retrieval import check_retriever, fold, retrieve, shared_words, words_of
+from pyterrier_inpars._arguments import finite, one_of, positive_int
+from pyterrier_inpars._retrieval import (
+    check_retriever,
+    fold,
+    retrieve,
+    shared_words,
+    warn_if_shallow,
+    words_of,
+)
 from pyterrier_inpars._similarity import (
     check_encoder,
     check_threshold,
@@ -26,11 +33,8 @@ from pyterrier_inpars._stage import (
     as_numbers,
     check_strings,
     fields_of,
-    finite,
     input_modes,
     joined_text,
-    positive_int,
-    warn_if_shallow,
     with_columns,
 )
 

@@ -20,16 +20,14 @@ import pandas as pd
 from more_itertools import chunked
 
 from pyterrier_inpars import _html
-from pyterrier_inpars._names import one_of
+from pyterrier_inpars._arguments import finite, one_of, positive_int
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
     as_frame,
     check_columns,
     check_strings,
     fields_of,
-    finite,
     joined_text,
-    positive_int,
     with_columns,
 )
 from pyterrier_inpars.backends._chat import as_text

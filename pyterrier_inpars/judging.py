@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import finite, positive_int
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
     Stage,
@@ -23,10 +24,8 @@ from pyterrier_inpars._stage import (
     check_columns,
     check_strings,
     fields_of,
-    finite,
     input_modes,
     joined_text,
-    positive_int,
     with_columns,
 )
 from pyterrier_inpars.backends._model_stage import ModelStage

@@ -13,20 +13,23 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars._names import one_of
+from pyterrier_inpars._arguments import finite, one_of, positive_int
 from pyterrier_inpars._passages import document_of, passages_by_document
 from pyterrier_inpars._progress import Progress
-from pyterrier_inpars._retrieval import check_retriever, fold, retrieve, with_cutoff
+from pyterrier_inpars._retrieval import (
+    check_retriever,
+    fold,
+    retrieve,
+    warn_if_shallow,
+    with_cutoff,
+)
 from pyterrier_inpars._stage import (
     Stage,
     as_frame,
     check_kept,
     check_strings,
     fields_of,
-    finite,
     joined_text,
-    positive_int,
-    warn_if_shallow,
 )
 from pyterrier_inpars._text_sources import (
     Fields,

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._compute.garbage_collection import paused_garbage_collection
 from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._quiet import quiet
-from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.backends._chat import encode, turn_end, with_template_options
 from pyterrier_inpars.backends.base import (
     CUT,

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pyterrier_inpars._stage import finite, positive_int
+from pyterrier_inpars._arguments import finite, positive_int
 
 NEWLINE = "\n"
 """Stop string of a query that is the rest of a line."""

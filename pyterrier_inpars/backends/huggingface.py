@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._compute.cpu_linear import pack_linear
 from pyterrier_inpars._compute.cpu_memory import keep_freed_memory
 from pyterrier_inpars._compute.devices import best_device, best_dtype, is_int8, quantize
 from pyterrier_inpars._compute.memory_limit import MemoryLimit, is_out_of_memory
 from pyterrier_inpars._quiet import quiet
-from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.backends._drafts import DRAFT_TOKENS, draft
 from pyterrier_inpars.backends._kv_cache import (
     SequentialBatch,

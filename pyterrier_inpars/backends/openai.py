@@ -11,8 +11,7 @@ from importlib.metadata import version
 from typing import Any, Literal, TypedDict
 from urllib.parse import SplitResult, urlsplit
 
-from pyterrier_inpars._names import one_of
-from pyterrier_inpars._stage import finite, positive_int
+from pyterrier_inpars._arguments import finite, one_of, positive_int
 from pyterrier_inpars.backends._choices import completion_of
 from pyterrier_inpars.backends._server import OPENAI_HOST, Connection, PromptFailure
 from pyterrier_inpars.backends._special_tokens import without_special_tokens

@@ -12,7 +12,7 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from pyterrier_inpars._stage import finite
+from pyterrier_inpars._arguments import finite
 from pyterrier_inpars.backends._server import (
     TRANSIENT,
     NotFoundError,

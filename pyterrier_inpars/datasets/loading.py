@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyterrier_inpars._names import did_you_mean, one_of
+from pyterrier_inpars._arguments import one_of
+from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.datasets.collections import BeirFolder, Collection, Files, IrDatasets
 from pyterrier_inpars.datasets.lucene import PyseriniProvider

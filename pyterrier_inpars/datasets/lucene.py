@@ -22,8 +22,9 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import finite, positive_int
 from pyterrier_inpars._progress import Progress
-from pyterrier_inpars._stage import Stage, check_strings, finite, positive_int, with_columns
+from pyterrier_inpars._stage import Stage, check_strings, with_columns
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.datasets.collections import Collection, TextLoader
 from pyterrier_inpars.datasets.readers import join_title, read_qrels, unique_docnos

@@ -9,9 +9,10 @@ import pandas as pd
 import pyterrier as pt
 from more_itertools import chunked
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._passages import document_of, passage_of
 from pyterrier_inpars._retrieval import applied
-from pyterrier_inpars._stage import Stage, check_strings, input_modes, positive_int
+from pyterrier_inpars._stage import Stage, check_strings, input_modes
 from pyterrier_inpars.datasets.collections import Collection
 
 BATCH = 1000

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import one_of
 from pyterrier_inpars._files import file_sha256
-from pyterrier_inpars._names import one_of
 from pyterrier_inpars.datasets import beir, toolkit_files
 from pyterrier_inpars.datasets._download import DownloadError, from_hub, from_url
 from pyterrier_inpars.queries.artifact import SyntheticQueries

@@ -10,7 +10,8 @@ from typing import TypeVar
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars._stage import as_numbers, check_strings, positive_int
+from pyterrier_inpars._arguments import positive_int
+from pyterrier_inpars._stage import as_numbers, check_strings
 from pyterrier_inpars.datasets.readers import unique_judgements
 
 T = TypeVar("T")

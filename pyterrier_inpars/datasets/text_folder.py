@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from pyterrier_inpars._names import one_of
+from pyterrier_inpars._arguments import one_of
 from pyterrier_inpars.datasets.collections import Collection
 
 SUFFIXES = (".txt", ".md")

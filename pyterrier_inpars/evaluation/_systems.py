@@ -11,10 +11,11 @@ import pandas as pd
 import pyterrier as pt
 from ir_measures import Measure
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._counted import counted
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._retrieval import applied
-from pyterrier_inpars._stage import as_numbers, check_strings, positive_int
+from pyterrier_inpars._stage import as_numbers, check_strings
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import topics_and_qrels
 from pyterrier_inpars.training.examples import graded_qrels

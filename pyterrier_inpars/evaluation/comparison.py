@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from ir_measures import Measure, nDCG
 
+from pyterrier_inpars._arguments import finite
 from pyterrier_inpars._measures import as_measures
-from pyterrier_inpars._stage import check_columns, finite
+from pyterrier_inpars._stage import check_columns
 from pyterrier_inpars.evaluation._systems import (
     Systems,
     check_baseline,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pyterrier_inpars._stage import finite
+from pyterrier_inpars._arguments import finite
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import as_results
 from pyterrier_inpars.training.examples import drawn

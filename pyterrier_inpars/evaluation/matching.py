@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pandas as pd
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._retrieval import words_of
-from pyterrier_inpars._stage import fields_of, positive_int
+from pyterrier_inpars._stage import fields_of
 from pyterrier_inpars.evaluation.hardness import overlap
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import as_results

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars.evaluation._systems import Systems, named, run_systems
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import topics_and_qrels

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 from ir_measures import Measure, nDCG
 
+from pyterrier_inpars._arguments import finite
 from pyterrier_inpars._counted import counted
 from pyterrier_inpars._measures import checked_measure
-from pyterrier_inpars._stage import finite
 from pyterrier_inpars.evaluation._systems import (
     System,
     Systems,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._retrieval import retrieve
-from pyterrier_inpars._stage import check_columns, fields_of, joined_text, positive_int
+from pyterrier_inpars._stage import check_columns, fields_of, joined_text
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import as_results, topics_and_qrels
 

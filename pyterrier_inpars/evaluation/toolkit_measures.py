@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 from ir_measures import AP, RR, Judged, Measure, Metric, P, R, nDCG
 
-from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars._arguments import positive_int
 
 
 def measures(relevance_threshold: int = 1) -> list[Measure]:

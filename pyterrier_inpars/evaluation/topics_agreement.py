@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from ir_measures import Measure, nDCG
 
+from pyterrier_inpars._arguments import finite
 from pyterrier_inpars._measures import checked_measure
-from pyterrier_inpars._stage import check_columns, check_strings, finite
+from pyterrier_inpars._stage import check_columns, check_strings
 from pyterrier_inpars.evaluation._systems import (
     Systems,
     check_baseline,

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from pyterrier_inpars import _html
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._retrieval import words_of
-from pyterrier_inpars._stage import check_strings, positive_int
+from pyterrier_inpars._stage import check_strings
 from pyterrier_inpars.backends.base import Messages
 from pyterrier_inpars.prompts._truncation import truncate
 from pyterrier_inpars.prompts.extraction import (

@@ -16,15 +16,10 @@ import pandas as pd
 import yaml
 
 from pyterrier_inpars import _html
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars._retrieval import words_of
-from pyterrier_inpars._stage import (
-    as_frame,
-    check_columns,
-    check_strings,
-    lone_surrogate,
-    positive_int,
-)
+from pyterrier_inpars._stage import as_frame, check_columns, check_strings, lone_surrogate
 from pyterrier_inpars.backends.base import NEWLINE
 from pyterrier_inpars.datasets import published
 from pyterrier_inpars.prompts._truncation import truncate

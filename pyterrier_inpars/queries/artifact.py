@@ -15,13 +15,8 @@ import pyterrier as pt
 from more_itertools import chunked
 
 from pyterrier_inpars import _html
-from pyterrier_inpars._stage import (
-    begin_call,
-    check_columns,
-    is_missing,
-    positive_int,
-    with_columns,
-)
+from pyterrier_inpars._arguments import positive_int
+from pyterrier_inpars._stage import begin_call, check_columns, is_missing, with_columns
 from pyterrier_inpars.queries._answers import AnswerLog
 from pyterrier_inpars.queries._card import dataset_card
 from pyterrier_inpars.queries._lock import writer_lock

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._retrieval import applied, check_retriever, clean, retrieve
 from pyterrier_inpars._similarity import check_encoder, unit_vectors
-from pyterrier_inpars._stage import as_numbers, check_columns, check_strings, positive_int
+from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
 from pyterrier_inpars.evaluation import Selection
 
 MOST_TEXTS = 10_000

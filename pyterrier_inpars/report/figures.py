@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._html import number
-from pyterrier_inpars._stage import as_numbers, check_columns, positive_int
+from pyterrier_inpars._stage import as_numbers, check_columns
 from pyterrier_inpars.evaluation import overlap
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import as_results

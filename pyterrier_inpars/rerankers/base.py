@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._compute.batches import batches_of_similar_length
 from pyterrier_inpars._compute.cpu_linear import onednn_linear
 from pyterrier_inpars._compute.devices import CPU_TOKENS, best_device, best_dtype, is_int8, quantize
@@ -27,14 +28,7 @@ from pyterrier_inpars._files import write_json, write_text
 from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._quiet import quiet
-from pyterrier_inpars._stage import (
-    Stage,
-    check_columns,
-    check_strings,
-    fields_of,
-    joined_text,
-    positive_int,
-)
+from pyterrier_inpars._stage import Stage, check_columns, check_strings, fields_of, joined_text
 from pyterrier_inpars.rerankers._artifact import RerankerArtifact, other_artifact
 from pyterrier_inpars.rerankers._checkpoint import (
     cannot_load,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._compute.xla import on_xla
-from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.rerankers._checkpoint import read_json
 from pyterrier_inpars.rerankers._encoders import DocEncoder, QueryEncoder
 from pyterrier_inpars.rerankers._sentence_transformers import (

@@ -9,17 +9,11 @@ import pandas as pd
 import pyterrier as pt
 from ir_measures import Measure, nDCG
 
+from pyterrier_inpars._arguments import finite
 from pyterrier_inpars._measures import as_measure
 from pyterrier_inpars._retrieval import applied, check_retriever
-from pyterrier_inpars._stage import (
-    Stage,
-    as_numbers,
-    check_columns,
-    check_strings,
-    finite,
-    with_columns,
-    z_scores,
-)
+from pyterrier_inpars._scores import z_scores
+from pyterrier_inpars._stage import Stage, as_numbers, check_columns, check_strings, with_columns
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import topics_and_qrels
 from pyterrier_inpars.rerankers._weight_search import search_weights

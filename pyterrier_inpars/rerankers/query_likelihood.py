@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._progress import Progress
-from pyterrier_inpars._stage import check_strings, fields_of, joined_text, positive_int
+from pyterrier_inpars._stage import check_strings, fields_of, joined_text
 from pyterrier_inpars.backends._model_stage import ModelStage
 from pyterrier_inpars.backends.base import LikelihoodBackend, NotANumberError
 from pyterrier_inpars.backends.huggingface import BackendOptions

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from pyterrier_inpars._stage import as_numbers, positive_int
+from pyterrier_inpars._arguments import positive_int
+from pyterrier_inpars._stage import as_numbers
 from pyterrier_inpars.rerankers._wrapper import RerankerWrapper
 
 

@@ -6,16 +6,9 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from pyterrier_inpars._arguments import finite, positive_int
 from pyterrier_inpars._similarity import normalized
-from pyterrier_inpars._stage import (
-    Stage,
-    as_numbers,
-    check_strings,
-    finite,
-    joined_text,
-    positive_int,
-    with_columns,
-)
+from pyterrier_inpars._stage import Stage, as_numbers, check_strings, joined_text, with_columns
 from pyterrier_inpars.rerankers.bi_encoder import BiEncoder
 
 

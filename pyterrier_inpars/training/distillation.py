@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyterrier_inpars._stage import Stage, as_numbers, check_strings, finite, positive_int
+from pyterrier_inpars._arguments import finite, positive_int
+from pyterrier_inpars._stage import Stage, as_numbers, check_strings
 
 
 class TeacherScores(Stage):

@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._hub import resolved
-from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.training.lora import add_lora, lora_config
 
 if TYPE_CHECKING:

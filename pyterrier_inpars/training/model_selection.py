@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._measures import as_measure
-from pyterrier_inpars._stage import z_scores
+from pyterrier_inpars._scores import z_scores
 from pyterrier_inpars.training.examples import graded_qrels
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 
 from ir_measures import Measure
 
+from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._measures import as_measure
-from pyterrier_inpars._stage import positive_int
 from pyterrier_inpars.training._names import check_names
 from pyterrier_inpars.training.lora import lora_config
 from pyterrier_inpars.training.losses import ALIASES, IN_BATCH, LOSSES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pyterrier_inpars._stage import positive_int
+from pyterrier_inpars._arguments import positive_int
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     # Every method: one epoch, twenty log entries, no checkpoints, and the AdamW that runs on every

@@ -12,7 +12,8 @@ PACKAGE = Path(pyterrier_inpars.__file__).parent
 
 LAYERS = [  # from the bottom to the top; a room may import those below its own line
     ["_files", "_fingerprint", "_html", "_hub", "_measures", "_names", "_passages", "_progress"],
-    ["_quiet", "_stage"],
+    ["_arguments", "_quiet", "_scores"],
+    ["_stage"],
     ["_compute", "_counted", "_native_output", "_ray_workers"],
     ["_retrieval", "_similarity"],
     ["_text_sources", "backends", "queries", "training"],

@@ -6,8 +6,8 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 
-from pyterrier_inpars._names import one_of
-from pyterrier_inpars._stage import Stage, check_strings, finite, input_modes, positive_int
+from pyterrier_inpars._arguments import finite, one_of, positive_int
+from pyterrier_inpars._stage import Stage, check_strings, input_modes
 
 
 class Keep(Stage):
