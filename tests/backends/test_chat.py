@@ -213,10 +213,10 @@ def test_stop_strings_end_a_completion(llama, stop):
 def test_the_ends_of_tokens_are_their_positions_in_the_text(llama):
     backend = HuggingFaceBackend(llama, dtype="float32")
     prompts = [f"the {word} of a" for word in tiny_llm.WORDS]
-    sampled = {"sampling": Sampling(temperature=1.0), "seeds": range(4 * len(prompts))}
+    sampled = {"sampling": Sampling(temperature=1.0), "seeds": range(8 * len(prompts))}
     several = 0
     for completion in backend.complete(
-        prompts, max_new_tokens=30, num_samples=4, stop=(), **sampled
+        prompts, max_new_tokens=30, num_samples=8, stop=(), **sampled
     ):
         if not completion.text.isascii():
             continue  # tokens of a part of a character

@@ -81,6 +81,20 @@ class TestCompletions:
             for a, b in zip(other, found[0], strict=True):
                 np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
 
+    @pytest.mark.parametrize("kind", ["gemma3", "llama"])
+    def test_a_stop_string_ends_them_within_a_draft_too(self, kind, tmp_path, monkeypatch):
+        backend = endless(tmp_path, kind)
+        options = {"max_new_tokens": 40}
+        (whole,) = backend.complete(PROMPTS[:1], stop=(), **options)
+        stops = list(dict.fromkeys(whole.text[i : i + 2] for i in range(4, len(whole.text) - 1)))
+        for stop in stops[:12]:
+            found = []
+            for tokens in (0, 16):
+                monkeypatch.setattr(huggingface, "DRAFT_TOKENS", tokens)
+                (completion,) = backend.complete(PROMPTS[:1], stop=[stop], **options)
+                found.append((completion.text, completion.finish_reason, len(completion.log_probs)))
+            assert found[0] == found[1] and found[0][1] == "stop"
+
     def test_a_repetition_takes_fewer_passes(self, tmp_path, passes):
         backend = endless(tmp_path, "llama")
         backend.model.lm_head.weight = backend.model.model.embed_tokens.weight
@@ -89,7 +103,7 @@ class TestCompletions:
         assert len(passes) < 60 / 2
 
     def test_the_context_may_be_full(self, tmp_path):
-        """A draft has tokens at positions that the model does not have."""
+        """A draft beyond the token limit would have positions that the model does not have."""
         backend = endless(tmp_path, "gpt2")
         prompt = PROMPTS[0]
         most = backend.context - len(backend.tokenizer(prompt)["input_ids"])

@@ -812,11 +812,12 @@ def test_rerank_of_a_run_with_files(tmp_path, run, fails, models, beir):
 
 def test_fix_text_repairs_texts(tmp_path, generate):
     pytest.importorskip("ftfy")
-    (tmp_path / "corpus.csv").write_text("doc_id,text\n1,the farmerâ€™s field\n", encoding="utf-8")
+    corpus = "doc_id,text\n1,the noise of the farmerâ€™s field\n"
+    (tmp_path / "corpus.csv").write_text(corpus, encoding="utf-8")
     for name, options in (("a", []), ("b", ["--fix_text"])):
         generate(tmp_path / f"{name}.jsonl", "--dataset", tmp_path / "corpus.csv", *options)
     texts = [lines(tmp_path / f"{name}.jsonl")[0]["text"] for name in "ab"]
-    assert texts == ["the farmerâ€™s field", "the farmer's field"]
+    assert texts == ["the noise of the farmerâ€™s field", "the noise of the farmer's field"]
 
 
 def test_evaluate(tmp_path, run, fails, beir):

@@ -90,7 +90,7 @@ def test_every_file_of_version_1_has_a_collection(name):
 
 
 def test_unknown_versions_and_collections_are_errors_at_once(web):
-    with pytest.raises(ValueError, match="one of inpars-v1, inpars-v2, not 'v1'"):
+    with pytest.raises(ValueError, match="must be 'inpars-v1' or 'inpars-v2', not 'v1'"):
         published.read_queries("v1", "nfcorpus")
     with pytest.raises(
         ValueError, match="'trec_covid' is not a BEIR collection; choose one of trec-covid"

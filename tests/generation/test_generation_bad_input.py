@@ -70,7 +70,7 @@ TEXTS = rows(
     ("the\x00noise\x07 \x1b[31m", "the\x00noise\x07 \x1b[31m"),
     ("😀 👩‍👩‍👧 e\u0301", "😀 👩‍👩‍👧 e\u0301"),
     ("the\nnoise\r\nof\u2028the\x0bgain", "the noise of the gain"),
-    ("{document} {query} {} {0} {x!r}", "{document} {query} {} {0} {x!r}"),
+    ("{document} {query} {} {0} {x!r} of the gain",) * 2,
     ("a\nQuery: b\nDocument: c", "a Query: b Document: c"),
     ("<eos> <bos> <pad>", "<eos> <bos> <pad>"),
     ("\u202eעברית \u202dعربي", "\u202eעברית \u202dعربي"),
