@@ -62,7 +62,7 @@ def checked_measure(measure: Measure | str) -> Measure | str:
         ) from None
     if not hasattr(parsed, "runtime_impl") and not DefaultPipeline.supports(parsed):
         raise ValueError(
-            f"no installed package computes the measure {parsed}: take another one, or install "
-            "what ir_measures needs for it"
+            f"no installed package computes the measure {parsed} with these parameters: give "
+            "others, such as rel=1, or another measure, or install what ir_measures needs for it"
         )
     return parsed

@@ -19,8 +19,9 @@ class _Visible(dict[int, str]):
     """Table for ``str.translate``: removes characters that change only how others look.
 
     These are format characters, such as soft hyphens and byte order marks, and variation selectors,
-    which make an emoji of a sign. Search engines ignore them within words (Unicode's annex 29). A
-    zero-width space becomes a space, and so does a non-joiner, as in Lucene's Persian analyzer.
+    which choose between a sign and its emoji. Search engines ignore them within words (Unicode's
+    annex 29). A zero-width space becomes a space, and so does a non-joiner, as in Lucene's Persian
+    analyzer.
     """
 
     def __missing__(self, code: int) -> str:

@@ -214,8 +214,8 @@ class QueryGenerator(ModelStage, DocumentStage):
             strings, in this field of a JSON object or of a list of objects. A function from the
             answer to a query, or a list of queries. None for that of the prompt, or else the first
             line. The answer to a `ChatPrompt` begins with its ``prefill``, reasoning (``<think>``)
-            is left out, the query may be on the line after an emphasized marker (``**Query:**``),
-            and quotation marks and asterisks around it are removed.
+            is left out, a marker may be emphasized (``**Query:**``) and the query on the next line,
+            and quotation marks and asterisks around a query are removed.
         keep_answer: Whether to add the column ``answer``.
         text_field: Name of the column with the document text, or a list of names, whose texts are
             joined by spaces: ``["title", "text"]``.

@@ -66,6 +66,7 @@ _LABELLED = re.compile(
     rf"(?:grade|score|rating|relevance)\W*[:=][^\w-]*({_NUMBER.pattern})", re.IGNORECASE
 )
 _NUMBER_ALONE = re.compile(rf"[^\w-]*{_NUMBER.pattern}[^\S\n]*(?:$|\n|[^\w\s])")
+_NUMBERED_LIST = re.compile(r"\W*1[.)].*^\W*2[.)]", re.DOTALL | re.MULTILINE)
 _NUMBER_FIRST = re.compile(rf"\W*(?:grade\W+)?(?={_NUMBER.pattern})", re.IGNORECASE)
 
 
@@ -260,12 +261,13 @@ class RelevanceJudge(ModelStage):
         """Returns the grade in an answer, after any reasoning, or None.
 
         It is the last number that is a grade, of those with a label (``Score: 2``) if there are
-        any. An answer that begins with a number and a punctuation mark explains it afterwards. The
-        scale itself is left out (``2/3``, ``from 0 to 3``). An answer that the token limit cut may
-        be a part of a reasoning: it must begin with the grade.
+        any. An answer that begins with a number and a punctuation mark explains it afterwards,
+        unless the number begins a list. The scale itself is left out (``2/3``, ``from 0 to 3``).
+        An answer that the token limit cut may be a part of a reasoning: it must begin with the
+        grade.
         """
         least, most = self.scale[0], self.scale[-1]
-        before = rf"(?<![\w.-]){least}\s*(?:[-–—]|\.\.+|to|and)|/|\b(?:out )?of"
+        before = rf"(?<![\w.-]){least}\s*(?:[-–—]|\.\.+|to|and)|/|(?<=\d)\**\s+of|\bout of"
         answer = re.sub(rf"(?:{before})\s*{most}(?!\.?\d|\w)", "", answer_of(answer))
         numbers = [int(number) for number in _NUMBER.findall(answer)]
         labelled = [int(number) for number in _LABELLED.findall(answer)]
@@ -273,7 +275,7 @@ class RelevanceJudge(ModelStage):
             numbers = numbers[:1] if _NUMBER_FIRST.match(answer) else []
         elif labelled:
             numbers = labelled
-        elif _NUMBER_ALONE.match(answer):
+        elif _NUMBER_ALONE.match(answer) and not _NUMBERED_LIST.match(answer):
             numbers = numbers[:1]
         return next((number for number in reversed(numbers) if number in self.scale), None)
 

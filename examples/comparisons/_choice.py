@@ -67,6 +67,7 @@ def bootstrap_taus(synthetic: pd.DataFrame, human: pd.DataFrame) -> np.ndarray:
 def p_of_taus(one: np.ndarray, other: np.ndarray) -> float:
     """Returns p of a two-sided bootstrap test that two taus are equal."""
     differences = one - other
+    differences = differences[~np.isnan(differences)]  # tau is NaN where all systems are equal
     fewer = min((differences >= 0).sum(), (differences <= 0).sum())
     return min(1.0, 2 * (fewer + 1) / (len(differences) + 1))
 

@@ -36,10 +36,10 @@ def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion 
         text = text.rstrip(CUT)
     tokens = _tokens(choice.get("logprobs"))
     has_reasoned = bool(message.get("reasoning_content") or message.get("reasoning"))
-    log_probs, ends = _log_probs(tokens, raw, raw.find(text) + len(text), has_reasoned)
+    start = raw.find(text)
+    log_probs, ends = _log_probs(tokens, raw, start + len(text), has_reasoned)
     if ends is not None:
-        skipped = raw.find(text)
-        ends = [min(max(end - skipped, 0), len(text)) for end in ends]
+        ends = [min(max(end - start, 0), len(text)) for end in ends]
     stopped = reason != "length" or cut < len(raw)
     return Completion(text, log_probs, "stop" if stopped else "length", ends)
 

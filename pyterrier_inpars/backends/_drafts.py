@@ -4,8 +4,9 @@ Prompt lookup decoding (Saxena 2023, github.com/apoorvumang/prompt-lookup-decodi
 often repeats itself or copies from its prompt. A forward pass that feeds a draft of the next tokens
 gives the logits after each of them, and takes as long as one for a single token when there are few
 rows, because it reads the same weights. Tokens are chosen from these logits as without a draft, one
-after the other, and the first one that differs from the draft ends it. A draft therefore saves
-passes, and does not change what is chosen, by sampling neither.
+after the other, and the first one that differs from the draft ends it. Drafts therefore save passes
+and, up to rounding, do not change which tokens are chosen, neither by greedy decoding nor by
+sampling.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 DRAFT_TOKENS = 16
 """Maximum number of tokens of all rows in a forward pass with drafts."""
 LOOKUP_TOKENS = (3, 2)
-"""Numbers of last tokens that are looked up, one after the other."""
+"""Lengths of the n-grams that are looked up, longest first."""
 
 
 def draft(tokens: Sequence[int], count: int) -> list[int]:

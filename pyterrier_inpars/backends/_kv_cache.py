@@ -122,7 +122,7 @@ class SharedPrefixCache:
         Args:
             lengths: New number of tokens of each sequence, with the shared prefix.
         """
-        self._lengths = list(lengths)  # what lies behind is hidden, and overwritten
+        self._lengths = list(lengths)  # masks hide the removed tokens; the next ones overwrite them
 
     def prefix_states(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns keys and values of the prefix, each of shape (1, heads, tokens, head size)."""

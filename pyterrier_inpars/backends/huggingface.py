@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -496,11 +497,12 @@ class HuggingFaceBackend(TokenizedBackend):
             fed = self._with_drafts(rows, max_new_tokens)
             logits = batch.forward(fed)
             self._append_tokens(rows, fed, logits, sampling, has_ended)
-            yield from filter(has_ended, rows)
-            kept = _compacted([i for i, row in enumerate(rows) if not has_ended(row)])
+            ended = [has_ended(row) for row in rows]
+            yield from itertools.compress(rows, ended)
+            kept = _compacted([i for i, is_ended in enumerate(ended) if not is_ended])
             batch.select(kept)
             rows = [rows[i] for i in kept]
-            if isinstance(batch, SharedPrefixCache):  # with drafts
+            if isinstance(batch, SharedPrefixCache):  # the other kind gets no drafts
                 batch.truncate([len(row.text) - 1 for row in rows])
 
     def _append_tokens(
@@ -543,11 +545,11 @@ class HuggingFaceBackend(TokenizedBackend):
         """
         drafts = self._supports_masks and not self._compile
         count = DRAFT_TOKENS // len(rows) - 1 if drafts else 0
-        left = [max_new_tokens - len(row.tokens) for row in rows]
-        return [
-            [row.text[-1], *draft(row.text, min(count, n - 1))]
-            for row, n in zip(rows, left, strict=True)
-        ]
+        fed = []
+        for row in rows:
+            text, left = row.text, max_new_tokens - len(row.tokens)
+            fed.append([text[-1], *draft(text, min(count, left - 1))])
+        return fed
 
 
 @dataclass

@@ -83,7 +83,7 @@ class Source:
             return bm25.transform(topics)
 
     def run_with_queries(
-        self, path: str, topics: pd.DataFrame, topics_file: str | None = None
+        self, path: str, topics: pd.DataFrame, topics_file: str | None = None, remedy: str = ""
     ) -> pd.DataFrame:
         """Returns a run with the queries of its topics; see `run`.
 
@@ -91,6 +91,7 @@ class Source:
             path: See `run`.
             topics: Topics ``qid, query``.
             topics_file: Where they come from; by default from the collection.
+            remedy: What else a user can do about a missing topic, for the error.
 
         Raises:
             ValueError: The run has a topic that is not among them.
@@ -98,13 +99,9 @@ class Source:
         run = self.run(path, topics).drop(columns="query", errors="ignore")
         run = run.merge(topics[["qid", "query"]], on="qid", how="left")
         if len(missing := run.loc[run["query"].isna(), "qid"].unique()):
-            others = ", or give their queries with --queries"
-            command = click.get_current_context().command
             raise ValueError(
                 f"{topics_file or self.dataset} lacks {len(missing):,} of {run['qid'].nunique():,} "
-                f"topics of {path}, such as {missing[0]!r}: remove them from the run"
-                + others
-                * (command.name == "rerank")
+                f"topics of {path}, such as {missing[0]!r}: remove them from the run{remedy}"
             )
         return run
 

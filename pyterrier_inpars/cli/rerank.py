@@ -83,7 +83,8 @@ def rerank(
         reranker = load_reranker(demo_or_name(demo.encoder, model), verbose=True, **scoring)
     texts = source.file_or_name(corpus) if corpus else source.collection()
     topics = datasets.read_topics(queries) if queries else source.collection().get_topics()
-    run = source.run_with_queries(input_run, topics, queries)
+    remedy = ", or give their queries with --queries"
+    run = source.run_with_queries(input_run, topics, queries, remedy)
     with quiet():
         run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)
     toolkit_files.write_run(run, output_run, type(reranker).__name__)

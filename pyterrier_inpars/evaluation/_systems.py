@@ -168,7 +168,7 @@ def warn_if_not_found(results: Mapping[str, pd.DataFrame], qrels: pd.DataFrame) 
     relevant = pd.MultiIndex.from_frame(qrels.loc[qrels["label"] > 0, ids])
     if not any(pd.MultiIndex.from_frame(of[ids]).isin(relevant).any() for of in results.values()):
         warnings.warn(
-            "no system finds a relevant document of any query: the docnos of the queries, such as "
+            "no system finds a relevant document of any query: the docnos that are judged, such as "
             f"{qrels['docno'].iloc[0]!r}, must be those of the index",
             stacklevel=3,
         )

@@ -101,7 +101,8 @@ def select(
         The choice, with all systems in ``table``.
 
     Raises:
-        TypeError: A system is not a transformer or a frame.
+        TypeError: A system is not a transformer or a frame, or the measure is not one of
+            ``ir_measures``.
         pt.validate.InputValidationError: A column is missing.
         ValueError: As in `compare`, or ``alpha`` is not between 0 and 1.
         RuntimeError: A system fails; the error names it.

@@ -122,8 +122,7 @@ def agreement(
             f"{frames[0]!r} is a frame of results, which cannot have both synthetic queries and "
             "topics: give a transformer, or use agreement_of_values()"
         )
-    check_baseline(baseline, _two_or_more(len(by_name)))
-    _check_test(alpha, correction)
+    _check_options(len(by_name), baseline, alpha, correction)
     measure = checked_measure(measure)
     check_columns(topics, "qid", "query")
     check_strings(topics, "qid", "query")
@@ -174,8 +173,7 @@ def agreement_of_values(
     if set(synthetic) != set(human):
         only = sorted(map(str, set(synthetic) ^ set(human)))
         raise ValueError(f"the two frames have different systems: {only[0]!r} is in only one")
-    check_baseline(baseline, _two_or_more(human.shape[1]))
-    _check_test(alpha, correction)
+    _check_options(human.shape[1], baseline, alpha, correction)
     synthetic = synthetic[list(human)]
     for kind, values in (("synthetic", synthetic), ("human", human)):
         numbers = values.apply(pd.to_numeric, errors="coerce").to_numpy(float)
@@ -206,16 +204,13 @@ def agreement_of_values(
     )
 
 
-def _two_or_more(systems: int) -> int:
-    if systems < 2:
-        raise ValueError(f"agreement needs two systems or more, not {systems}")
-    return systems
-
-
-def _check_test(alpha: float, correction: str) -> None:
-    """Checks the level of significance and the name of the correction."""
+def _check_options(systems: int, baseline: int, alpha: float, correction: str) -> None:
+    """Checks the number of systems and the options of `agreement`."""
     from statsmodels.stats.multitest import multipletests
 
+    if systems < 2:
+        raise ValueError(f"agreement needs two systems or more, not {systems}")
+    check_baseline(baseline, systems)
     finite("alpha", alpha, above=0, below=1)
     try:
         multipletests([1.0], alpha, correction)

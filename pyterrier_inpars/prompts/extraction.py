@@ -84,8 +84,9 @@ def queries_of(
             that has it, or of the objects of a list. A function: what it returns, a string or
             several. None: the first line.
         chat: Whether this is the answer to a chat prompt. Reasoning is left out then, and an answer
-            that ends within it has no queries. A marker may be emphasized (``**Query:**``), and the
-            query on the line after it. Quotation marks and asterisks around a query are removed.
+            that ends within it has no queries. A marker may be emphasized (``**Query:**``), alone
+            or with the query, which may be on the next line. Quotation marks and asterisks around a
+            query are removed.
         prefill: Beginning of the answer that the prompt contains. ``extract`` applies to both
             together, with a space between two words. A query that ends in the prefill is none, and
             the first line is that of the model's text.
@@ -166,10 +167,7 @@ def _found(
     elif isinstance(extract, str):
         if (place := answer.rfind(extract, start)) >= 0:
             end = place + len(extract)
-            if chat:  # instruct models write "**Query:** a query", or the query on the next line
-                emphasis = "*" if answer[:place].endswith("*") else ""
-                end += len(answer[end:]) - len(answer[end:].lstrip(emphasis).lstrip())
-            yield _line(answer, end)
+            yield _after_marker(answer, place, end) if chat else _line(answer, end)
     elif isinstance(extract, re.Pattern):
         for match in extract.finditer(answer, start):
             group = 1 if extract.groups else 0
@@ -187,6 +185,18 @@ def _found(
 
 def _line(answer: str, start: int) -> Query:
     return Query(_LINE_END.split(answer[start:], maxsplit=1)[0], start)
+
+
+def _after_marker(answer: str, start: int, end: int) -> Query:
+    """Returns the query after a marker, as instruct models write it.
+
+    They write ``**Query:** a query`` or ``**Query: a query**``, or the query on the next line.
+    """
+    emphasis = answer[:start][len(answer[:start].rstrip("*")) :]
+    is_open = not answer.startswith("*", end)
+    rest = answer[end:].lstrip("*" if emphasis else "").lstrip()
+    query = _line(answer, len(answer) - len(rest))
+    return Query(query.text.rstrip().removesuffix(emphasis), query.start) if is_open else query
 
 
 def _one_line(text: str, start: int | None) -> Query:
@@ -221,10 +231,10 @@ def _json_field(text: str, field: str) -> list[str]:
         except (ValueError, RecursionError):
             continue
         objects = value if isinstance(value, list) else [value]
-        found = [of[field] for of in objects if isinstance(of, dict) and of.get(field) is not None]
-        if found:
-            lists = [values if isinstance(values, list) else [values] for values in found]
-            return [text for values in lists for text in values if isinstance(text, str)]
+        fields = [item.get(field) for item in objects if isinstance(item, dict)]
+        if found := [value for value in fields if value is not None]:
+            lists = [value if isinstance(value, list) else [value] for value in found]
+            return [query for queries in lists for query in queries if isinstance(query, str)]
     return []
 
 

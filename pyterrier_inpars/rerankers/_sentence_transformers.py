@@ -118,7 +118,6 @@ class SentenceTransformersReranker(Reranker):
         import torch
 
         network = self.network
-        self._check_backend()
         if self.backend == OPENVINO:
             return self._in_openvino(network)
         if (

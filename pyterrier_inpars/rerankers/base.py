@@ -79,8 +79,6 @@ NOT_FINITE = (
     "load it with another dtype, such as 'float32', or train it again with a lower learning_rate"
 )
 """What to do about a network that computes NaN or infinite numbers."""
-
-
 TORCH, OPENVINO = "torch", "openvino"
 """Backends that compute scores."""
 
@@ -105,7 +103,7 @@ class LoadingOptions(TypedDict, total=False):
         backend: ``"torch"`` (the default), or ``"openvino"`` to score with OpenVINO on a CPU
             (extra ``openvino``; encoders of ``CrossEncoder`` and ``BiEncoder``, in float32 or
             bfloat16). Float32 scores are equal up to rounding. The encoder is converted on first
-            use, and after a training, which takes some seconds. Training uses PyTorch.
+            use and after each training; this takes some seconds. Training uses PyTorch.
     """
 
     revision: str | None
@@ -508,9 +506,10 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        """Runs the network without gradients and in its precision."""
+        """Runs the network without gradients, with its backend and in its precision."""
         import torch
 
+        self._check_backend()  # parameters may have changed since the constructor
         with torch.no_grad(), self._precision():  # XLA does not support inference_mode
             yield
 

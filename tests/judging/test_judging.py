@@ -258,6 +258,10 @@ def test_grades_as_whole_words():
         "3 parts are there, so 1": 1,
         "3 of 4 parts are there. Grade 2": 2,
         "A grade 3 needs an answer, so it is 1": 1,
+        "A grade of 3": 3,
+        "**2** of 3": 2,
+        "A grade of 3 out of 3": 3,
+        "1. The query asks for noise.\n2. The passage is about it.\nSo it is 3": 3,
     }
     assert {text: judge._grade(text, is_cut=False) for text in cases} == cases
     assert judging._check_scale([0, 2]) == (0, 2)

@@ -63,6 +63,8 @@ def texts(answer, extract=None, chat=True):
         ("*Query:* a query", "Query:", ["a query"]),
         ("Query:\n\na query\nmore", "Query:", ["a query"]),
         ("**Query:**\n**a query**", "Query:", ["a query"]),
+        ("**Query: a query**\nmore", "Query:", ["a query"]),
+        ("**Query:** how A* works, or D*", "Query:", ["how A* works, or D*"]),
         ("**a query**", None, ["a query"]),
         ("*a query*", None, ["a query"]),
         ("**a** query **b**", None, ["**a** query **b**"]),

@@ -54,7 +54,11 @@ class TestScores:
         exact, _ = sides()
         _, found = sides(dtype="bfloat16")
         assert np.corrcoef(scores(found, frame), scores(exact, frame))[0, 1] > 0.98
-        assert np.abs(scores(found, frame) - scores(exact, frame)).max() > 1e-6, "not in bfloat16"
+        import openvino
+
+        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            difference = np.abs(scores(found, frame) - scores(exact, frame)).max()
+            assert difference > 1e-6, "not in bfloat16"
 
     def test_an_empty_frame(self, sides, frame):
         expected, found = sides()
@@ -122,8 +126,9 @@ def test_a_language_model(kind, encoder, frame, tmp_path):
         reranker(frame)
 
 
-def test_an_encoder_that_a_trace_does_not_describe():
-    """One whose output depends on the number of rows in Python."""
+@pytest.mark.parametrize("dim", [0, 1], ids=["rows", "tokens"])
+def test_an_encoder_that_a_trace_does_not_describe(dim):
+    """One whose output depends on the number of rows or tokens in Python."""
     pytest.importorskip("openvino")
     from transformers.modeling_outputs import BaseModelOutput
 
@@ -131,7 +136,8 @@ def test_an_encoder_that_a_trace_does_not_describe():
 
     class Encoder(torch.nn.Module):
         def forward(self, rows, return_dict=True):
-            return BaseModelOutput(last_hidden_state=rows.cumsum(0) - float(len(rows)))
+            size = len(rows.transpose(0, dim))
+            return BaseModelOutput(last_hidden_state=rows.cumsum(0) - 10.0 * size)
 
     encoder, rows = Encoder(), torch.ones(40, 3)
     converted = OpenVinoEncoders().instead_of([encoder], torch.float32, "state")
@@ -144,9 +150,15 @@ class TestErrors:
         with pytest.raises(ValueError, match="must be 'torch' or 'openvino', not 'onnx'"):
             encoder(models[encoder], backend="onnx")
 
-    def test_a_class_without_backends(self, models):
-        with pytest.raises(ValueError, match="of MonoT5 must be 'torch', not 'openvino'"):
+    def test_a_class_without_backends(self, models, frame):
+        """Also when the parameter is changed after the constructor."""
+        error = "of MonoT5 must be 'torch', not 'openvino'"
+        with pytest.raises(ValueError, match=error):
             MonoT5(models[MonoT5], backend="openvino")
+        reranker = MonoT5(models[MonoT5], device="cpu")
+        reranker.set_parameter("backend", "openvino")
+        with pytest.raises(ValueError, match=error):
+            reranker(frame)
 
     @pytest.mark.parametrize("options", [{"compile": True}, {"dtype": "int8"}])
     def test_options_of_torch(self, encoder, models, options):
