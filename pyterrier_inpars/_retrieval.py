@@ -66,9 +66,14 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", folded).split())
 
 
+def clean_folded(text: str) -> str:
+    """Returns a text to compare its words: as `clean` leaves it, with case folded."""
+    return clean(text.casefold())
+
+
 def words_of(text: str) -> list[str]:
-    """Returns the words of a text to compare them: as `clean` leaves them, with case folded."""
-    return clean(text.casefold()).split()
+    """Returns the words of `clean_folded`."""
+    return clean_folded(text).split()
 
 
 def shared_words(query: str, text: str) -> float:

@@ -15,11 +15,11 @@ from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import finite, one_of, positive_int
 from pyterrier_inpars._retrieval import (
     check_retriever,
+    clean_folded,
     fold,
     retrieve,
     shared_words,
     warn_if_shallow,
-    words_of,
 )
 from pyterrier_inpars._similarity import (
     check_encoder,
@@ -389,9 +389,9 @@ class CopyFilter(Filter):
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "query")
-        pairs = zip(inp["query"], joined_text(inp, self.text_field), strict=True)
-        words = ((" ".join(words_of(text)) for text in pair) for pair in pairs)
-        return np.array([not query or f" {query} " not in f" {text} " for query, text in words])
+        texts = map(clean_folded, joined_text(inp, self.text_field))
+        pairs = zip(inp["query"].map(clean_folded), texts, strict=True)
+        return np.array([not query or f" {query} " not in f" {text} " for query, text in pairs])
 
 
 class OverlapFilter(Filter):

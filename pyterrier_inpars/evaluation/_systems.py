@@ -18,7 +18,7 @@ from pyterrier_inpars._retrieval import applied
 from pyterrier_inpars._stage import as_numbers, check_strings
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import topics_and_qrels
-from pyterrier_inpars.training.examples import graded_qrels
+from pyterrier_inpars.training.examples import are_relevant, graded_qrels
 
 FEW = 50
 """Number of queries below which intervals are wide."""
@@ -164,9 +164,7 @@ def _checked_results(results: pd.DataFrame, topics: pd.DataFrame) -> pd.DataFram
 
 def warn_if_not_found(results: Mapping[str, pd.DataFrame], qrels: pd.DataFrame) -> None:
     """Warns if no system finds a relevant document, so that no measure tells them apart."""
-    ids = ["qid", "docno"]
-    relevant = pd.MultiIndex.from_frame(qrels.loc[qrels["label"] > 0, ids])
-    if not any(pd.MultiIndex.from_frame(of[ids]).isin(relevant).any() for of in results.values()):
+    if not any(are_relevant(found, qrels).any() for found in results.values()):
         warnings.warn(
             "no system finds a relevant document of any query: the docnos that are judged, such as "
             f"{qrels['docno'].iloc[0]!r}, must be those of the index",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyterrier_inpars._retrieval import words_of
+from pyterrier_inpars._retrieval import clean_folded
 from pyterrier_inpars._similarity import (
     BLOCK,
     TOLERANCE,
@@ -59,9 +59,9 @@ def leaked_topics(
     known = as_results(queries, "qid", "query")
     check_columns(topics, "qid", "query")
     check_strings(topics, "qid", "query")
-    known_texts = [" ".join(words_of(query)) for query in known["query"]]
+    known_texts = known["query"].map(clean_folded).tolist()
     first = {text: row for row, text in reversed(list(enumerate(known_texts)))}
-    texts = [" ".join(words_of(query)) for query in topics["query"]]
+    texts = topics["query"].map(clean_folded).tolist()
     nearest = np.array([first.get(text, -1) for text in texts], dtype=int)
     similarity = np.where(nearest >= 0, 1.0, 0.0)
     if encoder is not None and len(topics):

@@ -18,7 +18,7 @@ from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import topics_and_qrels
 from pyterrier_inpars.rerankers._weight_search import search_weights
 from pyterrier_inpars.rerankers._wrapper import required_by, scored
-from pyterrier_inpars.training.examples import graded_qrels
+from pyterrier_inpars.training.examples import are_relevant, graded_qrels
 
 _KEYS = ["qid", "docno"]
 
@@ -205,8 +205,7 @@ class ScoreFusion(Stage, pt.Estimator):
                 f"the qrels judge none of the queries of the {len(results):,} results: their qids "
                 "must be those of the results"
             )
-        relevant = pd.MultiIndex.from_frame(qrels.loc[qrels["label"] > 0, _KEYS])
-        if not pd.MultiIndex.from_frame(rows[_KEYS]).isin(relevant).any():
+        if not are_relevant(rows, qrels).any():
             raise ValueError(
                 f"none of the {len(rows):,} results is relevant by the qrels, so all weights are "
                 f"equally good: the docnos of the qrels, such as {qrels['docno'].iloc[0]!r}, must "

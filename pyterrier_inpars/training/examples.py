@@ -165,15 +165,20 @@ def with_labels(examples: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
         ValueError: No example is relevant by the qrels, or see :func:`check_qrels`.
     """
     check_qrels(qrels)
-    relevant = qrels.loc[as_numbers(qrels, "label") > 0, ["qid", "docno"]]
-    pairs = pd.MultiIndex.from_frame(examples[["qid", "docno"]])
-    labels = pairs.isin(pd.MultiIndex.from_frame(relevant)).astype(int)
+    labels = are_relevant(examples, qrels).astype(int)
     if len(examples) and not labels.any():
         raise ValueError(
             "no example is relevant by the qrels: their qid and docno must be the strings of the "
             "examples, and a relevant document must be among the results"
         )
     return examples.assign(label=labels)
+
+
+def are_relevant(pairs: pd.DataFrame, qrels: pd.DataFrame) -> np.ndarray:
+    """Returns whether each row ``qid, docno`` is relevant by valid qrels."""
+    relevant = qrels.loc[as_numbers(qrels, "label") > 0, ["qid", "docno"]]
+    index = pd.MultiIndex.from_frame(pairs[["qid", "docno"]])
+    return index.isin(pd.MultiIndex.from_frame(relevant))
 
 
 def check_qrels(qrels: pd.DataFrame) -> None:
