@@ -19,7 +19,7 @@ effectiveness.md for results.
 
 import argparse
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -69,8 +69,8 @@ DEPTH = 100
 BASELINE = "BM25"
 VECTORS = 200_000
 """Number of vectors that an encoder keeps in memory."""
-STORED = 16
-"""Number of documents after which queries are stored."""
+STORED = 64
+"""Number of queries after which they are stored."""
 FEWEST = 25
 """Number of queries below which a setting is not measured."""
 GRADED = 40
@@ -85,11 +85,15 @@ class Bench:
     Args:
         collection: Folder of the collection.
         folder: Folder of the queries and the results.
-        documents: Number of documents to write a query for.
+        documents: Number of documents to write queries for.
+        types: Types of the queries.
     """
 
-    def __init__(self, collection: Path, folder: Path, documents: int):
+    def __init__(
+        self, collection: Path, folder: Path, documents: int, types: Iterable[str] = tuple(PROMPTS)
+    ):
         self.folder, self.documents = folder, documents
+        self.prompts = {name: PROMPTS[name] for name in types}
         self.dataset = BeirFolder(collection)
         corpus = pd.DataFrame(self.dataset.get_corpus_iter())
         self.corpus = corpus[corpus["text"].str.split().str.len() > 12]
@@ -153,13 +157,14 @@ class Bench:
         sample = self.corpus.sample(min(self.documents, len(self.corpus)), random_state=seed)
         generator = QueryGenerator(
             language_model(),
-            prompt=PROMPTS,
+            prompt=self.prompts,
             stop=["\n", "."],
             max_doc_tokens=128,
             max_new_tokens=24,
             verbose=True,
         )
-        (generator >> queries).index(sample.to_dict("records"), batch_size=STORED)
+        batch_size = STORED // len(self.prompts)
+        (generator >> queries).index(sample.to_dict("records"), batch_size=batch_size)
         usable = LengthFilter(3) >> CopyFilter() >> DuplicateFilter()
         return usable(queries.get_results().sample(frac=1, random_state=seed))
 

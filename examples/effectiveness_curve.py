@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyterrier as pt
-from effectiveness import OVERLAP, VECTORS, Bench, evaluation_topics, markdown
+from effectiveness import OVERLAP, PROMPTS, VECTORS, Bench, evaluation_topics, markdown
 from pyterrier.measures import nDCG
 from scipy.stats import ttest_rel
 from transformers import AutoModel, AutoTokenizer
@@ -250,6 +250,9 @@ def main() -> None:
     parser.add_argument("collection", type=Path)
     parser.add_argument("--documents", type=int, default=150, help="documents of a sample")
     parser.add_argument("--samples", type=int, default=2, help="samples of documents")
+    parser.add_argument(
+        "--types", nargs="+", choices=PROMPTS, default=list(PROMPTS), help="types of the queries"
+    )
     parser.add_argument("--numbers", type=int, nargs="+", default=[250, 500, 1_000, 2_000])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=30, help="depth of the BM25 ranking")
@@ -261,7 +264,7 @@ def main() -> None:
     mute_native_log()
     folder = arguments.folder or Path(f"inpars-effectiveness-{arguments.collection.resolve().name}")
     folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(arguments.collection, folder, arguments.documents)
+    bench = Bench(arguments.collection, folder, arguments.documents, arguments.types)
     curve = Curve(bench, arguments.samples, arguments.depth, arguments.max_length)
     file = folder / "curve.jsonl"
     most = len(curve.train)

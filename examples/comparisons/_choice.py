@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from effectiveness import BASELINE
 from scipy.stats import ttest_rel
 
 from pyterrier_inpars import evaluation
@@ -42,13 +41,14 @@ def choice_of(values: pd.DataFrame, human: pd.DataFrame) -> Choice | None:
 
     Args:
         values: nDCG@10 by synthetic query (row) and system (column).
-        human: The same by human topic.
+        human: The same by human topic. The first system is the baseline.
     """
     if values.empty:
         return None
     found = evaluation.agreement_of_values(values, human)
-    chosen, baseline = human[found.chosen], human[BASELINE]
-    p_gain = None if found.chosen == BASELINE else ttest_rel(chosen, baseline).pvalue
+    baseline = human.columns[0]
+    same = found.chosen == baseline
+    p_gain = None if same else ttest_rel(human[found.chosen], human[baseline]).pvalue
     return Choice(found.kendall_tau, bootstrap_taus(values, human), found.relative_gain, p_gain)
 
 

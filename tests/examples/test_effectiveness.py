@@ -13,7 +13,7 @@ import scipy.stats
 import tiny
 import tiny_llm
 
-from pyterrier_inpars import BiEncoder
+from pyterrier_inpars import BiEncoder, SyntheticQueries
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -156,6 +156,14 @@ def test_curve(scripts, collection, folder, monkeypatch, capsys):
     monkeypatch.setattr(script.Curve, "trained", pytest.fail)
     run(script, monkeypatch, capsys, *words)
     assert script.read(folder / "curve.jsonl") == stored
+
+
+def test_curve_of_one_type(scripts, collection, tmp_path, monkeypatch, capsys):
+    script = scripts["effectiveness_curve"]
+    words = (collection, "--documents=8", "--samples=1", f"--folder={tmp_path}", "--ways", "BM25")
+    run(script, monkeypatch, capsys, *words, "--types", "question")
+    queries = SyntheticQueries(tmp_path / "8-0.queries").get_results()
+    assert set(queries["type"]) == {"question"} and queries["docno"].is_unique
 
 
 def test_p_of_the_curve_is_of_the_mean_over_seeds(scripts):
