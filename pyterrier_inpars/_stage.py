@@ -1,7 +1,9 @@
 """Base class of every pipeline stage, and the checks of input frames."""
 
+import math
 from collections.abc import Iterable, Sequence
 from inspect import Parameter
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -159,8 +161,11 @@ def begin_call(stages: Iterable[pt.Transformer]) -> list[Stage]:
 
 
 def is_missing(value: object) -> bool:
-    """Returns whether a value of a record is NaN, which pandas sets where a field is missing."""
-    return isinstance(value, float) and value != value
+    """Returns whether a value of a record is what pandas sets where a field is missing.
+
+    It is NaN, ``pd.NA`` or ``pd.NaT``, but not None, which a field may have.
+    """
+    return value is pd.NA or value is pd.NaT or (isinstance(value, Real) and math.isnan(value))
 
 
 def _short(value: object) -> str:

@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._files import atomic_text, plain
-from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
+from pyterrier_inpars._stage import as_numbers, check_columns, check_strings, is_missing
 from pyterrier_inpars.datasets._rows import (
     as_id,
     as_string,
@@ -364,9 +363,7 @@ def _numbers(values: Any, where: str, name: str = "log_probs") -> list[float]:
 
 def is_null(value: Any) -> bool:
     """Returns whether a value of a row is None, NaN, ``pd.NA`` or ``pd.NaT``."""
-    if value is None or value is pd.NA or value is pd.NaT:
-        return True
-    return isinstance(value, Real) and math.isnan(value)
+    return value is None or is_missing(value)
 
 
 def judged_texts(source: object, judged: Iterable[tuple[str, str, int]]) -> pd.DataFrame:

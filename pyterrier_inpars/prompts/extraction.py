@@ -84,9 +84,9 @@ def queries_of(
             that has it, or of the objects of a list. A function: what it returns, a string or
             several. None: the first line.
         chat: Whether this is the answer to a chat prompt. Reasoning is left out then, and an answer
-            that ends within it has no queries. A marker may be emphasized (``**Query:**``), alone
-            or with the query, which may be on the next line. Quotation marks and asterisks around a
-            query are removed.
+            that ends within it has no queries. A marker may be emphasized (``**Query:**`` or
+            ``**Query**:``), alone or with the query, which may be on the next line. Quotation marks
+            and asterisks around a query are removed.
         prefill: Beginning of the answer that the prompt contains. ``extract`` applies to both
             together, with a space between two words. A query that ends in the prefill is none, and
             the first line is that of the model's text.
@@ -165,9 +165,12 @@ def _found(
         start = min(len(answer), start + len(answer[start:]) - len(answer[start:].lstrip()))
         yield _line(answer, start)
     elif isinstance(extract, str):
-        if (place := answer.rfind(extract, start)) >= 0:
-            end = place + len(extract)
-            yield _after_marker(answer, place, end) if chat else _line(answer, end)
+        if chat:
+            *_, last = [None, *_marker(extract).finditer(answer, start)]
+            if last:
+                yield _after_marker(answer, last)
+        elif (place := answer.rfind(extract, start)) >= 0:
+            yield _line(answer, place + len(extract))
     elif isinstance(extract, re.Pattern):
         for match in extract.finditer(answer, start):
             group = 1 if extract.groups else 0
@@ -187,14 +190,21 @@ def _line(answer: str, start: int) -> Query:
     return Query(_LINE_END.split(answer[start:], maxsplit=1)[0], start)
 
 
-def _after_marker(answer: str, start: int, end: int) -> Query:
+def _marker(text: str) -> re.Pattern[str]:
+    """Returns what finds a marker, also with the end of its emphasis before its colon."""
+    return re.compile(re.escape(text[:-1]) + r"\*{0,3}:" if text.endswith(":") else re.escape(text))
+
+
+def _after_marker(answer: str, marker: re.Match[str]) -> Query:
     """Returns the query after a marker, as instruct models write it.
 
-    They write ``**Query:** a query`` or ``**Query: a query**``, or the query on the next line.
+    They write ``**Query:** a query``, ``**Query**: a query`` or ``**Query: a query**``, or the
+    query on the next line.
     """
-    emphasis = answer[:start][len(answer[:start].rstrip("*")) :]
-    is_open = not answer.startswith("*", end)
-    rest = answer[end:].lstrip("*" if emphasis else "").lstrip()
+    before = answer[: marker.start()]
+    emphasis = before[len(before.rstrip("*")) :]
+    is_open = "*" not in marker[0] and not answer.startswith("*", marker.end())
+    rest = answer[marker.end() :].lstrip("*" if emphasis else "").lstrip()
     query = _line(answer, len(answer) - len(rest))
     return Query(query.text.rstrip().removesuffix(emphasis), query.start) if is_open else query
 

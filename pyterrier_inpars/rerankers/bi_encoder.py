@@ -8,6 +8,7 @@ from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._arguments import positive_int
@@ -24,7 +25,6 @@ from pyterrier_inpars.training.losses import FROM_TEACHER, IN_BATCH, in_batch, l
 from pyterrier_inpars.training.options import TrainingOptions
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from typing_extensions import Unpack
 
@@ -206,6 +206,8 @@ class BiEncoder(SentenceTransformersReranker):
         """
         if task not in ("document", "query"):
             raise ValueError(f"task must be 'document' or 'query', not {task!r}")
+        if not texts:
+            return np.empty((0, self.network.get_embedding_dimension()), dtype=np.float32)
         return self._vectors(task, texts)
 
     def query_encoder(self) -> QueryEncoder:
@@ -242,7 +244,7 @@ class BiEncoder(SentenceTransformersReranker):
     def _vectors(self, task: str, texts: list[str]) -> np.ndarray:
         """Returns unit vectors, from the cache if there is one."""
         prompt = dict(zip(("query", "document"), self._prompts(), strict=True))[task]
-        if not self.vector_cache or not texts:
+        if not self.vector_cache:
             return self._encode(task, texts, prompt)
         return self._caches[task].vectors(
             texts,

@@ -62,6 +62,9 @@ def texts(answer, extract=None, chat=True):
         ("**Query:** a query\nmore", "Query:", ["a query"]),
         ("*Query:* a query", "Query:", ["a query"]),
         ("Query:\n\na query\nmore", "Query:", ["a query"]),
+        ("**Query**: a query\nmore", "Query:", ["a query"]),
+        ('- ***Query***: "how A* works"', "Query:", ["how A* works"]),
+        ("*Query*:\n**a query**", "Query:", ["a query"]),
         ("**Query:**\n**a query**", "Query:", ["a query"]),
         ("**Query: a query**\nmore", "Query:", ["a query"]),
         ("**Query:** how A* works, or D*", "Query:", ["how A* works, or D*"]),
@@ -97,6 +100,7 @@ def test_text_of_a_base_model_keeps_quotation_marks_and_tags():
     [
         ('Thus.\nQuery: "the noise" \nx', "Query:"),
         ("Thus.\n**Query:**\n**the noise**\nx", "Query:"),
+        ("Thus.\n**Query**: the noise\nx", "Query:"),
         (THOUGHT + "the noise", None),
         ("the\n2. the noise", re.compile(r"\d\. (.*)")),
         ('{"query": "the noise"}', {"json": "query"}),

@@ -270,9 +270,9 @@ def test_optional_fields_do_not_depend_on_the_batch(tmp_path, batch):
     ]
     text = b"".join(gzip.decompress(f.read_bytes()) for f in path.glob("*.jsonl.gz"))
     assert b"NaN" not in text
-    frame = pd.DataFrame(documents[:2])  # with NaN, as pandas has it
-    plain = index(tmp_path / "frame", frame.to_dict("records"))
-    assert ["year" in row for row in plain.iter_results()] == [True, False]
+    for i, missing in enumerate((float("nan"), np.float32("nan"), pd.NaT)):  # in frames
+        plain = index(tmp_path / str(i), [documents[0], documents[1] | {"year": missing}])
+        assert ["year" in row for row in plain.iter_results()] == [True, False]
 
 
 class Keeps(Stage):

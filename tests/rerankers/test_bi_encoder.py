@@ -37,6 +37,13 @@ class TestBiEncoder:
         reranker(pd.concat([frame, frame.assign(qid="again")]))
         assert sum(counts) == frame["query"].nunique() + frame["text"].nunique()
 
+    @pytest.mark.parametrize("options", [{}, {"vector_cache": 8}])
+    def test_no_texts(self, models, options):
+        reranker = BiEncoder(models[BiEncoder], **options)
+        found = reranker.encode([])
+        assert found.shape == (0, reranker.encode(["a text"]).shape[1])
+        assert found.dtype == np.float32
+
     def test_first_token(self, models, frame):
         """Pooling of the first token's state is sentence-transformers', with less computed."""
         reranker = BiEncoder(models[BiEncoder], pooling="cls", dtype="float32")
