@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from _choice import Choice, p_of_taus
 from _student import p_value
-from _tables import as_rst
+from _tables import show_rows
 
 
 class Outcome(NamedTuple):
@@ -65,10 +65,10 @@ class Summary:
         return rows
 
     def show(self, arguments: argparse.Namespace) -> None:
-        """Prints the table in reStructuredText."""
+        """Prints the table."""
         seeds = " and ".join(map(str, arguments.seed))
         print(f"\nIn short: {arguments.collection.name}, seed {seeds}\n")
-        print("\n".join(as_rst(pd.DataFrame(self.rows()))), flush=True)
+        show_rows(self.rows())
 
 
 def _range(values: list[float], form: str) -> str:

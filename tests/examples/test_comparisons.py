@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -246,21 +247,7 @@ def test_p_value_is_paired_by_document(measure):
 
 
 def tables(shown):
-    """Returns the rows of each table of reStructuredText."""
-    docutils = pytest.importorskip("docutils.core")
-    document = docutils.publish_doctree(
-        "\n".join(line for line in shown.splitlines() if not line[:2].isdigit()),
-        settings_overrides={"report_level": 5},
-    )
-    return [
-        [[entry.astext() for entry in row.findall(is_entry)] for row in table.findall(is_row)]
-        for table in document.findall(lambda node: node.tagname == "table")
-    ]
-
-
-def is_row(node):
-    return node.tagname == "row"
-
-
-def is_entry(node):
-    return node.tagname == "entry"
+    """Returns the rows of each table of Markdown, its head first."""
+    parts = re.findall(r"(?:^\|.*\n)+", shown, re.MULTILINE)
+    rows = [[line.strip("| ").split(" | ") for line in part.splitlines()] for part in parts]
+    return [[head, *body] for head, _, *body in rows]
