@@ -484,8 +484,9 @@ class QueryGenerator(ModelStage, DocumentStage):
     ) -> Estimate:
         """Estimates what queries for a corpus cost, without running the model.
 
-        Tokens of prompts are counted by the model's tokenizer; without one, a token has 4
-        characters. Completions are counted with ``max_new_tokens``, which few of them reach.
+        Tokens of prompts are counted by the model's tokenizer. Without one, they are estimated: a
+        token has 4 characters, or one of Chinese, Japanese, Korean and Thai. Completions are
+        counted with ``max_new_tokens``, which few of them reach.
 
         Args:
             corpus: Documents, as dicts or a frame.

@@ -1,7 +1,8 @@
-"""Number of tokens of a prompt, estimated where the model's tokenizer is not at hand."""
+"""Number of tokens of a text, estimated where the model's tokenizer is not at hand."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pyterrier_inpars.backends._chat import as_text
@@ -9,17 +10,38 @@ from pyterrier_inpars.backends.base import Messages
 
 CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English text."""
+LONGEST_WORD = 40
+"""Characters of the longest word; longer strings are links, hashes or encoded data."""
+# Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese, Korean: about a token each
+_WIDE = (
+    "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u3001-\ua4cf\uac00-\ud7af\uf900-\ufaff"
+    "\uff01-\uffef\U0001b000-\U0001b2ff\U00020000-\U0003ffff"
+)
+_WIDE_CHARACTER = re.compile(f"[{_WIDE}]")
+_UNIT = re.compile(
+    rf"[{_WIDE}]|(?<![^\s{_WIDE}])[^\s{_WIDE}]{{1,{LONGEST_WORD}}}(?![^\s{_WIDE}])|[^\s{_WIDE}]{{1,6}}"
+)
+
+
+def units(text: str) -> list[re.Match[str]]:
+    """Returns the units of a text that stand for tokens where there is no tokenizer.
+
+    A unit is a word, a character of a script that writes words without spaces or has a character
+    for each syllable (Chinese, Japanese, Korean, Thai, ...), or 6 characters of a longer string.
+    """
+    return list(_UNIT.finditer(text))
 
 
 def count_tokens(tokenizer: Any, prompt: str | Messages) -> int:
     """Returns the number of tokens of a prompt.
 
     Args:
-        tokenizer: Tokenizer with the interface of transformers. None to estimate the number from
-            the number of characters.
+        tokenizer: Tokenizer with the interface of transformers. None to estimate the number: a
+            token is a character of the scripts of `units`, or 4 characters of others.
         prompt: Text or messages.
     """
     text = as_text(tokenizer, prompt)
     if tokenizer is None:
-        return -(-len(text) // CHARACTERS_PER_TOKEN)
+        wide = len(_WIDE_CHARACTER.findall(text))
+        return wide - (wide - len(text)) // CHARACTERS_PER_TOKEN
     return len(tokenizer(text)["input_ids"])

@@ -162,7 +162,8 @@ class Backend(Protocol):
 
     Attributes:
         tokenizer: Tokenizer with the interface of ``transformers``, used to truncate documents.
-            None if the runtime has none: documents are then truncated by words.
+            None if the runtime has none: documents are then truncated by words, or by characters of
+            Chinese, Japanese, Korean and Thai.
         context: Maximum number of tokens of a prompt and its completion together, None if unknown.
         chat: Whether the model follows instructions in messages. ``prompt="auto"`` of a
             `QueryGenerator` is then a `ChatPrompt`. A backend without this attribute has text

@@ -112,7 +112,7 @@ class OpenAIBackend:
         parameters: Further fields of each request, such as ``{"reasoning_effort": "low"}``. They
             replace fields that this class sets; a field that is None is not sent.
         tokenizer: Name or tokenizer of ``transformers`` for the model, to truncate documents by
-            tokens. None to truncate by words.
+            tokens. None to truncate by words; see `Backend`.
         context: Maximum number of tokens of a prompt and its completion together, None if unknown.
 
     Attributes:

@@ -24,7 +24,7 @@ class PyTerrierRagBackend:
     generated token, ``logprobs`` maps the text of the most probable tokens to their natural
     log-probability. If it is None or absent, or a generated token is not among them, the
     log-probabilities are unknown. Temperature and other sampling settings are those of the object.
-    It provides no tokenizer, so documents are truncated by words.
+    It provides no tokenizer, so documents are truncated by words; see `Backend`.
 
     Args:
         backend: Object with a ``generate`` method.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pyterrier_inpars.backends._chat import as_text, encode
+from pyterrier_inpars.backends._tokens import units
 from pyterrier_inpars.backends.base import Messages
 
 
@@ -19,12 +20,13 @@ def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[
 
     Args:
         documents: Texts to truncate.
-        tokenizer: Tokenizer with the interface of transformers. None counts words instead.
+        tokenizer: Tokenizer with the interface of transformers. None counts words, and
+            characters of scripts without spaces, instead.
         max_tokens: Maximum number of tokens, special tokens not included.
     """
     documents = [" ".join(document.split()) for document in documents]
     if tokenizer is None or not documents:
-        return [" ".join(document.split()[:max_tokens]) for document in documents]
+        return [_first_units(document, max_tokens) for document in documents]
     offsets = tokenizer(
         documents,
         add_special_tokens=False,
@@ -53,7 +55,8 @@ def truncate_to_fit(
         documents: Texts with normalized white space.
         build: Function from the index of a document and its truncated text to its prompt, a text or
             messages.
-        tokenizer: Tokenizer with the interface of transformers. None counts words instead.
+        tokenizer: Tokenizer with the interface of transformers. None counts words, and
+            characters of scripts without spaces, instead.
         max_tokens: Maximum number of tokens of a prompt and its continuation; infinity for no
             limit.
         limit: Origin of the limit, for the error message.
@@ -101,10 +104,15 @@ def _prompt_lengths(
     return [len(ids) for ids in encode(tokenizer, prompts, continuations)]
 
 
+def _first_units(document: str, number: int) -> str:
+    found = units(document)
+    return document if len(found) <= number else document[: found[number - 1].end()]
+
+
 def _length(text: str, tokenizer: Any) -> int:
-    """Returns the number of tokens of a text, or of words without a tokenizer."""
+    """Returns the number of tokens of a text, or of `units` without a tokenizer."""
     if tokenizer is None:
-        return len(text.split())
+        return len(units(text))
     return len(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 

@@ -243,7 +243,8 @@ class FewShotPrompt(Prompt):
         The attributes ``examples`` and ``topics`` keep the full texts.
 
         Args:
-            tokenizer: Tokenizer with the interface of transformers. None counts words instead.
+            tokenizer: Tokenizer with the interface of transformers. None counts words instead;
+                see `Backend`.
             max_doc_tokens: Maximum number of tokens of an example's document.
         """
         prompt = copy.copy(self)

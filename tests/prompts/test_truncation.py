@@ -1,10 +1,14 @@
 """Truncation of documents to a number of tokens."""
 
+import base64
+
+import pytest
 import tiny_llm
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyterrier_inpars.prompts._truncation import truncate
+from pyterrier_inpars.backends._tokens import count_tokens
+from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 
 TOKENIZER = tiny_llm.tokenizer()
 
@@ -30,3 +34,32 @@ def test_truncation_keeps_a_beginning_of_the_text(words, limit):
 
 def test_words_are_counted_without_a_tokenizer():
     assert truncate(["a b  c\nd", "e"], None, 3) == ["a b c", "e"]
+
+
+@pytest.mark.parametrize(
+    ("text", "longest"),
+    [
+        ("汉字检索模型" * 5000, 256),
+        ("検索モデルは、文書を順位付けします。" * 900, 256),
+        ("การค้นคืนสารสนเทศ" * 900, 256),
+        ("정보검색모델" * 900, 256),
+        (base64.b64encode(bytes(30_000)).decode(), 6 * 256),
+    ],
+)
+def test_scripts_without_spaces_and_long_strings_are_truncated(text, longest):
+    assert truncate([text], None, 256) == [text[:longest]]
+    (cut,) = truncate_to_fit([text], lambda _, part: f"Passage: {part} Query:", None, 202, "200")
+    assert text.startswith(cut)
+    assert 200 <= len(cut) <= 6 * 200
+
+
+@given(st.text(st.characters(codec="latin-1"), max_size=200), st.integers(1, 20))
+def test_words_of_usual_length_are_counted_as_before(text, limit):
+    words = [word for word in text.split() if len(word) <= 40]
+    assert truncate([" ".join(words)], None, limit) == [" ".join(words[:limit])]
+
+
+def test_tokens_are_estimated_by_script():
+    assert count_tokens(None, "a b c d e") == 3
+    assert count_tokens(None, "汉字 abcd efgh") == 2 + 3
+    assert count_tokens(None, "") == 0
