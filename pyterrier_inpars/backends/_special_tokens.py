@@ -10,7 +10,7 @@ _SPECIAL_TOKENS = {
         r"|(?:start|end)_of_\w{1,20}>|/?s>|[be]os>)"  # Gemma, Llama 2
     ),
     "[": re.compile(  # Mistral
-        r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
+        r"\[(?=/?(?:INST|THINK|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
     ),
 }
 """Special tokens of the usual chat templates, by their first character, which alone is matched."""

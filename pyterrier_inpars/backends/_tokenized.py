@@ -15,6 +15,7 @@ from pyterrier_inpars._compute.garbage_collection import paused_garbage_collecti
 from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars.backends._chat import encode, turn_end, with_template_options
+from pyterrier_inpars.backends._reasoning import is_tag
 from pyterrier_inpars.backends.base import (
     CUT,
     NEWLINE,
@@ -249,6 +250,12 @@ class TokenizedBackend:
         return {*self.tokenizer.all_special_ids, *(i for i, token in added if token.special)}
 
     @functools.cached_property
+    def _special_tokens_but_tags(self) -> set[int]:
+        """Tokens that are no part of an answer: the tags of reasoning show where it ends."""
+        names = self.tokenizer.convert_ids_to_tokens
+        return {token for token in self._special_tokens if not is_tag(names(token))}
+
+    @functools.cached_property
     def _generation_config(self) -> Any:
         """The model's own generation settings, None if it has none."""
         raise NotImplementedError
@@ -277,6 +284,7 @@ class TokenizedBackend:
         tokens: Sequence[int],
         log_probs: Sequence[float],
         stop: Sequence[str] = (NEWLINE,),
+        is_chat: bool = False,
     ) -> Completion:
         """Returns the completion of generated tokens, up to the first stop string.
 
@@ -284,10 +292,12 @@ class TokenizedBackend:
             tokens: The tokens, at least one, up to one that ends the completion.
             log_probs: Their natural log-probabilities.
             stop: Stop strings.
+            is_chat: Whether this is the answer to messages, in which tags of reasoning stay.
         """
         ended = self._has_ended(tokens, stop)
         count = len(tokens) - (tokens[-1] in self._end_tokens)
-        kept = [i for i in range(count) if tokens[i] not in self._special_tokens]
+        left_out = self._special_tokens_but_tags if is_chat else self._special_tokens
+        kept = [i for i in range(count) if tokens[i] not in left_out]
         tokens, log_probs = [tokens[i] for i in kept], [log_probs[i] for i in kept]
         whole = self.tokenizer.decode(tokens)
         cut = min((i for i in map(whole.find, stop) if i >= 0), default=len(whole))

@@ -220,6 +220,7 @@ class HuggingFaceBackend(TokenizedBackend):
         ids = self._encode(prompts, max_new_tokens)
         prefix_ids = self._encode_prefix(prefix, prompts)
         prefix_ids = prefix_ids[: _shared_length(prefix_ids, ids)]
+        is_chat = not isinstance(prompts[0], str)
         completions: dict[int, Completion] = {}
         waiting = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         while waiting:
@@ -239,7 +240,7 @@ class HuggingFaceBackend(TokenizedBackend):
                     )
                     for row in rows:
                         if row.number not in completions:
-                            done = self._completion(row.tokens, row.log_probs, stop)
+                            done = self._completion(row.tokens, row.log_probs, stop, is_chat)
                             completions[row.number] = done
                             progress(1)
             except Exception as error:

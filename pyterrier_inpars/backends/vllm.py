@@ -167,7 +167,8 @@ class VLLMBackend(TokenizedBackend):
             tokens = list(generated.token_ids)
             log_probs = _log_probs(generated.logprobs, tokens)
             self._check_numbers(log_probs, number // num_samples, self._dtype_name)
-            completions.append(self._completion(tokens, log_probs, stop))
+            is_chat = not isinstance(prompts[0], str)
+            completions.append(self._completion(tokens, log_probs, stop, is_chat))
         return completions
 
     def log_likelihood(

@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pyterrier_inpars.backends._chat import as_text
+from pyterrier_inpars.backends._reasoning import answer_start, reasoning_tag
 from pyterrier_inpars.backends._tokenized import TokenizedBackend
 from pyterrier_inpars.backends.base import Completion, Messages
 
 Extract = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], Any]
 """A marker, a regular expression, ``{"json": field}``, or a function from answer to queries."""
-_REASONING_END = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]", re.I)
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
-_REASONING = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]", re.I)
 _LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese have no spaces between words
 _WORD = re.compile(_LETTER)
 _WORD_END = re.compile(rf"{_LETTER}[,;:.!?]?$")
-_REASONING_AT_END = re.compile(rf"({_REASONING.pattern})\s*$", re.I)
 _LINE_END = re.compile(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where str.splitlines() splits
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _QUOTES = ('""', "''", "**", "“”", "‘’", "«»", "``", "「」")
@@ -84,7 +82,8 @@ def queries_of(
             that has it, or of the objects of a list. A function: what it returns, a string or
             several. None: the first line.
         chat: Whether this is the answer to a chat prompt. Reasoning is left out then, and an answer
-            that ends within it has no queries. A marker may be emphasized (``**Query:**`` or
+            that ends within it has no queries (see `answer_start`). A marker may be emphasized
+            (``**Query:**`` or
             ``**Query**:``), alone or with the query, which may be on the next line. Quotation marks
             and asterisks around a query are removed.
         prefill: Beginning of the answer that the prompt contains. ``extract`` applies to both
@@ -98,7 +97,7 @@ def queries_of(
         return []
     begun = f"{prefill} " if _WORD_END.search(prefill) and _WORD.match(answer) else prefill
     whole = begun + answer
-    start = _answer_start(whole) if chat else 0
+    start = answer_start(whole) if chat else 0
     found = []
     for query in _found(whole, start, extract, len(begun), chat):
         query = _stripped(Query(_NO_TEXT.sub(" ", query.text), query.start))
@@ -123,12 +122,6 @@ def begun_reasoning(backend: Any, prompt: str | Messages) -> str:
     return reasoning_tag(as_text(backend.tokenizer, prompt))
 
 
-def reasoning_tag(prompt: str) -> str:
-    """Returns the tag at the end of a prompt that begins a reasoning, "" if there is none."""
-    match = _REASONING_AT_END.search(prompt)
-    return match[1] if match else ""
-
-
 def log_probs_of(completion: Completion, query: Query) -> list[float] | None:
     """Returns the log-probabilities of the tokens of a query in a completion, None if unknown."""
     if completion.log_probs is None or query.text == completion.text:
@@ -144,13 +137,7 @@ def log_probs_of(completion: Completion, query: Query) -> list[float] | None:
 
 def answer_of(answer: str) -> str:
     """Returns an answer without the reasoning before it."""
-    return answer[_answer_start(answer) :]
-
-
-def _answer_start(answer: str) -> int:
-    """Returns the position after the reasoning; the end of an answer that ends within it."""
-    start = max((match.end() for match in _REASONING_END.finditer(answer)), default=0)
-    return len(answer) if _REASONING.search(answer, start) else start
+    return answer[answer_start(answer) :]
 
 
 def _found(

@@ -50,6 +50,17 @@ def test_answers_come_in_the_order_of_the_prompts_with_their_log_probabilities()
         assert backend.usage["completion_tokens"] == sum(len(c.log_probs) for c in found)
 
 
+@pytest.mark.parametrize(
+    "token",
+    ["<|im_end|>", "<｜User｜>", "<|channel>", "<channel|>", "<end_of_turn>", "</s>", "[/THINK]"],
+)
+def test_special_tokens_in_a_message_are_sent_as_text(token):
+    with FaultServer() as server:
+        OpenAIBackend(server.url).complete([f"a {token}b"])
+        (request,) = server.requests
+    assert request["messages"][0]["content"] == f"a {token[0]} {token[1:]}b"
+
+
 def test_requests_have_the_fields_that_are_set_and_no_others():
     schema = {"type": "object"}
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Query:"}]
@@ -278,3 +289,10 @@ def test_the_description_names_what_is_sent():
     assert versions["server"] == server.url and versions["openai"]
     backend = OpenAIBackend("http://127.0.0.1:9/v1", MODEL, log_probs=False)
     assert backend.describe()["log_probs"] is False
+
+
+def test_settings_have_the_sampling_that_parameters_replace():
+    parameters = {"temperature": 1.0, "top_p": None}
+    backend = OpenAIBackend("http://127.0.0.1:9/v1", MODEL, parameters=parameters)
+    settings = QueryGenerator(backend).settings()
+    assert (settings["temperature"], settings["top_p"], settings["seed"]) == (1.0, None, 0)

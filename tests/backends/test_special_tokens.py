@@ -5,6 +5,7 @@ import pickle
 import warnings
 from pathlib import Path
 
+import chat_templates
 import pandas as pd
 import pytest
 import tiny_llm
@@ -16,6 +17,7 @@ from tokenizers import AddedToken, processors
 from pyterrier_inpars import QueryGenerator, QueryLikelihood, Sampling
 from pyterrier_inpars.backends.base import Completion, NotANumberError
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+from pyterrier_inpars.prompts.extraction import log_probs_of, queries_of
 
 PROMPTS = ["the spectrum of a plasma " * n + "\nquery:" for n in (1, 5, 2, 3)]
 SAMPLED = Sampling(temperature=1.0)
@@ -53,6 +55,69 @@ def test_special_tokens_are_no_part_of_a_query(chat, special, end):
 def test_text_of_special_tokens_written_as_text_stays(chat):
     ids = chat.tokenizer("a <pad> b", split_special_tokens=True)["input_ids"]
     assert chat._completion(ids, [-1.0] * len(ids)).text == "a <pad> b"
+
+
+TAGS = (
+    *("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "[THINK]", "[/THINK]"),
+    *("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|channel>", "<channel|>"),
+)
+QUERY = "plasma noise gain"
+
+
+@pytest.fixture(scope="module")
+def reasoner(tmp_path_factory):
+    """A model whose tags of reasoning are special tokens."""
+    folder = chat_templates.save(tmp_path_factory.mktemp("reasoner"), chat_templates.QWEN)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokens = [AddedToken(tag, special=True) for tag in TAGS]
+    tokenizer.add_tokens(tokens, special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    return HuggingFaceBackend(folder, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    "reasoning, query",
+    [
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>",
+            QUERY,
+        ),
+        ("<|channel|>analysis<|message|>the noise ", None),
+        ("[THINK]Okay, a plasma[/THINK]", QUERY),
+        ("[THINK]Okay, ", None),
+        ("<|START_THINKING|>a plasma<|END_THINKING|><|START_RESPONSE|>", QUERY),
+        ("<|channel>thought\na plasma\n<channel|>", QUERY),
+        ("<|channel>thought\na plasma ", None),
+        ("<|im_start|>", QUERY),
+    ],
+)
+def test_reasoning_between_special_tokens_is_no_query(reasoner, reasoning, query):
+    ids = reasoner.tokenizer(reasoning + QUERY + "<|im_end|>")["input_ids"]
+    log_probs = [-float(i) for i in range(len(ids))]
+    completion = reasoner._completion(ids, log_probs, (), is_chat=True)
+    assert len(completion.log_probs) == len(completion.ends)
+    found = queries_of(completion.text, None, chat=True)
+    assert [q.text for q in found] == [query] * (query is not None)
+    for q in found:
+        size = len(reasoner.tokenizer(QUERY)["input_ids"])
+        assert log_probs_of(completion, q) == log_probs[-1 - size : -1]
+    text = reasoner._completion(ids, log_probs, ()).text  # of a text prompt, as before
+    assert not any(tag in text for tag in TAGS)
+
+
+def test_the_tags_of_reasoning_stay_in_the_answers_to_messages_alone(reasoner):
+    """The model writes them at random."""
+    output = reasoner.model.get_output_embeddings()
+    with torch.no_grad():
+        output.weight[reasoner.tokenizer.convert_tokens_to_ids("[THINK]")] *= 40
+    prompts = [[{"role": "user", "content": p}] for p in PROMPTS]
+    answers = reasoner.complete(prompts, max_new_tokens=16, stop=())
+    texts = reasoner.complete(PROMPTS, max_new_tokens=16, stop=())
+    assert any("[THINK]" in answer.text for answer in answers)
+    assert not any("[THINK]" in answer.text for answer in texts)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])

@@ -1,9 +1,11 @@
 """Extraction of queries from answers, and the log-probabilities of their tokens."""
 
+import json
 import re
 
 import pytest
 
+from pyterrier_inpars.backends._reasoning import reasoning_tag
 from pyterrier_inpars.backends.base import Completion
 from pyterrier_inpars.prompts.extraction import (
     Query,
@@ -11,10 +13,10 @@ from pyterrier_inpars.prompts.extraction import (
     describe_extract,
     log_probs_of,
     queries_of,
-    reasoning_tag,
 )
 
 THOUGHT = '<think>\nQuery: no\n{"query": "no"}\n</think>\n\n'
+JSON = {"json": "query"}
 
 
 def texts(answer, extract=None, chat=True):
@@ -88,6 +90,78 @@ def test_queries_of_an_answer(answer, extract, expected):
     assert texts(answer, extract) == expected
 
 
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        # harmony, from a server that returns special tokens and from one that does not
+        (
+            "<|channel|>analysis<|message|>We need…<|end|><|start|>assistant"
+            "<|channel|>final<|message|>plasma noise",
+            ["plasma noise"],
+        ),
+        ("<|channel|>final <|constrain|>json<|message|>plasma noise", ["plasma noise"]),
+        ("<|channel|>analysis<|message|>We need", []),
+        ("<|channel|>analysis<|message|>We<|end|><|start|>assistant<|channel|>commentary", []),
+        ("<|channel|>analysis<|message|>We<|end|><|start|>assistant<|channel|>final", []),
+        ("analysisWe need a query.assistantfinalplasma noise", ["plasma noise"]),
+        ("analysisWe need a query.", []),
+        ("analysis of plasma noise", ["analysis of plasma noise"]),
+        # Cohere, Gemma, and others
+        ("<|START_THINKING|>So<|END_THINKING|><|START_RESPONSE|>plasma", ["plasma"]),
+        ("<|START_THINKING|>So", []),
+        ("<|channel>thought\nSo\n<channel|>plasma", ["plasma"]),
+        ("<|channel>thought\n<channel|>plasma", ["plasma"]),
+        ("<|channel>thought\nSo", []),
+        ("<seed:think>So</seed:think>plasma", ["plasma"]),
+        ("◁think▷So◁/think▷plasma", ["plasma"]),
+        ("<|begin_of_thought|>So<|end_of_thought|>\n\n<|begin_of_solution|>plasma", ["plasma"]),
+    ],
+)
+def test_reasoning_in_the_formats_of_several_models(answer, expected):
+    assert texts(answer) == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "what does the <think> tag do",
+        "what does <think> do?",
+        "what is <think>?",
+        "meaning of </think> in qwen3",
+        "what is </think>?",
+        "difference of <think> and </think> tags",
+        "difference of [THINK] and [/THINK]?",
+        "what is the <|channel|> token",
+        'the "<think>" tag',
+        "how is `</think>` removed",
+    ],
+)
+def test_a_tag_among_words_is_a_part_of_the_query(answer):
+    assert texts(answer) == [answer]
+    assert texts(THOUGHT + answer) == [answer]
+    assert texts(json.dumps({"query": answer}), JSON) == [answer]
+
+
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        ("<think>what does <think> do? </think> a query", ["a query"]),
+        ("<think>\nwhat does </think> do?\n</think>\na query", ["a query"]),
+        ("Sure!\n<think> so </think> a query", ["a query"]),
+        ("so </think>\na query", ["a query"]),
+        ("so\n</think> a query", ["a query"]),
+    ],
+)
+def test_tags_of_reasoning_beside_words(answer, expected):
+    assert texts(answer) == expected
+
+
+def test_a_closing_tag_among_words_ends_a_reasoning_that_the_prompt_began():
+    for tag in ("<think>", "<think>\n"):
+        (query,) = queries_of("so </think> a query", None, chat=True, prefill=tag)
+        assert query.text == "a query"
+
+
 def test_text_of_a_base_model_keeps_quotation_marks_and_tags():
     assert texts('"a query"', chat=False) == ['"a query"']
     assert texts("<think> a", chat=False) == ["<think> a"]
@@ -115,9 +189,6 @@ def test_log_probs_are_those_of_the_tokens_of_the_query(answer, extract):
     start = answer.rindex("the noise")
     assert query == Query("the noise", start)
     assert log_probs_of(completion, query) == [-float(start + i + 1) for i in range(9)]
-
-
-JSON = {"json": "query"}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +239,11 @@ def test_a_prefill_alone_has_no_query(prefill, answer, extract):
 def test_the_tag_at_the_end_of_a_prompt():
     assert reasoning_tag("assistant\n<think>\n") == "<think>"
     assert reasoning_tag("assistant\n[THINK]") == "[THINK]"
+    assert reasoning_tag("model\n<|channel>thought\n") == "<|channel>thought"
+    assert reasoning_tag("model\n<|channel>thought\n<channel|>") == ""
+    harmony = "<|start|>assistant<|channel|>analysis<|message|>"
+    assert reasoning_tag(harmony) == "<|channel|>analysis<|message|>"
+    assert reasoning_tag(harmony.replace("analysis", "final")) == ""
     assert reasoning_tag("assistant\n<think>\n\n</think>\n\n") == reasoning_tag("") == ""
 
 
