@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
+import numpy as np
 from ir_measures import DefaultPipeline, Measure, parse_measure, parse_trec_measure
+
+DECIMALS = 9
+"""Decimals at which means are compared: summed in another order, equal values differ below."""
 
 
 def as_measures(measures: Measure | str | Iterable[Measure | str]) -> list[Measure | str]:
@@ -66,3 +71,8 @@ def checked_measure(measure: Measure | str) -> Measure | str:
             "others, such as rel=1, or another measure, or install what ir_measures needs for it"
         )
     return parsed
+
+
+def comparable(means: Any) -> Any:
+    """Returns a mean, or an array or Series of them, rounded so that equal ones tie."""
+    return np.round(means, DECIMALS)

@@ -97,13 +97,15 @@ def check_retriever(retriever: object) -> pt.Transformer:
 
 
 def applied(transformer: pt.Transformer, inp: pd.DataFrame) -> pd.DataFrame:
-    """Applies a user's transformer to a frame and checks its output.
+    """Applies a user's transformer to a copy of a frame and checks its output.
+
+    The transformer may change the copy, as ``pt.apply.generic`` makes easy.
 
     Raises:
         TypeError: The output is not a frame.
         ValueError: The output has duplicate column names.
     """
-    out = transformer(inp)
+    out = transformer(inp.copy())
     if not isinstance(out, pd.DataFrame):
         raise TypeError(f"{transformer!r} must return a DataFrame, not {out!r:.200}")
     check_columns(out)

@@ -3,6 +3,14 @@
 import numpy as np
 import pandas as pd
 
+SPREAD = 1e-6
+"""Scores of a query whose range is a smaller share of the largest one count as constant."""
+
+
+def are_constant(lowest: pd.Series, highest: pd.Series) -> pd.Series:
+    """Returns for groups whether their scores differ by no more than rounding."""
+    return highest - lowest <= SPREAD * np.maximum(lowest.abs(), highest.abs())
+
 
 def z_scores(scores: np.ndarray, groups: pd.Series) -> np.ndarray:
     """Standardizes scores to mean 0 and standard deviation 1 within each group.
@@ -12,9 +20,12 @@ def z_scores(scores: np.ndarray, groups: pd.Series) -> np.ndarray:
         groups: Group of each row, such as the qid.
 
     Returns:
-        Array of (rows,), float64; 0 where all scores of a group are equal.
+        Array of (rows,), float64; 0 where all scores of a group are equal, up to rounding.
     """
-    by_group = pd.Series(scores, dtype=float).groupby(groups.to_numpy())
-    centred = scores - by_group.transform("mean")
-    equal = by_group.transform("min") == by_group.transform("max")
-    return (centred / by_group.transform("std", ddof=0)).mask(equal, 0.0).to_numpy()
+    values, groups = pd.Series(scores, dtype=float), groups.to_numpy()
+    lowest, highest = (values.groupby(groups).transform(name) for name in ("min", "max"))
+    # On a scale from 0 to 1, because squares of very small or large scores are not finite numbers.
+    scaled = (values - lowest) / (highest - lowest)
+    by_group = scaled.groupby(groups)
+    found = (scaled - by_group.transform("mean")) / by_group.transform("std", ddof=0)
+    return found.mask(are_constant(lowest, highest), 0.0).to_numpy()

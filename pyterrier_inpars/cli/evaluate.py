@@ -16,6 +16,7 @@ from ir_measures import NumRet
 from pyterrier_inpars import datasets, evaluation
 from pyterrier_inpars._measures import as_measure
 from pyterrier_inpars._names import did_you_mean
+from pyterrier_inpars._significance import corrected_p_values, paired_p_value
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import BM25, FILE, PATH, RUN, Completed, OneOf
 from pyterrier_inpars.cli._runs import values_by_topic
@@ -193,23 +194,18 @@ def _p_values(
 ) -> dict[str, dict[str, float]]:
     """Returns the p-values of paired t-tests, with 0 for topics that a run lacks.
 
-    They are missing where two runs have the same values for every topic.
+    They are NaN where two runs have the same values for every topic.
     """
-    from scipy.stats import ttest_rel
-    from statsmodels.stats.multitest import multipletests
-
     by_topic = {name: values_by_topic(run, qrels, measures) for name, run in results.items()}
     expected = by_topic.pop(baseline)
     found: dict[str, dict[str, float]] = {name: {} for name in by_topic}
     for measure in map(str, measures):
-        for name, values in by_topic.items():
-            p_value = float(ttest_rel(values[measure], expected[measure]).pvalue)
+        p_values = {n: paired_p_value(v[measure], expected[measure]) for n, v in by_topic.items()}
+        for name, p_value in p_values.items():
             found[name][f"{measure} p-value"] = p_value
-        tested = {n: p[f"{measure} p-value"] for n, p in found.items()}
-        tested = {name: p_value for name, p_value in tested.items() if not isnan(p_value)}
-        if correction and tested:
-            _, corrected, *_ = multipletests(list(tested.values()), method=correction)
-            for name, p_value in zip(tested, corrected, strict=True):
+        if correction:
+            _, corrected = corrected_p_values(list(p_values.values()), correction)
+            for name, p_value in zip(p_values, corrected, strict=True):
                 found[name][f"{measure} p-value corrected"] = float(p_value)
     return found
 

@@ -113,21 +113,23 @@ def run_systems(
         for name, system in systems.items()
         if not isinstance(system, pd.DataFrame)
     }
-    uses = Counter(line[:length] for line in stages.values() for length in range(len(line) + 1))
+    keys = {name: tuple(map(_key, line)) for name, line in stages.items()}
+    uses = Counter(line[:length] for line in keys.values() for length in range(len(line) + 1))
     shared: dict[tuple[Any, ...], pd.DataFrame] = {(): topics}
 
-    def results(pipeline: tuple[Any, ...]) -> pd.DataFrame:
-        if pipeline in shared:
-            return shared[pipeline]
-        out = applied(pipeline[-1], results(pipeline[:-1]))
-        if uses[pipeline] > 1:
-            shared[pipeline] = out
+    def results(name: str, length: int) -> pd.DataFrame:
+        key = keys[name][:length]
+        if key in shared:
+            return shared[key]
+        out = applied(stages[name][length - 1], results(name, length - 1))
+        if uses[key] > 1:
+            shared[key] = out
         return out
 
     found = {}
     for name, system in Progress(systems.items(), "systems", unit="systems", verbose=verbose):
         try:
-            out = system if isinstance(system, pd.DataFrame) else results(stages[name])
+            out = system if isinstance(system, pd.DataFrame) else results(name, len(stages[name]))
         except Exception as error:
             raise RuntimeError(f"the system {name!r:.200} failed: {error}") from error
         if len(out) == 0:
@@ -137,6 +139,15 @@ def run_systems(
         except ValueError as error:
             raise ValueError(f"the results of the system {name!r:.200} {error}") from None
     return found
+
+
+def _key(stage: pt.Transformer) -> Any:
+    """Returns what equal stages share: the stage, or its id if it has no hash, as a dataclass."""
+    try:
+        hash(stage)
+    except TypeError:
+        return id(stage)
+    return stage
 
 
 def _checked_results(results: pd.DataFrame, topics: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from ir_measures import Measure, nDCG
 
 from pyterrier_inpars._arguments import finite
 from pyterrier_inpars._measures import as_measures
+from pyterrier_inpars._significance import check_correction, corrected_p_values
 from pyterrier_inpars._stage import check_columns
 from pyterrier_inpars.evaluation._systems import (
     Systems,
@@ -68,7 +69,8 @@ def compare(
         seed: Seed of the bootstrap samples.
         verbose: Whether to show progress.
         experiment_options: The options of ``pt.Experiment`` for significance tests: ``test``,
-            ``correction`` (such as ``"holm"``) and ``correction_alpha``.
+            ``correction`` (such as ``"holm"``) and ``correction_alpha``. A system without a
+            p-value, because its values are those of the baseline, is not counted as a test.
 
     Returns:
         One row per system: ``name``; for each measure ``m`` its mean ``m``, the bootstrap interval
@@ -91,6 +93,9 @@ def compare(
             "pt.Experiment"
         )
     finite("confidence", confidence, above=0, below=1)
+    finite("correction_alpha", experiment_options.get("correction_alpha", 0.05), above=0, below=1)
+    if experiment_options.get("correction") is not None:
+        check_correction(experiment_options["correction"])
     by_name = named(systems, names)
     check_baseline(baseline, len(by_name))
     measures = as_measures(measures)
@@ -119,6 +124,9 @@ def compared(
     measures: Sequence[Measure | str],
     confidence: float,
     seed: int,
+    *,
+    correction: str | None = None,
+    correction_alpha: float = 0.05,
     **options: Any,
 ) -> pd.DataFrame:
     """Returns the table of ``pt.Experiment`` with an interval for each measure."""
@@ -126,8 +134,18 @@ def compared(
     values = values_of(results, topics, qrels, measures)
     columns = ["name"]
     for measure in sorted(values, key=_order(measures)):
-        low, high = intervals(values[measure].to_numpy(float), confidence, seed)
-        table = table.assign(**{f"{measure} low": low, f"{measure} high": high})
+        by_query = values[measure].to_numpy(float)
+        low, high = intervals(by_query, confidence, seed)
+        # pt.Experiment sums counts, such as NumRet.
+        table = table.assign(
+            **{measure: by_query.mean(axis=0), f"{measure} low": low, f"{measure} high": high}
+        )
+        if correction is not None:
+            rejected, corrected = corrected_p_values(
+                table[f"{measure} p-value"], correction, correction_alpha
+            )
+            table[f"{measure} reject"] = rejected
+            table[f"{measure} p-value corrected"] = corrected
         columns += [measure, f"{measure} low", f"{measure} high"]
         columns += [c for c in table if c.startswith(f"{measure} ") and c not in columns]
     return table[columns]

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pyterrier_inpars._measures import comparable
+
 
 def kendall_tau(estimated: Sequence[float], true: Sequence[float]) -> float:
     """Returns Kendall's tau-b of two lists of values, with tied values taken into account.
+
+    Values are compared at nine decimals, because equal means differ in their last digits.
 
     Args:
         estimated: Value of each system on synthetic queries.
@@ -31,7 +35,7 @@ def tau_ap(estimated: Sequence[float], true: Sequence[float]) -> float:
 
     It weighs the top of the estimated order more than Kendall's tau does: the best system counts in
     every position below it. Tied values count as if they were ordered at random: the result is the
-    expectation over all orders of the ties.
+    expectation over all orders of the ties. Values are compared at nine decimals.
 
     Args:
         estimated: Value of each system on synthetic queries.
@@ -58,7 +62,7 @@ def tau_ap(estimated: Sequence[float], true: Sequence[float]) -> float:
 
 
 def _checked(estimated: Sequence[float], true: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    lists = np.asarray(estimated, float), np.asarray(true, float)
+    lists = comparable(np.asarray(estimated, float)), comparable(np.asarray(true, float))
     if lists[0].shape != lists[1].shape or lists[0].ndim != 1 or lists[0].size < 2:
         raise ValueError(
             "two lists of values of the same systems are needed, two systems or more, not "

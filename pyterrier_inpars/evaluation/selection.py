@@ -6,12 +6,14 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from ir_measures import Measure, nDCG
 
 from pyterrier_inpars._arguments import finite
 from pyterrier_inpars._counted import counted
-from pyterrier_inpars._measures import checked_measure
+from pyterrier_inpars._measures import checked_measure, comparable
+from pyterrier_inpars._significance import corrected_p_values
 from pyterrier_inpars.evaluation._systems import (
     System,
     Systems,
@@ -107,8 +109,6 @@ def select(
         ValueError: As in `compare`, or ``alpha`` is not between 0 and 1.
         RuntimeError: A system fails; the error names it.
     """
-    from statsmodels.stats.multitest import multipletests
-
     finite("alpha", alpha, above=0, below=1)
     finite("confidence", confidence, above=0, below=1)
     by_name = named(systems, names)
@@ -117,19 +117,15 @@ def select(
     results = run_systems(by_name, topics, verbose)
     warn_if_not_found(results, qrels)
     ((m, values),) = values_of(results, topics, qrels, [measure]).items()
-    means = values.mean()
-    order = means.sort_values(ascending=False, kind="stable").index
+    order = comparable(values.mean()).sort_values(ascending=False, kind="stable").index
     ordered = {name: results[name] for name in order}
     table = compared(ordered, topics, qrels, [measure], confidence, seed, baseline=0)
     table = table.rename(
         columns={f"{m} low": "low", f"{m} high": "high", f"{m} p-value": "p-value"}
     )
     table = table[["name", m, "low", "high", "p-value"]]
-    # The p-value of a system with the values of the best one is NaN.
-    given = table["p-value"].astype(float).fillna(1.0).to_numpy()
-    corrected = given.copy()
-    if len(given) > 1:
-        corrected[1:] = multipletests(given[1:], method="holm")[1]
+    _, corrected = corrected_p_values(table["p-value"], "holm")
+    corrected = np.nan_to_num(corrected, nan=1.0)  # of systems with the values of the best one
     table = table.assign(**{"p-value corrected": corrected, "candidate": corrected >= alpha})
     candidates = {name: by_name[name] for name in table["name"][table["candidate"]]}
     name = table["name"].iloc[0]

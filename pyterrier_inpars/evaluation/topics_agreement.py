@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
@@ -12,7 +11,8 @@ import pandas as pd
 from ir_measures import Measure, nDCG
 
 from pyterrier_inpars._arguments import finite
-from pyterrier_inpars._measures import checked_measure
+from pyterrier_inpars._measures import checked_measure, comparable
+from pyterrier_inpars._significance import check_correction, corrected_p_values, paired_p_value
 from pyterrier_inpars._stage import check_columns, check_strings
 from pyterrier_inpars.evaluation._systems import (
     Systems,
@@ -182,7 +182,7 @@ def agreement_of_values(
                 f"the {kind} values of {values.columns[bad][0]!r} are not all finite numbers: set "
                 "a value for each query, or drop the query for all systems"
             )
-    estimated, true = synthetic.mean(), human.mean()
+    estimated, true = comparable(synthetic.mean()), comparable(human.mean())
     tau, ap = kendall_tau(estimated, true), tau_ap(estimated, true)
     pairs = _significant_pairs(human, alpha, correction)
     alike = [(estimated[a] - estimated[b]) * (true[a] - true[b]) > 0 for a, b in pairs]
@@ -206,19 +206,11 @@ def agreement_of_values(
 
 def _check_options(systems: int, baseline: int, alpha: float, correction: str) -> None:
     """Checks the number of systems and the options of `agreement`."""
-    from statsmodels.stats.multitest import multipletests
-
     if systems < 2:
         raise ValueError(f"agreement needs two systems or more, not {systems}")
     check_baseline(baseline, systems)
     finite("alpha", alpha, above=0, below=1)
-    try:
-        multipletests([1.0], alpha, correction)
-    except ValueError as error:
-        raise ValueError(
-            f"correction must be one of statsmodels, such as 'holm', not {correction!r:.200}: "
-            f"{error}"
-        ) from None
+    check_correction(correction)
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -227,14 +219,7 @@ def _ratio(part: float, whole: float) -> float:
 
 def _significant_pairs(values: pd.DataFrame, alpha: float, correction: str) -> list[tuple]:
     """Returns the pairs of columns that differ significantly, by paired t-tests."""
-    from scipy.stats import ttest_rel
-    from statsmodels.stats.multitest import multipletests
-
-    if len(values) < 2:
-        return []
     pairs = list(combinations(values, 2))
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # equal columns have no p-value, and differ in nothing
-        p_values = np.array([ttest_rel(values[a], values[b]).pvalue for a, b in pairs])
-    rejected = multipletests(np.nan_to_num(p_values, nan=1.0), alpha, correction)[0]
+    p_values = [paired_p_value(values[a], values[b]) for a, b in pairs]
+    rejected, _ = corrected_p_values(p_values, correction, alpha)
     return [pair for pair, different in zip(pairs, rejected, strict=True) if different]

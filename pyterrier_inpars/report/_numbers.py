@@ -14,6 +14,7 @@ import pyterrier as pt
 
 from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._retrieval import applied, check_retriever, clean, retrieve
+from pyterrier_inpars._significance import paired_p_value
 from pyterrier_inpars._similarity import check_encoder, unit_vectors
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
 from pyterrier_inpars.evaluation import Selection
@@ -186,8 +187,6 @@ def means_of(values: pd.DataFrame) -> pd.DataFrame:
     Args:
         values: Frame ``name, qid, measure, value``. A query that a system lacks counts 0.
     """
-    from scipy.stats import ttest_rel
-
     values = checked_values(values)
     names = list(values["name"].unique())
     table = pd.DataFrame({"name": names})
@@ -197,12 +196,7 @@ def means_of(values: pd.DataFrame) -> pd.DataFrame:
         table[measure] = by_query.mean().to_numpy()
         if len(names) > 1:
             first = by_query[names[0]]
-            equal = [by_query[name].equals(first) for name in names]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                table[f"{measure} p-value"] = [
-                    np.nan if same or len(first) < 2 else ttest_rel(by_query[name], first).pvalue
-                    for name, same in zip(names, equal, strict=True)
-                ]
+            table[f"{measure} p-value"] = [paired_p_value(by_query[name], first) for name in names]
     return table
 
 

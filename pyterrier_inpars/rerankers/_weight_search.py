@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from ir_measures import Measure
 
+from pyterrier_inpars._measures import comparable
+
 MOST = 300
 """Largest number of weights to try."""
 
@@ -43,7 +45,8 @@ def search_weights(
 ) -> pd.DataFrame:
     """Evaluates the weights of `weight_grid`, fewer of them if there are many rows to evaluate.
 
-    Only the documents down to the cutoff of the measure are evaluated.
+    Only the documents down to the cutoff of the measure are evaluated, unless it leaves out
+    unjudged documents (``judged_only``), which moves others up.
 
     Args:
         pairs: Frame ``qid, docno``.
@@ -64,7 +67,8 @@ def search_weights(
     evaluator = ir_measures.evaluator([measure], qrels[list(names)].rename(columns=names))
     run = pairs.rename(columns=names)
     place = np.arange(len(query)) - np.searchsorted(query, query)
-    evaluated = place < measure.params.get("cutoff", len(pairs))
+    whole = measure.params.get("judged_only", False)
+    evaluated = place < (len(pairs) if whole else measure.params.get("cutoff", len(pairs)))
     most = int(np.clip(MOST_ROWS // evaluated.sum(), 20, MOST))
     rows = []
     for weights in weight_grid(scores.shape[1], most):
@@ -73,7 +77,7 @@ def search_weights(
         value = evaluator.calc_aggregate(run.iloc[top].assign(score=fused[top]))[measure]
         rows.append((weights, value, sum(weight > 0 for weight in weights), max(weights)))
     found = pd.DataFrame(rows, columns=["weights", str(measure), "components", "largest"])
-    found = found.assign(rounded=found[str(measure)].round(9))
+    found = found.assign(rounded=comparable(found[str(measure)]))
     found = found.sort_values(
         ["rounded", "components", "largest"], ascending=[False, True, True], kind="stable"
     )

@@ -6,7 +6,6 @@ The candidates are the weights at the start, the trained weights, and weighted a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,9 @@ import ir_measures
 import numpy as np
 import pandas as pd
 
-from pyterrier_inpars._measures import as_measure
-from pyterrier_inpars._scores import z_scores
+from pyterrier_inpars._measures import as_measure, comparable
+from pyterrier_inpars._scores import are_constant, z_scores
+from pyterrier_inpars._significance import paired_p_value
 from pyterrier_inpars.training.examples import graded_qrels
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 SHARES = (0.25, 0.5, 0.75)
 """Shares of the start's weights in the averages."""
 START, TRAINED, FIRST_STAGE = "start", "trained", "first stage"
-SPREAD = 1e-6
-"""Scores of a query whose range is a smaller share of the largest one count as constant."""
 
 
 @dataclass
@@ -110,14 +108,13 @@ class Validation:
         values = {metric.query_id: metric.value for metric in found.per_query}
         ranges = scored.groupby("qid")["score"].agg(["min", "max", "size"])
         ranges = ranges[ranges["size"] > 1]
-        largest = ranges[["min", "max"]].abs().max(axis=1)
         return Measured(
             system,
             share,
             float(found.aggregated[parsed]),
             np.array([values[qid] for qid in sorted(values)], dtype=float),
             scored["score"].to_numpy(dtype=float),
-            int((ranges["max"] - ranges["min"] <= SPREAD * largest).sum()),
+            int(are_constant(ranges["min"], ranges["max"]).sum()),
             len(ranges),
         )
 
@@ -198,7 +195,7 @@ def verdict(
     if not trained.collapsed:
         able = [system for system in candidates if not system.collapsed]
     # rounded, so that means over other orders of the same values tie; the first of equal ones
-    best = max(able, key=lambda system: (1 if higher else -1) * round(system.value, 9))
+    best = max(able, key=lambda system: (1 if higher else -1) * comparable(system.value))
     kept = trained if forced else best
     helped = best is not start and kept is best
     systems = [
@@ -245,13 +242,7 @@ def verdict_frame(known: dict[str, Any]) -> pd.DataFrame:
 
 def _p(system: Measured, start: Measured) -> float | None:
     """Returns the p of a paired t-test; ``None`` where no query differs."""
-    from scipy.stats import ttest_rel
-
-    if np.array_equal(system.values, start.values):
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all differences are nearly the same
-        p = float(ttest_rel(system.values, start.values).pvalue)
+    p = paired_p_value(system.values, start.values)
     return None if np.isnan(p) else p
 
 

@@ -49,3 +49,13 @@ def topics_of(frame):
 
 def qrels_of(frame):
     return frame[["qid", "docno"]].assign(label=1)
+
+
+def ranked(ranks):
+    """Results with the source document of each query at a rank from 0, among others."""
+    rows = [
+        (f"q{n}", f"d{n % DOCUMENTS}" if place == rank else f"x{place}", 10.0 - place)
+        for n, rank in enumerate(ranks)
+        for place in range(5)
+    ]
+    return pd.DataFrame(rows, columns=["qid", "docno", "score"])

@@ -1,10 +1,12 @@
 """compare: against ``pt.Experiment``, and a bootstrap written out."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
-from noisy_systems import Noisy, qrels_of, queries, topics_of
+from noisy_systems import Noisy, qrels_of, queries, ranked, topics_of
 from pyterrier.measures import RR, nDCG
 
 from pyterrier_inpars import SyntheticQueries
@@ -198,3 +200,63 @@ def test_a_warning_if_no_source_document_is_found(call, systems):
         call(systems, queries().assign(docno="gone"))
     (warning,) = (w for w in caught if "no system finds a relevant document" in str(w.message))
     assert "'gone'" in str(warning.message) and warning.filename == __file__
+
+
+@pytest.mark.parametrize("correction", ["holm", "fdr_bh", "hommel"])
+def test_a_system_with_the_values_of_the_baseline_does_not_spoil_the_correction(correction):
+    """Its p-value is NaN, and the others are corrected as without it."""
+    base = ranked(np.random.default_rng(0).integers(0, 3, 60))
+    systems = {"base": base, "again": base.copy()}
+    others = {"first": ranked([0] * 60), "last": ranked([4] * 60), "second": ranked([1] * 60)}
+    table = compare(systems | others, queries(), [RR], correction=correction).set_index("name")
+    without = compare({"base": base} | others, queries(), [RR], correction=correction)
+    expected = without.set_index("name")
+    pd.testing.assert_frame_equal(table.drop(index="again"), expected, check_dtype=False)
+    again = table.loc["again"]
+    assert np.isnan(again["RR p-value corrected"]) and not again["RR reject"]
+    assert expected["RR reject"].to_dict()["first"]
+
+
+def test_a_wrong_correction_is_an_error_before_a_system_runs(systems):
+    with pytest.raises(ValueError, match="correction must be one of statsmodels.*'none at all'"):
+        compare(systems, queries(), correction="none at all")
+
+
+def test_counts_are_means_as_their_intervals():
+    table = compare({"results": ranked([0] * 60)}, queries(), ["NumRet", "NumRel", RR])
+    assert list(table["NumRet"]) == [5] and list(table["NumRel"]) == [1]
+    assert list(table["NumRet low"]) == [5] and list(table["NumRet high"]) == [5]
+
+
+def test_a_stage_that_changes_its_input_does_not_change_the_other_systems():
+    def reverse(results):
+        results["score"] = -results["score"]
+        return pt.model.add_ranks(results)
+
+    base = pt.Transformer.from_df(ranked(np.arange(60) % 5))
+    reversed_ = base >> pt.apply.generic(reverse)
+    for systems in ({"reversed": reversed_, "base": base}, {"base": base, "reversed": reversed_}):
+        table = compare(systems, queries(), [RR]).set_index("name")
+        assert table.loc["base", "RR"] == pytest.approx(np.mean([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]))
+    one_by_one = compare({"reversed": ranked(4 - np.arange(60) % 5)}, queries(), [RR])
+    assert table.loc["reversed", "RR"] == pytest.approx(one_by_one["RR"].iloc[0])
+
+
+@dataclass
+class Unhashable(pt.Transformer):
+    """A dataclass with ``__eq__`` has no hash."""
+
+    calls: int = 0
+
+    def transform(self, results):
+        self.calls += 1
+        return results.assign(score=-results["score"])
+
+
+def test_stages_without_a_hash(systems):
+    stage = Unhashable()
+    first = systems[0] >> stage
+    table = compare(
+        {"one": first, "two": first >> pt.RankCutoff(20), "base": systems[0]}, queries()
+    )
+    assert stage.calls == 1 and table["nDCG@10"].iloc[0] < table["nDCG@10"].iloc[2]

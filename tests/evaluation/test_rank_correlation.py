@@ -1,6 +1,7 @@
 """Kendall's tau and AP correlation: against plain loops over pairs and over orders of ties."""
 
 from itertools import combinations, permutations, product
+from math import isnan
 from statistics import mean
 
 import pytest
@@ -100,3 +101,14 @@ def test_errors_at_the_top_weigh_more_in_tau_ap():
 def test_bad_lists(measure, lists, message):
     with pytest.raises(ValueError, match=message):
         measure(*lists)
+
+
+@quick
+@given(st.lists(VALUE, min_size=2, max_size=6), st.randoms(use_true_random=False))
+def test_means_of_the_same_values_tie(values, random):
+    means = []
+    for _ in range(4):
+        random.shuffle(values)
+        means.append(sum(value / 3 for value in values) / len(values))
+    assert tau_ap(means, [1, 2, 3, 4]) == pytest.approx(0)
+    assert isnan(kendall_tau(means, [1, 2, 3, 4]))

@@ -1,8 +1,9 @@
 """select: the best by the mean, and the systems that are not significantly worse."""
 
+import numpy as np
 import pandas as pd
 import pytest
-from noisy_systems import Noisy, qrels_of, queries, topics_of
+from noisy_systems import Noisy, qrels_of, queries, ranked, topics_of
 from pyterrier.measures import RR
 from scipy.stats import ttest_rel
 
@@ -80,3 +81,14 @@ def test_text_and_html(choice, systems):
     escaped = select({"<b>": systems["best"]}, queries())._repr_html_()
     assert "&lt;b&gt;" in escaped and "<b>" not in escaped and "<table" in escaped
     assert isinstance(choice.table, pd.DataFrame)
+
+
+def test_the_first_of_systems_whose_values_differ_only_in_their_order_is_the_best():
+    """Sums in another order differ in the last digit."""
+    ranks = np.random.default_rng(0).integers(0, 5, 60)
+    one, other = ranked(ranks), ranked(np.random.default_rng(1).permutation(ranks))
+    for names in (["one", "other"], ["other", "one"]):
+        systems = dict(zip(names, (one, other), strict=True))
+        assert select(systems, queries(), RR).name == names[0]
+        systems = dict(zip(names, (other, one), strict=True))
+        assert select(systems, queries(), RR).name == names[0]

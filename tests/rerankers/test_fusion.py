@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyterrier.measures import AP, RR, P, nDCG
 
+from pyterrier_inpars._scores import z_scores
 from pyterrier_inpars.rerankers._weight_search import search_weights, weight_grid
 from pyterrier_inpars.rerankers.fusion import ScoreFusion
 
@@ -345,3 +346,51 @@ TestScoreFusion = pt.testing.transformer_test_class(lambda: ScoreFusion(Scores()
 TestSeveralRerankers = pt.testing.transformer_test_class(
     lambda: ScoreFusion([Scores(), Scores("other")], (1, 0, 1))
 )
+
+
+def test_a_reranker_that_changes_its_input_does_not_change_the_first_stage():
+    class Negated(Scores):
+        def transform(self, inp):
+            pt.validate.columns(inp, includes=["qid", "docno", "score"])
+            inp["score"] = -3 * inp["score"]
+            return pt.model.add_ranks(inp)
+
+    inp = frame([("a", str(i), float(i), 2.0 * i) for i in range(4)])
+    for rerankers in ([Negated(), Scores()], [Scores(), Negated()]):
+        out = ScoreFusion(rerankers, (1, 1, 1))(inp).set_index("docno")["score"]
+        assert out.to_dict() == pytest.approx(dict(zip("0123", z(list(inp["score"])), strict=True)))
+    assert list(inp["score"]) == [0, 1, 2, 3]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=2, max_size=9),
+    st.sampled_from([1e-250, 1e-9, 1.0, 1e9, 1e250]),
+    st.sampled_from([-1, 0, 1, 1000]),
+)
+@example([0.1 + 0.2, 0.3, 0.3], 1.0, 0)
+@example([0.0, 0.001, 0.003], 1e-250, 0)
+@example([0.0, 0.001, 0.003], 1e250, 0)
+def test_z_scores_of_any_scale(scores, scale, offset):
+    """Those of numpy, of scores on a usual scale; and 0 where scores differ by rounding."""
+    values = np.array(scores) + offset
+    found = z_scores(values * scale, pd.Series(["a"] * len(values)))
+    if np.ptp(values) <= 1e-6 * np.abs(values).max():
+        assert (found == 0).all()
+    else:
+        expected = (values - values.mean()) / values.std()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 if offset else 1e-12)
+
+
+def test_judged_only_measures_see_documents_below_the_cutoff():
+    """The first two documents of each query are not judged."""
+    results, qrels = labelled(20)
+    top = results.sort_values("given").groupby("qid").tail(2)
+    unjudged = pd.MultiIndex.from_frame(top[["qid", "docno"]])
+    pairs = pd.MultiIndex.from_frame(qrels[["qid", "docno"]])
+    qrels = qrels[~pairs.isin(unjudged)]
+    for measure in (nDCG(judged_only=True) @ 2, P(judged_only=True) @ 2):
+        fusion = ScoreFusion([Scores(), Scores("other")]).fit(results, qrels, measure=measure)
+        for weights, value in fusion.tuning[["weights", str(measure)]][:20].itertuples(index=False):
+            system = ScoreFusion([Scores(), Scores("other")], weights)
+            assert value == pytest.approx(value_of(system, results, qrels, measure))
