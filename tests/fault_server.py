@@ -285,7 +285,9 @@ class FaultServer:
             body, chat = line["body"], "messages" in line["body"]
             prompt = body["messages"][-1]["content"] if chat else body["prompt"]
             fault = self.fault(prompt, 1)
-            if fault in ERRORS:
+            if isinstance(fault, Reply):
+                status, answer = fault.status, fault.body
+            elif fault in ERRORS:
                 status, message = ERRORS[fault]
                 answer = {"error": {"message": message}}
             else:

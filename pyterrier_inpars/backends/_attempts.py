@@ -151,6 +151,8 @@ class AttemptClient(httpx2.AsyncClient):
             left_out.append("retry-after")
         fields = outcome.headers.items()
         headers = {name: value for name, value in fields if name.lower() not in left_out}
+        if outcome.status == 424:  # a failed generation of TGI, which openai would not repeat
+            headers["x-should-retry"] = "true"
         return httpx2.Response(
             outcome.status, headers=headers, content=outcome.body, request=request
         )

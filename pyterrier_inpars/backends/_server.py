@@ -31,7 +31,7 @@ ACCOUNT = ("OpenAI-Organization", "OpenAI-Project")
 """Headers that the client takes from the environment, for `OPENAI_HOST` alone."""
 REFUSALS = (400, 413, 422, 451)
 """HTTP statuses of a server that does not accept a request because of its content."""
-TRANSIENT = (408, 409)
+TRANSIENT = (408, 409, 424)
 """HTTP statuses below 500 of a server that failed at a request, which may succeed later."""
 PREPARED = 2
 """Number of prompts being answered for each request that may be in progress."""
@@ -171,8 +171,7 @@ class Connection:
         try:
             return await request
         except errors.APIStatusError as error:
-            message = error_message(error.body) or error.message
-            raise self.failure(error.status_code, message) from None
+            raise self.failure(error.status_code, error.body, error.message) from None
         except errors.APIConnectionError as error:
             cause = error.__cause__
             reason = self.without_key(str(cause))[:200]
@@ -184,10 +183,17 @@ class Connection:
                 reason = f"no complete answer at any attempt: {reason}"
             raise PromptFailure(reason, is_refused=False) from None
 
-    def failure(self, status: int | None, reason: str) -> RuntimeError:
-        """Returns the error of an answer with an HTTP status of 400 or more; see `post`."""
+    def failure(self, status: int | None, body: Any, reason: str) -> RuntimeError:
+        """Returns the error of an answer with an HTTP status of 400 or more; see `post`.
+
+        Args:
+            status: The status.
+            body: Body of the answer.
+            reason: What is reported if the body says nothing.
+        """
+        reason = error_message(body) or reason
         message = f"HTTP status {status}: {self.without_key(reason)[:300]}"
-        if status in REFUSALS:
+        if status in REFUSALS or (status == 403 and _is_flagged(body)):
             return PromptFailure(message)
         if status is None or status < 400 or status >= 500 or status in TRANSIENT:
             return PromptFailure(message, is_refused=False)
@@ -218,6 +224,13 @@ def _key(variable: str | None) -> str:
             "sent: it must be one line of ASCII characters"
         )
     return key
+
+
+def _is_flagged(body: Any) -> bool:
+    """Returns whether an error is that of a moderation, as of OpenRouter, and not of the user."""
+    error = body.get("error", body) if isinstance(body, dict) else None
+    details = error.get("metadata") if isinstance(error, dict) else None
+    return isinstance(details, dict) and bool({"reasons", "flagged_input"} & details.keys())
 
 
 def error_message(body: Any) -> str | None:

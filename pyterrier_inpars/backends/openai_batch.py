@@ -17,7 +17,6 @@ from pyterrier_inpars.backends._server import (
     TRANSIENT,
     NotFoundError,
     PromptFailure,
-    error_message,
 )
 from pyterrier_inpars.backends.base import NEWLINE, Completion, Messages, PromptError, Sampling
 from pyterrier_inpars.backends.openai import (
@@ -170,7 +169,7 @@ class OpenAIBatch:
                 raise PromptFailure("the results have no answer to this prompt", is_refused=False)
             status, body, error = _parts_of(result)
             if error:
-                raise self._backend.connection.failure(status, error_message(error) or repr(error))
+                raise self._backend.connection.failure(status, error, repr(error))
             completions = self._backend.completions(body, stop)
             if len(completions) < count:
                 raise PromptFailure(f"{len(completions)} completions instead of {count}")

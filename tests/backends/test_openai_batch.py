@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from fault_server import FaultServer, answer
+from fault_server import FaultServer, Reply, answer
 
 from pyterrier_inpars.backends import OpenAIBackend, OpenAIBatch, openai_batch
 from pyterrier_inpars.backends.base import PromptError, Sampling
@@ -252,3 +252,18 @@ def test_the_time_out_of_a_request_is_not_that_of_a_file():
     with FaultServer(latency=0.6) as server:
         found = batch(server, model="m", timeout=0.3, max_retries=0).complete(PROMPTS)
     assert [completion.text for completion in found] == list(map(answer, PROMPTS))
+
+
+@pytest.mark.parametrize("details", [{"reasons": ["x"]}, {}])
+def test_a_prompt_that_a_moderation_flagged_is_refused_alone(details):
+    reply = Reply({"error": {"message": "input was flagged", "metadata": details}}, 403)
+    with FaultServer(lambda prompt, _: reply if prompt == PROMPTS[3] else None) as server:
+        backend = batch(server)
+        if not details:
+            with pytest.raises(RuntimeError, match="403: input was flagged. Check the address"):
+                backend.complete(PROMPTS)
+            return
+        found = backend.complete(PROMPTS)
+    assert "HTTP status 403: input was flagged" in found[3].error and backend.failed == 1
+    assert len(server.batches) == 1
+    assert [c.text for c in found[4:]] == [answer(prompt) for prompt in PROMPTS[4:]]

@@ -105,6 +105,16 @@ def test_a_malformed_or_unfinished_answer_is_requested_again(reply):
     assert "3 malformed answers, at last" in found.error and attempts == 3
 
 
+FLAGGED = {
+    "error": {
+        "code": 403,
+        "message": 'a model requires moderation on a provider. Your input was flagged for "x".',
+        "metadata": {"reasons": ["x"], "flagged_input": "odd", "provider_name": "a provider"},
+    }
+}
+"""Answer of OpenRouter."""
+
+
 @pytest.mark.parametrize(
     "reply, reason, attempts",
     [
@@ -121,6 +131,9 @@ def test_a_malformed_or_unfinished_answer_is_requested_again(reply):
         (Reply({"detail": "too long"}, 422), "422: too long", 1),
         (Reply({"error": {"message": "not here"}}, 451), "451: not here", 1),
         (Reply({"error": {"message": "slow"}}, 408), "408: slow", 2),
+        (Reply({"error": "generation failed", "error_type": "generation"}, 424), "424: gener", 2),
+        (Reply(FLAGGED, 403), "403: a model requires moderation", 1),
+        (Reply(FLAGGED), "403: a model requires moderation", 1),
         (Reply(chat("a b"), reset=True), "no complete answer at any attempt", 2),
         (Reply(chat("a b"), headers={"content-encoding": "gzip"}), "no complete answer", 2),
         (Reply("zz", headers={"transfer-encoding": "chunked"}), "no complete answer", 2),
@@ -143,6 +156,7 @@ def test_errors_that_every_prompt_would_meet_end_the_call_at_once(status):
     for reply in (
         Reply({"detail": "no"}, status),
         Reply({"error": {"message": "no", "code": status}}),
+        Reply({"error": {"message": "no", "metadata": {"provider_name": "a provider"}}}, status),
     ):
         with FaultServer(lambda prompt, attempt, reply=reply: reply) as server:
             with pytest.raises(RuntimeError, match=f"HTTP status {status}: no.*Check the address"):
