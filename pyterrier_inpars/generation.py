@@ -36,6 +36,7 @@ from pyterrier_inpars.backends._streaming import collect, request
 from pyterrier_inpars.backends._tokens import count_tokens
 from pyterrier_inpars.backends.base import (
     LEAST_LOG_PROB,
+    SAMPLING_FIELDS,
     Backend,
     Completion,
     Messages,
@@ -330,7 +331,11 @@ class QueryGenerator(ModelStage, DocumentStage):
         """
         described = self._backend.describe()
         context = described.pop("context", None)
-        sampling = Sampling.of(self.sampling)
+        sampling = vars(Sampling.of(self.sampling)) | {
+            name: described.pop(name) for name in SAMPLING_FIELDS if name in described
+        }
+        if self.types == "one":  # the types are drawn by it
+            sampling["seed"] = Sampling.of(self.sampling).seed
         prompts = self._prompts()
         topics = [topic for prompt in prompts.values() for topic in prompt.topics]
         lengths = {name: prompt.max_query_tokens for name, prompt in prompts.items()}
@@ -340,13 +345,13 @@ class QueryGenerator(ModelStage, DocumentStage):
             "prompt": _by_type({name: prompt.described() for name, prompt in prompts.items()}),
             **({"fewshot_topics": topics} if topics else {}),
             "num_queries": self.num_queries,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
+            "temperature": sampling["temperature"],
+            "top_p": sampling["top_p"],
             "max_doc_tokens": self.max_doc_tokens,
             "max_query_tokens": _by_type(lengths),
             "max_prompt_tokens": context,
             "max_new_tokens": self.max_new_tokens,
-            "seed": sampling.seed,
+            "seed": sampling["seed"],
             **({"types": self.types} if isinstance(self.prompt, dict) else {}),
             **({"stop": self.stop} if self.stop is not None else {}),
             **({"extract": describe_extract(self.extract)} if self.extract is not None else {}),
@@ -357,12 +362,13 @@ class QueryGenerator(ModelStage, DocumentStage):
     def _repr_html_(self) -> str:
         """Returns PyTerrier's drawing, the settings, the counts and the prompt; loads no model."""
         sampling = Sampling.of(self.sampling)
+        is_own = isinstance(self._backend, PyTerrierRagBackend)
         fields = fields_of(self.text_field)
         kept = {"keep_answer": self.keep_answer, "keep_prompt": self.keep_prompt}
         settings = {
             "model": str(self.model),
             **{name: str(value) for name, value in self._backend_options.items()},
-            "sampling": str(sampling) if sampling.temperature else "greedy",
+            "sampling": None if is_own else str(sampling) if sampling.temperature else "greedy",
             "queries per document": f"{self.num_queries:,}",
             "types": self.types if isinstance(self.prompt, dict) else None,
             "text of a document": f"{' and '.join(fields)}, at most {self.max_doc_tokens:,} tokens",

@@ -61,11 +61,10 @@ class Sampling:
         """
         if isinstance(value, cls):
             return value
-        fields = [field.name for field in dataclasses.fields(cls)]
-        if value is None or (isinstance(value, Mapping) and set(value) <= set(fields)):
+        if value is None or (isinstance(value, Mapping) and set(value) <= set(SAMPLING_FIELDS)):
             return cls(**(value or {}))
         raise TypeError(
-            f"sampling must be a Sampling, or a dict with some of {', '.join(fields)}, "
+            f"sampling must be a Sampling, or a dict with some of {', '.join(SAMPLING_FIELDS)}, "
             f"not {value!r:.200}"
         )
 
@@ -80,6 +79,9 @@ class Sampling:
                 f"{num_samples} greedy completions of one prompt would be equal: set a "
                 "temperature above 0, for example sampling={'temperature': 0.7}"
             )
+
+
+SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(Sampling))
 
 
 class NotANumberError(ValueError):
@@ -138,7 +140,8 @@ class Completion:
         log_probs: Natural log-probability of each token of the text. The token that ended the text
             is included only if it holds a part of the text. None if the runtime gives none.
         finish_reason: ``"stop"`` if the model or a stop string ended the text, ``"length"`` if the
-            token limit did, ``"error"`` if there is no text because the prompt failed.
+            token limit did, ``"error"`` if there is no text because the prompt failed, or because
+            a content filter removed one of its completions.
         ends: Position in ``text`` at which each token of ``log_probs`` ends. None if unknown: the
             log-probabilities of a part of the text are unknown then, too.
         error: Why the prompt failed for good, if the backend skips such prompts instead of raising
@@ -216,7 +219,8 @@ class Backend(Protocol):
         """Returns the settings that determine the output: model, revision, dtype, versions.
 
         They must be JSON-serializable. Package versions are under the key ``versions``, and a
-        context smaller than the model's is under the key ``context``.
+        context smaller than the model's is under the key ``context``. A field of `Sampling` that
+        the runtime sets itself is included, None if its value is unknown.
         """
 
 

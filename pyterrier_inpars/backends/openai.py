@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 from urllib.parse import SplitResult, urlsplit
 
 from pyterrier_inpars._arguments import finite, one_of, positive_int
-from pyterrier_inpars.backends._choices import completion_of
+from pyterrier_inpars.backends._choices import checked, completions_of
 from pyterrier_inpars.backends._server import OPENAI_HOST, Connection, PromptFailure
 from pyterrier_inpars.backends._special_tokens import without_special_tokens
 from pyterrier_inpars.backends._streaming import count_failed, wait
@@ -20,6 +20,7 @@ from pyterrier_inpars.backends._tokens import count_tokens
 from pyterrier_inpars.backends._turns import short_turns
 from pyterrier_inpars.backends.base import (
     NEWLINE,
+    SAMPLING_FIELDS,
     Completion,
     Messages,
     PromptError,
@@ -233,8 +234,10 @@ class OpenAIBackend:
             "tokenizer": getattr(self._tokenizer, "name_or_path", self._tokenizer),
             "context": self.context,
         }
+        sampling = {f: self.parameters[f] for f in SAMPLING_FIELDS if f in self.parameters}
         return {
             **{name: value for name, value in settings.items() if value},
+            **sampling,
             **({} if self.log_probs else {"log_probs": False}),
             "versions": {"openai": _client_version(), "server": self.base_url},
         }
@@ -398,7 +401,7 @@ class OpenAIBackend:
                     limit = body.get("max_completion_tokens") or body.get("max_tokens") or 0
                     tokens = prompt_tokens + body.get("n", 1) * limit
                     answers += (await self._request(body, tokens, stop))[:missing]
-        return answers
+        return checked(answers)
 
     def body(self, fields: dict[str, Any], count: int, seeds: Sequence[int]) -> dict[str, Any]:
         """Returns a request for a number of completions; see `fields`.
@@ -422,10 +425,8 @@ class OpenAIBackend:
             stop: Stop strings.
 
         Returns:
-            Fewer than were requested, or none, if the answer is malformed or was broken off.
-
-        Raises:
-            PromptFailure: The model refused to answer, or a content filter removed an answer.
+            Fewer than were requested, or none, if the answer is malformed or was broken off. Those
+            that the model refused, or that a content filter removed, have an error.
         """
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
@@ -438,8 +439,7 @@ class OpenAIBackend:
         for name in ("prompt_tokens", "completion_tokens"):
             number = usage.get(name)
             self.usage[name] += number if isinstance(number, int) else 0
-        found = [completion_of(choice, stop) for choice in choices]
-        return [completion for completion in found if completion is not None]
+        return completions_of(choices, stop)
 
     async def _request(
         self, body: dict[str, Any], tokens: float, stop: Sequence[str]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyterrier_inpars.backends.base import (
     CUT,
     NEWLINE,
+    SAMPLING_FIELDS,
     Completion,
     Messages,
     PromptError,
     Sampling,
 )
+
+_SECRET = re.compile(r"key|secret|password|credential|auth|header|cookie", re.I)
 
 
 class PyTerrierRagBackend:
@@ -46,14 +51,20 @@ class PyTerrierRagBackend:
         self.chat = bool(getattr(backend, "supports_message_input", False))
 
     def describe(self) -> dict[str, Any]:
-        """Returns the class and the model's name; see `Backend.describe`.
+        """Returns the class, the model's name and the ``generation_args``; see `Backend.describe`.
 
-        The object's ``repr`` is not included: it may contain an API key, or an address that
-        changes from run to run.
+        Of these arguments, those that may hold a key are left out. The object's ``repr`` is not
+        included: it may contain an API key, or an address that changes from run to run.
         """
         kind = type(self.backend)
-        name = getattr(self.backend, "model_id", None)
-        return {"model": name, "backend": f"{kind.__module__}.{kind.__qualname__}"}
+        given = getattr(self.backend, "_generation_args", None)
+        arguments = _described(getattr(self.backend, "generation_args", given) or {})
+        return {
+            "model": getattr(self.backend, "model_id", None),
+            "backend": f"{kind.__module__}.{kind.__qualname__}",
+            **({"generation_args": arguments} if arguments else {}),
+            **{name: arguments.get(name) for name in SAMPLING_FIELDS},
+        }
 
     def complete(
         self,
@@ -89,6 +100,17 @@ class PyTerrierRagBackend:
             if not isinstance(output.text, str) or output.text.startswith("ERROR::"):
                 raise PromptError(f"{self.backend!r} returned {output.text!r}", row)
         return [_completion(output, max_new_tokens, stop) for output in outputs]
+
+
+def _described(value: Any) -> Any:
+    """Returns arguments for a manifest: without keys, and other objects by their class."""
+    if isinstance(value, Mapping):
+        public = {name: v for name, v in value.items() if not _SECRET.search(str(name))}
+        return {str(name): _described(v) for name, v in public.items()}
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return type(value).__qualname__
 
 
 def _completion(output: Any, max_new_tokens: int, stop: Sequence[str]) -> Completion:

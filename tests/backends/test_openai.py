@@ -9,6 +9,7 @@ import time
 import pytest
 from fault_server import MODEL, FaultServer, answer
 
+from pyterrier_inpars import QueryGenerator
 from pyterrier_inpars.backends._turns import TURN_SECONDS
 from pyterrier_inpars.backends.base import PromptError, Sampling
 from pyterrier_inpars.backends.openai import OpenAIBackend

@@ -8,7 +8,7 @@ import torch
 from plain_generation import check, documents, generator, plainly
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pyterrier_inpars import QueryGenerator
+from pyterrier_inpars import QueryGenerator, SyntheticQueries
 from pyterrier_inpars.backends.base import PromptError
 
 
@@ -139,3 +139,47 @@ def test_generated_tokens_are_found_among_the_candidates():
 def test_sampling_is_refused():
     with pytest.raises(ValueError, match="not passed on to Fixed"):
         generator(Fixed(), sampling={"temperature": 0.7})(documents(1))
+
+
+class Sampling(Fixed):
+    """A backend that samples by its own arguments, as those of pyterrier_rag do by default."""
+
+    model_id = "m"
+
+    def __init__(self, *outputs, **arguments):
+        super().__init__(*outputs)
+        self._generation_args = arguments
+
+
+def test_settings_have_the_arguments_of_the_object_and_claim_no_others():
+    secret = {"api_key": "sk-1", "extra_headers": {"Authorization": "sk-2"}, "stop": object()}
+    settings = generator(Sampling(temperature=1.0, max_tokens=9, **secret)).settings()
+    assert (settings["temperature"], settings["top_p"], settings["seed"]) == (1.0, None, None)
+    assert settings["generation_args"] == {"temperature": 1.0, "max_tokens": 9, "stop": "object"}
+    assert "sk-" not in str(settings) and "0x" not in str(settings)
+    assert generator(Fixed()).settings()["temperature"] is None
+    assert "greedy" not in generator(Fixed())._repr_html_()
+
+
+def test_the_seed_that_draws_types_is_in_the_settings():
+    prompts = {"a": "question", "b": "keywords"}
+    stage = QueryGenerator(Chat(), prompt=prompts, types="one", sampling={"seed": 3})
+    assert stage.settings()["seed"] == 3
+
+
+def test_a_run_does_not_resume_with_another_temperature(tmp_path):
+    output = Output("a b c")
+    queries = SyntheticQueries(tmp_path / "q", shard_size=1)
+    corpus = documents(2).to_dict("records")
+    with pytest.raises(RuntimeError):  # one output for the first document, none for the second
+        (generator(Once(output, temperature=1.0)) >> queries).index(corpus, batch_size=1)
+    with pytest.raises(ValueError, match=r"temperature: was 1\.0, is 0\.5"):
+        (generator(Once(output, temperature=0.5)) >> queries).index(corpus, batch_size=1)
+
+
+class Once(Sampling):
+    """A backend that answers one batch."""
+
+    def generate(self, inps, *, return_logprobs, max_new_tokens, stop_sequences):
+        outputs, self.outputs = self.outputs, []
+        return outputs
