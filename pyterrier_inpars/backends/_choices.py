@@ -5,13 +5,48 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pyterrier_inpars.backends._server import PromptFailure
 from pyterrier_inpars.backends.base import CUT, Completion
 
-BROKEN_OFF = ("abort", "error")
+BROKEN_OFF = ("abort", "error", "insufficient_system_resource")
 """Reasons for the end of an answer that the server did not finish."""
+FILTERED = (
+    "content_filter",
+    *("safety", "recitation", "blocklist", "prohibited_content", "spii", "language"),  # Gemini
+    *("refusal", "error_toxic"),  # gateways to Anthropic and Cohere
+)
+"""Reasons for the end of an answer that a content filter removed, as a whole or in part."""
+LENGTH = ("length", "max_tokens", "max_output_tokens", "model_length")
+"""Reasons for the end of an answer at the token limit."""
+
+
+def completions_of(choices: Iterable[Mapping[str, Any]], stop: Iterable[str]) -> list[Completion]:
+    """Returns the completions of the choices of an answer that are well-formed and ended.
+
+    One that the model refused, or that a content filter removed, has an error; see `checked`.
+    """
+    found: list[Completion | None] = []
+    for choice in choices:
+        try:
+            found.append(completion_of(choice, stop))
+        except PromptFailure as failure:
+            found.append(Completion("", None, "error", error=str(failure)))
+    return [completion for completion in found if completion is not None]
+
+
+def checked(completions: Sequence[Completion]) -> list[Completion]:
+    """Returns the completions of a prompt, without text in place of those that have an error.
+
+    Raises:
+        PromptFailure: All have one.
+    """
+    errors = [completion.error for completion in completions]
+    if all(errors):
+        raise PromptFailure(str(errors[0]))
+    return [replace(completion, error=None) for completion in completions]
 
 
 def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion | None:
@@ -22,17 +57,19 @@ def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion 
     """
     given = choice.get("message")
     message: Mapping[str, Any] = given if isinstance(given, dict) else {}
-    reason = choice.get("finish_reason")
+    given_reason = str(choice.get("finish_reason"))
+    reason = given_reason.partition(":")[0].strip().lower()  # "content_filter: RECITATION"
     if refusal := message.get("refusal"):
         raise PromptFailure(f"the model refused to answer: {refusal!r:.200}")
-    if reason == "content_filter":
-        raise PromptFailure("a content filter removed the answer")
+    if reason in FILTERED:
+        raise PromptFailure(f"a content filter removed the answer ({given_reason:.100})")
     raw = _raw_text(choice.get("text") or message.get("content"))
     if raw is None or reason in BROKEN_OFF or not ("text" in choice or isinstance(given, dict)):
         return None
     cut = min((raw.find(end) for end in stop if end in raw), default=len(raw))
     text = raw[:cut].strip()
-    if reason == "length" and cut == len(raw):
+    is_cut = reason in LENGTH and cut == len(raw)
+    if is_cut:
         text = text.rstrip(CUT)
     tokens = _tokens(choice.get("logprobs"))
     has_reasoned = bool(message.get("reasoning_content") or message.get("reasoning"))
@@ -40,8 +77,7 @@ def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion 
     log_probs, ends = _log_probs(tokens, raw, start + len(text), has_reasoned)
     if ends is not None:
         ends = [min(max(end - start, 0), len(text)) for end in ends]
-    stopped = reason != "length" or cut < len(raw)
-    return Completion(text, log_probs, "stop" if stopped else "length", ends)
+    return Completion(text, log_probs, "length" if is_cut else "stop", ends)
 
 
 def _raw_text(content: Any) -> str | None:

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_inpars._arguments import finite
+from pyterrier_inpars.backends._choices import checked
 from pyterrier_inpars.backends._server import (
     TRANSIENT,
     NotFoundError,
@@ -173,7 +174,7 @@ class OpenAIBatch:
             completions = self._backend.completions(body, stop)
             if len(completions) < count:
                 raise PromptFailure(f"{len(completions)} completions instead of {count}")
-            return completions[:count]
+            return checked(completions[:count])
         except PromptFailure as failure:
             if self._backend.on_error == "raise":
                 raise PromptError(str(failure), number) from None

@@ -221,6 +221,52 @@ def test_reasoning_is_no_query(content, query):
     assert generator.empty == (0 if query else 1) and not generator.failed
 
 
+@pytest.mark.parametrize("content", [None, "half an ans"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("content_filter", "content_filter: PROHIBITED_CONTENT", "content_filter: RECITATION"),
+        *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "refusal"),
+    ],
+)
+def test_an_answer_that_a_filter_removed_is_a_refusal(reason, content):
+    body = chat(content, finish_reason=reason)
+    if content is None:
+        del body["choices"][0]["message"]
+    (found,), attempts = asked(Reply(body))
+    assert found.error == f"a content filter removed the answer ({reason})" and attempts == 1
+
+
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "max_tokens", "model_length"])
+def test_an_answer_at_the_token_limit_is_cut_whatever_the_reason_is_called(reason):
+    (found,), _ = asked(Reply(chat(f"a b{CUT}", finish_reason=reason)))
+    assert (found.text, found.finish_reason) == ("a b", "length")
+    (found,), _ = asked(Reply(chat("a b\nc", finish_reason=reason)))
+    assert (found.text, found.finish_reason) == ("a b", "stop")
+
+
+@pytest.mark.parametrize("reason", ["STOP", "stop", "end_turn", "eos_token", None, 7])
+def test_other_reasons_are_those_of_an_answer_that_ended(reason):
+    (found,), _ = asked(Reply(chat("a b", finish_reason=reason)))
+    assert (found.text, found.finish_reason, found.error) == ("a b", "stop", None)
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_filter_removes_one_of_several_answers(one_by_one):
+    """It is an empty query, and the others are kept."""
+    body = chat("first", "second", "third")
+    body["choices"][1 if not one_by_one else 0]["finish_reason"] = "content_filter"
+    bodies = [body]
+    if one_by_one:
+        bodies = [{"choices": [choice]} for choice in body["choices"]]
+    with FaultServer(lambda prompt, attempt: Reply(bodies[attempt - 1])) as server:
+        generator = QueryGenerator(server.url, num_queries=3, sampling={"temperature": 1})
+        found = generator(pd.DataFrame([{"docno": "d1", "text": "Lists are mutable."}]))
+    expected = ["second", "third"] if one_by_one else ["first", "third"]
+    assert found["query"].tolist() == expected
+    assert generator.empty == 1 and not generator.failed and generator._backend.failed == 0
+
+
 def test_half_a_character_is_replaced():
     """It cannot be written to a file, which would differ between one run and two."""
     (found,), _ = asked(Reply('{"choices": [{"message": {"content": "a \\ud83d b"}}]}'))
