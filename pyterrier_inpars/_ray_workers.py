@@ -36,7 +36,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ImportError("Ray is not installed: pip install pyterrier_inpars[ray]") from error
+        raise ImportError("Ray is not installed: pip install 'pyterrier_inpars[ray]'") from error
     return ray
 
 

@@ -96,7 +96,7 @@ class Connection:
         except ImportError as error:
             raise ImportError(
                 f"the server {base_url} needs the package openai: "
-                "pip install pyterrier_inpars[openai]"
+                "pip install 'pyterrier_inpars[openai]'"
             ) from error
         self._errors, self._http_errors, self._parsed = openai, httpx2, _attempts.parsed
         self._base_url = base_url

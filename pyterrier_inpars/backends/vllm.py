@@ -259,7 +259,7 @@ def _vllm() -> Any:
         import vllm
     except ImportError as error:
         raise ImportError(
-            "VLLMBackend needs the package vllm: pip install pyterrier_inpars[vllm]"
+            "VLLMBackend needs the package vllm: pip install 'pyterrier_inpars[vllm]'"
         ) from error
     return vllm
 

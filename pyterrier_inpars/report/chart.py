@@ -25,7 +25,7 @@ try:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "the figures of a report need matplotlib: pip install pyterrier_inpars[report]"
+        "the figures of a report need matplotlib: pip install 'pyterrier_inpars[report]'"
     ) from error
 
 WIDTH = 340

@@ -114,7 +114,7 @@ def _template() -> Any:
         from jinja2 import Environment, PackageLoader
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "a report needs jinja2: pip install pyterrier_inpars[report]"
+            "a report needs jinja2: pip install 'pyterrier_inpars[report]'"
         ) from error
     environment = Environment(
         loader=PackageLoader("pyterrier_inpars.report", "templates"),

@@ -66,7 +66,7 @@ class RerankerCache(Stage):
             raise TypeError(f"path must be that of a folder, not {path!r:.200}")
         if find_spec("pyterrier_caching") is None:
             raise ModuleNotFoundError(
-                "RerankerCache needs pyterrier_caching: pip install pyterrier_inpars[caching]"
+                "RerankerCache needs pyterrier_caching: pip install 'pyterrier_inpars[caching]'"
             )
         self.path = path
         self.reranker = reranker

@@ -26,7 +26,7 @@ PROMPTS = ["the spectrum of a plasma " * n + "\nquery:" for n in (1, 5, 2, 3)]
 
 @pytest.mark.skipif(bool(importlib.util.find_spec("vllm")), reason="vLLM is installed")
 def test_the_missing_package_is_named(llama):
-    with pytest.raises(ImportError, match=r"pip install pyterrier_inpars\[vllm\]"):
+    with pytest.raises(ImportError, match=r"pip install 'pyterrier_inpars\[vllm\]'"):
         VLLMBackend(llama).complete(PROMPTS)
 
 

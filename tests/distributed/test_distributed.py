@@ -131,7 +131,7 @@ def test_error_names_the_extra_if_ray_is_not_installed(tmp_path, monkeypatch):
         lambda: index(tmp_path / "queries", corpus(3)),
         lambda: distributed.transform(CopyFilter(), pd.DataFrame(rows(3))),
     ):
-        with pytest.raises(ImportError, match=r"pip install pyterrier_inpars\[ray\]"):
+        with pytest.raises(ImportError, match=r"pip install 'pyterrier_inpars\[ray\]'"):
             act()
     assert not (tmp_path / "queries").exists()
 

@@ -267,5 +267,5 @@ def test_without_matplotlib_the_error_names_the_extra(queries, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "pyterrier_inpars.report.chart", raising=False)
     monkeypatch.delattr(report, "chart", raising=False)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install pyterrier_inpars\[report\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'pyterrier_inpars\[report\]'"):
         report.query_lengths(queries)

@@ -155,7 +155,7 @@ class TestRerankerCache:
         with pytest.raises(FileExistsError, match="file is a file: give RerankerCache the path"):
             RerankerCache(tmp_path / "file", make())(frame)
         monkeypatch.setitem(sys.modules, "pyterrier_caching", None)
-        with pytest.raises(ModuleNotFoundError, match=r"pip install pyterrier_inpars\[caching\]"):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'pyterrier_inpars\[caching\]'"):
             RerankerCache(tmp_path, make())
 
 
