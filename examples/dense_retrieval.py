@@ -1,6 +1,6 @@
 """Compares retrieval with a bi-encoder with BM25, and with fusions of the two.
 
-    pip install -c examples/constraints.txt ".[demo,dense]"
+    pip install -c examples/constraints.txt ".[demo]"
     python examples/dense_retrieval.py [path/to/collection]
 
 The collection is in BEIR's folder layout, see beir_folder.py; without one, it is the demo's. The
