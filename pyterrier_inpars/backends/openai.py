@@ -175,7 +175,8 @@ class OpenAIBackend:
         return f"{type(self).__name__}({', '.join(map(repr, shown))}, endpoint={self.endpoint!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open_connection": None}
+        # what waits for the next answer cannot be pickled, and belongs to a call of this process
+        return {**self.__dict__, "_open_connection": None, "_calls": _Calls()}
 
     @property
     def chat(self) -> bool:

@@ -224,6 +224,14 @@ def test_a_used_backend_can_be_pickled():
         assert again.describe() == backend.describe()
 
 
+def test_a_backend_whose_last_prompt_was_refused_can_be_pickled():
+    with FaultServer(by_prompt(p2="too long")) as server:
+        backend = OpenAIBackend(server.url, concurrency=1)
+        assert backend.complete(PROMPTS[:3])[2].error
+        again = pickle.loads(pickle.dumps(backend))
+        assert again.failed == 1 and again.complete(PROMPTS[:2])[1].error is None
+
+
 def test_threads_share_one_connection():
     with FaultServer() as server:
         backend, found = OpenAIBackend(server.url), []
