@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
+from pyterrier_inpars.training.examples import documents_of
+
 
 class InBatchSampler(DefaultBatchSampler):
-    """Puts each row of an epoch into one batch, in which no query has its own document as negative.
+    """Puts each row of an epoch into one batch, in which no query has a relevant negative.
 
-    Two rows are kept apart if they have the same query, or if the positive of one is among the
-    documents of the other. Rows may share negatives. A row goes into the first batch that has
-    room for it, so most batches are full. Each epoch has another order, and as many batches.
+    Two rows are kept apart if they have the same query, or if a positive of the query of one, in
+    any row, is among the documents of the other. Rows may share negatives. A row goes into the
+    first batch that has room for it, so most batches are full. Each epoch has another order, and as
+    many batches.
 
     Args:
         dataset: Data set with the columns ``query``, ``positive`` and any ``negative_1``, ...
@@ -34,6 +37,7 @@ class InBatchSampler(DefaultBatchSampler):
         columns = dataset[:]
         negatives = [columns[name] for name in columns if name.startswith("negative_")]
         self.texts = list(zip(columns["query"], columns["positive"], *negatives, strict=True))
+        self.relevant = documents_of(texts[:2] for texts in self.texts)
         self.first = self._filled(self._order(len(self.texts), 0))
 
     def __len__(self) -> int:
@@ -65,12 +69,14 @@ class InBatchSampler(DefaultBatchSampler):
         batches: list[_Batch] = []
         unfilled: list[_Batch] = []
         for row in order:
-            batch = next((b for b in unfilled if b.takes(self.texts[row])), None)
+            query, *documents = self.texts[row]
+            relevant = self.relevant[query]
+            batch = next((b for b in unfilled if b.takes(query, relevant, documents)), None)
             if batch is None:
                 batch = _Batch()
                 batches.append(batch)
                 unfilled.append(batch)
-            batch.add(row, self.texts[row])
+            batch.add(row, query, relevant, documents)
             if len(batch.rows) == self.batch_size:
                 unfilled.remove(batch)
         return [batch.rows for batch in batches]
@@ -82,20 +88,18 @@ class _Batch:
     def __init__(self) -> None:
         self.rows: list[int] = []
         self.queries: set[str] = set()
-        self.positives: set[str] = set()
+        self.relevant: set[str] = set()
         self.documents: set[str] = set()
 
-    def takes(self, texts: Sequence[str]) -> bool:
-        query, positive, *negatives = texts
+    def takes(self, query: str, relevant: set[str], documents: Sequence[str]) -> bool:
         return (
             query not in self.queries
-            and positive not in self.documents
-            and self.positives.isdisjoint(negatives)
+            and self.documents.isdisjoint(relevant)
+            and self.relevant.isdisjoint(documents)
         )
 
-    def add(self, row: int, texts: Sequence[str]) -> None:
-        query, positive, *negatives = texts
+    def add(self, row: int, query: str, relevant: set[str], documents: Sequence[str]) -> None:
         self.rows.append(row)
         self.queries.add(query)
-        self.positives.add(positive)
-        self.documents.update([positive, *negatives])
+        self.relevant |= relevant
+        self.documents.update(documents)

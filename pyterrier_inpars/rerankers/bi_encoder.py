@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle, filterfalse, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pyterrier_inpars.rerankers._sentence_transformers import (
     append_end_token,
 )
 from pyterrier_inpars.rerankers._vector_cache import VectorCache, weights_state
-from pyterrier_inpars.training.examples import groups, listings
+from pyterrier_inpars.training.examples import documents_of, groups, listings
 from pyterrier_inpars.training.losses import FROM_TEACHER, IN_BATCH, in_batch, list_loss
 from pyterrier_inpars.training.options import TrainingOptions
 
@@ -55,16 +56,18 @@ class BiEncoder(SentenceTransformersReranker):
     - ``"in_batch"`` (the default) is the softmax cross-entropy of a query's positive against the
       other documents of the batch: its own negatives, and the positives and negatives of the other
       queries (sentence-transformers' ``MultipleNegativesRankingLoss``). It needs positives only;
-      larger batches give more negatives. A batch spans all processes. No query has its own document
-      among its negatives: queries with the same text or with the same document are in different
-      batches, which are smaller if there is no other way to train on all examples. A negative that
-      several queries of a batch share counts several times. If queries have different numbers of
-      negatives, those with fewer repeat their own up to the largest number; those without any take
-      negatives of other queries, which the loss includes anyway.
+      larger batches give more negatives. A batch spans all processes. No query has a document
+      that is relevant to it among its negatives: queries with the same text, or with such a
+      document, are in different batches, which are smaller if there is no other way to train on
+      all examples. A negative that several queries of a batch share counts several times. If
+      queries have different numbers of negatives, those with fewer repeat their own up to the
+      largest number; those without any take negatives of other queries, which the loss includes
+      anyway.
       With the option ``guide``, a second encoder, suspected positives are no negatives: documents
       that the guide scores above the query's positive, or within ``guide_margin`` of it (GISTEmbed,
       Solatorio 2024, arXiv 2402.16829; sentence-transformers' ``CachedGISTEmbedLoss``, for query
-      to document only).
+      to document only). The guide reads the texts as the student does: with the student's prompts,
+      not with its own, and cut to the student's ``max_length``. Other prompts give a warning.
     - ``"margin_mse"``, ``"distillation"`` and ``"adr_mse"`` learn from the scores of a teacher in
       the column ``score``: the margin between a positive and a negative of its qid, the
       distribution over all documents of a qid, or their ranks. See
@@ -267,7 +270,10 @@ class BiEncoder(SentenceTransformersReranker):
             return normalize(network(batch, task=task)["sentence_embedding"].float())
 
         tokenize = partial(network.preprocess, prompt=prompt, task=task)
-        is_first = {part.pooling_mode for part in _poolings(network)} == {"cls"}
+        poolings = _poolings(network)
+        is_first = {part.pooling_mode for part in poolings} == {"cls"}
+        # Without the tokens of the prompt, the first token is the one after it.
+        is_first &= not prompt or all(part.include_prompt for part in poolings)
         with self._inference(), self._first_state(is_first):
             found = self._computed(distinct, tokenize, forward, counted=task == "document")
         return found[codes]
@@ -349,6 +355,14 @@ class BiEncoder(SentenceTransformersReranker):
         size = options.mini_batch_size
         if options.guide is not None:
             guide = BiEncoder(options.guide, dtype="float32", device=self.device)
+            if guide._prompts() != self._prompts():
+                warnings.warn(
+                    f"the guide {str(options.guide)!r} has the prompts {guide._prompts()} for "
+                    f"queries and documents, but reads the texts with those of the student, "
+                    f"{self._prompts()}: its scores may be worse; give the student these prompts "
+                    f"(query_prompt=, doc_prompt=), or another guide",
+                    stacklevel=7,
+                )
             return losses.CachedGISTEmbedLoss(
                 network,
                 guide.network.requires_grad_(False),
@@ -406,14 +420,16 @@ class BiEncoder(SentenceTransformersReranker):
     def _in_batch_columns(self, examples: pd.DataFrame) -> dict[str, list]:
         """Returns query, positive, and as many negatives per query as the largest number."""
         rows = groups(examples, "text")
+        relevant = documents_of((row.query, row.positive) for row in rows)
         width = max(len(row.negatives) for row in rows)
         known = [text for row in rows for text in row.negatives]
         others, distinct = cycle(known), set(known)
         negatives = []
         for row in rows:
             texts: Iterator[str] = cycle(row.negatives) if row.negatives else others
-            if not row.negatives and distinct != {row.positive}:
-                texts = filter(row.positive.__ne__, others)
+            own = relevant[row.query]
+            if not row.negatives and not distinct <= own:
+                texts = filterfalse(own.__contains__, others)
             negatives.append(list(islice(texts, width)))
         columns = {"query": [row.query for row in rows], "positive": [row.positive for row in rows]}
         for i in range(width):

@@ -30,7 +30,8 @@ class CrossEncoder(SentenceTransformersReranker):
     A document that is too long is truncated, in training and in scoring; the query is not. Only a
     query that fills the input by itself is truncated, to leave room for one token of the document.
     The checkpoint stores these settings, so ``sentence_transformers.CrossEncoder`` gives the same
-    scores (but raises an error for such a query).
+    scores (but raises an error for such a query). If it names a default prompt, that is put before
+    each query, in training and in scoring.
 
     A checkpoint with two outputs, such as monoBERT (Nogueira and Cho 2019, arXiv 1901.04085), is
     converted on loading to one output: the second minus the first, the log-odds of relevance. The
@@ -107,6 +108,12 @@ class CrossEncoder(SentenceTransformersReranker):
         if network.num_labels == 2:
             _merge_outputs(network.transformers_model, *self._heads(network))
 
+    def _input_format(self, network: Any) -> dict[str, Any]:
+        return super()._input_format(network) | _known_prompt(network)
+
+    def _settings(self) -> dict[str, Any]:
+        return super()._settings() | _known_prompt(self.network)
+
     def _heads(self, network: Any) -> list[torch.nn.Module]:
         outputs = network.num_labels
         return [m for m in network.modules() if getattr(m, "out_features", None) == outputs][-1:]
@@ -120,13 +127,14 @@ class CrossEncoder(SentenceTransformersReranker):
                 stacklevel=2,
             )
         pairs = list(zip(self._cut(queries), texts, strict=True))
+        tokenize = partial(network.preprocess, prompt=_prompt(network))
 
         def forward(batch: dict[str, Any]) -> torch.Tensor:
             return network(batch)["scores"].view(-1)
 
         is_first = classifies_first_state(network.transformers_model)
         with self._inference(), self._first_state(is_first):
-            return self._computed(pairs, network.preprocess, forward)
+            return self._computed(pairs, tokenize, forward)
 
     def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:
         from datasets import Dataset
@@ -151,6 +159,9 @@ class CrossEncoder(SentenceTransformersReranker):
                 stacklevel=4,
             )
         examples = examples.assign(query=self._cut(examples["query"].tolist()))
+        arguments: dict[str, Any] = {"batch_sampler": by_length}
+        if prompt := _prompt(self.network):
+            arguments["prompts"] = prompt
         if name == POINTWISE:
             examples = balanced(examples)
             columns = {
@@ -176,7 +187,7 @@ class CrossEncoder(SentenceTransformersReranker):
             CrossEncoderTrainer,
             CrossEncoderTrainingArguments,
             self.network,
-            arguments={"batch_sampler": by_length},
+            arguments=arguments,
             train_dataset=Dataset.from_dict(columns),
             loss=loss,
         )
@@ -201,25 +212,48 @@ class CrossEncoder(SentenceTransformersReranker):
         """Returns the network's input for the pairs, on its device."""
         from sentence_transformers.util import batch_to_device
 
-        return batch_to_device(self.network.preprocess(pairs), self.network.device)
+        network = self.network
+        return batch_to_device(network.preprocess(pairs, prompt=_prompt(network)), network.device)
 
     def _cut(self, queries: list[str]) -> list[str]:
         """Truncates queries that leave no room for a token of the document."""
-        tokenizer = self.network.tokenizer
-        room = self.network.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
+        network, prompt = self.network, _prompt(self.network) or ""
+        tokenizer = network.tokenizer
+        room = network.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
+        if prompt and len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) >= room:
+            raise ValueError(
+                f"the prompt {prompt!r:.200} of {str(self.model)!r} leaves no room for a query in "
+                f"{network.max_seq_length} tokens: give another max_length"
+            )
         distinct = list(dict.fromkeys(queries))
-        cut = dict(zip(distinct, distinct, strict=True))
+        cut = {query: prompt + query for query in distinct}
         while distinct:
-            spans = tokenizer(
+            tokens = tokenizer(
                 [cut[query] for query in distinct],
                 add_special_tokens=False,
-                return_offsets_mapping=True,
+                return_offsets_mapping=tokenizer.is_fast,
                 verbose=False,
-            )["offset_mapping"]
-            long = {q: s[room][0] for q, s in zip(distinct, spans, strict=True) if len(s) > room}
-            cut.update((query, cut[query][:end]) for query, end in long.items())
+            )
+            long = {q: i for i, q in enumerate(distinct) if len(tokens["input_ids"][i]) > room}
+            for query, i in long.items():
+                if tokenizer.is_fast:
+                    end = tokens["offset_mapping"][i][room][0]
+                else:  # a tokenizer in Python has no offsets: about as many characters
+                    end = len(cut[query]) * room // len(tokens["input_ids"][i])
+                cut[query] = cut[query][:end]
             distinct = list(long)
-        return [cut[query] for query in queries]
+        return [cut[query][len(prompt) :] for query in queries]
+
+
+def _prompt(network: Any) -> str | None:
+    """Returns the prompt that ``predict`` of sentence-transformers puts before each query."""
+    return network.prompts.get(network.default_prompt_name) or None
+
+
+def _known_prompt(network: Any) -> dict[str, str]:
+    """Returns the prompt by its name; nothing if there is none, as for most models."""
+    prompt = _prompt(network)
+    return {"prompt": prompt} if prompt else {}
 
 
 def _merge_outputs(model: Any, head: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,14 @@ def groups(examples: pd.DataFrame, text_field: str) -> list[Group]:
             positives["qid"], positives["query"], positives[text_field], strict=True
         )
     ]
+
+
+def documents_of(pairs: Iterable[Sequence[str]]) -> dict[str, set[str]]:
+    """Returns the documents of each query, by its text, from pairs of query and document."""
+    found: dict[str, set[str]] = {}
+    for query, document in pairs:
+        found.setdefault(query, set()).add(document)
+    return found
 
 
 def balanced(examples: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +113,7 @@ def listings(examples: pd.DataFrame, text_field: str, loss: str) -> list[Listing
     if loss in UNLABELLED:
         found = [
             Listing(rows["query"].iloc[0], rows[text_field].tolist(), rows["score"].tolist())
-            for _, rows in examples.groupby("qid", sort=False)
+            for _, rows in examples.groupby("qid", sort=False, observed=True)
         ]
     else:
         texts: list[Any] = groups(examples, text_field)

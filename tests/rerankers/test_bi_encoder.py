@@ -56,6 +56,22 @@ class TestBiEncoder:
         assert set(shapes) == {1}
         hook.remove()
 
+    @pytest.mark.parametrize("pooling", ["cls", "mean"])
+    @pytest.mark.parametrize("include", [True, False])
+    def test_tokens_of_the_prompt(self, models, frame, tmp_path, pooling, include):
+        """Without them, the first token is the one after the prompt."""
+        from sentence_transformers import SentenceTransformer
+
+        saved = BiEncoder(models[BiEncoder], pooling=pooling, query_prompt="what is ")
+        path = saved.save(tmp_path / "checkpoint")
+        file = path / "1_Pooling" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"include_prompt": include}))
+        oracle, texts = SentenceTransformer(str(path), device="cpu"), frame["text"].tolist()
+        reranker = BiEncoder(path, dtype="float32")
+        for task, encode in (("query", oracle.encode_query), ("document", oracle.encode_document)):
+            expected = encode(texts, normalize_embeddings=True)
+            np.testing.assert_allclose(reranker.encode(texts, task), expected, atol=1e-6)
+
     def test_batches_by_exact_length(self, models):
         """Rows of a batch differ by few tokens, and all are computed in order."""
         rng = np.random.default_rng(0)

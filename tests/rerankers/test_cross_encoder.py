@@ -1,4 +1,5 @@
 import functools
+import json
 import warnings
 
 import numpy as np
@@ -272,3 +273,83 @@ class TestFirstState:
             with first_state(network):
                 changed = [m for m in network.modules() if "forward" in vars(m)]
             assert all(type(module) is torch.nn.Linear for module in changed)  # the head
+
+
+def with_prompt(reranker, folder, prompt) -> str:
+    """A checkpoint of the reranker with a default prompt."""
+    path = reranker.save(folder)
+    file = path / "config_sentence_transformers.json"
+    known = {"prompts": {"search": prompt}, "default_prompt_name": "search"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | known))
+    return str(path)
+
+
+class TestPrompt:
+    """A checkpoint's default prompt is put before each query, as by sentence-transformers."""
+
+    def test_scores(self, models, frame, tmp_path):
+        from sentence_transformers import CrossEncoder as Oracle
+
+        plain = CrossEncoder(models[CrossEncoder], dtype="float32")
+        path = with_prompt(plain, tmp_path / "checkpoint", "about the ")
+        prompted = CrossEncoder(path, dtype="float32")
+        pairs = list(zip(frame["query"], frame["text"], strict=True))
+        expected = Oracle(path).predict(pairs, activation_fn=torch.nn.Identity())
+        np.testing.assert_allclose(scores(prompted, frame), expected, atol=1e-6)
+        by_hand = frame.assign(query="about the " + frame["query"])
+        np.testing.assert_allclose(scores(prompted, frame), scores(plain, by_hand), atol=1e-6)
+        assert abs(scores(prompted, frame) - scores(plain, frame)).max() > 1e-3
+        assert prompted.scores_fingerprint() != plain.scores_fingerprint()
+        again = CrossEncoder(prompted.save(tmp_path / "again"), dtype="float32")
+        assert again.scores_fingerprint() == prompted.scores_fingerprint()
+
+    def test_room_for_the_prompt(self, models, frame, tmp_path):
+        """Of a query that is too long, the end is cut."""
+        plain = CrossEncoder(models[CrossEncoder], dtype="float32")
+        prompted = CrossEncoder(with_prompt(plain, tmp_path / "a", "about the "), dtype="float32")
+        long = frame.assign(query=frame["text"])
+        by_hand = long.assign(query="about the " + long["query"])
+        np.testing.assert_allclose(scores(prompted, long), scores(plain, by_hand), atol=1e-6)
+        path = with_prompt(plain, tmp_path / "b", "about " * 40)
+        with pytest.raises(
+            ValueError, match="the prompt 'about .* leaves no room for a query in 32"
+        ):
+            CrossEncoder(path)(frame)
+
+    @pytest.mark.parametrize("loss", ["pointwise", "listwise"])
+    def test_training(self, models, examples, tmp_path, loss):
+        plain = CrossEncoder(models[CrossEncoder], dtype="float32", training=QUICK)
+        path = with_prompt(plain, tmp_path / "checkpoint", "about the ")
+        training = QUICK | {"loss": loss}
+        prompted = CrossEncoder(path, dtype="float32", training=training).fit(examples)
+        start = CrossEncoder(plain.save(tmp_path / "plain"), dtype="float32", training=training)
+        by_hand = examples.assign(query="about the " + examples["query"])
+        assert torch.equal(weights(prompted), weights(start.fit(by_hand)))
+        assert prompted.provenance["settings"]["reranker"]["prompt"] == "about the "
+        assert "prompt" not in start.provenance["settings"]["reranker"]
+
+
+def test_a_tokenizer_without_offsets(models, frame, tmp_path):
+    """One that is written in Python, as those of Japanese models are."""
+    from sentence_transformers import CrossEncoder as Oracle
+    from transformers import BertJapaneseTokenizer
+
+    saved = CrossEncoder(models[CrossEncoder], dtype="float32")
+    path = saved.save(tmp_path / "checkpoint")
+    vocab = sorted(saved.network.tokenizer.vocab, key=saved.network.tokenizer.vocab.get)
+    (path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.txt").write_text("\n".join(vocab))
+    BertJapaneseTokenizer(
+        str(tmp_path / "vocab.txt"),
+        word_tokenizer_type="basic",
+        subword_tokenizer_type="wordpiece",
+        model_max_length=32,
+    ).save_pretrained(path)
+    slow = CrossEncoder(path, dtype="float32")
+    assert not slow.network.tokenizer.is_fast
+    pairs = list(zip(frame["query"], frame["text"], strict=True))
+    expected = Oracle(str(path)).predict(pairs, activation_fn=torch.nn.Identity())
+    np.testing.assert_allclose(scores(slow, frame), expected, atol=1e-6)
+    words = "apple " * 60
+    (cut,) = slow._cut([words])
+    assert words.startswith(cut) and 20 < len(cut.split()) <= 28

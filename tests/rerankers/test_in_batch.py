@@ -27,8 +27,15 @@ def sampler(rows: list[tuple[str, ...]], size: int, seed: int = 0):
     return InBatchSampler(Dataset.from_dict(columns), size, seed=seed)
 
 
-def conflict(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    return one[0] == other[0] or one[1] in other[1:] or other[1] in one[1:]
+def conflict(rows: list[tuple[str, ...]], one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether a query has a document of the other row, which any row says to be relevant."""
+
+    def is_relevant(query: str, document: str) -> bool:
+        return any(row[:2] == (query, document) for row in rows)
+
+    return one[0] == other[0] or any(
+        is_relevant(a[0], document) for a, b in ((one, other), (other, one)) for document in b[1:]
+    )
 
 
 class TestSampler:
@@ -50,9 +57,14 @@ class TestSampler:
             assert all(0 < len(batch) <= size for batch in found)
             for batch in found:
                 pairs = itertools.combinations([rows[i] for i in batch], 2)
-                assert not any(conflict(*pair) for pair in pairs)
+                assert not any(conflict(rows, *pair) for pair in pairs)
             assert batches.seen(epoch, 1) == len(found[0])
             assert batches.seen(epoch, len(found)) == len(rows)
+
+    def test_another_document_of_the_query(self):
+        """A row's query has another relevant document, in a row of another batch."""
+        batches = sampler([("A", "P1", "n1"), ("A", "P2", "n1"), ("B", "P2", "n2")], 4)
+        assert sorted(map(sorted, batches)) == [[0], [1], [2]]
 
     def test_full_batches(self):
         """Of rows without conflict, which a shared negative is not."""
@@ -103,3 +115,14 @@ class TestTraining:
         columns = BiEncoder(models[BiEncoder])._in_batch_columns(examples)
         assert columns["positive"] == ["d0", "d1"]
         assert columns["negative_1"] == ["d2", "d0"]
+
+    def test_a_query_without_negatives_takes_no_relevant_document(self, models):
+        """Of its query, by the text, and by all rows: q0 has two."""
+        rows = [("q0", "d0", 1), ("q0", "d1", 1), ("q1", "d2", 1), ("q1", "d0", 0), ("q1", "d1", 0)]
+        rows += [("q1", "d3", 0)]
+        examples = pd.DataFrame(rows, columns=["qid", "text", "label"])
+        examples = examples.assign(query=examples["qid"], docno=examples["text"])
+        columns = BiEncoder(models[BiEncoder])._in_batch_columns(examples)
+        assert columns["positive"] == ["d0", "d1", "d2"]
+        negatives = [columns[f"negative_{i}"] for i in (1, 2, 3)]
+        assert [*zip(*negatives, strict=True)] == [("d3",) * 3, ("d3",) * 3, ("d0", "d1", "d3")]

@@ -1,6 +1,7 @@
 """Scores computed by OpenVINO are those of PyTorch."""
 
 import copy
+import json
 import pickle
 import sys
 
@@ -175,3 +176,14 @@ class TestErrors:
         reranker = encoder(models[encoder], dtype="float32", backend="openvino", device="cpu")
         with pytest.raises(ModuleNotFoundError, match=r"pyterrier_inpars\[openvino\]"):
             reranker(frame)
+
+
+def test_the_default_prompt_of_a_cross_encoder(models, frame, tmp_path):
+    pytest.importorskip("openvino")
+    path = CrossEncoder(models[CrossEncoder], dtype="float32").save(tmp_path / "checkpoint")
+    file = path / "config_sentence_transformers.json"
+    known = {"prompts": {"search": "about the "}, "default_prompt_name": "search"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | known))
+    options = {"dtype": "float32", "device": "cpu"}
+    plain, openvino = (CrossEncoder(path, backend=b, **options) for b in ("torch", "openvino"))
+    np.testing.assert_allclose(scores(openvino, frame), scores(plain, frame), atol=1e-5)

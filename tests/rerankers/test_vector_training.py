@@ -1,6 +1,7 @@
 """Lists in the training of a bi-encoder: in-batch negatives, guide, and gradient caching."""
 
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -285,6 +286,17 @@ class TestGuide:
         check_gradient(reranker, plain, sum(terms) / len(terms), examples)
         assert reranker.provenance["settings"]["reranker"]["guide"] == "guide"
 
+    def test_another_prompt(self, path, guide, tmp_path):
+        """The guide reads what the student reads."""
+        prompted = BiEncoder(guide, query_prompt="about the ").save(tmp_path / "prompted")
+        training = ONE_STEP | {"guide": prompted}
+        examples = make_examples(6, 1, 0, "pair")
+        with pytest.warns(UserWarning, match="has the prompts .'about the ', None. for queries"):
+            BiEncoder(path, training=training).fit(examples)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*has the prompts")
+            BiEncoder(path, training=training, query_prompt="about the ").fit(examples)
+
 
 class TestOptions:
     def test_recipe_sets_the_loss_unless_another_is_given(self, path):
@@ -313,10 +325,10 @@ class TestOptions:
         [
             ({"guide": "g", "loss": "distillation"}, "guide is for loss='in_batch'"),
             ({"in_batch_weight": 0.1}, "in_batch_weight is for losses over lists"),
-            ({"in_batch_weight": -1}, "in_batch_weight must be a finite number of at least 0"),
-            ({"guide_margin": -1}, "guide_margin must be a finite number of at least 0"),
+            ({"in_batch_weight": -1}, "in_batch_weight must be at least 0, not -1"),
+            ({"guide_margin": -1}, "guide_margin must be at least 0, not -1"),
             ({"mini_batch_size": 0}, "mini_batch_size must be a whole number of at least 1"),
-            ({"teacher_temperature": 0}, "teacher_temperature must be a finite number above 0"),
+            ({"teacher_temperature": 0}, "teacher_temperature must be above 0, not 0"),
         ],
     )
     def test_options_that_do_not_fit(self, path, training, error):
