@@ -335,6 +335,22 @@ def as_numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     return numbers
 
 
+def as_finite_numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """Converts a column to a float array without NaN and infinite numbers.
+
+    Raises:
+        ValueError: A value is not a finite number. The error names the value and its row.
+    """
+    numbers = as_numbers(frame, column)
+    if (infinite := np.isinf(numbers)).any():
+        row = int(infinite.argmax())
+        raise ValueError(
+            f"{column} must be a finite number, but is {numbers[row]} "
+            f"{_place(frame, column, row)}: drop the row"
+        )
+    return numbers
+
+
 def _place(frame: pd.DataFrame, column: str, row: int) -> str:
     """Describes a row by its ids, or by its number if it has none."""
     ids = {c: frame[c].iloc[row] for c in ("qid", "docno") if c in frame and c != column}

@@ -615,8 +615,9 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
                 verdict also compares that first stage. ``None``: a share of the queries of
                 ``examples`` is held out, see ``held_out`` of :class:`TrainingOptions`, and their
                 documents are reranked.
-            validation_qrels: Frame ``qid, docno, label``; ``None`` for the column ``label`` of
-                ``validation``. Queries without results in ``validation`` are ignored.
+            validation_qrels: Frame ``qid, docno, label`` with ``validation``; ``None`` for the
+                column ``label`` of ``validation``. Queries without results in ``validation`` are
+                ignored.
 
         Returns:
             This reranker; ``history``, ``train_loss``, ``verdict`` and ``provenance`` describe the
@@ -626,19 +627,25 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         Raises:
             pt.validate.InputValidationError: A column is missing.
             ValueError: There are no examples, or none of a kind that the loss needs; a label is not
-                0 or 1; the batches do not divide; ``output_dir`` holds a training with other data
-                or settings; the training diverges (a loss or a weight is NaN or infinite, in which
-                case nothing is saved); or the reranker is in int8.
+                0 or 1; there are ``validation_qrels`` without ``validation``; the batches do not
+                divide; ``output_dir`` holds a training with other data or settings; the training
+                diverges (a loss or a weight is NaN or infinite, in which case nothing is saved); or
+                the reranker is in int8.
             FileExistsError: ``output_dir`` holds a finished training.
             ModuleNotFoundError: A package that ``training`` needs is not installed.
         """
         options = self.training_options
+        if validation is None and validation_qrels is not None:
+            raise ValueError(
+                "validation_qrels need validation: give the results that they judge, or leave "
+                "both out"
+            )
         lora_config(options.lora)  # a missing package is reported before the network is loaded
         share, why = self._held_out(options) if validation is None else (0.0, "")
         by_default = share is None
         labelled = options.loss not in UNLABELLED or bool(share)
         check_columns(examples, *self._required_columns(), context=self)
-        if labelled:
+        if labelled or qrels is not None:
             examples = self._labelled(examples, qrels)
         self._check_not_int8("trained")
         check_examples(self._with_text(examples), "text", labelled)

@@ -13,7 +13,13 @@ from pyterrier_inpars._arguments import finite
 from pyterrier_inpars._measures import as_measure
 from pyterrier_inpars._retrieval import applied, check_retriever
 from pyterrier_inpars._scores import z_scores
-from pyterrier_inpars._stage import Stage, as_numbers, check_columns, check_strings, with_columns
+from pyterrier_inpars._stage import (
+    Stage,
+    as_finite_numbers,
+    check_columns,
+    check_strings,
+    with_columns,
+)
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 from pyterrier_inpars.queries.topics import topics_and_qrels
 from pyterrier_inpars.rerankers._weight_search import search_weights
@@ -154,7 +160,8 @@ class ScoreFusion(Stage, pt.Estimator):
         out, *_ = [*outputs, inp]
         table = out[_KEYS]
         for number, results in enumerate([inp, *outputs]):
-            scores = results[_KEYS].assign(**{str(number): _z_scores(results)})
+            found = z_scores(as_finite_numbers(results, "score"), results["qid"])
+            scores = results[_KEYS].assign(**{str(number): found})
             table = table.merge(scores, on=_KEYS, how="left", validate="one_to_one")
         kept = table.notna().all(axis=1)
         scores = table[kept].drop(columns=_KEYS).to_numpy(float)
@@ -250,19 +257,3 @@ class ScoreFusion(Stage, pt.Estimator):
         topics, sources = topics_and_qrels(queries)
         results = applied(candidates, topics[["qid", "query"]])
         return self.fit(results, sources if qrels is None else qrels, measure=measure)
-
-
-def _z_scores(results: pd.DataFrame) -> np.ndarray:
-    """Standardizes scores within each query.
-
-    Raises:
-        ValueError: A score is not a finite number.
-    """
-    scores = pd.Series(as_numbers(results, "score"), index=results.index)
-    if (infinite := np.isinf(scores)).any():
-        row = results.loc[infinite.idxmax()]
-        raise ValueError(
-            f"score must be a finite number, but is {row['score']!r} at qid {row['qid']!r}, docno "
-            f"{row['docno']!r}: drop the row"
-        )
-    return z_scores(scores.to_numpy(), results["qid"])

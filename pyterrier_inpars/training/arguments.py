@@ -65,6 +65,8 @@ def training_arguments(
 
     recipe = recipe_arguments(options.recipe, method)
     given = options.arguments
+    if "num_train_epochs" in given:  # the steps of a recipe would replace them
+        recipe = {name: value for name, value in recipe.items() if name != "max_steps"}
     autocast = not (given.get("bf16") or given.get("fp16"))
     fields = {
         "output_dir": output_dir,

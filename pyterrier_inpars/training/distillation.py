@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pyterrier_inpars._arguments import finite, positive_int
-from pyterrier_inpars._stage import Stage, as_numbers, check_strings
+from pyterrier_inpars._stage import Stage, as_finite_numbers, as_numbers, check_strings
 
 
 class TeacherScores(Stage):
@@ -52,8 +51,8 @@ class TeacherScores(Stage):
         dropped_by_score: Number of lists dropped so far because of their best score.
 
     Raises:
-        ValueError: A number is out of range; a score is not a number; a list has no source document
-            (label 1); or all scores are equal, so that they cannot be scaled.
+        ValueError: A number is out of range; a score is not a finite number; a list has no source
+            document (label 1); or all scores are equal, so that they cannot be scaled.
     """
 
     schematic = {"label": "TeacherScores", "help_url": None}
@@ -71,11 +70,8 @@ class TeacherScores(Stage):
             positive_int("max_source_rank", max_source_rank)
         if min_percentile is not None:
             finite("min_percentile", min_percentile, least=0, most=100)
-        if clip is not None and not _are_percentiles(clip):
-            raise ValueError(
-                f"clip must be two percentiles from 0 to 100 in ascending order, such as (1, 99), "
-                f"not {clip!r:.200}"
-            )
+        if clip is not None:
+            _check_clip(clip)
         if scale is not None:
             finite("scale", scale, above=0)
         self.max_source_rank = max_source_rank
@@ -100,7 +96,7 @@ class TeacherScores(Stage):
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "docno")
-        scores = pd.Series(as_numbers(inp, "score"))
+        scores = pd.Series(as_finite_numbers(inp, "score"))
         kept = pd.Series(True, index=inp.index)
         lists = inp["qid"].nunique()
         if self.max_source_rank is not None:
@@ -140,7 +136,7 @@ def _source_ranks(lists: pd.DataFrame, scores: pd.Series) -> pd.Series:
     """
     source = as_numbers(lists, "label") > 0
     best = scores[source].groupby(lists["qid"][source]).max()
-    least = lists["qid"].map(best)
+    least = lists["qid"].astype(object).map(best)  # of a categorical, the result would be one
     if (without := least.isna()).any():
         raise ValueError(
             f"qid {lists['qid'][without].iloc[0]!r} has no source document (label 1) to rank: pass "
@@ -149,14 +145,8 @@ def _source_ranks(lists: pd.DataFrame, scores: pd.Series) -> pd.Series:
     return (scores > least).groupby(lists["qid"]).transform("sum") + 1
 
 
-def _is_percentile(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 100
-
-
-def _are_percentiles(clip: Any) -> bool:
-    return (
-        isinstance(clip, Sequence)
-        and len(clip) == 2
-        and all(map(_is_percentile, clip))
-        and clip[0] < clip[1]
-    )
+def _check_clip(clip: Any) -> None:
+    if not isinstance(clip, list | tuple) or len(clip) != 2:
+        raise ValueError(f"clip must be two percentiles, such as (1, 99), not {clip!r:.200}")
+    low = finite("clip", clip[0], least=0, most=100)
+    finite("clip", clip[1], above=low, most=100)

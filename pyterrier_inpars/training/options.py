@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from numbers import Real
+from functools import partial
 from typing import Any
 
 from ir_measures import Measure
 
-from pyterrier_inpars._arguments import positive_int
+from pyterrier_inpars._arguments import finite, positive_int
 from pyterrier_inpars._measures import as_measure
 from pyterrier_inpars.training._names import check_names
 from pyterrier_inpars.training.lora import lora_config
@@ -61,18 +60,7 @@ REFUSED = {
 """Fields of ``TrainingArguments`` that a reranker cannot honor, and what to do instead."""
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _above_0(name: str, value: Any) -> None:
-    if not _is_number(value) or value <= 0:
-        raise ValueError(f"{name} must be a finite number above 0, not {value!r:.200}")
-
-
-def _at_least_0(name: str, value: Any) -> None:
-    if not _is_number(value) or value < 0:
-        raise ValueError(f"{name} must be a finite number of at least 0, not {value!r:.200}")
+_above_0, _at_least_0 = partial(finite, above=0), partial(finite, least=0)
 
 
 def _max_steps(name: str, value: Any) -> None:
@@ -329,11 +317,8 @@ class TrainingOptions:
         for name in ("effective_batch", "mini_batch_size", "patience"):
             if getattr(self, name) is not None:
                 positive_int(name, getattr(self, name))
-        share = self.held_out
-        if share is not None and not (_is_number(share) and 0 <= share < 1):
-            raise ValueError(
-                f"held_out must be a share of at least 0 and below 1, such as 0.1, not {share!r}"
-            )
+        if self.held_out is not None:
+            finite("held_out", self.held_out, least=0, below=1)
         if self.lora is not True:  # whose fields need no check
             lora_config(self.lora)
         if not isinstance(self.adapter, bool):
@@ -353,6 +338,8 @@ class TrainingOptions:
                 raise ValueError(f"training cannot honor {name}={value!r}: {REFUSED[name]}")
             if name in CHECKS:
                 CHECKS[name](name, value)
+            if name == "metric_for_best_model":
+                self.arguments[name] = str(as_measure(value))  # a trainer takes a name
         other = self.arguments.keys() - CHECKS.keys() - REFUSED.keys() - {*SENTENCE_TRANSFORMERS}
         if not other:
             return

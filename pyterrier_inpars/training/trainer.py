@@ -26,6 +26,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from pyterrier_inpars._compute.xla import XlaTrainerMixin, on_xla
 from pyterrier_inpars._files import write_json
+from pyterrier_inpars._fingerprint import without_addresses
 from pyterrier_inpars.training._finite import NotFiniteError, check_weights
 from pyterrier_inpars.training._similar_lengths import compute_by_length
 from pyterrier_inpars.training._trainer_parts import (
@@ -321,7 +322,7 @@ def _json_name(value: object) -> Any:
     """Represents what JSON cannot hold, the same in every process: functions by their names."""
     if isinstance(value, set):
         return sorted(value)
-    return getattr(value, "__qualname__", str(value))
+    return getattr(value, "__qualname__", without_addresses(str(value)))
 
 
 def _as_dict(network: Any, args: Any, output: Any) -> Any:

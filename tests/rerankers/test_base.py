@@ -207,7 +207,9 @@ class TestEveryReranker:
 
     @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan")])
     def test_no_such_temperature(self, make, value):
-        with pytest.raises(ValueError, match=f"temperature must be .* above 0, not {value}"):
+        with pytest.raises(
+            ValueError, match=f"temperature must be (above 0|a number), not {value}"
+        ):
             make(training={"temperature": value})
 
     def test_save_and_load(self, cls, make, frame, tmp_path):

@@ -54,6 +54,11 @@ class TestTeacherScores:
         stage.max_source_rank = 2
         pd.testing.assert_frame_equal(stage(lists), lists)
 
+    def test_categorical_qids(self, lists):
+        categorical = lists.astype({"qid": "category"})
+        found = TeacherScores()(categorical)
+        pd.testing.assert_frame_equal(found.astype({"qid": str}), TeacherScores()(lists))
+
     def test_lowest_lists_are_dropped(self, lists):
         stage = TeacherScores(max_source_rank=None, min_percentile=50, clip=None, scale=None)
         assert list(stage(lists)["qid"]) == ["a", "a", "b", "b"]  # the median is 4.5
@@ -123,9 +128,10 @@ class TestBadInput:
             ({"max_source_rank": 0}, "max_source_rank must be a whole number of at least 1"),
             ({"min_percentile": 101}, "min_percentile must be at least 0 and at most 100, not 101"),
             ({"min_percentile": True}, "min_percentile must be a number, not True"),
-            ({"clip": (99, 1)}, r"clip must be two percentiles .*, not \(99, 1\)"),
+            ({"clip": (99, 1)}, "clip must be above 99 and at most 100, not 1"),
+            ({"clip": (-1, 99)}, "clip must be at least 0 and at most 100, not -1"),
             ({"clip": 5}, "clip must be two percentiles"),
-            ({"clip": (0, float("nan"))}, "clip must be two percentiles"),
+            ({"clip": (0, float("nan"))}, "clip must be a number, not nan"),
             ({"scale": 0}, "scale must be above 0"),
             ({"scale": "1"}, "scale must be a number"),
         ],
@@ -141,6 +147,12 @@ class TestBadInput:
     def test_score_that_is_not_a_number(self, lists):
         lists.loc[3, "score"] = np.nan
         with pytest.raises(ValueError, match="score is not a number at qid 'b', docno 'b1'"):
+            TeacherScores()(lists)
+
+    def test_score_that_is_infinite(self, lists):
+        lists.loc[3, "score"] = -np.inf
+        error = "score must be a finite number, but is -inf at qid 'b', docno 'b1': drop the row"
+        with pytest.raises(ValueError, match=error):
             TeacherScores()(lists)
 
     def test_constant_scores(self, lists):

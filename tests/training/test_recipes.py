@@ -86,3 +86,12 @@ class TestRecipes:
             for training in (short, long)
         )
         assert torch.equal(weights(first), weights(second))
+
+    def test_epochs_instead_of_the_steps_of_a_recipe(self, models, examples):
+        """The recipe has a number of steps, which would replace epochs."""
+        epochs = {"recipe": "inpars", "num_train_epochs": 2, "effective_batch": 12}
+        reranker = MonoT5(models[MonoT5], training=epochs).fit(examples)
+        once = MonoT5(models[MonoT5], training=epochs | {"num_train_epochs": 1}).fit(examples)
+        assert reranker.provenance["steps"] == 2 * once.provenance["steps"] < 156
+        both = MonoT5(models[MonoT5], training=epochs | {"max_steps": 3}).fit(examples)
+        assert both.provenance["steps"] == 3

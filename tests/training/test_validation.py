@@ -101,3 +101,19 @@ class TestValidation:
             make({"held_out": 0.01}).fit(positives)  # a single query
         with pytest.raises(ValueError, match="eval_strategy='epoch' needs something"):
             make({"eval_strategy": "epoch"}).fit(examples)
+
+    def test_validation_qrels_without_validation(self, make, examples):
+        qrels = examples[["qid", "docno", "label"]]
+        with pytest.raises(ValueError, match="validation_qrels need validation"):
+            make().fit(examples, qrels, None, qrels)
+
+    def test_qrels_judge_the_held_out_queries_of_a_teacher(self, make):
+        """Also for a loss that needs no labels: not an old column, and not nothing."""
+        examples = make_examples(24, 2, 0, "class").assign(score=lambda e: e["label"] * 1.0)
+        qrels = examples[["qid", "docno", "label"]]
+        training = {"loss": "distillation", "held_out": 0.25}
+        expected = make(training).fit(examples)
+        for labels in ({}, {"label": 1 - examples["label"]}):
+            other = examples.drop(columns="label").assign(**labels)
+            found = make(training).fit(other, qrels)
+            pd.testing.assert_frame_equal(found.verdict, expected.verdict)
