@@ -146,7 +146,7 @@ def read_qrels(path: str | Path) -> pd.DataFrame:
         try:
             rows.append(_judgement(line.decode()))
         except ValueError:
-            if number or line.count(b"\t") != 2:  # else it is the header of BEIR's format
+            if number or not _is_header(line.decode(errors="replace")):
                 raise ValueError(
                     f"{where}: {line.strip()!r:.200} is not a judgement: expected "
                     "`qid 0 docno label`, or qid, docno and label separated by tabs, with an "
@@ -205,6 +205,18 @@ def _judgement(line: str) -> tuple[str, str, int]:
     if not qid or not docno or abs(int(label)) >= 2**63:
         raise ValueError
     return qid, docno, int(label)
+
+
+def _is_header(line: str) -> bool:
+    """Returns whether a line is the header of BEIR's format: three cells, the last no number."""
+    cells = line.split("\t")
+    if len(cells) != 3:
+        return False
+    try:
+        float(cells[2])
+    except ValueError:
+        return True
+    return False
 
 
 def join_title(title: str | None, text: str) -> str:

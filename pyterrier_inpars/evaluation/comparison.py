@@ -111,7 +111,7 @@ def compare(
 
     if not by_type:
         return table(topics)
-    groups = [("all", topics), *topics.groupby("type", sort=False, dropna=False)]
+    groups = [("all", topics), *topics.groupby("type", sort=False, dropna=False, observed=True)]
     tables = [table(rows).assign(type=name) for name, rows in groups]
     out = pd.concat(tables, ignore_index=True)
     return out[["type", *(column for column in out if column != "type")]]

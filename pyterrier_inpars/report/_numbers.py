@@ -121,7 +121,7 @@ def scores_of_examples(
     scored = {}
     for name, reranker in rerankers.items():
         check_retriever(reranker)
-        out = applied(reranker, frame.drop(columns=["label", "score", "rank"], errors="ignore"))
+        out = applied(reranker, frame.drop(columns="label"))
         check_columns(out, "qid", "docno", "score")
         if len(out) < len(frame):
             raise ValueError(

@@ -15,6 +15,7 @@ import pyterrier as pt
 
 from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._html import number
+from pyterrier_inpars._measures import comparable
 from pyterrier_inpars._stage import as_numbers, check_columns
 from pyterrier_inpars.evaluation import overlap
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -292,7 +293,7 @@ def topic_gains(
             number, or a system has two for one query.
     """
     differences, measure, baseline = gains_by_topic(values, baseline, measure)
-    means = differences.mean().sort_values(ascending=False, kind="stable")[:6]
+    means = comparable(differences.mean()).sort_values(ascending=False, kind="stable")[:6]
     rows = {str(name): differences[name].to_numpy(float) for name in means.index}
     listed = "; ".join(
         f"{name}: {(of > 0).sum():,} of {len(of):,} queries gain, {(of < 0).sum():,} lose, mean "
@@ -323,13 +324,13 @@ def system_means(table: pd.DataFrame, measure: str | None = None) -> Chart:
             "each one another name"
         )
     means = pd.Series(as_numbers(table, measure), table["name"].astype(str))
-    means = means.sort_values(ascending=False, kind="stable")[:MOST_GROUPS]
+    means = comparable(means).sort_values(ascending=False, kind="stable")[:MOST_GROUPS]
     bounds = {}
     for low, high in (("low", "high"), (f"{measure} low", f"{measure} high")):
         if low in table and high in table:
             pairs = zip(as_numbers(table, low), as_numbers(table, high), strict=True)
             bounds = dict(zip(table["name"].astype(str), pairs, strict=True))
-    interval = ", and the 95% interval" if bounds else ""
+    interval = ", and its confidence interval" if bounds else ""
     return _charts().intervals(
         means.to_dict(), bounds, f"{measure}{interval}", f"{measure} of each system"
     )

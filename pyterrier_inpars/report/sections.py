@@ -13,7 +13,8 @@ import pyterrier as pt
 
 from pyterrier_inpars import _html
 from pyterrier_inpars._html import number
-from pyterrier_inpars._stage import check_columns, fields_of, joined_text
+from pyterrier_inpars._measures import comparable
+from pyterrier_inpars._stage import DROPPED_BY, check_columns, fields_of, joined_text
 from pyterrier_inpars.evaluation import leaked_topics, overlap
 from pyterrier_inpars.filtering import CopyFilter, DuplicateFilter, Filter, funnel
 from pyterrier_inpars.generation import QueryGenerator
@@ -222,8 +223,8 @@ def _overlap(
     sample = sampled(frame, MOST_TEXTS)
     shares = overlap(sample, text_field).to_numpy(float)
     mean = float(shares.mean())
-    kept = CopyFilter(text_field=text_field).transform(sample.reset_index())["index"]
-    copies = sample[~sample.index.isin(kept)]
+    checked = CopyFilter(text_field=text_field, explain=True).transform(sample)
+    copies = sample[checked[DROPPED_BY].notna().to_numpy()]
     share = len(copies) / len(sample)
     content.facts["words found in the document"] = f"{mean:.0%}"
     content.facts["copied from the document"] = f"{share:.1%}"
@@ -502,7 +503,7 @@ def system_section(content: Content, experiment: Any) -> None:
             table = table[table["type"] == "all"]
         measure = first_measure(table)
         means = figures.system_means(table, measure)
-        best = table.loc[pd.to_numeric(table[measure]).idxmax()]
+        best = table.loc[comparable(pd.to_numeric(table[measure])).idxmax()]
         content.findings.append(_best(table, best, measure))
         parts.append(
             Part(

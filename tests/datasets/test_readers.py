@@ -307,7 +307,11 @@ class TestReadQrels:
         assert list(qrels.columns) == ["qid", "docno", "label"]
 
     @pytest.mark.parametrize(
-        "text", ["1 0 a x\n", "1\ta\t1\n1\ta\tx\n", "1 0\n", "1\ta\t1\n1\ta\n"]
+        "text",
+        [
+            *("1 0 a x\n", "1\ta\t1\n1\ta\tx\n", "1 0\n", "1\ta\t1\n1\ta\n"),
+            *("1\ta\t1.0\n", "1\ta\t-1e0\n", "1\ta\tnan\n"),
+        ],
     )
     def test_bad_lines(self, tmp_path, text):
         number = len(text.splitlines())

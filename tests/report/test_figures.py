@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 import pytest
 from bad_input import MISSING, Error, gives
 from lxml import etree
 
-from pyterrier_inpars import CopyFilter, LengthFilter, funnel, report
+from pyterrier_inpars import CopyFilter, LengthFilter, ScoreFusion, funnel, report
 from pyterrier_inpars.report._numbers import MOST_RETRIEVED, MOST_TEXTS
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
@@ -269,3 +270,27 @@ def test_without_matplotlib_the_error_names_the_extra(queries, monkeypatch):
     monkeypatch.delattr(report, "chart", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'pyterrier_inpars\[report\]'"):
         report.query_lengths(queries)
+
+
+def test_rerankers_that_need_the_scores_of_the_examples(examples, encoder):
+    """As ScoreFusion does; the labels are not shown to them."""
+    from pyterrier_inpars.report._numbers import scores_of_examples
+
+    seen = []
+
+    def scored(results):
+        if len(results):  # pt.inspect tries frames without rows
+            seen.append(list(results.columns))
+        return pt.model.add_ranks(results.assign(score=1.0))
+
+    examples = examples.assign(score=[3.0, 2.0, 4.0] * 6)
+    fusion = ScoreFusion(pt.apply.generic(scored), (1, 1))
+    _, table = scores_of_examples(examples, {"fusion": fusion})
+    assert table["ordered"].tolist() == [0.5, 0.5]
+    assert seen and all("score" in columns and "label" not in columns for columns in seen)
+
+
+def test_intervals_of_another_confidence():
+    table = pd.DataFrame({"name": ["a"], "RR": [0.5], "RR low": [0.4], "RR high": [0.6]})
+    chart = report.system_means(table)
+    assert "RR, and its confidence interval" in chart.to_svg() + chart.axes[0].get_xlabel()

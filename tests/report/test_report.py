@@ -302,3 +302,10 @@ def test_bad_input(case, queries, tmp_path, monkeypatch):
     call, error = BAD[case]
     gives(lambda: call(queries), error)
     assert not list(tmp_path.iterdir())
+
+
+def test_copies_in_a_frame_with_a_column_index(tmp_path, queries):
+    """As ``reset_index`` leaves it."""
+    expected = page(tmp_path, queries)["source"]
+    found = page(tmp_path, queries.set_axis(range(90, 90 + len(queries))).reset_index())["source"]
+    assert "are a passage of their document" in expected and found == expected
