@@ -1,8 +1,15 @@
-"""Fingerprints of document streams, and differences between settings."""
+"""Fingerprints of document streams and functions, and differences between settings."""
 
+import functools
+import json
 import os
+import re
+from collections.abc import Callable
 from hashlib import sha256
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class StreamFingerprint(NamedTuple):
@@ -40,6 +47,62 @@ class StreamFingerprint(NamedTuple):
             digest.update(len(data).to_bytes(8, "big"))
             digest.update(data)
         return StreamFingerprint(self.documents + 1, digest.hexdigest())
+
+
+def without_addresses(text: str) -> str:
+    """Returns a ``repr`` without the addresses in memory, which differ from run to run."""
+    return _ADDRESS.sub("", text)
+
+
+def describe_function(function: Callable[..., Any]) -> dict[str, str]:
+    """Returns the name of a function and a hash of what it is made of, the same in every process.
+
+    The hash is of the code, which depends on the version of Python, of the arguments of a partial
+    function, of the values that a closure refers to, and of the attributes of an object, as they
+    were at the first call of this function. Other things that the code refers to do not count.
+    """
+    try:
+        return dict(_described(function))
+    except TypeError:  # it is not hashable
+        return {"function": _name(function)}
+
+
+@functools.lru_cache(maxsize=32)  # its state may change with each call
+def _described(function: Any) -> dict[str, str]:
+    parts: list[Any] = []
+    if isinstance(function, functools.partial):
+        parts += [function.args, function.keywords]
+        function = function.func
+    owner = getattr(function, "__self__", None)  # of a method
+    if not isinstance(owner, ModuleType):
+        parts += [owner, getattr(owner, "__dict__", None)]
+    if hasattr(function, "__code__"):
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        parts += [function.__code__, function.__defaults__, function.__kwdefaults__, cells]
+    else:
+        state = getattr(function, "__dict__", without_addresses(repr(function)))
+        parts += [state, getattr(type(function).__call__, "__code__", None)]
+    try:
+        text = json.dumps(parts, default=_plain, skipkeys=True, sort_keys=True)
+    except ValueError:  # it contains itself
+        text = ""
+    return {"function": _name(function), "hash": sha256(text.encode()).hexdigest()[:16]}
+
+
+def _name(value: Any) -> str:
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(named, '__module__', 'builtins')}.{named.__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    """Represents what JSON cannot hold; objects by their class, functions by their name."""
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), value.co_names, value.co_consts]
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if isinstance(value, re.Pattern):
+        return [value.pattern, value.flags]
+    return repr(value) if isinstance(value, bytes | complex) else _name(value)
 
 
 def settings_difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -213,8 +213,8 @@ class QueryGenerator(ModelStage, DocumentStage):
             line after its last occurrence. A compiled regular expression: its first group, or the
             whole match; each match is a query. ``{"json": "query"}``: a string, or a list of
             strings, in this field of a JSON object or of a list of objects. A function from the
-            answer to a query, or a list of queries. None for that of the prompt, or else the first
-            line. The answer to a `ChatPrompt` begins with its ``prefill``, reasoning (``<think>``)
+            answer to a query, or a list of queries; a resumed run compares its code, and needs the
+            same version of Python. None for that of the prompt, or else the first line. The answer to a `ChatPrompt` begins with its ``prefill``, reasoning (``<think>``)
             is left out, a marker may be emphasized (``**Query:**``) and the query on the next line,
             and quotation marks and asterisks around a query are removed.
         keep_answer: Whether to add the column ``answer``.

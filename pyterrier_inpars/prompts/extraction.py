@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from pyterrier_inpars._fingerprint import describe_function
 from pyterrier_inpars.backends._chat import as_text
 from pyterrier_inpars.backends._reasoning import answer_start, reasoning_tag
 from pyterrier_inpars.backends._tokenized import TokenizedBackend
@@ -66,7 +67,7 @@ def describe_extract(extract: Extract) -> Any:
         return {"regex": extract.pattern, "flags": extract.flags}
     if isinstance(extract, str | Mapping):
         return extract
-    return {"function": f"{extract.__module__}.{getattr(extract, '__qualname__', extract)}"}
+    return describe_function(extract)
 
 
 def queries_of(

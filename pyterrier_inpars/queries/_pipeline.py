@@ -7,12 +7,12 @@ and runs them itself.
 
 import functools
 import inspect
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyterrier as pt
 
+from pyterrier_inpars._fingerprint import without_addresses
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, activated, active_rows
 
 
@@ -49,7 +49,7 @@ def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:
             f"{stages[generators[1]]!r}: give each generator its own artifact"
         )
     after = stages[generators[0] + 1 :] if generators else stages
-    return [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(stage)) for stage in after]
+    return [without_addresses(repr(stage)) for stage in after]
 
 
 def batches_ahead(

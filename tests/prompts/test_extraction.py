@@ -286,4 +286,4 @@ def test_descriptions_for_manifests():
     assert describe_extract("Query:") == "Query:"
     assert describe_extract({"json": "q"}) == {"json": "q"}
     assert describe_extract(re.compile("a", re.I)) == {"regex": "a", "flags": 34}
-    assert describe_extract(texts) == {"function": f"{texts.__module__}.texts"}
+    assert describe_extract(texts)["function"] == f"{texts.__module__}.texts"
