@@ -5,6 +5,7 @@ it keeps all rows, and names in a column the filter that dropped a row. `funnel`
 filters of a pipeline dropped.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -236,7 +237,9 @@ class ScoreFilter(WholeSetFilter):
     with each other, and can run inside ``pipeline.index(...)``.
 
     Requires the columns ``qid`` (str) and ``score`` (number). A language model served without
-    log-probabilities gives no ``score``: put a reranker or a judge before the filter.
+    log-probabilities gives no ``score``: put a reranker or a judge before the filter. If only some
+    queries have no score, such as those whose place in an answer is unknown, they are dropped, with
+    a warning.
 
     Args:
         k: Number of queries to keep; None for no limit.
@@ -245,7 +248,7 @@ class ScoreFilter(WholeSetFilter):
 
     Raises:
         ValueError: ``k`` is not a positive whole number, ``min_score`` or a score is not a number,
-            or neither is given.
+            neither is given, or no query has a score.
     """
 
     schematic = {"label": "ScoreFilter", "help_url": None}
@@ -280,10 +283,11 @@ class ScoreFilter(WholeSetFilter):
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "qid")
-        qids, scores = list(inp["qid"]), as_numbers(inp, "score")
-        high = np.ones(len(inp), dtype=bool)
+        high = _present(inp, "score")
+        qids, scores = list(inp["qid"]), np.full(len(inp), -np.inf)
+        scores[high] = as_numbers(inp[high], "score")
         if self.min_score is not None:
-            high = scores >= self.min_score
+            high = high & (scores >= self.min_score)
         kept = np.zeros(len(inp), dtype=bool)
         kept[sorted(np.flatnonzero(high), key=lambda row: (-scores[row], qids[row]))[: self.k]] = (
             True
@@ -298,7 +302,7 @@ class LengthFilter(Filter):
     Toolkit.
 
     Requires the column ``query`` (str), and ``log_probs`` (list of float, one per generated token)
-    for limits in tokens.
+    for limits in tokens. If only some queries have none, they are dropped, with a warning.
 
     Args:
         min_words: Minimum number of words.
@@ -344,15 +348,36 @@ class LengthFilter(Filter):
         words = inp["query"].map(lambda query: len(query.split()))
         kept = _within(words, self.min_words, self.max_words)
         if "log_probs" in self._required_columns():
-            lists = inp["log_probs"].map(lambda value: isinstance(value, list | tuple | np.ndarray))
-            if not lists.all():
-                row = inp[~lists].iloc[0]
+            present = _present(inp, "log_probs")
+            counts = inp["log_probs"].map(
+                lambda value: len(value) if isinstance(value, list | tuple | np.ndarray) else np.nan
+            )
+            if (wrong := present & counts.isna()).any():
+                row = inp[wrong].iloc[0]
                 raise ValueError(
                     f"log_probs must be a list, but is {row['log_probs']!r} for the query "
                     f"{row['query']!r}: set min_words and max_words to count words instead"
                 )
-            kept = kept & _within(inp["log_probs"].map(len), self.min_tokens, self.max_tokens)
+            kept = kept & _within(counts, self.min_tokens, self.max_tokens)
         return kept
+
+
+def _present(inp: pd.DataFrame, column: str) -> np.ndarray:
+    """Returns which rows have a value, and warns of the others.
+
+    If none has, it is all of them, whose values are invalid.
+    """
+    present = inp[column].notna().to_numpy()
+    missing = int((~present).sum())
+    if missing == len(inp):
+        return ~present
+    if missing:
+        warnings.warn(
+            f"{missing:,} of {len(inp):,} queries have no {column}, and are dropped: a query of a "
+            "language model has none if its place in the answer is unknown",
+            stacklevel=4,
+        )
+    return present
 
 
 def _within(counts: pd.Series, least: int | None, most: int | None) -> np.ndarray:

@@ -25,6 +25,10 @@ PHRASES = (
     (r" \(datasets\.Passages\), or set max_length", ""),
     (r": let it return more, such as bm25\(num_results=\S+\), or lower depth", ""),
     (r"until fit\(\) trains it", "until `train` trains it"),
+    (
+        r"such as reranker >> ScoreFilter\(k\) or RelevanceJudge\(model\) >> ScoreFilter\(\S+\)",
+        "such as by --filter_strategy reranker",
+    ),
     (r"(?:sampling=)?\{'(temperature|top_p|seed)': (\S+?)\}", r"--\1 \2"),
 )
 """Python code in errors and warnings, and what a command has in its place."""

@@ -31,11 +31,33 @@ class Query(NamedTuple):
         text: The query, without white space at its ends. Control characters and lone surrogates,
             which files and tokenizers do not take, are spaces.
         start: Its position in the answer, negative if it begins in the prefill; None if it is not
-            a part of the answer.
+            a part of the answer, or if a function returned a text that occurs there several times.
+        end: The position after it, if the answer has it in another form, such as with the escapes
+            of JSON; None for ``start + len(text)``.
     """
 
     text: str
     start: int | None
+    end: int | None = None
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """Its beginning and end in the answer, None if it is not a part of the answer."""
+        if self.start is None:
+            return None
+        return self.start, self.start + len(self.text) if self.end is None else self.end
+
+    def without(self, before: int, after: int) -> Query:
+        """Returns the query without characters at its ends."""
+        text = self.text[before : len(self.text) - after]
+        if self.start is None or self.end is not None:
+            return self._replace(text=text)
+        return Query(text, self.start + before)
+
+    def after(self, characters: int) -> Query:
+        """Returns the query with positions from this number of characters on."""
+        start, end = (None if place is None else place - characters for place in self[1:])
+        return Query(self.text, start, end)
 
 
 def check_extract(extract: Extract | None) -> Extract | None:
@@ -84,9 +106,8 @@ def queries_of(
             several. None: the first line.
         chat: Whether this is the answer to a chat prompt. Reasoning is left out then, and an answer
             that ends within it has no queries (see `answer_start`). A marker may be emphasized
-            (``**Query:**`` or
-            ``**Query**:``), alone or with the query, which may be on the next line. Quotation marks
-            and asterisks around a query are removed.
+            (``**Query:**`` or ``**Query**:``), alone or with the query, which may be on the next
+            line. Quotation marks and asterisks around a query are removed.
         prefill: Beginning of the answer that the prompt contains. ``extract`` applies to both
             together, with a space between two words. A query that ends in the prefill is none, and
             the first line is that of the model's text.
@@ -101,14 +122,11 @@ def queries_of(
     start = answer_start(whole) if chat else 0
     found = []
     for query in _found(whole, start, extract, len(begun), chat):
-        query = _stripped(Query(_NO_TEXT.sub(" ", query.text), query.start))
+        query = _stripped(query._replace(text=_NO_TEXT.sub(" ", query.text)))
         while chat and (length := _length_of_quotes(query.text)):
-            place = None if query.start is None else query.start + length
-            query = _stripped(Query(query.text[length:-length], place))
-        if query.start is not None:
-            query = Query(query.text, query.start - len(begun))
-        found.append(query)
-    return [q for q in found if q.text and (q.start is None or q.start + len(q.text) > 0)]
+            query = _stripped(query.without(length, length))
+        found.append(query.after(len(begun)))
+    return [q for q in found if q.text and (q.span is None or q.span[1] > 0)]
 
 
 def begun_reasoning(backend: Any, prompt: str | Messages) -> str:
@@ -127,12 +145,12 @@ def log_probs_of(completion: Completion, query: Query) -> list[float] | None:
     """Returns the log-probabilities of the tokens of a query in a completion, None if unknown."""
     if completion.log_probs is None or query.text == completion.text:
         return completion.log_probs
-    if query.start is None or completion.ends is None:
+    if query.span is None or completion.ends is None:
         return None
-    end = query.start + len(query.text)
+    start, end = query.span
     spans = zip([0, *completion.ends], completion.ends, completion.log_probs, strict=False)
     return [
-        value for first, last, value in spans if first < end and last > max(first, query.start)
+        value for first, last, value in spans if first < end and last > max(first, start)
     ] or None
 
 
@@ -163,15 +181,14 @@ def _found(
         for match in extract.finditer(answer, start):
             group = 1 if extract.groups else 0
             if match[group] is not None:
-                yield _one_line(match[group], match.start(group))
+                yield _one_line(Query(match[group], match.start(group)))
+    elif isinstance(extract, Mapping):
+        yield from map(_one_line, _json_field(answer, start, extract["json"]))
     else:
-        if isinstance(extract, Mapping):
-            texts = _json_field(answer[start:], extract["json"])
-        else:
-            texts = _texts(extract(answer[start:]), extract)
-        for text in texts:
-            places = (answer.find(text, first) for first in (max(start, begun), start))
-            yield _one_line(text, next((place for place in places if place >= 0), None))
+        for text in _texts(extract(answer[start:]), extract):
+            first = max(start, begun) if text in answer[max(start, begun) :] else start
+            is_unique = answer.count(text, first) == 1
+            yield _one_line(Query(text, answer.find(text, first) if is_unique else None))
 
 
 def _line(answer: str, start: int) -> Query:
@@ -197,15 +214,17 @@ def _after_marker(answer: str, marker: re.Match[str]) -> Query:
     return Query(query.text.rstrip().removesuffix(emphasis), query.start) if is_open else query
 
 
-def _one_line(text: str, start: int | None) -> Query:
+def _one_line(query: Query) -> Query:
     """Returns a query; white space in one of several lines becomes spaces."""
-    is_one = not _LINE_END.search(text.strip())
-    return Query(text, start) if is_one else Query(" ".join(text.split()), None)
+    if not _LINE_END.search(query.text.strip()):
+        return query
+    start, end = query.span or (None, None)
+    return Query(" ".join(query.text.split()), start, end)
 
 
 def _stripped(query: Query) -> Query:
-    space = len(query.text) - len(query.text.lstrip())
-    return Query(query.text.strip(), None if query.start is None else query.start + space)
+    rest = query.text.lstrip()
+    return query.without(len(query.text) - len(rest), len(rest) - len(rest.rstrip()))
 
 
 def _length_of_quotes(text: str) -> int:
@@ -220,20 +239,56 @@ def _length_of_quotes(text: str) -> int:
     return 0 if text[0] in inside or text[-1] in inside else length
 
 
-def _json_field(text: str, field: str) -> list[str]:
+class _Value(str):
+    """A string of JSON, which knows where it is in the text."""
+
+    start: int
+    end: int
+
+
+class _Decoder(json.JSONDecoder):
+    """Decoder of JSON whose strings are `_Value`s, and may have line ends."""
+
+    def __init__(self) -> None:
+        super().__init__(strict=False)
+        self.parse_string = self._parse_string
+        self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _parse_string(text: str, start: int, strict: bool) -> tuple[_Value, int]:
+        found, end = json.decoder.scanstring(text, start, strict)  # type: ignore[attr-defined]
+        value = _Value(found)
+        value.start, value.end = start, end - 1
+        return value, end
+
+
+def _json_field(answer: str, start: int, field: str) -> list[Query]:
     """Returns the strings in a field of the first JSON object, or list of objects, that has it."""
-    decoder = json.JSONDecoder()
-    for match in re.finditer(r"[\[{]", text):
+    decoder = _Decoder()
+    for match in re.compile(r"[\[{]").finditer(answer, start):
         try:
-            value, _ = decoder.raw_decode(text, match.start())
-        except (ValueError, RecursionError):
+            value, _ = decoder.raw_decode(answer, match.start())
+        except RecursionError:
+            return []
+        except ValueError:
             continue
         objects = value if isinstance(value, list) else [value]
         fields = [item.get(field) for item in objects if isinstance(item, dict)]
         if found := [value for value in fields if value is not None]:
             lists = [value if isinstance(value, list) else [value] for value in found]
-            return [query for queries in lists for query in queries if isinstance(query, str)]
+            return [
+                _written(answer, text)
+                for texts in lists
+                for text in texts
+                if isinstance(text, _Value)
+            ]
     return []
+
+
+def _written(answer: str, value: _Value) -> Query:
+    """Returns a query with its place, and with its end if the answer has it in another form."""
+    is_same = answer[value.start : value.end] == value
+    return Query(str(value), value.start, None if is_same else value.end)
 
 
 def _texts(found: Any, extract: Any) -> list[str]:

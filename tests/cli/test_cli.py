@@ -602,6 +602,24 @@ def test_filter_by_words_without_log_probs(tmp_path, run):
     assert [row["doc_id"] for row in lines(tmp_path / "out.jsonl")] == ["1", "2"]
 
 
+def test_filter_by_scores_that_some_queries_lack(tmp_path, run, fails):
+    """The others are filtered; without any score, the error names the strategy that needs none."""
+    rows = toolkit_queries(tmp_path / "queries.jsonl")
+    for name, without in (("some", rows[:1]), ("all", rows)):
+        with open(tmp_path / f"{name}.jsonl", "w") as file:
+            for row in rows:
+                lost = ("log_probs", "score") if row in without else ()
+                print(json.dumps({k: v for k, v in row.items() if k not in lost}), file=file)
+    command = ["filter", "--filter_strategy", "scores", "--min_tokens", 0]
+    command += ["--output", tmp_path / "out.jsonl", "--input"]
+    error = fails(*command, tmp_path / "all.jsonl")
+    assert "score the queries first, such as by --filter_strategy reranker" in error
+    with pytest.warns(UserWarning, match=f"1 of {len(rows)} queries have no log_probs"):
+        run(*command, tmp_path / "some.jsonl")
+    expected = [row["doc_id"] for row in rows[1:]]
+    assert [row["doc_id"] for row in lines(tmp_path / "out.jsonl")] == expected
+
+
 def test_filter_by_reranker(tmp_path, run, models, beir):
     rows = toolkit_queries(tmp_path / "queries.jsonl")
     with open(tmp_path / "no_texts.jsonl", "w") as file:

@@ -118,12 +118,29 @@ def test_score_filter(rows, k, rng):
     assert sorted(kept(ScoreFilter(k), shuffled)) == sorted(qid for _, qid in best)
 
 
-def test_score_filter_names_a_score_that_is_not_a_number():
-    queries = frame([("a", "b", 1.0), ("a", "b", float("nan"))])
-    with pytest.raises(ValueError, match="score is not a number at qid 'q1'"):
-        ScoreFilter(1)(queries)
-    with pytest.raises(ValueError, match="score is not a number at qid 'q1'"):
-        ScoreFilter(1)(queries.assign(score=pd.Series([1.0, None], dtype=object).values))
+def test_queries_without_a_score_are_dropped_if_others_have_one():
+    nan = float("nan")
+    queries = frame([("a", "b", 1.0), ("a", "b", nan), ("a", "b", -float("inf"))])
+    for frames in (queries, queries.astype({"score": object}).replace(nan, None)):
+        stage = ScoreFilter(3)
+        with pytest.warns(UserWarning, match="1 of 3 queries have no score, and are dropped"):
+            assert kept(stage, frames) == ["q0", "q2"]
+        assert (stage.seen, stage.dropped) == (3, 1)
+    with pytest.warns(UserWarning, match="have no score"):
+        named = ScoreFilter(min_score=-2, explain=True)(queries)
+    assert named["dropped_by"].tolist() == [None, "ScoreFilter", "ScoreFilter"]
+    for stage in (ScoreFilter(1), ScoreFilter(min_score=0)):
+        with pytest.raises(ValueError, match="score is not a number at qid 'q0'"):
+            stage(queries.assign(score=nan))
+
+
+def test_queries_without_log_probs_are_dropped_if_others_have_some():
+    queries = frame([("a", "b", 1.0)] * 3).assign(log_probs=[[-1.0], None, [-1.0]])
+    stage = LengthFilter(0, min_tokens=1)
+    with pytest.warns(UserWarning, match="1 of 3 queries have no log_probs, and are dropped"):
+        assert kept(stage, queries) == ["q0", "q2"]
+    with pytest.raises(ValueError, match="log_probs must be a list, but is None"):
+        stage(queries.assign(log_probs=None))
 
 
 def test_a_minimum_score_and_its_ties_with_k():
@@ -222,8 +239,8 @@ def test_length_filter_in_tokens(lengths, least, most):
 
 def test_length_filter_needs_lists_of_log_probs():
     queries = frame([("one", "", 0.0), ("two", "", 0.0)])
-    queries["log_probs"] = [[-1.0], None]
-    with pytest.raises(ValueError, match="must be a list, but is None .* 'two': set min_words"):
+    queries["log_probs"] = [[-1.0], -1.0]
+    with pytest.raises(ValueError, match="must be a list, but is -1.0 .* 'two': set min_words"):
         LengthFilter(0, min_tokens=1)(queries)
 
 

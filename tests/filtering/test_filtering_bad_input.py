@@ -46,6 +46,7 @@ def bm25(tmp_path_factory):
     rows(
         *is_no_string("qid"),
         *NO_NUMBER,
+        *(({"score": missing}, ["q1"]) for missing in (None, NAN, pd.NaT)),
         ({"score": 5}, ["q2"]),
         ({"score": "5"}, ["q2"]),
         ({"score": float("inf")}, ["q2"]),
@@ -77,14 +78,15 @@ def test_length_filter(changes, kept):
 @pytest.mark.parametrize(
     "value, kept",
     rows(
-        *((v, Error("log_probs must be a list, but is")) for v in (None, NAN, 7, "-1 -1 -1", b"x")),
+        *((v, Error("log_probs must be a list, but is")) for v in (7, "-1 -1 -1", b"x")),
+        *((v, ["q1"]) for v in (None, NAN)),
         ([], ["q1"]),
         (np.array([-1.0] * 3), ["q1", "q2"]),
         ((-1.0, -1.0, -1.0), ["q1", "q2"]),
     ),
 )
 def test_length_filter_in_tokens(value, kept):
-    changed = queries(log_probs=None)
+    changed = queries().astype(object)
     changed.at[1, "log_probs"] = value
     gives(lambda: LengthFilter(0, min_tokens=3)(changed)["qid"].to_list(), kept)
 

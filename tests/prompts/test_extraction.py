@@ -192,6 +192,55 @@ def test_log_probs_are_those_of_the_tokens_of_the_query(answer, extract):
 
 
 @pytest.mark.parametrize(
+    "answer, extract, expected, raw",
+    [
+        ('{"thought": "about sea corals", "query": "sea corals"}', JSON, "sea corals", None),
+        ('{"query": "what is \\"AC/DC\\""}', JSON, 'what is "AC/DC"', 'what is \\"AC/DC\\"'),
+        ('{"query": "caf\\u00e9 noir"}', JSON, "café noir", "caf\\u00e9 noir"),
+        ('{"query": "\\"AC/DC\\""}', JSON, "AC/DC", '\\"AC/DC\\"'),
+        ('{"query": "a \n b"}', JSON, "a b", "a \n b"),  # a line end as it is
+        ('{"query": "a\\tb"}', JSON, "a b", "a\\tb"),
+        ('{"query": ["x", " “the noise” "]}', JSON, "the noise", None),
+        (THOUGHT + '{"query": "so \\\\ it"}', JSON, "so \\ it", "so \\\\ it"),
+        (
+            "Query: a\nlong query.",
+            re.compile("Query: (.*)", re.S),
+            "a long query.",
+            "a\nlong query.",
+        ),
+    ],
+)
+def test_log_probs_of_a_query_in_another_form_are_those_of_its_place(
+    answer, extract, expected, raw
+):
+    ends = list(range(1, len(answer) + 1))
+    completion = Completion(answer, [-float(end) for end in ends], "stop", ends)
+    query = queries_of(answer, extract, chat=True)[-1]
+    start = answer.rindex(raw or expected)
+    assert query.text == expected
+    written = range(start + 1, start + len(raw or expected) + 1)
+    assert log_probs_of(completion, query) == [-float(end) for end in written]
+
+
+def test_the_place_of_a_text_of_a_function_is_unknown_if_it_occurs_twice():
+    answer = "sea corals: a query is\nsea corals"
+    (query,) = queries_of(answer, lambda text: text.splitlines()[-1], chat=True)
+    assert query == Query("sea corals", None)
+
+
+def test_a_value_of_json_begins_in_the_prefill():
+    prefill, answer = '{"query": "what is \\"', 'AC/DC\\""}'
+    (query,) = queries_of(answer, JSON, chat=True, prefill=prefill)
+    assert query == Query('what is "AC/DC"', -10, 7)
+    completion = Completion(answer, [-1.0] * 9, "stop", list(range(1, 10)))
+    assert log_probs_of(completion, query) == [-1.0] * 7
+
+
+def test_brackets_without_end_are_no_json():
+    assert texts("[" * 20_000, JSON) == texts('{"query":' * 5_000, JSON) == []
+
+
+@pytest.mark.parametrize(
     "prefill, answer, extract, expected",
     [
         ("Query:", "the noise\nmore", "Query:", "the noise"),
