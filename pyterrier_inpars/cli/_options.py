@@ -238,9 +238,20 @@ def of_runtime(model: str, given: dict[str, Any]) -> dict[str, Any]:
     is_server = model.startswith(("http://", "https://"))
     server, local = set(ServerOptions.__annotations__), set(BackendOptions.__annotations__)
     refused = local - server if is_server else server - local
-    context = click.get_current_context()
-    for name in sorted(refused & set(given)):
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            kind = "a server" if is_server else "a model of transformers"
-            raise click.UsageError(f"--{name} cannot be used with {kind}: {model}")
+    kind = "a server" if is_server else "a model of transformers"
+    refuse(*sorted(refused & set(given)), because=f"cannot be used with {kind}: {model}")
     return {name: value for name, value in given.items() if name not in refused}
+
+
+def refuse(*names: str, because: str) -> None:
+    """Refuses options that would have no effect, by the names of their parameters.
+
+    Raises:
+        click.UsageError: One of them is on the command line.
+    """
+    context = click.get_current_context()
+    # of options with one parameter, the last takes a value
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{options[name]} {because}")

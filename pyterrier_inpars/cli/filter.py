@@ -21,6 +21,7 @@ from pyterrier_inpars.cli._options import (
     OneOf,
     demo_or_name,
     output_file,
+    refuse,
 )
 from pyterrier_inpars.cli._source import Source, with_source
 from pyterrier_inpars.datasets import toolkit_files
@@ -38,6 +39,14 @@ EXAMPLE = r"""
 pyterrier-inpars filter --input queries.jsonl \
     --filter_strategy scores --keep_top_k 1000 --output filtered.jsonl
 """
+
+
+UNUSED = {
+    "scores": ("k", "model_name_or_path"),
+    "reranker": ("k",),
+    "round_trip": ("keep_top_k", "model_name_or_path"),
+}
+"""Parameters that have no effect with a strategy."""
 
 
 @click.command(cls=Command, example=EXAMPLE)
@@ -110,6 +119,8 @@ def filter(
     **scoring: Any,
 ) -> None:
     """Keep the best queries."""
+    unused = UNUSED[filter_strategy]
+    refuse(*unused, because=f"has no effect with --filter_strategy {filter_strategy}")
     generated = source.queries(queries)
     in_tokens = "log_probs" in generated
     lengths = LengthFilter(0, min_tokens=min_tokens, max_tokens=max_tokens)

@@ -30,6 +30,7 @@ from pyterrier_inpars.cli._options import (
     of_runtime,
     output_file,
     output_folder,
+    refuse,
 )
 from pyterrier_inpars.cli._source import Source, rows
 from pyterrier_inpars.datasets import toolkit_files
@@ -234,6 +235,8 @@ def generate(
     records the settings.
     """
     generator_options = of_runtime(model, generator_options)
+    if types:
+        refuse("prompt", because="cannot be used with --prompt_type, which names the prompts")
     as_lines = output.lower().endswith(LINES)
     folder = f"{output}.queries" if as_lines else output
     queries = SyntheticQueries(folder, shard_size=shard_size, verbose=True)
@@ -296,10 +299,16 @@ def _prompt(
         fewshot: Parameters of ``FewShotPrompt``, used if the prompt has examples.
     """
     file = Path(name)
-    if name == "auto":
-        return name
-    if file.is_file() and file.suffix.lower() not in (".yaml", ".yml"):
-        return StaticPrompt(read_text(file))
+    is_yaml = file.suffix.lower() in (".yaml", ".yml")
+    if not is_yaml:
+        refuse("prompt_name", because=f"is for a YAML file with prompts, but --prompt is {name}")
+    if name == "auto" or (file.is_file() and not is_yaml):
+        refuse(
+            *("fewshot_examples", "n_fewshot_examples"),
+            because=f"has no effect on --prompt {name}: give a prompt with examples, such as "
+            "--prompt few-shot, or --chat for an instruct model",
+        )
+        return StaticPrompt(read_text(file)) if name != "auto" else name
     options: dict[str, Any] = {}
     if examples or (entry or name).startswith(("few-shot", "promptagator-")):
         options = {"examples": source.examples(examples), **fewshot}

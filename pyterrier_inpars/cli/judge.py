@@ -25,6 +25,7 @@ from pyterrier_inpars.cli._options import (
     demo_or_name,
     of_runtime,
     output_file,
+    refuse,
 )
 from pyterrier_inpars.cli._source import Source, with_source
 from pyterrier_inpars.datasets import toolkit_files
@@ -93,6 +94,10 @@ def judge(
     """
     if (queries is None) == (input_run is None):
         raise click.UsageError("give either --input, synthetic queries, or --input_run")
+    if queries is None:
+        refuse("min_score", because="is for --input: all judgements of a run are kept")
+    else:
+        refuse("top_k", because="is for --input_run: all queries of --input are judged")
     judged = RelevanceJudge(
         demo_or_name(demo.instruct_model, model),
         scale=(0, 1) if scale == "binary" else (0, 1, 2, 3),

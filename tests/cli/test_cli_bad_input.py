@@ -38,6 +38,7 @@ def folder(tmp_path_factory, llm):
         "huge.qrels": "1 0 d1 " + "9" * 30,
         "topics.tsv": "1\tnoise\n",
         "prompt.txt": "no field",
+        "text.txt": "About {document}: {query}",
         "list.yaml": "- a\n",
     }
     for name, content in contents.items():
@@ -54,6 +55,9 @@ FILTER = "filter --filter_strategy scores --output {new}"
 
 
 TRIP = "filter --filter_strategy round_trip --output {new} --input {queries.jsonl}"
+
+
+JUDGE = "judge --base_model {llm} --output {new}"
 
 
 EVALUATE = "evaluate --run {run} --qrels {qrels}"
@@ -84,6 +88,18 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (f"{GENERATE} --prompt {{list.yaml}}", 2, "--prompt_name is required"),
         (f"{GENERATE} --prompt {{list.yaml}} --prompt_name x", 1, "must map names to prompts"),
         (f"{GENERATE} --prompt few-shot", 1, "has no topics: give it a file"),
+        (
+            f"{GENERATE} --prompt auto --fewshot_examples {{nowhere}}",
+            2,
+            "--fewshot_examples has no effect on --prompt auto: give a prompt with examples",
+        ),
+        (f"{GENERATE} --prompt {{text.txt}} --fewshot_examples {{nowhere}}", 2, "has no effect"),
+        (f"{GENERATE} --prompt {{text.txt}} --n_fewshot_examples 2", 2, "has no effect"),
+        (f"{GENERATE} --fewshot_examples {{nowhere}}", 1, "No such file .*nowhere"),
+        (f"{GENERATE} --prompt_name x", 2, "--prompt_name is for a YAML file"),
+        (f"{GENERATE} --prompt no.yaml --prompt_name x", 1, "there is no prompt 'no.yaml'"),
+        (f"{GENERATE} --prompt_type question", 2, "--prompt cannot be used with --prompt_type"),
+        (f"{GENERATE} --torch_compile --base_model http://127.0.0.1:9/v1", 2, "--torch_compile"),
         (f"{GENERATE} --base_model {{nowhere}}", 1, "cannot load a causal language model from"),
         (f"{GENERATE} --output {{queries.jsonl}}", 1, "already exists"),
         (f"{GENERATE} --output {{corpus.jsonl}}", 2, "corpus.jsonl is the file of --dataset"),
@@ -102,6 +118,10 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (f"{FILTER} --input {{unscored.jsonl}}", 1, "missing_columns=.'score'"),
         (f"{FILTER} --input {{half.jsonl}}", 0, "1 of 1 queries"),
         (f"{FILTER} --input {{queries.jsonl}} --keep_top_k 0", 2, "Invalid value for '--keep_top"),
+        (f"{FILTER} --input {{queries.jsonl}} --k 3", 2, "--k has no effect with --filter_strat"),
+        (f"{TRIP} --keep_top_k 3", 2, "--keep_top_k has no effect"),
+        (f"{JUDGE} --input_run {{run}} --min_score 1", 2, "--min_score is for --input"),
+        (f"{JUDGE} --input {{queries.jsonl}} --top_k 1", 2, "--top_k is for --input_run"),
         (f"{TRIP}", 2, "--dataset is required"),
         (f"{TRIP} --dataset {{empty.jsonl}}", 1, "empty.jsonl has no documents to search"),
         ("triples --input {bad.jsonl} --dataset {corpus.jsonl} --output {new}", 1, "lacks doc_id"),

@@ -56,7 +56,6 @@ def test_the_chat_prompt_of_a_server(corpus, tmp_path):
 def test_options_that_do_not_fit_are_refused(corpus, tmp_path, capfd, options, message):
     output = str(tmp_path / "queries")
     with pytest.raises(SystemExit) as error:
-        cli.main(["generate", *options, "--prompt", "auto", "--dataset", str(corpus),
-                  "--output", output])  # fmt: skip
+        cli.main(["generate", *options, "--dataset", str(corpus), "--output", output])
     assert error.value.code
     assert message in capfd.readouterr().err
