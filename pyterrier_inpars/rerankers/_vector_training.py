@@ -22,7 +22,8 @@ class ListCollator(SentenceTransformerDataCollator):
     """Makes a batch of rows ``query, texts, label``: the queries and their distinct documents.
 
     The feature ``place`` of the documents, (lists, longest list), has the number of each list's
-    documents among the distinct ones. Documents are sorted by length, so that those that are
+    documents among the distinct ones, and ``list_query``, (lists,), a number for each distinct
+    query. Documents are sorted by length, so that those that are
     embedded together need little padding.
 
     Args:
@@ -33,7 +34,7 @@ class ListCollator(SentenceTransformerDataCollator):
     longest: int | None = None
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        lists = [row["texts"] for row in features]
+        lists, asked = [row["texts"] for row in features], [row["query"] for row in features]
         distinct = sorted(set(chain.from_iterable(lists)), key=lambda text: (len(text), text))
         width = self.longest or max(map(len, lists))
         number = {text: i for i, text in enumerate(distinct)}
@@ -43,9 +44,10 @@ class ListCollator(SentenceTransformerDataCollator):
         batch: dict[str, Any] = {
             "label": padded([row["label"] for row in features], width),
             "document_place": torch.tensor(place),
+            "document_list_query": torch.tensor([asked.index(query) for query in asked]),
         }
         prompts: Any = self.prompts
-        for name, texts in (("query", [row["query"] for row in features]), ("document", distinct)):
+        for name, texts in (("query", asked), ("document", distinct)):
             prompt = self._get_prompt_for_column(prompts, name)
             inputs = self.preprocess_fn(texts, prompt=prompt, task=None)
             batch |= {f"{name}_{key}": value for key, value in inputs.items()}
@@ -58,7 +60,7 @@ class VectorListLoss(CachedLossMixin, torch.nn.Module):
     Args:
         network: Network to train; the trainer replaces it by its wrapped one.
         objective: Returns the loss of the vectors of the queries, those of the documents, and
-            ``place`` and targets of the lists; see ``ListCollator``.
+            ``place``, targets and ``list_query`` of the lists; see ``ListCollator``.
         mini_batch_size: Number of texts that are embedded at once, with gradient caching (Gao et
             al. 2021, arXiv 2101.06983); ``None`` to embed all of a batch at once without it.
 
@@ -85,7 +87,7 @@ class VectorListLoss(CachedLossMixin, torch.nn.Module):
     def forward(self, features: list[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
         """Returns the loss of a batch."""
         queries, documents = map(dict, features)
-        lists: Any = (documents.pop("place"), labels)
+        lists: Any = (documents.pop("place"), labels, documents.pop("list_query"))
         if self.uses_gradient_cache:
             return self.forward_cached([queries, documents], lists)
         vectors = [[self.model(part)["sentence_embedding"]] for part in (queries, documents)]

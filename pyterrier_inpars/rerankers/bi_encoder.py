@@ -410,10 +410,13 @@ class BiEncoder(SentenceTransformersReranker):
             documents: torch.Tensor,
             place: torch.Tensor,
             targets: torch.Tensor,
+            list_query: torch.Tensor,
         ) -> torch.Tensor:
             scores = self.scale * normalize(queries) @ normalize(documents).T
             value = over_lists(scores.gather(1, place), targets)
-            return value + weight * in_batch(scores, place, targets) if weight else value
+            if weight:
+                value = value + weight * in_batch(scores, place, targets, queries=list_query)
+            return value
 
         return objective
 

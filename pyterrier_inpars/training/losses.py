@@ -236,7 +236,11 @@ def _mean_of_pairs(terms: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def in_batch(
-    scores: torch.Tensor, place: torch.Tensor, targets: torch.Tensor, margin: float = 0.4
+    scores: torch.Tensor,
+    place: torch.Tensor,
+    targets: torch.Tensor,
+    margin: float = 0.4,
+    queries: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Returns the softmax cross-entropy of each list's best document in its whole batch (InfoNCE).
 
@@ -251,6 +255,8 @@ def in_batch(
         targets: Scores of the teacher in the same order, NaN where a list has no document.
         margin: A document is a suspected positive if its score is above that of the best one less
             this share of its absolute value.
+        queries: Number of the query of each list, (lists,): lists of one query leave out each
+            other's positives, too. ``None`` if all queries differ.
 
     Returns:
         A scalar, the mean over lists.
@@ -260,6 +266,9 @@ def in_batch(
     positive = place.gather(1, first)
     suspected = targets > best - margin * best.abs()  # False where one is NaN
     left_out = scores.new_zeros(scores.shape).scatter_add(1, place, suspected.to(scores)) > 0
+    if queries is not None:
+        same = (queries[:, None] == queries).to(scores)
+        left_out = same @ left_out.scatter(1, positive, True).to(scores) > 0
     in_a_list = scores.new_zeros(scores.shape[1:]).scatter_add(
         0, place.flatten(), (~absent).flatten().to(scores)
     )

@@ -22,7 +22,7 @@ from pyterrier_inpars.training.recipes import RECIPES, recipe_arguments
 RENAMED = {"overwrite_output_dir": "overwrite"}
 """Options of other versions, and their present names."""
 
-SENTENCE_TRANSFORMERS = ("batch_sampler", "learning_rate_mapping", "prompts", "router_mapping")
+SENTENCE_TRANSFORMERS = ("batch_sampler", "learning_rate_mapping", "router_mapping")
 """Arguments that the trainers of sentence-transformers take beside ``TrainingArguments``."""
 
 OF_A_RECIPE = {"loss", "teacher_temperature", "in_batch_weight"}
@@ -53,6 +53,7 @@ REFUSED = {
     "multi_dataset_batch_sampler": "there is one data set: leave it out",
     "per_device_eval_batch_size": _VALIDATION,
     "prediction_loss_only": _VALIDATION,
+    "prompts": "training has the prompts of scoring: give BiEncoder query_prompt and doc_prompt",
     "remove_unused_columns": _COLUMNS,
     "resume_from_checkpoint": "a run resumes from the last checkpoint in output_dir: give that",
     "use_cpu": _DEVICE,

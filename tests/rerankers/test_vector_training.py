@@ -163,6 +163,19 @@ class TestInBatch:
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(matrix.grad, plain.grad, atol=1e-6, rtol=1e-6)
 
+    def test_two_lists_of_one_query(self):
+        """Neither has the positive of the other as a negative; another query has both."""
+        scores = torch.tensor([[0.1, 0.7, -0.3, 0.2], [0.1, 0.7, -0.3, 0.2], [0.5, -0.2, 0.4, 0.9]])
+        place = torch.tensor([[0, 2], [1, 2], [3, 2]])
+        targets = torch.tensor([[0.9, 0.0], [0.8, 0.1], [0.7, 0.1]])
+        expected = [([0, 2, 3], 0), ([1, 2, 3], 1), ([0, 1, 2, 3], 3)]
+        terms = [
+            torch.logsumexp(scores[row, columns], 0) - scores[row, positive]
+            for row, (columns, positive) in enumerate(expected)
+        ]
+        value = in_batch(scores, place, targets, queries=torch.tensor([0, 0, 2]))
+        torch.testing.assert_close(value, sum(terms) / 3)
+
 
 class TestLists:
     @pytest.mark.parametrize("size", [None, 3])
@@ -175,6 +188,25 @@ class TestLists:
         expected = expected + 0.5 * plain_in_batch(scores, teacher, 0.4)
         training = ONE_STEP | CADET | {"mini_batch_size": size}
         reranker = BiEncoder(path, dtype="float32", training=training)
+        check_gradient(reranker, plain, expected, lists)
+
+    def test_one_step_of_lists_of_one_query(self, path, lists):
+        """Their query has the positives of all of them."""
+        lists = lists.assign(query=lists["query"].replace("what is banana", "what is apple"))
+        assert lists["query"].nunique() == 3
+        plain = Plain(path)
+        scores = plain.scores(lists)
+        teacher = {q: dict(own[["text", "score"]].values) for q, own in lists.groupby("qid")}
+        kept = {q: dict(own) for q, own in scores.items()}
+        for one, other in (("q0", "q1"), ("q1", "q0")):
+            best = max(teacher[other].values())
+            mine = max(teacher[one], key=teacher[one].get)
+            for text, score in teacher[other].items():
+                if score > 0.6 * best and text != mine:
+                    kept[one].pop(text)
+        expected = plain_distillation(scores, teacher, 0.3)
+        expected = expected + 0.5 * plain_in_batch(kept, teacher, 0.4)
+        reranker = BiEncoder(path, dtype="float32", training=ONE_STEP | CADET)
         check_gradient(reranker, plain, expected, lists)
 
     def test_each_document_of_a_batch_is_encoded_once(self, path, lists):
