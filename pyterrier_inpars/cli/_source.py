@@ -71,11 +71,12 @@ class Source:
 
         Args:
             path: Path of a run, or ``bm25``.
-            topics: Topics to retrieve for; by default those of the collection.
+            topics: Topics to retrieve for. None for those of the collection, for which a run may be
+                published.
         """
         if path.lower() != "bm25":
             return toolkit_files.read_run(path)
-        if self.dataset in beir.COLLECTIONS and self.index is None:
+        if self.dataset in beir.COLLECTIONS and self.index is None and topics is None:
             return published.bm25_run(self.dataset)
         if topics is None:
             topics = self.collection().get_topics()
@@ -96,7 +97,8 @@ class Source:
         Raises:
             ValueError: The run has a topic that is not among them.
         """
-        run = self.run(path, topics).drop(columns="query", errors="ignore")
+        own_topics = topics if topics_file else None
+        run = self.run(path, own_topics).drop(columns="query", errors="ignore")
         run = run.merge(topics[["qid", "query"]], on="qid", how="left")
         if len(missing := run.loc[run["query"].isna(), "qid"].unique()):
             raise ValueError(

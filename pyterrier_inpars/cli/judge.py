@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +9,6 @@ import pyterrier as pt
 
 from pyterrier_inpars import demo, evaluation
 from pyterrier_inpars._counted import counted
-from pyterrier_inpars._files import write_text
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import (
     BATCH_SIZE,
@@ -121,8 +119,7 @@ def judge(
     qrels = judged.qrels(dataset.text_loader()(pool))
     if qrels.empty:
         raise ValueError(f"the model gave none of {len(pool):,} pairs a grade: give another model")
-    rows = (f"{qid} 0 {docno} {label}\n" for qid, docno, label in qrels.itertuples(index=False))
-    write_text(Path(output), "".join(rows))
+    toolkit_files.write_qrels(qrels, output)
     judged_topics = counted(qrels["qid"].nunique(), "topic")
     click.echo(f"{output}: {counted(len(qrels), 'judgement')} for {judged_topics}")
     try:

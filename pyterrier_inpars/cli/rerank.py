@@ -83,7 +83,7 @@ def rerank(
         reranker = load_reranker(demo_or_name(demo.encoder, model), verbose=True, **scoring)
     texts = source.file_or_name(corpus) if corpus else source.collection()
     topics = datasets.read_topics(queries) if queries else source.collection().get_topics()
-    remedy = ", or give their queries with --queries"
+    remedy = ", or add them to it" if queries else ", or give their queries with --queries"
     run = source.run_with_queries(input_run, topics, queries, remedy)
     with quiet():
         run = RerankTop(texts.text_loader() >> reranker, top_k).transform(run)

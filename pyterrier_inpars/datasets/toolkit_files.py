@@ -319,30 +319,65 @@ def write_run(results: pd.DataFrame, path: str | Path, name: str = "pyterrier") 
         pt.validate.InputValidationError: A column is missing.
     """
     check_columns(results, "qid", "docno", "rank", "score")
-    check_strings(results, "qid", "docno")
     if len(results) == 0:
         raise ValueError(f"no results to write to {path}")
     if not _is_word(name):
         raise ValueError(f"the name of a run must be a word without white space, not {name!r}")
     scores = as_numbers(results, "score").tolist()
-    ranks = as_numbers(results, "rank").tolist()
-    if (twice := results.duplicated(["qid", "docno"])).any():
-        qid, docno = results.loc[twice.to_numpy(), ["qid", "docno"]].iloc[0]
-        raise ValueError(f"duplicate docno {docno!r} for qid {qid!r}: a TREC run has each once")
+    ranks = _whole_numbers(results, "rank")
+    _check_pairs(results, "run")
     with atomic_text(path) as out:
         for qid, docno, rank, score in zip(
             results["qid"], results["docno"], ranks, scores, strict=True
         ):
-            if not _is_word(qid) or not _is_word(docno):
-                raise ValueError(
-                    f"a TREC run cannot hold the ids {qid!r} and {docno!r}: an id must not be "
-                    "empty or contain white space"
-                )
-            if not rank.is_integer():
-                raise ValueError(
-                    f"rank must be a whole number, not {rank!r}, at qid {qid!r}, docno {docno!r}"
-                )
-            out.write(f"{qid} Q0 {docno} {rank:.0f} {score!r} {name}\n")
+            out.write(f"{qid} Q0 {docno} {rank} {score!r} {name}\n")
+
+
+def write_qrels(qrels: pd.DataFrame, path: str | Path) -> None:
+    """Writes judgements in TREC's format, ``qid 0 docno label``, for `datasets.read_qrels`.
+
+    Args:
+        qrels: Frame ``qid, docno, label``.
+        path: File to write. Missing parent folders are created.
+
+    Raises:
+        ValueError: There are no judgements. Or an id is not a string, is empty or contains white
+            space, a document is a duplicate for its query, or a label is not a whole number.
+        pt.validate.InputValidationError: A column is missing.
+    """
+    check_columns(qrels, "qid", "docno", "label")
+    if len(qrels) == 0:
+        raise ValueError(f"no judgements to write to {path}")
+    labels = _whole_numbers(qrels, "label")
+    _check_pairs(qrels, "file of judgements")
+    with atomic_text(path) as out:
+        for qid, docno, label in zip(qrels["qid"], qrels["docno"], labels, strict=True):
+            out.write(f"{qid} 0 {docno} {label}\n")
+
+
+def _check_pairs(frame: pd.DataFrame, kind: str) -> None:
+    """Checks the ids of a file of TREC, whose fields white space separates."""
+    check_strings(frame, "qid", "docno")
+    for qid, docno in zip(frame["qid"], frame["docno"], strict=True):
+        if not _is_word(qid) or not _is_word(docno):
+            raise ValueError(
+                f"a TREC {kind} cannot hold the ids {qid!r} and {docno!r}: an id must not be empty "
+                "or contain white space"
+            )
+    if (twice := frame.duplicated(["qid", "docno"])).any():
+        qid, docno = frame.loc[twice.to_numpy(), ["qid", "docno"]].iloc[0]
+        raise ValueError(f"duplicate docno {docno!r} for qid {qid!r}: a TREC {kind} has each once")
+
+
+def _whole_numbers(frame: pd.DataFrame, column: str) -> list[int]:
+    numbers = as_numbers(frame, column).tolist()
+    for row, number in enumerate(numbers):
+        if not number.is_integer():
+            qid, docno = frame[["qid", "docno"]].iloc[row]
+            raise ValueError(
+                f"{column} must be a whole number, not {number!r}, at qid {qid!r}, docno {docno!r}"
+            )
+    return list(map(int, numbers))
 
 
 def _is_word(text: str) -> bool:

@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyterrier_inpars import datasets
 from pyterrier_inpars.datasets.toolkit_files import (
     read_pairs,
     read_queries,
     read_run,
     read_triples,
+    write_qrels,
     write_queries,
     write_run,
     write_triples,
@@ -491,6 +493,29 @@ def test_a_run_needs_a_name_and_rows(tmp_path):
         write_run(results[:0], tmp_path / "a.run")
     write_run(results.astype({"rank": float}), tmp_path / "a.run")
     assert (tmp_path / "a.run").read_text() == "1 Q0 d 0 1.0 pyterrier\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"docno": "a b"}, "a TREC file of judgements cannot hold the ids '1' and 'a b'"),
+        ({"docno": 7}, "docno must be a string"),
+        ({"label": [0.5]}, "label must be a whole number, not 0.5, at qid '1', docno 'd'"),
+        ({"label": [0, 1]}, "duplicate docno 'd' for qid '1'"),
+        ({"label": []}, "no judgements to write"),
+    ],
+)
+def test_judgements_that_a_file_cannot_hold(tmp_path, change, message):
+    qrels = pd.DataFrame({"qid": "1", "docno": "d", "label": [1]} | change)
+    with pytest.raises(ValueError, match=message):
+        write_qrels(qrels, tmp_path / "a.qrels")
+    assert not list(tmp_path.iterdir())
+
+
+def test_judgements_come_back_as_they_were(tmp_path):
+    qrels = pd.DataFrame({"qid": ["1", "1"], "docno": ["a", '"b"'], "label": [3, 0]})
+    write_qrels(qrels, tmp_path / "a.qrels")
+    assert datasets.read_qrels(tmp_path / "a.qrels").to_dict() == qrels.to_dict()
 
 
 @pytest.mark.parametrize("name", ["Q.JSONL.GZ", "q.jsonl.Bz2"])
