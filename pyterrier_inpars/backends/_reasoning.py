@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+WINDOW = 80
+"""Number of characters before a tag that show whether it is among words."""
 _OPENING = (
     r"(?i:<(?:seed:)?(?:think|thinking|thought|reasoning)>|\[THINK\])|◁think▷"
     r"|<\|(?:START_THINKING|begin_of_thought)\|>"
@@ -53,6 +55,6 @@ def _is_word(answer: str, tag: re.Match[str], is_closing: bool) -> bool:
 
     A closing tag is not if it ends the line.
     """
-    before = answer[: tag.start()].rpartition("\n")[2]
+    before = answer[max(0, tag.start() - WINDOW) : tag.start()].rpartition("\n")[2]
     after = _INSIDE_LINE if is_closing else _AFTER_WORD
     return bool(_BEFORE_WORD.search(before) and after.match(answer, tag.end()))

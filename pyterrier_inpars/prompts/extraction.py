@@ -12,16 +12,18 @@ from pyterrier_inpars.backends._chat import as_text
 from pyterrier_inpars.backends._reasoning import answer_start, reasoning_tag
 from pyterrier_inpars.backends._tokenized import TokenizedBackend
 from pyterrier_inpars.backends.base import Completion, Messages
+from pyterrier_inpars.prompts._markup import announces, around, is_markup
 
 Extract = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], Any]
 """A marker, a regular expression, ``{"json": field}``, or a function from answer to queries."""
-_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese have no spaces between words
 _WORD = re.compile(_LETTER)
 _WORD_END = re.compile(rf"{_LETTER}[,;:.!?]?$")
-_LINE_END = re.compile(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where str.splitlines() splits
+_ENDS = r"\n\v\f\r\x1c-\x1e\x85\u2028\u2029"  # where str.splitlines() splits
+_LINE_END = re.compile(f"[{_ENDS}]")
+_LINE = re.compile(f"[^{_ENDS}]+")
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_QUOTES = ('""', "''", "**", "“”", "‘’", "«»", "``", "「」")
+_EMPHASIS_END = re.compile(r"[*_]{1,3}(?=\s|\Z)")
 
 
 class Query(NamedTuple):
@@ -103,11 +105,13 @@ def queries_of(
             regular expression: its first group, or the whole match, at each match.
             ``{"json": field}``: the string, or the strings, in this field of the first JSON object
             that has it, or of the objects of a list. A function: what it returns, a string or
-            several. None: the first line.
+            several. None: the first line; in a chat, not one that announces a query and ends with
+            a colon.
         chat: Whether this is the answer to a chat prompt. Reasoning is left out then, and an answer
             that ends within it has no queries (see `answer_start`). A marker may be emphasized
             (``**Query:**`` or ``**Query**:``), alone or with the query, which may be on the next
-            line. Quotation marks and asterisks around a query are removed.
+            line. Quotation marks and asterisks around a query are removed, and if it is a line of
+            the answer, also Markdown and labels (see `_markup`).
         prefill: Beginning of the answer that the prompt contains. ``extract`` applies to both
             together, with a space between two words. A query that ends in the prefill is none, and
             the first line is that of the model's text.
@@ -120,11 +124,12 @@ def queries_of(
     begun = f"{prefill} " if _WORD_END.search(prefill) and _WORD.match(answer) else prefill
     whole = begun + answer
     start = answer_start(whole) if chat else 0
+    is_line = extract is None or isinstance(extract, str)
     found = []
     for query in _found(whole, start, extract, len(begun), chat):
         query = _stripped(query._replace(text=_NO_TEXT.sub(" ", query.text)))
-        while chat and (length := _length_of_quotes(query.text)):
-            query = _stripped(query.without(length, length))
+        while chat and any(cut := around(query.text, is_line)):
+            query = _stripped(query.without(*cut))
         found.append(query.after(len(begun)))
     return [q for q in found if q.text and (q.span is None or q.span[1] > 0)]
 
@@ -166,7 +171,10 @@ def _found(
 
     The first ``begun`` characters of the answer are the prefill.
     """
-    if extract is None:
+    if extract is None and chat:
+        lines = [*_lines(answer, max(start, begun))] or [Query("", None)]
+        yield next((line for line in lines[:-1] if not announces(line.text)), lines[-1])
+    elif extract is None:
         start = max(start, begun)
         start = min(len(answer), start + len(answer[start:]) - len(answer[start:].lstrip()))
         yield _line(answer, start)
@@ -195,9 +203,18 @@ def _line(answer: str, start: int) -> Query:
     return Query(_LINE_END.split(answer[start:], maxsplit=1)[0], start)
 
 
+def _lines(answer: str, start: int) -> Iterator[Query]:
+    """Yields the lines with text: those that are neither blank nor Markdown alone."""
+    for line in _LINE.finditer(answer, start):
+        if line[0].strip() and not is_markup(line[0]):
+            yield Query(line[0], line.start())
+
+
 def _marker(text: str) -> re.Pattern[str]:
     """Returns what finds a marker, also with the end of its emphasis before its colon."""
-    return re.compile(re.escape(text[:-1]) + r"\*{0,3}:" if text.endswith(":") else re.escape(text))
+    if not text.endswith((":", "：")):
+        return re.compile(re.escape(text) + "()")
+    return re.compile(re.escape(text[:-1]) + "([*_]{0,3})[:：]")
 
 
 def _after_marker(answer: str, marker: re.Match[str]) -> Query:
@@ -207,10 +224,14 @@ def _after_marker(answer: str, marker: re.Match[str]) -> Query:
     query on the next line.
     """
     before = answer[: marker.start()]
-    emphasis = before[len(before.rstrip("*")) :]
-    is_open = "*" not in marker[0] and not answer.startswith("*", marker.end())
-    rest = answer[marker.end() :].lstrip("*" if emphasis else "").lstrip()
-    query = _line(answer, len(answer) - len(rest))
+    emphasis = before[len(before.rstrip("*_")) :]
+    start = marker.end()
+    if end := _EMPHASIS_END.match(answer, start):
+        start = end.end()
+    elif emphasis and answer.startswith(emphasis, start):
+        start += len(emphasis)
+    query = next(_lines(answer, start), Query("", None))
+    is_open = not marker[1] and start == marker.end()
     return Query(query.text.rstrip().removesuffix(emphasis), query.start) if is_open else query
 
 
@@ -225,18 +246,6 @@ def _one_line(query: Query) -> Query:
 def _stripped(query: Query) -> Query:
     rest = query.text.lstrip()
     return query.without(len(query.text) - len(rest), len(rest) - len(rest.rstrip()))
-
-
-def _length_of_quotes(text: str) -> int:
-    """Returns the length of what encloses a text: a quotation mark, ``*`` or ``**``.
-
-    It is 0 if nothing does, or if it encloses only the first and last words.
-    """
-    if len(text) < 2 or text[0] + text[-1] not in _QUOTES:
-        return 0
-    length = 2 if text[0] == "*" and text[:2] == text[-2:] == "**" and len(text) > 4 else 1
-    inside = _APOSTROPHE.sub("", text[length:-length])
-    return 0 if text[0] in inside or text[-1] in inside else length
 
 
 class _Value(str):

@@ -91,6 +91,71 @@ def test_queries_of_an_answer(answer, extract, expected):
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        *("```\nx y\n```", "```text\nx y\n```", "~~~\nx y", "```x y```", "---\nx y"),
+        *("<answer>x y</answer>", "<answer>\nx y\n</answer>", "<query> x y"),
+        *("> x y", "- x y", "* x y", "• x y", "1. x y\n2. z", "1) x y", "# x y", "- **x y**"),
+        *('"x y".', "„x y“", "»x y«", "‚x y‘", "‹x y›", "“x y”,", "***x y***", '**"x y"**'),
+        *("Here is a search query:\n\nx y", "Sure! Here's one:\n- x y", "Sure!\nx y"),
+        *("**Search query**\nx y", "## Search Query\nx y", "**Query:**\n```\nx y\n```"),
+        *("Search query: x y", "**Search query:** x y", "**Query: x y**", "__Query:__ x y"),
+        *("Here is a query: x y", "Query 1: x y", "Query： x y", "query：x y", "Question: x y"),
+        *("x y<|END_RESPONSE|>", "1. **Query:** 'x y'"),
+    ],
+)
+def test_what_is_around_the_first_line_is_no_part_of_the_query(answer):
+    """Of the answer to a chat prompt alone; the log-probabilities are those of the query."""
+    (query,) = queries_of(answer, None, chat=True)
+    assert query == Query("x y", answer.index("x y"))
+    (line,) = texts(answer, chat=False)
+    assert line == answer.splitlines()[0].strip()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("3 body problem", "2. Bundesliga table", "-5 degrees in fahrenheit", "C# or F#", "C#"),
+        *("- 5 degrees", "Python: sort a list", "sql query: what is a join", "*args in python"),
+        *("> 5 years old", "# 1 song of 1999", "<div> in html", "__init__ or __new__", "#hashtag"),
+        *("what does a:b mean", "1.5 liter engine", 'why is `a` in "b".', "5' 11\" in cm"),
+        *("answering machine", "the query language of lucene", "question mark", "5 > 3", "a."),
+        *("what is the meaning of:", "https://example.com/a", "10:30 train", "question"),
+    ],
+)
+def test_what_can_be_a_query_stays(query):
+    assert texts(query) == [query]
+    assert texts(f"Query: {query}", "Query:") == [query]
+
+
+@pytest.mark.parametrize(
+    "answer", ["```", "```\n```", "Here is a search query:", "<answer>", "---"]
+)
+def test_markdown_and_announcements_alone_are_no_query(answer):
+    assert texts(answer) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("__Query:__ x y", "Query:** x y", "Query： x y", "Query：x y", "**Query：** x y"),
+        *("_Query_: x y", "__Query: x y__", "Query:\n```\nx y\n```", "Query:\n- x y"),
+        *("Query:** x y\nz", "**Query:**x y", "Query: <answer>x y</answer>", "Query: „x y“."),
+    ],
+)
+def test_a_marker_in_markdown_and_with_a_full_width_colon(answer):
+    (query,) = queries_of(answer, "Query:", chat=True)
+    assert query == Query("x y", answer.index("x y"))
+    assert texts(answer.replace("Query", "查询"), "查询：") == ["x y"]
+
+
+def test_quotation_marks_alone_are_removed_elsewhere():
+    assert texts(json.dumps({"query": "„- x y“"}), JSON) == ["- x y"]
+    assert texts("a", lambda answer: "1. x y") == ["1. x y"]
+    assert texts("q: - x y", re.compile("q: (.*)")) == ["- x y"]
+
+
+@pytest.mark.parametrize(
     "answer, expected",
     [
         # harmony, from a server that returns special tokens and from one that does not
