@@ -178,7 +178,9 @@ class QueryGenerator(ModelStage, DocumentStage):
     - ``score`` (float): Mean of ``log_probs``.
     - ``log_probs`` (list of float): Natural log-probability of each generated token of the query,
       at least -9999, which stands for a probability that is 0 or too low to be known. This column
-      and ``score`` are absent if the runtime gives no log-probabilities.
+      and ``score`` are absent if the runtime gives no log-probabilities. Both are missing for a
+      query whose place in the answer is unknown: a function as ``extract`` changed it, or returned
+      a text that occurs in the answer several times.
     - ``finish_reason`` (str): ``stop`` if the model ended its text, ``length`` if the token limit
       did.
     - ``answer`` (str): The whole text of the model, if ``keep_answer`` is set.
@@ -214,9 +216,11 @@ class QueryGenerator(ModelStage, DocumentStage):
             whole match; each match is a query. ``{"json": "query"}``: a string, or a list of
             strings, in this field of a JSON object or of a list of objects. A function from the
             answer to a query, or a list of queries; a resumed run compares its code, and needs the
-            same version of Python. None for that of the prompt, or else the first line. The answer to a `ChatPrompt` begins with its ``prefill``, reasoning (``<think>``)
-            is left out, a marker may be emphasized (``**Query:**``) and the query on the next line,
-            and quotation marks and asterisks around a query are removed.
+            same version of Python. None for that of the prompt, or else the first line. The answer
+            to a `ChatPrompt` begins with its ``prefill``, reasoning (``<think>``) is left out, a
+            marker may be emphasized (``**Query:**``) and the query on the next line, and quotation
+            marks and asterisks around a query are removed. With a marker or None, so are Markdown
+            (``-``, ``1.``, code fences) and labels (``Search query:``).
         keep_answer: Whether to add the column ``answer``.
         text_field: Name of the column with the document text, or a list of names, whose texts are
             joined by spaces: ``["title", "text"]``.
