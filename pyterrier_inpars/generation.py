@@ -387,7 +387,7 @@ class QueryGenerator(ModelStage, DocumentStage):
             "no query (empty)": self.empty or None,
             "copies of examples (copied)": self.copied or None,
             "documents cut (truncated)": self.truncated or None,
-            "prompts failed (failed)": len(self.failed) or None,
+            "documents whose prompts failed (failed)": len(self.failed) or None,
         }
         parts: list[str] = [_html.facts(settings)]
         if any(counts.values()):
@@ -702,8 +702,8 @@ class QueryGenerator(ModelStage, DocumentStage):
             state.add_failure(docno, error)
         self._warn_once(
             "failed",
-            f"a prompt failed at docno {docno!r}: {error}. It gets no query; the attribute failed "
-            "lists such documents",
+            f"a prompt failed at docno {docno!r}: {error}. It gives no query; the attribute failed "
+            "lists the documents of such prompts",
         )
 
     def _build(self, prompt: Prompt, documents: list[str]) -> list[str | Messages]:

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class FailedDocument(NamedTuple):
-    """A document without queries because a prompt failed.
+    """A document that lacks queries because a prompt failed.
 
     Attributes:
         docno: Its identifier.
@@ -71,7 +71,8 @@ class ResumeState:
         by_document: Whether a `DocumentStage` of this run adds the documents. If none does, the
             rows themselves are compared.
         regenerating: Shard number of each document that belongs to a damaged shard, by docno.
-        failed: Documents without queries because a prompt failed, until their shard is stored.
+        failed: Documents that lack queries because a prompt failed, once for each prompt, until
+            their shard is stored.
         answers: Log of the answers to the documents of unfinished shards, if one is kept.
         num_pending: Number of documents of this run that were pending.
         progress: Progress of this run.
@@ -193,8 +194,8 @@ class ResumeState:
 
     def add_failure(self, docno: str, error: str) -> None:
         """Adds a document of the current batch whose prompt failed."""
+        self.progress.failed += docno not in {document.docno for document in self.failed}
         self.failed.append(FailedDocument(docno, error, self.position.documents))
-        self.progress.failed += 1
 
     def close(self) -> None:
         """Closes the log of the answers, if any, and ends the progress bar."""

@@ -81,7 +81,7 @@ class Writer:
         shard_ends: Position in the corpus at which each stored shard ends. The last one may be the
             end of a partial shard.
         qids: The qids of all rows.
-        failed: Documents of the partial shard without queries because a prompt failed.
+        failed: Documents of the partial shard that lack queries because a prompt failed.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
@@ -189,6 +189,8 @@ class Writer:
             )
         if self.missing(state.position):
             self.store(state.position, state)
+        if state.answers is not None:  # those of repaired shards
+            state.answers.discard(state.position.documents)
         if not state.complete:
             self._save(self.manifest)
             os.replace(self.folder / UNFINISHED, self.folder / COMPLETE)

@@ -20,7 +20,7 @@ class Status:
         state: ``empty``, ``unfinished`` or ``complete``.
         documents: Number of documents whose queries are stored.
         queries: Number of stored queries.
-        failed: Number of documents without queries because a prompt failed.
+        failed: Number of documents that lack queries because a prompt failed.
         shards: Number of shards, a partial one included.
         size: Size of the folder in bytes.
         model: Model of the generator; None if it is not known.

@@ -454,7 +454,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     def failed(self) -> pd.DataFrame:
         """Documents whose prompts failed for good: ``docno`` and ``error``.
 
-        To try them again, generate queries for them alone, into another artifact.
+        Such a document may have queries of other types, or none. To try again, generate queries for
+        these documents alone, into another artifact.
         """
         shards = self.metadata["shards"]
         rows = [pair for shard in shards for pair in shard.get("failed", {}).items()]

@@ -128,6 +128,26 @@ def test_a_failed_prompt_of_several_queries_is_named_once(tmp_path):
     state.close()
 
 
+def test_a_document_with_several_failed_types_is_counted_once(tmp_path):
+    prompts = dict.fromkeys(("a", "b"), PROMPT)
+    state = ResumeState("queries", answers=AnswerLog(tmp_path))
+    with FaultServer(Faults(d1="too long")) as server, activated(state):
+        queries = QueryGenerator(server.url, endpoint="completions", prompt=prompts)
+        with pytest.warns(UserWarning, match="failed at docno 'd1'.* It gives no query"):
+            queries(FRAME.head(3))
+    assert state.progress.failed == len(queries.failed) == 1
+    state.close()
+
+
+def test_a_repaired_artifact_keeps_no_answers(tmp_path, whole):
+    with FaultServer() as server:
+        artifact = index(server, tmp_path / "queries")
+        (artifact.path / "queries-00001.jsonl.gz").unlink()
+        again = index(server, tmp_path / "queries")
+    assert again.verify() == {} and rows_of(content(again)) == rows_of(whole)
+    assert not list(artifact.path.glob("answers-*"))
+
+
 def test_documents_that_fail_for_good_are_named_and_lose_no_other(tmp_path, whole):
     kinds = {"d0": "too long", "d19": "content filter", "d20": "refused prompt", "d59": "500"}
     with FaultServer(Faults(**kinds)) as server:
