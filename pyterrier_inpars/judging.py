@@ -29,6 +29,7 @@ from pyterrier_inpars._stage import (
     with_columns,
 )
 from pyterrier_inpars.backends._model_stage import ModelStage
+from pyterrier_inpars.backends._tokenized import TokenizedBackend
 from pyterrier_inpars.backends.base import (
     Backend,
     ChoiceBackend,
@@ -90,7 +91,7 @@ class RelevanceJudge(ModelStage):
     - ``grade`` (int): The most probable grade, or the one in the model's answer.
     - ``score`` (float): The expected grade: the mean of the grades, weighted by the probabilities
       that the model gives them. It equals the grade if the model is served without probabilities of
-      given tokens, as by an OpenAI-compatible server, or if its chat template begins a reasoning.
+      given tokens, as by an OpenAI-compatible server, or if the model reasons before it answers.
     - ``rank`` (int): Rank by ``score``, from 0.
 
     A pair is dropped if the model's answer has no grade, or if a server refuses it. The attribute
@@ -187,11 +188,9 @@ class RelevanceJudge(ModelStage):
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         check_strings(inp, "qid", "query", "docno")
         prompts = self._prompts(inp["query"].tolist(), joined_text(inp, self.text_field))
-        reasons = bool(begun_reasoning(self._backend, self._build("", "")))
-        by_choice = hasattr(self._backend, "choice_log_probs") and not reasons
-        judge = self._by_choice if by_choice else self._by_answer
         try:
-            grades, scores = judge(prompts)
+            by_choice = hasattr(self._backend, "choice_log_probs") and not self._reasons
+            grades, scores = (self._by_choice if by_choice else self._by_answer)(prompts)
         except (NotANumberError, PromptError) as error:
             row = inp.iloc[error.row]
             raise error.at(f"qid {row['qid']!r}, docno {row['docno']!r}") from None
@@ -199,6 +198,14 @@ class RelevanceJudge(ModelStage):
         out = inp.drop(columns=["grade", "score", "rank"], errors="ignore")
         out = out.assign(grade=grades, score=scores)[graded].reset_index(drop=True)
         return pt.model.add_ranks(out.astype({"grade": int}))
+
+    @property
+    def _reasons(self) -> bool:
+        """Whether the model writes a reasoning where the probabilities of the grades would be."""
+        if not self._is_chat or not isinstance(self._backend, TokenizedBackend):
+            return False
+        begun = begun_reasoning(self._backend, self._build("", ""))
+        return bool(begun) or self._backend.begins_reasoning
 
     def _by_choice(self, prompts: list[str | Messages]) -> tuple[np.ndarray, np.ndarray]:
         """Returns grades and expected grades by the probabilities of the grades."""
@@ -250,7 +257,8 @@ class RelevanceJudge(ModelStage):
             warnings.warn(
                 f"{len(failed):,} of {len(found):,} answers have no grade of {self.scale}, and "
                 f"their pairs are dropped; the first one is {first!r:.200}. "
-                f"A model that reasons first needs more than max_new_tokens={self.max_new_tokens}",
+                f"A model that reasons first needs more than max_new_tokens={self.max_new_tokens}, "
+                "or template_options={'enable_thinking': False} if its template has this variable",
                 stacklevel=4,
             )
         self.unparsed += len(failed)

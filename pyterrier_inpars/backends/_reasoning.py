@@ -30,6 +30,11 @@ def is_tag(token: str) -> bool:
     return token == "<|message|>" or _TAG.fullmatch(token) is not None
 
 
+def begins_with_tag(answer: str) -> bool:
+    """Returns whether an answer begins with the tag of a reasoning."""
+    return _TAG.match(answer.lstrip()) is not None
+
+
 def reasoning_tag(prompt: str) -> str:
     """Returns the tag at the end of a prompt that begins a reasoning, "" if there is none."""
     match = _OPENING_AT_END.search(prompt)

@@ -15,7 +15,7 @@ from pyterrier_inpars._compute.garbage_collection import paused_garbage_collecti
 from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars.backends._chat import encode, turn_end, with_template_options
-from pyterrier_inpars.backends._reasoning import is_tag
+from pyterrier_inpars.backends._reasoning import begins_with_tag, is_tag
 from pyterrier_inpars.backends.base import (
     CUT,
     NEWLINE,
@@ -23,6 +23,9 @@ from pyterrier_inpars.backends.base import (
     Messages,
     NotANumberError,
 )
+
+TAG_TOKENS = 8
+"""Number of tokens in which a model writes the tag of a reasoning."""
 
 
 class TokenizedBackend:
@@ -39,6 +42,8 @@ class TokenizedBackend:
             number of positions of the model.
         template_options: Variables of the model's chat template.
     """
+
+    complete: Callable[..., list[Completion]]
 
     def __init__(
         self,
@@ -92,6 +97,13 @@ class TokenizedBackend:
         ends = self._config.get_text_config().eos_token_id
         ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id}
         return turn_end(self.tokenizer) in {*ends, None}
+
+    @functools.cached_property
+    def begins_reasoning(self) -> bool:
+        """Whether the model begins its answer to a message with the tag of a reasoning."""
+        question: Messages = [{"role": "user", "content": "Is 7 a prime number? Answer yes or no."}]
+        (answer,) = self.complete([question], max_new_tokens=TAG_TOKENS, stop=())
+        return begins_with_tag(answer.text)
 
     def _describe(self, dtype: str, versions: Mapping[str, str], **more: Any) -> dict[str, Any]:
         """Returns the settings that determine the output; see `Backend.describe`."""

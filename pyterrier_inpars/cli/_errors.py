@@ -26,6 +26,10 @@ PHRASES = (
     (r": let it return more, such as bm25\(num_results=\S+\), or lower depth", ""),
     (r"until fit\(\) trains it", "until `train` trains it"),
     (
+        r"needs more than max_new_tokens=\d+, or template_options=\{.*?\} if its .* variable",
+        "needs more tokens than this command gives it: use RelevanceJudge in Python",
+    ),
+    (
         r"such as reranker >> ScoreFilter\(k\) or RelevanceJudge\(model\) >> ScoreFilter\(\S+\)",
         "such as by --filter_strategy reranker",
     ),

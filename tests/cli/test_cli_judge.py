@@ -9,6 +9,7 @@ import tiny_llm
 from fault_server import FaultServer
 
 from pyterrier_inpars import RelevanceJudge, cli, datasets
+from pyterrier_inpars.cli._errors import in_options
 from pyterrier_inpars.datasets import toolkit_files
 
 pytestmark = [
@@ -72,8 +73,12 @@ def test_a_run_becomes_qrels_that_are_compared_with_the_human_ones(
     command = ["judge", "--input_run", "bm25", "--top_k", "1", "--dataset", str(collection),
                "--output", str(output)]  # fmt: skip
     with FaultServer() as server, pytest.raises(SystemExit):  # which answers with words
-        cli.main([*command, "--base_model", server.url])
+        with pytest.warns(UserWarning, match="answers have no grade") as caught:
+            cli.main([*command, "--base_model", server.url])
     assert "none of 2 pairs a grade" in capsys.readouterr().err and not output.exists()
+    shown = [in_options(str(w.message), cli.commands.commands["judge"]) for w in caught]
+    expected = "more tokens than this command gives it: use RelevanceJudge in Python"
+    assert any(text.endswith(expected) for text in shown)
     cli.main([*command, "--base_model", llm])
     qrels = datasets.read_qrels(output)
     assert qrels[["qid", "docno"]].to_numpy().tolist() == [["t0", "d0"], ["t1", "d1"]]

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import warnings
 
 import chat_templates
 import numpy as np
@@ -13,6 +14,7 @@ import tiny_llm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pyterrier_inpars import QueryGenerator, RelabelNegatives, RelevanceJudge, ScoreFilter, judging
@@ -156,6 +158,55 @@ def test_a_model_whose_chat_template_begins_the_reasoning_gives_grades_in_answer
     with pytest.warns(UserWarning, match="1 of 2 answers have no grade"):
         out = judge(results(2))
     assert out["grade"].tolist() == [1] and judge.unparsed == 1
+
+
+class Thinker(HuggingFaceBackend):
+    """An instruct model that begins its reasoning itself, with answers that are known."""
+
+    beginning = "<think>\nThe passage"
+
+    def complete(self, prompts, *, max_new_tokens, **_):
+        if max_new_tokens < 10:
+            return [Completion(self.beginning, None, "length") for _ in prompts]
+        answers = ("<think>\n2 seems too high.</think>\nGrade: 1", "<think>\nPerhaps it is 2")
+        return [Completion(answer, None, "stop") for answer in answers[: len(prompts)]]
+
+
+def test_a_model_that_begins_to_reason_gives_grades_in_answers(tmp_path):
+    """The probabilities of the grades where it writes the tag would be noise."""
+    backend = Thinker(chat_templates.save(tmp_path, chat_templates.QWEN), dtype="float32")
+    with pytest.warns(UserWarning, match="1 of 2 answers .* template_options={'enable_thinking'"):
+        out = RelevanceJudge(backend)(results(2))
+    assert out["grade"].tolist() == out["score"].tolist() == [1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for beginning in ("2", "The <think> tag", ""):
+            backend = Thinker(str(tmp_path), dtype="float32")
+            backend.beginning = beginning
+            scores = RelevanceJudge(backend)(results(2))["score"]
+            assert len(scores) == 2 and not (scores % 1 == 0).any()
+
+
+@pytest.mark.parametrize("tag", ["<think>", "[THINK]"])
+def test_whether_a_model_begins_to_reason_is_found_by_its_answer(tmp_path, tag):
+    folder = chat_templates.save(tmp_path, chat_templates.QWEN)
+    backend = HuggingFaceBackend(folder, dtype="float32")
+    tokenizer = backend.tokenizer
+    tokenizer.add_tokens([AddedToken(tag, special=tag == "[THINK]")])
+    assert not backend.begins_reasoning
+    other = copy.deepcopy(backend)
+    other.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    other.tokenizer = tokenizer
+    other.model.model.norm.weight.data[:] = 0
+    other.model.model.norm.weight.data[0] = 1  # all hidden states have a sign alone
+    head = other.model.get_output_embeddings().weight.data
+    head[:] = 0
+    ids = other._encode(
+        [[{"role": "user", "content": "Is 7 a prime number? Answer yes or no."}]], 0
+    )
+    state = other.model.model(torch.tensor(ids)).last_hidden_state[0, -1, 0]
+    head[tokenizer.convert_tokens_to_ids(tag), 0] = state.sign()
+    assert other.begins_reasoning
 
 
 def test_fields_in_texts_are_text():
