@@ -72,9 +72,9 @@ def test_a_run_becomes_qrels_that_are_compared_with_the_human_ones(
     output = tmp_path / "judged.qrels"
     command = ["judge", "--input_run", "bm25", "--top_k", "1", "--dataset", str(collection),
                "--output", str(output)]  # fmt: skip
-    with FaultServer() as server, pytest.raises(SystemExit):  # which answers with words
-        with pytest.warns(UserWarning, match="answers have no grade") as caught:
-            cli.main([*command, "--base_model", server.url])
+    unparsed = pytest.warns(UserWarning, match="answers have no grade")
+    with FaultServer() as server, pytest.raises(SystemExit), unparsed as caught:
+        cli.main([*command, "--base_model", server.url])  # the server answers with words
     assert "none of 2 pairs a grade" in capsys.readouterr().err and not output.exists()
     shown = [in_options(str(w.message), cli.commands.commands["judge"]) for w in caught]
     expected = "more tokens than this command gives it: use RelevanceJudge in Python"
