@@ -101,7 +101,7 @@ def agreement(
         baseline: Number of the system that ``gain`` is relative to.
         synthetic_qrels: Frame ``qid, docno, label`` that replaces the source documents.
         alpha: Level of significance of the pairs.
-        correction: Correction of the p-values of all pairs, by its name in
+        correction: Correction of the p-values of all pairs whose values differ, by its name in
             ``statsmodels.stats.multitest.multipletests``.
         verbose: Whether to show progress.
 
@@ -160,7 +160,7 @@ def agreement_of_values(
         human: The same on human topics, with the same columns. Pairs are tested over its rows.
         baseline: Number of the column that ``gain`` is relative to.
         alpha: Level of significance of the pairs.
-        correction: Correction of the p-values of all pairs.
+        correction: Correction of the p-values of all pairs whose values differ.
 
     Returns:
         Rank correlation, regret and gain.

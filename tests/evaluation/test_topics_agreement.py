@@ -33,7 +33,7 @@ def frame(rows):
 def test_figures_written_out(values):
     synthetic, human = frame([values[0]]), frame(values[1])
     found = agreement_of_values(synthetic, human, baseline=1, correction="bonferroni", alpha=0.2)
-    estimated, true = dict(synthetic.mean()), dict(human.mean())
+    estimated, true = (dict(of.mean().round(9)) for of in (synthetic, human))
     assert found.kendall_tau == pytest.approx(
         kendall_tau(list(estimated.values()), list(true.values())), nan_ok=True
     )
@@ -46,7 +46,7 @@ def test_figures_written_out(values):
         assert found.relative_gain == pytest.approx(true[found.chosen] / true["s1"] - 1)
     if true[found.best]:
         assert 0 <= found.relative_regret <= 1
-    pairs = list(combinations(human, 2))
+    pairs = [(a, b) for a, b in combinations(human, 2) if list(human[a]) != list(human[b])]
     alike = []
     for a, b in pairs:
         with np.errstate(all="ignore"):

@@ -75,12 +75,15 @@ def test_no_room_imports_one_above_it():
 
 
 def forget(names):
-    """Takes modules out of ``sys.modules`` and out of their packages, and returns them."""
+    """Takes modules out of ``sys.modules`` and out of their packages, and returns both.
+
+    A package may have a function under the name of the module, as ``evaluation.leaked_topics``.
+    """
     forgotten = {}
     for name in names:
         parent, _, own = name.rpartition(".")
-        vars(sys.modules.get(parent, sys)).pop(own, None)
-        forgotten[name] = sys.modules.pop(name)
+        attribute = vars(sys.modules.get(parent, sys)).pop(own, None)
+        forgotten[name] = sys.modules.pop(name), attribute
     return forgotten
 
 
@@ -99,11 +102,11 @@ def test_every_module_can_be_the_first_one_imported():
             forget(sorted(set(loaded()) - with_package, reverse=True))
     finally:
         forget(sorted(loaded(), reverse=True))
-        for name, module in sorted(before.items()):
+        for name, (module, attribute) in sorted(before.items()):
             sys.modules[name] = module
             parent, _, own = name.rpartition(".")
-            if parent:
-                setattr(sys.modules[parent], own, module)
+            if attribute is not None:
+                setattr(sys.modules[parent], own, attribute)
 
 
 def test_storage_imports_no_network():
