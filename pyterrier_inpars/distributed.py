@@ -21,7 +21,7 @@ from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._ray_workers import Counts, Part, Pipeline, import_ray, run_parts, stages_of
 from pyterrier_inpars._stage import Stage
-from pyterrier_inpars.queries._pipeline import describe_stages, transform_batch
+from pyterrier_inpars.queries._pipeline import describe_stages, records_of, transform_batch
 from pyterrier_inpars.queries._resume import ResumeState, active_rows, active_state, document_texts
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
@@ -30,7 +30,7 @@ __all__ = ["index", "transform"]
 
 def index(
     pipeline: Pipeline,
-    corpus: Iterable[dict[str, Any]],
+    corpus: Iterable[dict[str, Any]] | pd.DataFrame,
     artifact: SyntheticQueries,
     *,
     batch_size: int | None = None,
@@ -56,7 +56,8 @@ def index(
             time, or a function that returns such a pipeline, called once in each worker. A pipeline
             is pickled without loaded models and open indexes, which each worker loads from the same
             path. The counts of its stages, such as ``dropped``, are those of all workers together.
-        corpus: Documents as the generator takes them. Apply earlier stages to the corpus.
+        corpus: Documents as the generator takes them, dicts or a frame. Apply earlier stages to the
+            corpus.
         artifact: Where the queries are stored.
         batch_size: Number of documents per part, at most the ``shard_size`` of the artifact. None
             is the batch size of ``Compose.index``: 100, or the largest ``batch_size`` of a stage if
@@ -104,7 +105,8 @@ def index(
         )
         counts.changed = state.progress.refresh
         most = min(size, artifact.shard_size)
-        batches = active_rows(lambda: _batches(corpus, most, text_field, state), None)
+        documents = records_of(corpus)
+        batches = active_rows(lambda: _batches(documents, most, text_field, state), None)
         run = run_parts(ray, pipeline, _generate, batches, workers, num_cpus, num_gpus, counts)
         for part, output in run:
             pending = state.num_pending

@@ -186,7 +186,7 @@ def funnel(pipeline: pt.Transformer, queries: pd.DataFrame | None = None) -> pd.
         One row per stage, in order: ``stage`` (name of the filter), ``seen``, ``dropped`` and
         ``kept`` (numbers of rows), and ``share`` (``kept / seen``; missing for no rows). A
         `QueryGenerator` has two rows, for empty answers and for copies of the prompt's examples; a
-        `NegativeMiner` counts queries, and `TeacherScores` lists.
+        `NegativeMiner` counts queries, `TeacherScores` lists, and `RelevanceJudge` pairs.
 
     Raises:
         TypeError: ``pipeline`` is not a transformer.

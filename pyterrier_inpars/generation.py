@@ -57,6 +57,7 @@ from pyterrier_inpars.prompts.extraction import (
     queries_of,
 )
 from pyterrier_inpars.prompts.templates import Prompt, as_prompt, load_prompt
+from pyterrier_inpars.queries._pipeline import records_of
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, active_state
 
 if TYPE_CHECKING:
@@ -297,6 +298,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         self.copied = 0
         self.truncated = self._documents = 0
         self.failed: dict[str, str] = {}
+        self._last_failed: dict[str, str] = {}
         self._queries = 0
         self._cut = 0
         self._warned: set[str] = set()
@@ -326,6 +328,18 @@ class QueryGenerator(ModelStage, DocumentStage):
         empty, copied, queries = map(self._last, ("empty", "copied", "_queries"))
         name = type(self).__name__
         return [(f"{name}: empty", queries + empty, empty), (f"{name}: copied", queries, copied)]
+
+    def _begin_call(self) -> None:
+        super()._begin_call()
+        self._last_failed = {}
+
+    def _last_call(self) -> dict[str, Any]:
+        return {**super()._last_call(), "failed": self._last_failed}
+
+    def _add_call(self, added: dict[str, Any]) -> None:
+        super()._add_call(added)
+        self.failed |= added["failed"]
+        self._last_failed |= added["failed"]
 
     def settings(self) -> dict[str, Any]:
         """Returns the settings that determine the queries, as stored in a manifest.
@@ -510,10 +524,8 @@ class QueryGenerator(ModelStage, DocumentStage):
         """
         if prices is not None:
             prices = _as_prices(prices)
-        if isinstance(corpus, pd.DataFrame):
-            corpus = corpus.to_dict("records")
         requests = tokens = 0
-        for batch in chunked(corpus, ESTIMATE_BATCH):
+        for batch in chunked(records_of(corpus), ESTIMATE_BATCH):
             inp = as_frame(map(dict, batch))
             check_columns(inp, *self._required_columns(), context=self)
             texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
@@ -697,7 +709,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         return keys
 
     def _add_failure(self, docno: str, error: str) -> None:
-        self.failed[docno] = error
+        self.failed[docno] = self._last_failed[docno] = error
         if (state := active_state()) is not None:
             state.add_failure(docno, error)
         self._warn_once(

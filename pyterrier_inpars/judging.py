@@ -123,6 +123,7 @@ class RelevanceJudge(ModelStage):
     """
 
     schematic = {"label": "RelevanceJudge", "help_url": None}
+    _counters = ("_judged", "unparsed")
     _converters = {
         "scale": lambda scale: _check_scale(scale),
         "max_doc_tokens": partial(positive_int, "max_doc_tokens"),
@@ -150,7 +151,7 @@ class RelevanceJudge(ModelStage):
         self.max_new_tokens = max_new_tokens
         self.text_field = text_field
         self.verbose = verbose
-        self.unparsed = 0
+        self._judged = self.unparsed = 0
         self._template()
         self._connect(model, dict(backend_options))
 
@@ -169,6 +170,9 @@ class RelevanceJudge(ModelStage):
     def _output_columns(self, columns: list[str]) -> list[str]:
         kept = [c for c in columns if c not in ("grade", "score", "rank")]
         return [*kept, "grade", "score", "rank"]
+
+    def _drops(self) -> list[tuple[str, int, int]]:
+        return [(type(self).__name__, self._last("_judged"), self._last("unparsed"))]
 
     def qrels(self, results: pd.DataFrame) -> pd.DataFrame:
         """Judges results, and returns the grades as qrels.
@@ -194,6 +198,7 @@ class RelevanceJudge(ModelStage):
         except (NotANumberError, PromptError) as error:
             row = inp.iloc[error.row]
             raise error.at(f"qid {row['qid']!r}, docno {row['docno']!r}") from None
+        self._judged += len(grades)
         graded = ~np.isnan(grades)
         out = inp.drop(columns=["grade", "score", "rank"], errors="ignore")
         out = out.assign(grade=grades, score=scores)[graded].reset_index(drop=True)
@@ -356,12 +361,17 @@ class RelabelNegatives(Stage):
     """
 
     schematic = {"label": "RelabelNegatives", "help_url": None}
+    _counters = ("_rows", "changed")
 
     def __init__(self, min_score: float, *, drop: bool = False):
         super().__init__()
         self.min_score = finite("min_score", min_score)
         self.drop = drop
-        self.changed = 0
+        self._rows = self.changed = 0
+
+    def _drops(self) -> list[tuple[str, int, int]]:
+        name, rows, changed = type(self).__name__, self._last("_rows"), self._last("changed")
+        return [(name, rows, changed)] if self.drop else []
 
     def transform_inputs(self) -> list[list[str]]:
         """Returns the accepted sets of columns, the whole frame of examples first."""
@@ -377,6 +387,7 @@ class RelabelNegatives(Stage):
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         labels = as_numbers(inp, "label")
         relevant = (labels == 0) & (as_numbers(inp, "score") >= self.min_score)
+        self._rows += len(inp)
         self.changed += int(relevant.sum())
         if self.drop:
             return inp[~relevant].reset_index(drop=True)

@@ -10,9 +10,11 @@ import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._fingerprint import without_addresses
+from pyterrier_inpars._stage import check_columns, is_missing
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, activated, active_rows
 
 
@@ -31,6 +33,17 @@ def pipeline_of(stream: Iterable[Any]) -> tuple[list[pt.Transformer], Iterable[A
         return None
     variables = inspect.getgeneratorlocals(stream)
     return list(variables["prev_transformer"]), variables["iter"], variables["batch_size"]
+
+
+def records_of(rows: Iterable[Any] | pd.DataFrame) -> Iterable[Any]:
+    """Returns rows as dicts, those of a frame without its missing values."""
+    if not isinstance(rows, pd.DataFrame):
+        return rows
+    check_columns(rows)
+    return (
+        {name: value for name, value in row.items() if not is_missing(value)}
+        for row in rows.to_dict("records")
+    )
 
 
 def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:

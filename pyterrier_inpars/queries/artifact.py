@@ -16,7 +16,7 @@ from more_itertools import chunked
 
 from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import positive_int
-from pyterrier_inpars._stage import begin_call, check_columns, is_missing, with_columns
+from pyterrier_inpars._stage import begin_call, with_columns
 from pyterrier_inpars.queries._answers import AnswerLog
 from pyterrier_inpars.queries._card import dataset_card
 from pyterrier_inpars.queries._lock import writer_lock
@@ -33,6 +33,7 @@ from pyterrier_inpars.queries._pipeline import (
     batches_ahead,
     describe_stages,
     pipeline_of,
+    records_of,
     transform_batch,
 )
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, activated, active_rows
@@ -202,7 +203,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         pipeline = pipeline_of(iter)
         if pipeline is None:
             total = length_hint(iter) or None if total is None else total
-            for row in active_rows(lambda: _records(iter), state):
+            for row in active_rows(lambda: records_of(iter), state):
                 if not state.progress.begun:  # by `distributed`, which counts documents
                     state.progress.begin("rows", verbose=verbose, total=total)
                 pending = state.num_pending
@@ -222,7 +223,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         )
         state.current_stages = describe_stages(stages)
         begin_call(stages)
-        batches = chunked(_records(corpus), min(batch_size, self.shard_size))
+        batches = chunked(records_of(corpus), min(batch_size, self.shard_size))
         for batch in batches_ahead(stages[0], batches, state):
             pending = state.num_pending
             yield from transform_batch(stages, batch, state)
@@ -512,17 +513,6 @@ def _as_results(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     if frame.empty:
         return pd.DataFrame(columns=[*_COLUMNS, "score", "log_probs"])
     return frame[with_columns(_COLUMNS, *frame.columns)]
-
-
-def _records(rows: Iterable[dict[str, Any]] | pd.DataFrame) -> Iterable[dict[str, Any]]:
-    """Returns rows as dicts, those of a frame without its missing values."""
-    if not isinstance(rows, pd.DataFrame):
-        return rows
-    check_columns(rows)
-    return (
-        {name: value for name, value in row.items() if not is_missing(value)}
-        for row in rows.to_dict("records")
-    )
 
 
 def _check_row(row: dict[str, Any]) -> None:

@@ -517,7 +517,7 @@ def test_counts_are_those_of_all_workers(tmp_path, ray, bm25):
     pd.testing.assert_frame_equal(funnel(there), funnel(here))
     pd.testing.assert_frame_equal(there[0].dropped_examples, here[0].dropped_examples)
     stage = LengthFilter(5)
-    index(tmp_path / "ray", corpus(20), Writer([2, 0, 1]) >> stage, workers=2)
+    index(tmp_path / "ray", pd.DataFrame(corpus(20)), Writer([2, 0, 1]) >> stage, workers=2)
     assert (stage.seen, stage.dropped) == (20, 20)  # each query has four words
     assert (stage.last_seen, len(stage.dropped_examples)) == (20, 5)
 

@@ -139,6 +139,18 @@ def test_a_document_with_several_failed_types_is_counted_once(tmp_path):
     state.close()
 
 
+@pytest.mark.filterwarnings("ignore:a prompt failed")
+def test_failures_of_a_copy_are_added():
+    with FaultServer(Faults(d1="too long", d4="too long")) as server:
+        whole, copy = (
+            QueryGenerator(server.url, endpoint="completions", prompt=PROMPT) for _ in range(2)
+        )
+        for part in (FRAME.head(3), FRAME[3:6]):
+            copy(part)
+            whole._add_call(copy._last_call())
+    assert list(whole.failed) == ["d1", "d4"] and whole.failed == copy.failed
+
+
 def test_a_repaired_artifact_keeps_no_answers(tmp_path, whole):
     with FaultServer() as server:
         artifact = index(server, tmp_path / "queries")

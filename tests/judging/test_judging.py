@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pyterrier_inpars import QueryGenerator, RelabelNegatives, RelevanceJudge, ScoreFilter, judging
+from pyterrier_inpars import (
+    QueryGenerator,
+    RelabelNegatives,
+    RelevanceJudge,
+    ScoreFilter,
+    funnel,
+    judging,
+)
 from pyterrier_inpars.backends.base import Completion
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 
@@ -124,6 +131,7 @@ def test_grades_are_parsed_from_answers():
     assert out["grade"].tolist() == [2, 3, 1, 2, 0] == out["score"].tolist()
     assert out["docno"].tolist() == ["d0", "d1", "d2", "d3", "d6"] and out["grade"].dtype == int
     assert judge.unparsed == 2
+    assert funnel(judge)[["seen", "dropped"]].values.tolist() == [[7, 2]]
     (message,) = backend.prompts[0]
     assert message["role"] == "user" and "perfect" in message["content"]
     assert message["content"].count(results()["query"][0]) >= 1
@@ -271,6 +279,8 @@ def test_relabelled_negatives(rows, drop):
     ]
     assert list(zip(out["label"], out["score"], strict=True)) == expected
     assert stage.changed == sum(label == 0 and score >= 2 for label, score in rows)
+    if drop and rows:
+        assert funnel(stage)[["seen", "dropped"]].values.tolist() == [[len(rows), stage.changed]]
 
 
 def test_pipelines_are_drawn_without_a_broken_stage():

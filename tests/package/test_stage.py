@@ -1,11 +1,15 @@
 """Stage: validation, empty input, repr; and the checks of frames and numbers."""
 
+import importlib
+import inspect
+import pkgutil
 import re
 
 import pandas as pd
 import pyterrier as pt
 import pytest
 
+import pyterrier_inpars
 from pyterrier_inpars._arguments import finite, one_of, positive_int
 from pyterrier_inpars._stage import Stage, check_strings, input_modes
 
@@ -129,3 +133,26 @@ def test_a_name_of_a_choice(value):
 def test_sets_of_columns_begin_with_the_largest():
     assert input_modes(["a"], ["b"], ["c"]) == [["b", "a", "c"], ["b", "a"], ["a"]]
     assert input_modes(["a", "b"], ["a", "b"]) == [["a", "b"]]
+
+
+def stages():
+    """All classes of stages of the package, by name."""
+    for module in pkgutil.walk_packages(pyterrier_inpars.__path__, "pyterrier_inpars."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found, waiting = {}, [Stage]
+    while waiting:
+        waiting += (children := waiting.pop().__subclasses__())
+        found |= {c.__name__: c for c in children if c.__module__.startswith("pyterrier_inpars.")}
+    return found
+
+
+def test_the_counts_of_workers_are_all_counts():
+    """Each attribute that counts over all calls is among those that `distributed` adds."""
+    counts = {}
+    for name, stage in stages().items():
+        attributes = inspect.cleandoc(stage.__doc__).partition("Attributes:")[2]
+        public = re.findall(r"^ {4}(\w+): Number of", attributes.partition("\nRaises")[0], re.M)
+        own = {count for count in public if not isinstance(getattr(stage, count, None), property)}
+        counts[name] = own - set(stage._counters)
+    assert len(counts) > 20 and not any(counts.values()), counts
