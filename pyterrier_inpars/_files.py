@@ -1,4 +1,4 @@
-"""Atomic writes, checksums of files, and conversion of NumPy and torch values to JSON."""
+"""Atomic writes, checksums of files, and conversion of values that JSON lacks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import date, time
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+import pandas as pd
 import pyterrier as pt
 
 
@@ -99,11 +102,20 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Converts NumPy and torch numbers and arrays to Python's; for ``json.dumps(default=plain)``.
+    """Converts a value that JSON lacks; for ``json.dumps(default=plain)``.
+
+    NumPy and torch numbers and arrays become those of Python, dates and times a text in ISO 8601,
+    and what is missing (``pd.NaT``, ``pd.NA``) null.
 
     Raises:
         TypeError: ``value`` is of another type.
     """
+    if isinstance(value, np.datetime64):
+        value = pd.Timestamp(value)
+    if value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, date | time):  # also datetime and pd.Timestamp
+        return value.isoformat()
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON")

@@ -1,12 +1,14 @@
 """Atomic writes: a file is whole or absent, whatever ends the block."""
 
 import bz2
+import datetime
 import gzip
 import json
 import os
 import stat
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -93,6 +95,22 @@ def test_json_takes_numbers_and_arrays_of_numpy_and_torch(tmp_path):
     assert (tmp_path / "f.json").read_text() == (
         json.dumps({"a": 0.5, "b": [0, 1], "c": [1.0], "d": "é"}, indent=2) + "\n"
     )
+
+
+def test_json_takes_dates_and_what_is_missing():
+    values = {
+        datetime.date(2020, 1, 2): "2020-01-02",
+        datetime.time(3, 4): "03:04:00",
+        pd.Timestamp("2020-01-02 03:04", tz="UTC"): "2020-01-02T03:04:00+00:00",
+        np.datetime64("2020-01-02", "ns"): "2020-01-02T00:00:00",
+        np.datetime64("NaT"): None,
+        pd.NaT: None,
+        pd.NA: None,
+    }
+    assert json.loads(json.dumps(list(values), default=plain)) == list(values.values())
+
+
+def test_json_takes_no_other_objects(tmp_path):
     with pytest.raises(TypeError, match=r"\{1\} \(set\) cannot be written as JSON"):
         plain({1})
     with pytest.raises(TypeError):
