@@ -11,10 +11,14 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from pyterrier_inpars.backends.base import Messages
 
+DATE = date(2024, 7, 26)
+"""Date in prompts: that of Llama 3's templates where there is no clock."""
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _MARK = re.compile("\ue000([0-9]+)\ue001")
 Parts = list[tuple[str, bool]]
 """Texts in order, and for each whether it is of the template and not the content of a message."""
@@ -86,9 +90,11 @@ def render(tokenizer: Any, messages: Messages) -> Parts:
 
 
 def with_template_options(tokenizer: Any, options: Mapping[str, Any]) -> Any:
-    """Sets variables at the beginning of the chat template of a tokenizer, and returns it.
+    """Sets variables at the beginning of the chat templates of a tokenizer, and returns it.
 
-    Every use of the template then has them: prompts, their lengths, and their texts in a frame.
+    Every use of a template then has them: prompts, their lengths, and their texts in a frame. A
+    template that writes today's date gets `DATE` instead, so that prompts do not change at midnight
+    within a run, nor until it resumes.
 
     Args:
         tokenizer: Tokenizer with the interface of transformers.
@@ -97,12 +103,19 @@ def with_template_options(tokenizer: Any, options: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: There are options, and the tokenizer has no chat template.
     """
-    if options:
-        if not isinstance(getattr(tokenizer, "chat_template", None), str):
-            raise ValueError(f"the model has no chat template, so it takes no options: {options}")
-        # the literals of Jinja are those of Python
-        lines = (f"{{%- set {name} = {value!r} %}}" for name, value in options.items())
-        tokenizer.chat_template = "".join(lines) + tokenizer.chat_template
+    template = getattr(tokenizer, "chat_template", None)
+    if options and not template:
+        raise ValueError(f"the model has no chat template, so it takes no options: {options}")
+    # the literals of Jinja are those of Python
+    lines = "".join(f"{{%- set {name} = {value!r} %}}" for name, value in options.items())
+
+    def changed(text: str) -> str:
+        return lines + _TODAY.sub(lambda call: repr(DATE.strftime(call[2])), text)
+
+    if isinstance(template, Mapping):
+        tokenizer.chat_template = {name: changed(text) for name, text in template.items()}
+    elif template:
+        tokenizer.chat_template = changed(template)
     return tokenizer
 
 

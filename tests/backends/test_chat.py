@@ -146,6 +146,29 @@ def test_variables_of_the_template_can_be_set(tmp_path):
     assert "[False|]" in generator._backend.tokenizer.apply_chat_template([USER], tokenize=False)
 
 
+def test_a_template_with_the_date_gives_the_same_prompt_every_day(tmp_path):
+    folder = chat_templates.save(tmp_path, chat_templates.QWEN)
+    before = _chat.as_text(HuggingFaceBackend(folder).tokenizer, [USER])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template += (  # as in Llama 3.2
+        "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+        '{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}{%- endif %}'
+        "{{ '[%s]' % date_string }}"
+    )
+    tokenizer.save_pretrained(folder)
+    assert _chat.as_text(HuggingFaceBackend(folder).tokenizer, [USER]) == f"{before}[26 Jul 2024]"
+    backend = HuggingFaceBackend(folder, template_options={"date_string": "1 May 2030"})
+    assert _chat.as_text(backend.tokenizer, [USER]) == f"{before}[1 May 2030]"
+
+
+def test_variables_of_several_templates_can_be_set(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(chat_templates.save(tmp_path, chat_templates.QWEN))
+    default = tokenizer.chat_template + "{{ thinking }}"
+    tokenizer.chat_template = {"default": default, "tool_use": "{{ thinking }}"}
+    changed = _chat.with_template_options(tokenizer, {"thinking": 7})
+    assert _chat.as_text(changed, [USER]).endswith("7")
+
+
 def test_options_of_a_model_without_a_template_are_an_error(llama):
     with pytest.raises(ValueError, match="has no chat template, so it takes no options"):
         _ = HuggingFaceBackend(llama, template_options={"enable_thinking": False}).tokenizer
