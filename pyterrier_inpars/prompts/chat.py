@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ from pyterrier_inpars.prompts.templates import (
 
 _FIELDS = ("mode", "system", "user", "examples", "prefill", "extract", "schema")
 """Fields of a chat prompt in a YAML file."""
+_WHOLE = re.compile("(?s).+")
 
 
 class ChatPrompt(Prompt):
@@ -165,12 +167,13 @@ class ChatPrompt(Prompt):
         Raises:
             ValueError: One does not begin with the prefill, or ``extract`` does not find its query.
         """
+        is_line = self.extract is None or isinstance(self.extract, str)
         for query in [] if "answer" in self.examples else self.examples["query"]:
             answer, prefill = self._answer(query), self.prefill
             found = queries_of(
                 answer.removeprefix(prefill), self.extract, chat=True, prefill=prefill
             )
-            expected = queries_of(query, None, chat=True)
+            expected = queries_of(query, None if is_line else _WHOLE, chat=True)
             texts = [{" ".join(q.text.split()) for q in queries} for queries in (expected, found)]
             if not answer.startswith(prefill) or not texts[0] <= texts[1]:
                 raise ValueError(

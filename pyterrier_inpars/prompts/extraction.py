@@ -23,6 +23,7 @@ _ENDS = r"\n\v\f\r\x1c-\x1e\x85\u2028\u2029"  # where str.splitlines() splits
 _LINE_END = re.compile(f"[{_ENDS}]")
 _LINE = re.compile(f"[^{_ENDS}]+")
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_JSON_START = re.compile(r"\{\s*[\"}]|\[\s*[\[{\"\]]")
 _EMPHASIS_END = re.compile(r"[*_]{1,3}(?=\s|\Z)")
 
 
@@ -105,8 +106,8 @@ def queries_of(
             regular expression: its first group, or the whole match, at each match.
             ``{"json": field}``: the string, or the strings, in this field of the first JSON object
             that has it, or of the objects of a list. A function: what it returns, a string or
-            several. None: the first line; in a chat, not one that announces a query and ends with
-            a colon.
+            several. None: the first line; in a chat, not one that announces a query, as ``Here is a
+            search query:`` does.
         chat: Whether this is the answer to a chat prompt. Reasoning is left out then, and an answer
             that ends within it has no queries (see `answer_start`). A marker may be emphasized
             (``**Query:**`` or ``**Query**:``), alone or with the query, which may be on the next
@@ -274,7 +275,7 @@ class _Decoder(json.JSONDecoder):
 def _json_field(answer: str, start: int, field: str) -> list[Query]:
     """Returns the strings in a field of the first JSON object, or list of objects, that has it."""
     decoder = _Decoder()
-    for match in re.compile(r"[\[{]").finditer(answer, start):
+    for match in _JSON_START.finditer(answer, start):
         try:
             value, _ = decoder.raw_decode(answer, match.start())
         except RecursionError:

@@ -68,6 +68,21 @@ def test_answers_of_examples_have_the_form_that_extract_expects(options, answer)
 
 
 @pytest.mark.parametrize(
+    "extract", [None, "Query:", {"json": "q"}, re.compile(".+"), lambda answer: answer]
+)
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("# of calories in rice", "> operator bash", "1. FC Köln", "answer: the movie"),
+        *("* in sql", '"carpe diem"', "_ is the capital of _"),
+    ],
+)
+def test_queries_that_look_like_markdown_can_be_examples(query, extract):
+    prompt = ChatPrompt("{document}", examples=[{"query": query, "text": "x"}], extract=extract)
+    assert prompt.example_queries()[0] == query
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"extract": re.compile("<(.*)>")},

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -101,7 +102,11 @@ def test_queries_of_an_answer(answer, extract, expected):
         *("**Search query**\nx y", "## Search Query\nx y", "**Query:**\n```\nx y\n```"),
         *("Search query: x y", "**Search query:** x y", "**Query: x y**", "__Query:__ x y"),
         *("Here is a query: x y", "Query 1: x y", "Query： x y", "query：x y", "Question: x y"),
-        *("x y<|END_RESPONSE|>", "1. **Query:** 'x y'"),
+        *("x y<|END_RESPONSE|>", "1. **Query:** 'x y'", "<query>x y</query>.", "_x y_", "__x y__"),
+        *("Query #1: x y", "Query:x y", "Sure, here is a search query for the document: x y"),
+        *("Here is a search query for this document.\n\nx y", "Of course!\nx y", "Query\nx y"),
+        *("Sure thing! Let me write one.\nx y", "Absolutely.\nx y", "# Example queries\n- x y"),
+        *("A relevant query would be:\nx y", "A user might search for:\nx y", "They ask:\nx y"),
     ],
 )
 def test_what_is_around_the_first_line_is_no_part_of_the_query(answer):
@@ -121,11 +126,34 @@ def test_what_is_around_the_first_line_is_no_part_of_the_query(answer):
         *("what does a:b mean", "1.5 liter engine", 'why is `a` in "b".', "5' 11\" in cm"),
         *("answering machine", "the query language of lucene", "question mark", "5 > 3", "a."),
         *("what is the meaning of:", "https://example.com/a", "10:30 train", "question"),
+        *("- 2024 election results", "## 10 best", "# of calories in rice", "-  5 degrees"),
+        *("The answer: my life", "final question: jeopardy", "question 5: exam 2019"),
+        *("user query: intent classification survey", "query://a", "_ is the capital of _"),
+        *("the _private_ name", "_private_", "__name__ == __main__"),
+        *("here is where we are", "analysisX ray", "analysisPython pandas", '"what is x"?'),
     ],
 )
 def test_what_can_be_a_query_stays(query):
     assert texts(query) == [query]
     assert texts(f"Query: {query}", "Query:") == [query]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("how to fix the following error:", "what does the following do:", "binary search steps:"),
+        *("how is this query parsed:", "why is the answer 42:", "surely you are joking", "queried"),
+        *("where is here:", "certain death", "here comes the sun", "answers to exam 5"),
+    ],
+)
+def test_a_query_is_not_taken_for_an_announcement_of_the_next_line(query):
+    assert texts(f"{query}\nTypeError: 'NoneType'") == [query]
+
+
+@pytest.mark.parametrize("mark", ["1. ", "1) ", "• ", "* "])
+@pytest.mark.parametrize("query", ["10 best laptops", "2024 election results", "5 ways to x"])
+def test_a_list_mark_before_a_number(mark, query):
+    assert texts(mark + query) == [query]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +197,8 @@ def test_quotation_marks_alone_are_removed_elsewhere():
         ("<|channel|>analysis<|message|>We<|end|><|start|>assistant<|channel|>commentary", []),
         ("<|channel|>analysis<|message|>We<|end|><|start|>assistant<|channel|>final", []),
         ("analysisWe need a query.assistantfinalplasma noise", ["plasma noise"]),
-        ("analysisWe need a query.", []),
+        ("analysisWe need a query.\n\nIt is short.assistantfinalplasma noise", ["plasma noise"]),
+        ("analysisWe need a query. " + "The document is about the noise of plasma. " * 2, []),
         ("analysis of plasma noise", ["analysis of plasma noise"]),
         # Cohere, Gemma, and others
         ("<|START_THINKING|>So<|END_THINKING|><|START_RESPONSE|>plasma", ["plasma"]),
@@ -198,6 +227,7 @@ def test_reasoning_in_the_formats_of_several_models(answer, expected):
         "difference of [THINK] and [/THINK]?",
         "what is the <|channel|> token",
         'the "<think>" tag',
+        "so " * 20 + "</think> what is x",
         "how is `</think>` removed",
     ],
 )
@@ -215,6 +245,8 @@ def test_a_tag_among_words_is_a_part_of_the_query(answer):
         ("Sure!\n<think> so </think> a query", ["a query"]),
         ("so </think>\na query", ["a query"]),
         ("so\n</think> a query", ["a query"]),
+        ("The user wants X. </think> what is x", ["what is x"]),
+        ("so " * 30 + "</think> what is x", ["what is x"]),
     ],
 )
 def test_tags_of_reasoning_beside_words(answer, expected):
@@ -303,6 +335,23 @@ def test_a_value_of_json_begins_in_the_prefill():
 
 def test_brackets_without_end_are_no_json():
     assert texts("[" * 20_000, JSON) == texts('{"query":' * 5_000, JSON) == []
+    assert texts("{ \n" * 20_000 + '{ "query": "a"}', JSON) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("x y" + "</query>" * 20_000, "<query>" * 20_000 + "x y", "1. " * 20_000 + "x y"),
+        *("here is a query " * 20_000, "analysisA\n" * 20_000, "a </think> b " * 20_000),
+        *("{" * 100_000, "query " * 20_000 + "\nb", "Sure, " * 20_000 + "\nb"),
+    ],
+)
+def test_long_answers_take_time_in_proportion(answer):
+    """A quadratic search would take minutes."""
+    started = time.process_time()
+    for extract in (None, JSON, "Query:"):
+        texts(answer, extract)
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(
