@@ -36,7 +36,6 @@ from pyterrier_inpars.backends._streaming import collect, request
 from pyterrier_inpars.backends._tokens import count_tokens
 from pyterrier_inpars.backends.base import (
     LEAST_LOG_PROB,
-    SAMPLING_FIELDS,
     Backend,
     Completion,
     Messages,
@@ -349,9 +348,8 @@ class QueryGenerator(ModelStage, DocumentStage):
         """
         described = self._backend.describe()
         context = described.pop("context", None)
-        sampling = vars(Sampling.of(self.sampling)) | {
-            name: described.pop(name) for name in SAMPLING_FIELDS if name in described
-        }
+        sampling = self._sampling(described)
+        described = {name: value for name, value in described.items() if name not in sampling}
         if self.types == "one":  # the types are drawn by it
             sampling["seed"] = Sampling.of(self.sampling).seed
         prompts = self._prompts()
@@ -377,16 +375,31 @@ class QueryGenerator(ModelStage, DocumentStage):
             **({"keep_prompt": True} if self.keep_prompt else {}),
         }
 
+    def _sampling(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the sampling, by the fields of `Sampling`; None where it is not known.
+
+        Args:
+            described: Description of the backend, with the fields that it decides itself.
+        """
+        given = vars(Sampling.of(self.sampling))
+        return {name: described.get(name, value) for name, value in given.items()}
+
+    def _shown_sampling(self) -> str | None:
+        """Returns the sampling as a text, None if it is not known; loads no model."""
+        sampling = self._sampling(getattr(self._backend, "fixed_sampling", {}))
+        if sampling["temperature"] == 0:
+            return "greedy"
+        known = [f"{name}={value}" for name, value in sampling.items() if value is not None]
+        return ", ".join(known) or None
+
     def _repr_html_(self) -> str:
         """Returns PyTerrier's drawing, the settings, the counts and the prompt; loads no model."""
-        sampling = Sampling.of(self.sampling)
-        is_own = isinstance(self._backend, PyTerrierRagBackend)
         fields = fields_of(self.text_field)
         kept = {"keep_answer": self.keep_answer, "keep_prompt": self.keep_prompt}
         settings = {
             "model": str(self.model),
             **{name: str(value) for name, value in self._backend_options.items()},
-            "sampling": None if is_own else str(sampling) if sampling.temperature else "greedy",
+            "sampling": self._shown_sampling(),
             "queries per document": f"{self.num_queries:,}",
             "types": self.types if isinstance(self.prompt, dict) else None,
             "text of a document": f"{' and '.join(fields)}, at most {self.max_doc_tokens:,} tokens",

@@ -221,6 +221,11 @@ class OpenAIBackend:
             )
         return names[0]
 
+    @property
+    def fixed_sampling(self) -> dict[str, Any]:
+        """Fields of `Sampling` that ``parameters`` replace."""
+        return {name: self.parameters[name] for name in SAMPLING_FIELDS if name in self.parameters}
+
     def describe(self) -> dict[str, Any]:
         """Returns the settings that determine the output; see `Backend.describe`.
 
@@ -235,10 +240,9 @@ class OpenAIBackend:
             "tokenizer": getattr(self._tokenizer, "name_or_path", self._tokenizer),
             "context": self.context,
         }
-        sampling = {f: self.parameters[f] for f in SAMPLING_FIELDS if f in self.parameters}
         return {
             **{name: value for name, value in settings.items() if value},
-            **sampling,
+            **self.fixed_sampling,
             **({} if self.log_probs else {"log_probs": False}),
             "versions": {"openai": _client_version(), "server": self.base_url},
         }

@@ -111,6 +111,11 @@ class OpenAIBatch:
         """See `OpenAIBackend`."""
         return self._backend.tokenizer
 
+    @property
+    def fixed_sampling(self) -> dict[str, Any]:
+        """See `OpenAIBackend`."""
+        return self._backend.fixed_sampling
+
     def describe(self) -> dict[str, Any]:
         """Returns the settings that determine the output; see `Backend.describe`."""
         return {**self._backend.describe(), "backend": "openai-batch"}

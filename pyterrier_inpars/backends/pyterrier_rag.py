@@ -18,7 +18,9 @@ from pyterrier_inpars.backends.base import (
     Sampling,
 )
 
-_SECRET = re.compile(r"key|secret|password|credential|auth|header|cookie", re.I)
+_SECRET = re.compile(r"key|secret|passw|credential|auth|header|cookie|bearer", re.I)
+_TOKEN = re.compile(r"token", re.I)
+_NO_SECRET = re.compile(r"(max|min)(_new|_completion)?_tokens|\w*_token_ids?|tokenizer", re.I)
 
 
 class PyTerrierRagBackend:
@@ -50,20 +52,33 @@ class PyTerrierRagBackend:
         self.backend = backend
         self.chat = bool(getattr(backend, "supports_message_input", False))
 
+    @property
+    def _arguments(self) -> Any:
+        """The ``generation_args`` of the object without secrets, a dict if they are a mapping."""
+        given = getattr(self.backend, "_generation_args", None)
+        return _described(getattr(self.backend, "generation_args", given) or {})
+
+    @property
+    def fixed_sampling(self) -> dict[str, Any]:
+        """Fields of `Sampling`, all of which the object decides; None if it does not name them."""
+        arguments = self._arguments
+        known = arguments if isinstance(arguments, dict) else {}
+        return {name: known.get(name) for name in SAMPLING_FIELDS}
+
     def describe(self) -> dict[str, Any]:
         """Returns the class, the model's name and the ``generation_args``; see `Backend.describe`.
 
-        Of these arguments, those that may hold a key are left out. The object's ``repr`` is not
-        included: it may contain an API key, or an address that changes from run to run.
+        Of these arguments, those that may hold a key or an access token are left out, at any depth.
+        The object's ``repr`` is not included: it may contain an API key, or an address that changes
+        from run to run.
         """
         kind = type(self.backend)
-        given = getattr(self.backend, "_generation_args", None)
-        arguments = _described(getattr(self.backend, "generation_args", given) or {})
+        arguments = self._arguments
         return {
             "model": getattr(self.backend, "model_id", None),
             "backend": f"{kind.__module__}.{kind.__qualname__}",
             **({"generation_args": arguments} if arguments else {}),
-            **{name: arguments.get(name) for name in SAMPLING_FIELDS},
+            **self.fixed_sampling,
         }
 
     def complete(
@@ -103,14 +118,21 @@ class PyTerrierRagBackend:
 
 
 def _described(value: Any) -> Any:
-    """Returns arguments for a manifest: without keys, and other objects by their class."""
+    """Returns arguments for a manifest: without secrets, and other objects by their class."""
     if isinstance(value, Mapping):
-        public = {name: v for name, v in value.items() if not _SECRET.search(str(name))}
-        return {str(name): _described(v) for name, v in public.items()}
+        return {str(name): _described(v) for name, v in value.items() if not _is_secret(str(name))}
+    if isinstance(value, list | tuple):
+        return [_described(v) for v in value]
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError):
         return type(value).__qualname__
+
+
+def _is_secret(name: str) -> bool:
+    """Returns whether the value of an argument may be a secret."""
+    is_token = _TOKEN.search(name) and not _NO_SECRET.fullmatch(name)
+    return bool(is_token or _SECRET.search(name))
 
 
 def _completion(output: Any, max_new_tokens: int, stop: Sequence[str]) -> Completion:

@@ -13,6 +13,7 @@ from pyterrier_inpars import QueryGenerator
 from pyterrier_inpars.backends._turns import TURN_SECONDS
 from pyterrier_inpars.backends.base import PromptError, Sampling
 from pyterrier_inpars.backends.openai import OpenAIBackend
+from pyterrier_inpars.backends.openai_batch import OpenAIBatch
 
 PROMPTS = [f"document {i}: the spectrum of a plasma" for i in range(30)]
 
@@ -305,3 +306,10 @@ def test_settings_have_the_sampling_that_parameters_replace():
     backend = OpenAIBackend("http://127.0.0.1:9/v1", MODEL, parameters=parameters)
     settings = QueryGenerator(backend).settings()
     assert (settings["temperature"], settings["top_p"], settings["seed"]) == (1.0, None, 0)
+
+
+@pytest.mark.parametrize("cls", [OpenAIBackend, OpenAIBatch])
+def test_a_notebook_shows_the_sampling_that_parameters_replace(cls):
+    for parameters, shown in [({}, "greedy"), ({"temperature": 0.7}, "temperature=0.7, top_p=1.0")]:
+        html = QueryGenerator(cls("http://127.0.0.1:9/v1", parameters=parameters))._repr_html_()
+        assert shown in html and ("greedy" in html) == (not parameters)

@@ -161,6 +161,41 @@ def test_settings_have_the_arguments_of_the_object_and_claim_no_others():
     assert "greedy" not in generator(Fixed())._repr_html_()
 
 
+def test_settings_have_no_secrets_at_any_depth():
+    public = {
+        **{"max_tokens": 9, "max_new_tokens": 8, "min_tokens": 1, "max_completion_tokens": 7},
+        **{"stop_token_ids": [3], "pad_token_id": 0, "tokenizer": "t", "logprobs": 5},
+    }
+    secret = {
+        **{"hf_token": "SECRET", "token": "SECRET", "bearer": "SECRET", "passwd": "SECRET"},
+        "extra_body": {"x_token": "SECRET", "top_k": 5},
+        "tools": [{"type": "mcp", "headers": {"Authorization": "Bearer SECRET"}}],
+        "parts": ({"accessToken": "SECRET", "n": 1}, [{"Cookie": "SECRET"}]),
+    }
+    settings = generator(Sampling(**public, **secret)).settings()
+    assert "SECRET" not in str(settings)
+    assert settings["generation_args"] == {
+        **public,
+        "extra_body": {"top_k": 5},
+        "tools": [{"type": "mcp"}],
+        "parts": [{"n": 1}, [{}]],
+    }
+
+
+@pytest.mark.parametrize("given", [object(), [1, 2], "greedy"])
+def test_arguments_that_are_no_mapping(given):
+    backend = Sampling()
+    backend._generation_args = given
+    settings = generator(backend).settings()
+    assert settings["temperature"] is None
+    assert settings["generation_args"] == ("object" if type(given) is object else given)
+
+
+def test_a_notebook_shows_the_sampling_of_the_object():
+    assert "temperature=0.7<" in generator(Sampling(temperature=0.7))._repr_html_()
+    assert "greedy" in generator(Sampling(temperature=0))._repr_html_()
+
+
 def test_the_seed_that_draws_types_is_in_the_settings():
     prompts = {"a": "question", "b": "keywords"}
     stage = QueryGenerator(Chat(), prompt=prompts, types="one", sampling={"seed": 3})
