@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pyterrier_inpars.backends._chat import as_text, encode
-from pyterrier_inpars.backends._tokens import units
+from pyterrier_inpars.backends._tokens import count_units, units
 from pyterrier_inpars.backends.base import Messages
 
 
@@ -105,14 +106,14 @@ def _prompt_lengths(
 
 
 def _first_units(document: str, number: int) -> str:
-    found = units(document)
+    found = list(itertools.islice(units(document), number + 1))
     return document if len(found) <= number else document[: found[number - 1].end()]
 
 
 def _length(text: str, tokenizer: Any) -> int:
     """Returns the number of tokens of a text, or of `units` without a tokenizer."""
     if tokenizer is None:
-        return len(units(text))
+        return count_units(text)
     return len(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 

@@ -7,7 +7,7 @@ import tiny_llm
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyterrier_inpars.backends._tokens import count_tokens
+from pyterrier_inpars.backends._tokens import _WIDE_CHARACTER, count_tokens, count_units, units
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 
 TOKENIZER = tiny_llm.tokenizer()
@@ -63,3 +63,28 @@ def test_tokens_are_estimated_by_script():
     assert count_tokens(None, "a b c d e") == 3
     assert count_tokens(None, "汉字 abcd efgh") == 2 + 3
     assert count_tokens(None, "") == 0
+
+
+@given(
+    st.text(
+        st.one_of(
+            st.sampled_from(["a", " ", "\n", "\x1c", "\x85", "\u3000", "é", "漢", "ก", "한", "。"]),
+            st.characters(),
+        ),
+        max_size=120,
+    ),
+    st.integers(0, 90),
+    st.integers(1, 20),
+)
+@example("a b", 40, 3)
+@example("a b", 41, 3)
+def test_the_fast_counts_are_those_of_the_units(text, length, limit):
+    text = f"{text[:60]}{'x' * length}{text[60:]}"
+    found = list(units(text))
+    assert count_units(text) == len(found)
+    document = " ".join(text.split())
+    ends = [unit.end() for unit in units(document)]
+    cut = ends[limit - 1] if len(ends) > limit else len(document)
+    assert truncate([text], None, limit) == [document[:cut]]
+    wide = len(_WIDE_CHARACTER.findall(text))
+    assert count_tokens(None, text) == wide + -(-(len(text) - wide) // 4)
