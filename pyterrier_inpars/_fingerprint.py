@@ -2,14 +2,17 @@
 
 import functools
 import json
+import operator
 import os
 import re
+import weakref
 from collections.abc import Callable
 from hashlib import sha256
-from types import CodeType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_known: dict[int, dict[str, str]] = {}  # by id, while the function exists: its state may change
 
 
 class StreamFingerprint(NamedTuple):
@@ -61,48 +64,77 @@ def describe_function(function: Callable[..., Any]) -> dict[str, str]:
     function, of the values that a closure refers to, and of the attributes of an object, as they
     were at the first call of this function. Other things that the code refers to do not count.
     """
-    try:
-        return dict(_described(function))
-    except TypeError:  # it is not hashable
-        return {"function": _name(function)}
+    key = id(function)
+    if key not in _known:
+        found = _described(function)
+        try:
+            weakref.finalize(function, _known.pop, key, None).atexit = False
+        except TypeError:  # of some types written in C, whose objects have no state that changes
+            return found
+        _known[key] = found
+    return dict(_known[key])
 
 
-@functools.lru_cache(maxsize=32)  # its state may change with each call
 def _described(function: Any) -> dict[str, str]:
-    parts: list[Any] = []
+    parts = [function]
     if isinstance(function, functools.partial):
-        parts += [function.args, function.keywords]
         function = function.func
     owner = getattr(function, "__self__", None)  # of a method
     if not isinstance(owner, ModuleType):
         parts += [owner, getattr(owner, "__dict__", None)]
-    if hasattr(function, "__code__"):
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-        parts += [function.__code__, function.__defaults__, function.__kwdefaults__, cells]
-    else:
+    if not isinstance(function, FunctionType | MethodType):
         state = getattr(function, "__dict__", without_addresses(repr(function)))
-        parts += [state, getattr(type(function).__call__, "__code__", None)]
-    try:
-        text = json.dumps(parts, default=_plain, skipkeys=True, sort_keys=True)
-    except ValueError:  # it contains itself
-        text = ""
+        parts += [state, type(function).__call__]
+    text = json.dumps(_plain(parts))
     return {"function": _name(function), "hash": sha256(text.encode()).hexdigest()[:16]}
 
 
 def _name(value: Any) -> str:
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{getattr(named, '__module__', 'builtins')}.{named.__qualname__}"
+    return f"{getattr(named, '__module__', None) or 'builtins'}.{named.__qualname__}"
 
 
-def _plain(value: Any) -> Any:
-    """Represents what JSON cannot hold; objects by their class, functions by their name."""
-    if isinstance(value, CodeType):
-        return [value.co_code.hex(), value.co_names, value.co_consts]
+def _plain(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """Returns a value as JSON can hold it; other objects by their class.
+
+    Args:
+        value: Any value.
+        above: Identities of the values that contain this one.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if id(value) in above:
+        return "contains itself"
+    plain = functools.partial(_plain, above=(*above, id(value)))
+    if isinstance(value, dict):
+        pairs = ([json.dumps(plain(name)), plain(part)] for name, part in value.items())
+        return sorted(pairs, key=operator.itemgetter(0))
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
     if isinstance(value, set | frozenset):
-        return sorted(map(repr, value))
+        return sorted(map(without_addresses, map(repr, value)))
+    if isinstance(value, functools.partial):
+        return plain([value.func, value.args, value.keywords])
+    if isinstance(value, MethodType):
+        return plain([value.__func__])
+    if isinstance(value, FunctionType):
+        cells = [_content(cell) for cell in value.__closure__ or ()]
+        return [
+            _name(value),
+            *plain([value.__code__, value.__defaults__, value.__kwdefaults__, cells]),
+        ]
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), *plain([value.co_names, value.co_consts])]
     if isinstance(value, re.Pattern):
-        return [value.pattern, value.flags]
+        return plain([value.pattern, value.flags])
     return repr(value) if isinstance(value, bytes | complex) else _name(value)
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # its variable has no value yet
+        return None
 
 
 def settings_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
