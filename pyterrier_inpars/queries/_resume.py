@@ -94,6 +94,10 @@ class ResumeState:
     num_pending: int = 0
     progress: RunProgress = field(default_factory=RunProgress)
     _checked: bool = False
+    _failed_docnos: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._failed_docnos.update(document.docno for document in self.failed)
 
     @property
     def stored_position(self) -> StreamFingerprint:
@@ -149,7 +153,8 @@ class ResumeState:
 
     def _difference(self, settings: dict[str, Any]) -> str:
         """Describes how settings and stages of this run differ from the stored ones."""
-        old, new = {**(self.settings or {})}, {**settings}
+        old = {**(self.settings or {})}
+        new = _without_unknown_hashes(old, settings)
         if self.stages is not None:
             old["stages"], new["stages"] = self.stages, self.current_stages
         else:  # version 0.1 did not store it
@@ -194,7 +199,8 @@ class ResumeState:
 
     def add_failure(self, docno: str, error: str) -> None:
         """Adds a document of the current batch whose prompt failed."""
-        self.progress.failed += docno not in {document.docno for document in self.failed}
+        self.progress.failed += docno not in self._failed_docnos
+        self._failed_docnos.add(docno)
         self.failed.append(FailedDocument(docno, error, self.position.documents))
 
     def close(self) -> None:
@@ -214,6 +220,18 @@ class ResumeState:
 
     def _shard(self, number: int) -> int:
         return bisect_left(self.shard_ends, number, key=lambda end: end.documents)
+
+
+def _without_unknown_hashes(old: Any, new: Any) -> Any:
+    """Returns settings without the hashes of functions that earlier versions only named."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    unknown = {"hash"} - old.keys() if "function" in old else set()
+    return {
+        name: _without_unknown_hashes(old.get(name), value)
+        for name, value in new.items()
+        if name not in unknown
+    }
 
 
 _active: ContextVar[ResumeState | None] = ContextVar("pyterrier_inpars_resume", default=None)

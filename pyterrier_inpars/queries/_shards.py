@@ -308,7 +308,8 @@ def _take_failed(
         if state.regenerating.get(document.docno) == damaged
         and (damaged is not None or document.end <= end.documents)
     ]
-    state.failed = [document for document in state.failed if document not in taken]
+    stored = set(taken)
+    state.failed = [document for document in state.failed if document not in stored]
     return {document.docno: document.error for document in taken}
 
 

@@ -164,6 +164,39 @@ def test_a_changed_corpus_is_refused(tmp_path):
     assert not writer.written and files(tmp_path / "queries") == before
 
 
+@pytest.mark.parametrize("place", [["extract"], ["prompt", "extract"], ["prompt", "a", "extract"]])
+def test_a_function_that_was_only_named_is_not_compared_by_its_hash(tmp_path, place):
+    def described(**function):
+        for name in reversed(place):
+            function = {name: function}
+        return {"model": "m", **function}
+
+    def interrupted(**function):
+        with pytest.raises(OSError, match="disk"):
+            index(path, corpus(20, stop=14), Writer(settings=described(**function)))
+
+    path = tmp_path / "queries"
+    interrupted(function="m.f")
+    interrupted(function="m.f", hash="a")
+    for other in ({"function": "m.g", "hash": "a"}, {"regex": "a"}):
+        with pytest.raises(ValueError, match="started with other settings"):
+            index(path, corpus(20), Writer(settings=described(**other)))
+    index(path, corpus(20), Writer(settings=described(function="m.f", hash="a")))
+    path = tmp_path / "hashed"
+    interrupted(function="m.f", hash="a")
+    with pytest.raises(ValueError, match="hash: was 'a', is 'b'"):
+        index(path, corpus(20), Writer(settings=described(function="m.f", hash="b")))
+
+
+def test_documents_that_failed_are_counted_once():
+    known = resume.FailedDocument("0", "e", 1)
+    state = resume.ResumeState("q", failed=[known])
+    for docno in ("0", "1", "2", "1"):
+        state.add_failure(docno, "e")
+    assert state.progress.failed == 2
+    assert [document.docno for document in state.failed] == ["0", "0", "1", "2", "1"]
+
+
 def test_changed_settings_are_refused(tmp_path):
     path, prompt = tmp_path / "queries", "Example: " * 100
     old = {"prompt": prompt + "A", "seed": 0, "generation": {"n": 1, "top_p": None}}
