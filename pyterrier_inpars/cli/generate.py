@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,7 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
 @SERVER
 @section(
     "Prompt",
-    click.option(
-        "--chat", "prompt", flag_value="chat", help="Same as --prompt chat: for an instruct model."
-    ),
+    click.option("--chat", is_flag=True, help="Same as --prompt chat: for an instruct model."),
     click.option(
         "--prompt",
         type=PROMPT,
@@ -212,6 +211,7 @@ def generate(
     text: Any,
     fix_text: bool,
     model: str,
+    chat: bool,
     prompt: str,
     prompt_name: str | None,
     types: tuple[str, ...],
@@ -236,7 +236,15 @@ def generate(
     """
     generator_options = of_runtime(model, generator_options)
     if types:
-        refuse("prompt", because="cannot be used with --prompt_type, which names the prompts")
+        refuse(
+            *("chat", "prompt"),
+            because="cannot be used with --prompt_type, which names the prompts",
+        )
+    elif chat and prompt != "chat":
+        refuse("prompt", because="cannot be used with --chat, which is --prompt chat")
+    names = types or ("chat" if chat else prompt,)
+    option = "--prompt_type" if types else "--chat" if chat else "--prompt"
+    _check_prompt_options(names, option)
     as_lines = output.lower().endswith(LINES)
     folder = f"{output}.queries" if as_lines else output
     queries = SyntheticQueries(folder, shard_size=shard_size, verbose=True)
@@ -249,11 +257,16 @@ def generate(
         "max_query_tokens": max_query_tokens,
     }
     load = functools.partial(
-        _prompt, entry=prompt_name, source=source, examples=fewshot_examples, fewshot=fewshot
+        _prompt,
+        option=option,
+        entry=prompt_name,
+        source=source,
+        examples=fewshot_examples,
+        fewshot=fewshot,
     )
     generator = QueryGenerator(
         demo_or_name(demo.language_model, model),
-        prompt={name.replace("-", "_"): load(name) for name in types} if types else load(prompt),
+        prompt={name.replace("-", "_"): load(name) for name in types} if types else load(*names),
         sampling=Sampling(temperature, top_p, seed),
         stop=list(stop) or None,
         keep_prompt=as_lines,
@@ -282,8 +295,36 @@ def generate(
     )
 
 
+def _is_yaml(name: str) -> bool:
+    return Path(name).suffix.lower() in (".yaml", ".yml")
+
+
+def _has_no_examples(name: str) -> bool:
+    """Returns whether a prompt cannot have examples: ``auto``, or a text file."""
+    return name == "auto" or (Path(name).is_file() and not _is_yaml(name))
+
+
+def _check_prompt_options(names: Sequence[str], option: str) -> None:
+    """Refuses options that would have an effect on no prompt.
+
+    Args:
+        names: Names and paths of the prompts.
+        option: Option that named them.
+    """
+    given = option if option == "--chat" else f"{option} {' '.join(names)}"
+    if not any(map(_is_yaml, names)):
+        refuse("prompt_name", because=f"is for a YAML file with prompts, not for {given}")
+    if all(map(_has_no_examples, names)):
+        refuse(
+            *("fewshot_examples", "n_fewshot_examples"),
+            because=f"has no effect on {given}: give a prompt with examples, such as "
+            "--prompt few-shot, or --chat for an instruct model",
+        )
+
+
 def _prompt(
     name: str,
+    option: str,
     entry: str | None,
     source: Source,
     examples: str | None,
@@ -293,31 +334,25 @@ def _prompt(
 
     Args:
         name: Name of a prompt, or path of a text or YAML file.
+        option: Option that named it.
         entry: Name of the prompt in a YAML file.
         source: Collection of the few-shot examples.
         examples: File of few-shot examples.
         fewshot: Parameters of ``FewShotPrompt``, used if the prompt has examples.
     """
     file = Path(name)
-    is_yaml = file.suffix.lower() in (".yaml", ".yml")
-    if not is_yaml:
-        refuse("prompt_name", because=f"is for a YAML file with prompts, but --prompt is {name}")
-    if name == "auto" or (file.is_file() and not is_yaml):
-        refuse(
-            *("fewshot_examples", "n_fewshot_examples"),
-            because=f"has no effect on --prompt {name}: give a prompt with examples, such as "
-            "--prompt few-shot, or --chat for an instruct model",
-        )
+    if _has_no_examples(name):
         return StaticPrompt(read_text(file)) if name != "auto" else name
     options: dict[str, Any] = {}
-    if examples or (entry or name).startswith(("few-shot", "promptagator-")):
+    known = entry if entry and _is_yaml(name) else name
+    if examples or known.startswith(("few-shot", "promptagator-")):
         options = {"examples": source.examples(examples), **fewshot}
     if not file.is_file():
         try:
             return load_prompt(name, **options)
         except DownloadError as error:
             raise DownloadError(
-                f"--prompt {name} needs a download; --prompt three-shot needs none. {error}"
+                f"{option} {name} needs a download; {option} three-shot needs none. {error}"
             ) from error
     if entry is None:
         raise click.UsageError(f"--prompt_name is required: the name of a prompt in {name}")

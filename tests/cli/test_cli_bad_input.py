@@ -51,6 +51,12 @@ def folder(tmp_path_factory, llm):
 GENERATE = "generate --base_model {llm} --prompt zero-shot --dataset {corpus.jsonl} --output {new}"
 
 
+TYPES = "generate --base_model {llm} --prompt_type chat --dataset {corpus.jsonl} --output {new}"
+
+
+CHAT = "generate --base_model {llm} --chat --dataset {corpus.jsonl} --output {new}"
+
+
 FILTER = "filter --filter_strategy scores --output {new}"
 
 
@@ -99,6 +105,12 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (f"{GENERATE} --prompt_name x", 2, "--prompt_name is for a YAML file"),
         (f"{GENERATE} --prompt no.yaml --prompt_name x", 1, "there is no prompt 'no.yaml'"),
         (f"{GENERATE} --prompt_type question", 2, "--prompt cannot be used with --prompt_type"),
+        (f"{TYPES} --chat", 2, "--chat cannot be used with --prompt_type"),
+        (f"{GENERATE} --chat", 2, "--prompt cannot be used with --chat"),
+        (f"{TYPES} --prompt_name x", 2, "not for --prompt_type chat"),
+        (f"{TYPES} --prompt_type auto --prompt_name x", 2, "not for --prompt_type chat auto"),
+        (f"{CHAT} --prompt_name x", 2, "YAML file with prompts, not for --chat"),
+        (f"{TYPES} --prompt_type {{list.yaml}}", 2, "--prompt_name is required"),
         (f"{GENERATE} --torch_compile --base_model http://127.0.0.1:9/v1", 2, "--torch_compile"),
         (f"{GENERATE} --base_model {{nowhere}}", 1, "cannot load a causal language model from"),
         (f"{GENERATE} --output {{queries.jsonl}}", 1, "already exists"),

@@ -41,6 +41,18 @@ def test_the_chat_prompt_of_a_server(corpus, tmp_path):
     assert len(SyntheticQueries(tmp_path / "queries")) == 2
 
 
+def test_the_name_of_a_prompt_is_for_the_yaml_file_among_the_types(corpus, tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text('plain: {mode: static, template: "About {document}: {query}"}\n')
+    output = tmp_path / "out.jsonl"
+    with FaultServer() as server:
+        cli.main(["generate", "--base_model", server.url, "--prompt_type", str(file),
+                  "--prompt_type", "zero-shot", "--prompt_name", "plain", "--dataset",
+                  str(corpus), "--output", str(output)])  # fmt: skip
+    prompts = [json.loads(line)["prompt_text"] for line in output.read_text().splitlines()]
+    assert sum(prompt.startswith("About ") for prompt in prompts) == 2 < len(prompts)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
