@@ -4,12 +4,18 @@ import numpy as np
 import pandas as pd
 
 SPREAD = 1e-6
-"""Scores of a query whose range is a smaller share of the largest one count as constant."""
+"""Scores of a query whose range is a smaller share of the largest one are those of no ranking."""
+ROUNDING = 1e-12
+"""Scores whose range is a smaller share of the largest one differ only by rounding in float64."""
 
 
-def are_constant(lowest: pd.Series, highest: pd.Series) -> pd.Series:
-    """Returns for groups whether their scores differ by no more than rounding."""
-    return highest - lowest <= SPREAD * np.maximum(lowest.abs(), highest.abs())
+def are_constant(lowest: pd.Series, highest: pd.Series, spread: float = SPREAD) -> pd.Series:
+    """Returns for groups whether the range of their scores is at most this share of the largest.
+
+    Groups with infinite scores are not constant.
+    """
+    width = highest - lowest
+    return np.isfinite(width) & (width <= spread * np.maximum(lowest.abs(), highest.abs()))
 
 
 def z_scores(scores: np.ndarray, groups: pd.Series) -> np.ndarray:
@@ -20,7 +26,7 @@ def z_scores(scores: np.ndarray, groups: pd.Series) -> np.ndarray:
         groups: Group of each row, such as the qid.
 
     Returns:
-        Array of (rows,), float64; 0 where all scores of a group are equal, up to rounding.
+        Array of (rows,), float64; 0 where all scores of a group are equal, up to `ROUNDING`.
     """
     values, groups = pd.Series(scores, dtype=float), groups.to_numpy()
     lowest, highest = (values.groupby(groups).transform(name) for name in ("min", "max"))
@@ -28,4 +34,4 @@ def z_scores(scores: np.ndarray, groups: pd.Series) -> np.ndarray:
     scaled = (values - lowest) / (highest - lowest)
     by_group = scaled.groupby(groups)
     found = (scaled - by_group.transform("mean")) / by_group.transform("std", ddof=0)
-    return found.mask(are_constant(lowest, highest), 0.0).to_numpy()
+    return found.mask(are_constant(lowest, highest, ROUNDING), 0.0).to_numpy()

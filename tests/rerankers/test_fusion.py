@@ -375,11 +375,21 @@ def test_z_scores_of_any_scale(scores, scale, offset):
     """Those of numpy, of scores on a usual scale; and 0 where scores differ by rounding."""
     values = np.array(scores) + offset
     found = z_scores(values * scale, pd.Series(["a"] * len(values)))
-    if np.ptp(values) <= 1e-6 * np.abs(values).max():
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
         assert (found == 0).all()
     else:
         expected = (values - values.mean()) / values.std()
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 if offset else 1e-12)
+
+
+@pytest.mark.parametrize(
+    "scores", [[0.9999999, 0.9999992, 0.9999995], [1e6, 1e6 + 0.5, 1e6 + 0.9], [1.0, 1 + 1e-11]]
+)
+def test_scores_in_a_narrow_range_keep_their_order(scores):
+    """Those of a saturated cross-encoder, for example."""
+    found = z_scores(np.array(scores), pd.Series(["a"] * len(scores)))
+    assert list(np.argsort(found)) == list(np.argsort(scores))
+    assert (found.mean(), found.std()) == pytest.approx((0, 1))
 
 
 def test_judged_only_measures_see_documents_below_the_cutoff():

@@ -310,6 +310,7 @@ class TestValidationMeasures:
             ([1.0, 1.0 + 1e-7, 1.0, 1.0, 0.9, 1.0], 1),
             ([-1e-9, -2e-9, -3e-9, -30.0, -29.0, -28.0], 0),
             ([0.0] * 6, 2),
+            ([np.inf, 0.0, 1.0, -np.inf, 0.0, 1.0], 0),
         ],
     )
     def test_constant_scores(self, scores, constant):
