@@ -373,9 +373,9 @@ def _present(inp: pd.DataFrame, column: str) -> np.ndarray:
         return ~present
     if missing:
         warnings.warn(
-            f"{missing:,} of {len(inp):,} queries have no {column}, and are dropped: a query of a "
-            "language model has none if its place in the answer is unknown",
-            stacklevel=4,
+            f"{missing:,} of {len(inp):,} queries have no {column}, and are dropped; "
+            "QueryGenerator gives none to a query whose place in the answer is unknown",
+            stacklevel=7,
         )
     return present
 

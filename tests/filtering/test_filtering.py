@@ -123,8 +123,10 @@ def test_queries_without_a_score_are_dropped_if_others_have_one():
     queries = frame([("a", "b", 1.0), ("a", "b", nan), ("a", "b", -float("inf"))])
     for frames in (queries, queries.astype({"score": object}).replace(nan, None)):
         stage = ScoreFilter(3)
-        with pytest.warns(UserWarning, match="1 of 3 queries have no score, and are dropped"):
-            assert kept(stage, frames) == ["q0", "q2"]
+        message = "1 of 3 queries have no score, and are dropped; QueryGenerator gives none"
+        with pytest.warns(UserWarning, match=message) as caught:
+            assert list(stage(frames)["qid"]) == ["q0", "q2"]
+        assert caught[0].filename == __file__
         assert (stage.seen, stage.dropped) == (3, 1)
     with pytest.warns(UserWarning, match="have no score"):
         named = ScoreFilter(min_score=-2, explain=True)(queries)
@@ -137,8 +139,10 @@ def test_queries_without_a_score_are_dropped_if_others_have_one():
 def test_queries_without_log_probs_are_dropped_if_others_have_some():
     queries = frame([("a", "b", 1.0)] * 3).assign(log_probs=[[-1.0], None, [-1.0]])
     stage = LengthFilter(0, min_tokens=1)
-    with pytest.warns(UserWarning, match="1 of 3 queries have no log_probs, and are dropped"):
-        assert kept(stage, queries) == ["q0", "q2"]
+    message = "1 of 3 queries have no log_probs, and are dropped"
+    with pytest.warns(UserWarning, match=message) as caught:
+        assert list(stage(queries)["qid"]) == ["q0", "q2"]
+    assert caught[0].filename == __file__
     with pytest.raises(ValueError, match="log_probs must be a list, but is None"):
         stage(queries.assign(log_probs=None))
 
