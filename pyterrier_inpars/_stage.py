@@ -1,6 +1,5 @@
 """Base class of every pipeline stage, and the checks of input frames."""
 
-import math
 from collections.abc import Iterable, Sequence
 from inspect import Parameter
 from numbers import Real
@@ -165,7 +164,7 @@ def is_missing(value: object) -> bool:
 
     It is NaN, ``pd.NA`` or ``pd.NaT``, but not None, which a field may have.
     """
-    return value is pd.NA or value is pd.NaT or (isinstance(value, Real) and math.isnan(value))
+    return value is pd.NA or value is pd.NaT or (isinstance(value, Real) and value != value)
 
 
 def _short(value: object) -> str:

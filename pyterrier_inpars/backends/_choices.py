@@ -44,7 +44,7 @@ def checked(completions: Sequence[Completion]) -> list[Completion]:
         PromptFailure: All have one.
     """
     errors = [completion.error for completion in completions]
-    if all(errors):
+    if errors and all(errors):
         raise PromptFailure(str(errors[0]))
     return [replace(completion, error=None) for completion in completions]
 

@@ -182,8 +182,9 @@ def agreement_of_values(
                 f"the {kind} values of {values.columns[bad][0]!r} are not all finite numbers: set "
                 "a value for each query, or drop the query for all systems"
             )
-    estimated, true = comparable(synthetic.mean()), comparable(human.mean())
-    tau, ap = kendall_tau(estimated, true), tau_ap(estimated, true)
+    means = synthetic.mean(), human.mean()
+    tau, ap = kendall_tau(*means), tau_ap(*means)
+    estimated, true = map(comparable, means)
     pairs = _significant_pairs(human, alpha, correction)
     alike = [(estimated[a] - estimated[b]) * (true[a] - true[b]) > 0 for a, b in pairs]
     chosen, best = estimated.idxmax(), true.idxmax()

@@ -53,7 +53,8 @@ REFUSED = {
     "multi_dataset_batch_sampler": "there is one data set: leave it out",
     "per_device_eval_batch_size": _VALIDATION,
     "prediction_loss_only": _VALIDATION,
-    "prompts": "training has the prompts of scoring: give BiEncoder query_prompt and doc_prompt",
+    "prompts": "training has the prompts of scoring: a BiEncoder takes query_prompt and "
+    "doc_prompt, a CrossEncoder has the default prompt of its checkpoint",
     "remove_unused_columns": _COLUMNS,
     "resume_from_checkpoint": "a run resumes from the last checkpoint in output_dir: give that",
     "use_cpu": _DEVICE,

@@ -10,6 +10,7 @@ from fault_server import MODEL, FaultServer, Reply, answer
 
 from pyterrier_inpars import QueryGenerator
 from pyterrier_inpars.backends import _attempts
+from pyterrier_inpars.backends._choices import checked
 from pyterrier_inpars.backends.base import CUT, Sampling
 from pyterrier_inpars.backends.openai import OpenAIBackend
 
@@ -311,3 +312,7 @@ def test_a_long_retry_after_is_obeyed(monkeypatch, asked_for):
             (found,) = OpenAIBackend(server.url, MODEL, max_retries=1).complete([OTHER])
         assert found.text == answer(OTHER)
         assert time.monotonic() - start > (0.4 if asked_for == "0.4" else 1)
+
+
+def test_no_choices_are_no_failure():
+    assert checked([]) == []

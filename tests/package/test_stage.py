@@ -5,13 +5,14 @@ import inspect
 import pkgutil
 import re
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
 
 import pyterrier_inpars
 from pyterrier_inpars._arguments import finite, one_of, positive_int
-from pyterrier_inpars._stage import Stage, check_strings, input_modes
+from pyterrier_inpars._stage import Stage, check_strings, input_modes, is_missing
 
 
 class Keep(Stage):
@@ -156,3 +157,13 @@ def test_the_counts_of_workers_are_all_counts():
         own = {count for count in public if not isinstance(getattr(stage, count, None), property)}
         counts[name] = own - set(stage._counters)
     assert len(counts) > 20 and not any(counts.values()), counts
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.float32("nan"), pd.NA, pd.NaT])
+def test_what_pandas_sets_is_missing(value):
+    assert is_missing(value)
+
+
+@pytest.mark.parametrize("value", [None, 0, 10**400, -(10**400), float("inf"), True, "nan", []])
+def test_other_values_are_not_missing(value):
+    assert not is_missing(value)
