@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,8 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
         type=PROMPT,
         multiple=True,
         help="Name of a prompt for one type of query, such as `question`, `keywords`, `claim` or "
-        "`title`, instead of --prompt; repeat the option for several types per document.",
+        "`title`, or path of a file, instead of --prompt; repeat the option for several types per "
+        "document.",
     ),
     click.option("--prompt_name", metavar="NAME", help="Name of the prompt in a YAML file."),
     click.option(
@@ -266,7 +267,7 @@ def generate(
     )
     generator = QueryGenerator(
         demo_or_name(demo.language_model, model),
-        prompt={name.replace("-", "_"): load(name) for name in types} if types else load(*names),
+        prompt=_by_type(types, prompt_name, load) if types else load(*names),
         sampling=Sampling(temperature, top_p, seed),
         stop=list(stop) or None,
         keep_prompt=as_lines,
@@ -320,6 +321,29 @@ def _check_prompt_options(names: Sequence[str], option: str) -> None:
             because=f"has no effect on {given}: give a prompt with examples, such as "
             "--prompt few-shot, or --chat for an instruct model",
         )
+
+
+def _by_type(
+    names: Sequence[str], entry: str | None, load: Callable[[str], str | Prompt]
+) -> dict[str, str | Prompt]:
+    """Loads prompts, one for each type of query.
+
+    A type is called as its prompt: by its name, by its name in a YAML file, or as a text file
+    without the suffix.
+
+    Args:
+        names: Names and paths of the prompts.
+        entry: Name of the prompt in a YAML file.
+        load: Function from a name to its prompt.
+    """
+    names = list(dict.fromkeys(names))
+    known = [entry if entry and _is_yaml(name) else Path(name).stem for name in names]
+    types = [name.replace("-", "_") for name in known]
+    if len(set(types)) < len(types):
+        raise click.UsageError(
+            f"two of --prompt_type {' '.join(names)} would be the same type: rename one of them"
+        )
+    return dict(zip(types, map(load, names), strict=True))
 
 
 def _prompt(

@@ -111,6 +111,7 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (f"{TYPES} --prompt_type auto --prompt_name x", 2, "not for --prompt_type chat auto"),
         (f"{CHAT} --prompt_name x", 2, "YAML file with prompts, not for --chat"),
         (f"{TYPES} --prompt_type {{list.yaml}}", 2, "--prompt_name is required"),
+        (f"{TYPES} --prompt_type {{list.yaml}} --prompt_name chat", 2, "would be the same type"),
         (f"{GENERATE} --torch_compile --base_model http://127.0.0.1:9/v1", 2, "--torch_compile"),
         (f"{GENERATE} --base_model {{nowhere}}", 1, "cannot load a causal language model from"),
         (f"{GENERATE} --output {{queries.jsonl}}", 1, "already exists"),
