@@ -348,7 +348,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         """
         described = self._backend.describe()
         context = described.pop("context", None)
-        sampling = self._sampling(described)
+        sampling = self._applied_sampling(described)
         described = {name: value for name, value in described.items() if name not in sampling}
         if self.types == "one":  # the types are drawn by it
             sampling["seed"] = Sampling.of(self.sampling).seed
@@ -375,7 +375,7 @@ class QueryGenerator(ModelStage, DocumentStage):
             **({"keep_prompt": True} if self.keep_prompt else {}),
         }
 
-    def _sampling(self, described: Mapping[str, Any]) -> dict[str, Any]:
+    def _applied_sampling(self, described: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the sampling, by the fields of `Sampling`; None where it is not known.
 
         Args:
@@ -386,7 +386,7 @@ class QueryGenerator(ModelStage, DocumentStage):
 
     def _shown_sampling(self) -> str | None:
         """Returns the sampling as a text, None if it is not known; loads no model."""
-        sampling = self._sampling(getattr(self._backend, "fixed_sampling", {}))
+        sampling = self._applied_sampling(getattr(self._backend, "fixed_sampling", {}))
         if sampling["temperature"] == 0:
             return "greedy"
         known = [f"{name}={value}" for name, value in sampling.items() if value is not None]
