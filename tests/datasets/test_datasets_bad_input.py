@@ -137,10 +137,7 @@ FILES = {
         ("1 0 d 1 x\n", "is not a judgement"),
         ("1 0 d " + "9" * 30, "is not a judgement"),
         ("1 0 d " + "9" * 5_000, "is not a judgement"),
-        (
-            "\t\t1\n",
-            [],
-        ),
+        ("\t\t1\n", "line 1: .* is not a judgement"),
         ("1\td\t1\n\t\t1\n", "line 2: .* is not a judgement"),
         ("1 0 é 1\n".encode("latin-1"), "line 1: .* is not a judgement"),
         ("1 0 d 1\n".encode("utf-16"), "line 1: .* is not a judgement"),
