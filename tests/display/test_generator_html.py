@@ -37,6 +37,7 @@ def test_nothing_is_loaded():
     for shown in ("no/such-model", "bfloat16", "temperature=0.7", "at most 256 tokens"):
         assert shown in html
     assert "depends on the model" in html and "copied" not in html
+    assert "sampling={'temperature': 0.7, 'seed': 3}" in repr(generator)
     assert not {"tokenizer", "model", "chat"} & set(vars(generator._backend))
 
 
