@@ -128,10 +128,7 @@ class Stage(pt.Transformer):
             )
         frame = as_frame(records)
         self._validate(frame)
-        return [
-            {name: value for name, value in row.items() if not is_missing(value)}
-            for row in self._transform_valid(frame).to_dict("records")
-        ]
+        return list(map(without_missing, self._transform_valid(frame).to_dict("records")))
 
     def __repr__(self) -> str:
         shown: list[str] = []
@@ -165,6 +162,11 @@ def is_missing(value: object) -> bool:
     It is NaN, ``pd.NA`` or ``pd.NaT``, but not None, which a field may have.
     """
     return value is pd.NA or value is pd.NaT or (isinstance(value, Real) and value != value)
+
+
+def without_missing(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record without the fields that are missing; see `is_missing`."""
+    return {name: value for name, value in record.items() if not is_missing(value)}
 
 
 def _short(value: object) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._fingerprint import without_addresses
-from pyterrier_inpars._stage import check_columns, is_missing
+from pyterrier_inpars._stage import check_columns, without_missing
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, activated, active_rows
 
 
@@ -40,10 +40,7 @@ def records_of(rows: Iterable[Any] | pd.DataFrame) -> Iterable[Any]:
     if not isinstance(rows, pd.DataFrame):
         return rows
     check_columns(rows)
-    return (
-        {name: value for name, value in row.items() if not is_missing(value)}
-        for row in rows.to_dict("records")
-    )
+    return map(without_missing, rows.to_dict("records"))
 
 
 def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:

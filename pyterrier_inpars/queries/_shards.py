@@ -14,7 +14,7 @@ from typing import Any
 
 from pyterrier_inpars._files import plain, write_bytes
 from pyterrier_inpars._fingerprint import StreamFingerprint
-from pyterrier_inpars._stage import is_missing
+from pyterrier_inpars._stage import without_missing
 from pyterrier_inpars.queries._manifest import (
     COMPLETE,
     UNFINISHED,
@@ -164,7 +164,7 @@ class Writer:
             )
         try:
             # pandas writes NaN for a field that a document lacks, and NaN is not JSON
-            row = {name: value for name, value in row.items() if not is_missing(value)}
+            row = without_missing(row)
             line = json.dumps(row, ensure_ascii=False, default=plain).encode() + b"\n"
         except (TypeError, UnicodeEncodeError) as error:
             raise ValueError(f"cannot store qid {row['qid']!r}: {error}") from error

@@ -155,8 +155,7 @@ class ScoreFusion(Stage, pt.Estimator):
         if (duplicate := inp.duplicated(_KEYS)).any():
             qid, docno = inp.loc[duplicate.idxmax(), _KEYS]
             raise ValueError(f"duplicate docno {docno!r} for qid {qid!r}: drop one of the rows")
-        # Of copies, because a reranker may change its input.
-        outputs = [self.rerankers[n].transform(inp.copy()).reset_index(drop=True) for n in used]
+        outputs = [applied(self.rerankers[n], inp).reset_index(drop=True) for n in used]
         out, *_ = [*outputs, inp]
         table = out[_KEYS]
         for number, results in enumerate([inp, *outputs]):
