@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ import tiny_llm
 import web as web_server
 
 from pyterrier_inpars import load_reranker
-from pyterrier_inpars.datasets import published
+from pyterrier_inpars.datasets import beir, published
 
 pytest.importorskip("pyserini")
 pytestmark = [
@@ -21,6 +22,13 @@ pytestmark = [
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCS = 12
 TEXTS = [" ".join(tiny_llm.WORDS[i : i + 6] + [f"w{i % 4}"]) for i in range(DOCS)]
+FIGURES = {
+    "inpars-v1": [("BM25", "0.678"), ("InPars-v1", "0.774")],
+    "inpars-v2": [("BM25", "0.678"), ("InPars-v2", "0.774")],
+    "promptagator": [("Promptagator, with FLAN", "0.731"), ("InPars-v2, with its prompt", "0.790")],
+    "gpl": [],
+}
+"""Published figures of a method on SciFact."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +102,9 @@ def test_a_method_from_its_queries_to_the_table(
     assert type(reranker).__name__ == ("BiEncoder" if method == "gpl" else "MonoT5")
     reproduce.show(settings, table)
     shown = capsys.readouterr().out
-    assert "0.7700" in shown and "2508.13930" in shown
+    assert ("2307.04601" in shown) == (method != "gpl")
+    for name, figure in FIGURES[method]:
+        assert re.search(rf"\b{name} +{figure}$", shown, re.MULTILINE)
 
     # A second call uses the trained model, and asks nothing of the server.
     asked = len(web.asked)
@@ -107,3 +117,14 @@ def shortened(kind, model, options):
     if "training" in options:
         options["training"] |= {"max_steps": 2, "effective_batch": 4}
     return kind(model, **options)
+
+
+def test_published_figures_are_those_of_the_method(reproduce):
+    """The means are those that the paper prints."""
+    assert set(reproduce.PUBLISHED.index) <= set(beir.COLLECTIONS)
+    means = reproduce.PUBLISHED.mean().to_dict()
+    printed = {"BM25": 0.416, "InPars-v1": 0.523, "InPars-v2": 0.533, "Promptagator": 0.528}
+    assert means == pytest.approx(printed | {"its-prompt": 0.517}, abs=1e-3)
+    assert set(reproduce.SYSTEMS) == set(reproduce.RERANKERS) - {"gpl"}
+    for method, collection in (("gpl", "scifact"), ("inpars-v2", "nq")):
+        assert reproduce.published_figures(method, collection).empty
