@@ -9,9 +9,11 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import pyterrier_inpars
 
@@ -122,3 +124,29 @@ def test_the_documentation_names_every_public_object():
     for name in pyterrier_inpars.__all__:
         full = f"pyterrier_inpars.{name}"
         assert any(n == full or n.startswith(f"{full}.") for n in named), name
+
+
+def test_the_named_python_version_installs_the_pinned_packages():
+    """The README, ``setup.py`` and mypy name one version, which every pinned package allows."""
+    named = re.search(r"With Python ([\d.]+) or later", (ROOT / "README.md").read_text())[1]
+    least = re.search(r'python_requires=">=(.+)"', (ROOT / "setup.py").read_text())[1]
+    checked = re.search(r'python_version = "(.+)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert named.startswith(least) and checked == least
+    pins = re.findall(
+        r"^([\w.-]+)==", (ROOT / "examples/constraints.txt").read_text(), re.MULTILINE
+    )
+    installed = {}
+    for name in pins:
+        try:
+            installed[name] = metadata.metadata(name)["Requires-Python"] or ""
+        except metadata.PackageNotFoundError:  # of an extra that is not installed
+            continue
+    assert {"numpy", "transformers"} <= installed.keys()
+    assert not [name for name, allowed in installed.items() if named not in SpecifierSet(allowed)]
+
+
+def test_citations_have_the_version_of_the_package():
+    version = pyterrier_inpars.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    page = (PACKAGE / "pt_docs" / "reproducibility.rst").read_text()
+    assert f"note   = {{Version {version}, " in page
