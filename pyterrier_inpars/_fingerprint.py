@@ -1,4 +1,4 @@
-"""Fingerprints of document streams and functions, and differences between settings."""
+"""Fingerprints of document streams, values and functions, and differences between settings."""
 
 import functools
 import json
@@ -39,7 +39,7 @@ class StreamFingerprint(NamedTuple):
         Raises:
             ValueError: A field is not valid Unicode.
         """
-        digest = sha256(self.fingerprint.encode())
+        hashed = sha256(self.fingerprint.encode())
         for text in fields:
             try:
                 data = text.encode()
@@ -47,9 +47,14 @@ class StreamFingerprint(NamedTuple):
                 raise ValueError(
                     f"{fields[0]!r} holds text that is not Unicode: {error}"
                 ) from error
-            digest.update(len(data).to_bytes(8, "big"))
-            digest.update(data)
-        return StreamFingerprint(self.documents + 1, digest.hexdigest())
+            hashed.update(len(data).to_bytes(8, "big"))
+            hashed.update(data)
+        return StreamFingerprint(self.documents + 1, hashed.hexdigest())
+
+
+def digest(value: Any) -> str:
+    """Returns 32 hexadecimal digits for a value of JSON, which may hold objects with fields."""
+    return sha256(json.dumps(value, sort_keys=True, default=vars).encode()).hexdigest()[:32]
 
 
 def without_addresses(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import json
 import logging
 import math
 import re
@@ -20,7 +19,8 @@ import pandas as pd
 from more_itertools import chunked
 
 from pyterrier_inpars import _html
-from pyterrier_inpars._arguments import finite, one_of, positive_int
+from pyterrier_inpars._arguments import one_of, positive_int
+from pyterrier_inpars._fingerprint import digest
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
     as_frame,
@@ -31,9 +31,9 @@ from pyterrier_inpars._stage import (
     with_columns,
 )
 from pyterrier_inpars.backends._chat import as_text
+from pyterrier_inpars.backends._estimate import Estimate, estimate
 from pyterrier_inpars.backends._model_stage import ModelStage
 from pyterrier_inpars.backends._streaming import collect, request
-from pyterrier_inpars.backends._tokens import count_tokens
 from pyterrier_inpars.backends.base import (
     LEAST_LOG_PROB,
     Backend,
@@ -108,16 +108,6 @@ def _as_prompts(prompt: str | Prompt | Mapping[str, str | Prompt]) -> Any:
     return {name: as_prompt(value) for name, value in prompt.items()}
 
 
-def _as_prices(prices: Any) -> tuple[float, float]:
-    pair = tuple(prices) if isinstance(prices, Sequence) else ()
-    if len(pair) != 2:
-        raise ValueError(
-            "prices must be two numbers, of a million tokens of prompts and of completions, not "
-            f"{prices!r:.200}"
-        )
-    return finite("prices[0]", pair[0], least=0), finite("prices[1]", pair[1], least=0)
-
-
 def _as_stop(stop: str | Sequence[str] | None) -> list[str] | None:
     strings = [stop] if isinstance(stop, str) else stop
     if strings is None:
@@ -125,22 +115,6 @@ def _as_stop(stop: str | Sequence[str] | None) -> list[str] | None:
     if not isinstance(strings, Sequence) or not all(isinstance(s, str) and s for s in strings):
         raise ValueError(f"stop must be a string or several, none of them empty, not {stop!r:.200}")
     return list(strings)
-
-
-class Estimate(NamedTuple):
-    """What a run of a `QueryGenerator` takes.
-
-    Attributes:
-        requests: Number of prompts.
-        prompt_tokens: Number of their tokens.
-        completion_tokens: Maximum number of tokens of the completions.
-        cost: Maximum cost, None without prices.
-    """
-
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float | None
 
 
 class _Batch(NamedTuple):
@@ -535,20 +509,23 @@ class QueryGenerator(ModelStage, DocumentStage):
         Raises:
             ValueError: A price is not a number from 0, or there are not two of them.
         """
-        if prices is not None:
-            prices = _as_prices(prices)
-        requests = tokens = 0
+        return estimate(
+            self._all_prompts(corpus),
+            self._backend.tokenizer,
+            self.num_queries * self.max_new_tokens,
+            prices,
+        )
+
+    def _all_prompts(
+        self, corpus: Iterable[Mapping[str, Any]] | pd.DataFrame
+    ) -> Iterator[str | Messages]:
+        """Yields the prompts of a corpus, with a part of it in memory."""
         for batch in chunked(records_of(corpus), ESTIMATE_BATCH):
             inp = as_frame(map(dict, batch))
             check_columns(inp, *self._required_columns(), context=self)
             texts = pd.Series(joined_text(inp, self.text_field), dtype=object)
             for documents in self._batches(inp, texts):
-                prompts = documents.prompts
-                requests += len(prompts)
-                tokens += sum(count_tokens(self._backend.tokenizer, text) for text in prompts)
-        new_tokens = requests * self.num_queries * self.max_new_tokens
-        cost = prices and (tokens * prices[0] + new_tokens * prices[1]) / 1_000_000
-        return Estimate(requests, tokens, new_tokens, cost)
+                yield from documents.prompts
 
     def _type(self, docno: str) -> str:
         """Returns the type of a document's queries if it has one."""
@@ -714,9 +691,9 @@ class QueryGenerator(ModelStage, DocumentStage):
         """
         assert state.answers is not None
         settings = {name: value for name, value in self.settings().items() if name != "versions"}
-        run = _digest([settings, batch.type])
+        run = digest([settings, batch.type])
         pairs = zip(batch.docnos, batch.prompts, strict=True)
-        keys = [_digest([run, *pair]) for pair in pairs]
+        keys = [digest([run, *pair]) for pair in pairs]
         arguments = self._arguments(batch)
         request(self._backend, state.answers, end, keys, batch.prompts, **arguments)
         return keys
@@ -787,11 +764,7 @@ def _are_many(count: int, whole: int, limits: tuple[int, float]) -> bool:
     return count >= limits[0] and count > limits[1] * whole
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
-
-
 def _seed(seed: int, docno: str, number: int) -> int:
     """Returns the seed of one query, which does not depend on its batch."""
-    digest = hashlib.sha256(f"{seed}\0{number}\0{docno}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big")
+    hashed = hashlib.sha256(f"{seed}\0{number}\0{docno}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(hashed[:8], "big")

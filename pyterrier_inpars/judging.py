@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import permutations
 from numbers import Integral
@@ -15,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyterrier as pt
+from more_itertools import chunked
 
 from pyterrier_inpars._arguments import finite, positive_int
+from pyterrier_inpars._fingerprint import digest
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
     Stage,
@@ -28,11 +32,14 @@ from pyterrier_inpars._stage import (
     joined_text,
     with_columns,
 )
+from pyterrier_inpars.backends._estimate import Estimate, estimate
 from pyterrier_inpars.backends._model_stage import ModelStage
+from pyterrier_inpars.backends._streaming import collect, request
 from pyterrier_inpars.backends._tokenized import TokenizedBackend
 from pyterrier_inpars.backends.base import (
     Backend,
     ChoiceBackend,
+    Completion,
     Messages,
     NotANumberError,
     PromptError,
@@ -42,6 +49,8 @@ from pyterrier_inpars.backends.loading import ModelOptions, as_backend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 from pyterrier_inpars.prompts.extraction import answer_of, begun_reasoning
 from pyterrier_inpars.prompts.templates import DOCUMENT, QUERY
+from pyterrier_inpars.queries._answers import ANSWERS, AnswerLog
+from pyterrier_inpars.queries._lock import LOCK, writer_lock
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -109,6 +118,11 @@ class RelevanceJudge(ModelStage):
         max_query_tokens: Maximum number of tokens of a query.
         max_new_tokens: Maximum number of tokens of an answer, where there are no probabilities.
         text_field: Column with the text of the document, or several, whose texts are joined.
+        answers: Folder that keeps the model's answers, so that a call which is interrupted and
+            started again asks for the others only. An answer of a server is stored when it arrives,
+            those of a model in this process after every eight batches. They are used again for the
+            same prompt, model and options. Refused prompts are not stored. Only one process may use
+            the folder at a time. None to keep no answers.
         verbose: Whether to show a progress bar.
         **backend_options: Options of the model's backend; see `QueryGenerator`.
 
@@ -119,7 +133,10 @@ class RelevanceJudge(ModelStage):
         ValueError: An argument is out of range, a query or text is not a string, the model cannot
             be loaded, or the prompt leaves no room for a document.
         TypeError: An argument is unknown or has a wrong type, or the backend can neither score
-            choices nor answer.
+            choices nor answer, or does not describe itself although ``answers`` is set.
+        FileExistsError: On use, ``answers`` is a file, or a folder with other files.
+        RuntimeError: On use, another process uses the folder.
+        OSError: On use, an answer cannot be stored.
     """
 
     schematic = {"label": "RelevanceJudge", "help_url": None}
@@ -129,6 +146,7 @@ class RelevanceJudge(ModelStage):
         "max_doc_tokens": partial(positive_int, "max_doc_tokens"),
         "max_query_tokens": partial(positive_int, "max_query_tokens"),
         "max_new_tokens": partial(positive_int, "max_new_tokens"),
+        "answers": lambda path: None if path is None else os.path.expanduser(path),
     }
 
     def __init__(
@@ -141,6 +159,7 @@ class RelevanceJudge(ModelStage):
         max_query_tokens: int = 200,
         max_new_tokens: int = 16,
         text_field: str | list[str] = "text",
+        answers: str | Path | None = None,
         verbose: bool = False,
         **backend_options: Unpack[ModelOptions],
     ):
@@ -150,6 +169,7 @@ class RelevanceJudge(ModelStage):
         self.max_query_tokens = max_query_tokens
         self.max_new_tokens = max_new_tokens
         self.text_field = text_field
+        self.answers = answers
         self.verbose = verbose
         self._judged = self.unparsed = 0
         self._template()
@@ -184,14 +204,38 @@ class RelevanceJudge(ModelStage):
         Returns:
             Frame ``qid, docno, label``.
         """
-        check_columns(results, *self._required_columns(), context=self)
-        pool = results[self._required_columns()].drop_duplicates(["qid", "docno"])
+        pool = self._pool(results)
         judged = self.transform(pool).rename(columns={"grade": "label"})
         return judged[["qid", "docno", "label"]].reset_index(drop=True)
 
+    def estimate(
+        self, results: pd.DataFrame, prices: tuple[float, float] | None = None
+    ) -> Estimate:
+        """Estimates what the judgements of `qrels` cost, without running the model.
+
+        Tokens are counted as by `QueryGenerator.estimate`. Stored answers are not left out.
+
+        Args:
+            results: Frame as for `qrels`.
+            prices: Prices of a million tokens of prompts and of completions.
+
+        Returns:
+            Number of requests and tokens, and the cost in the currency of the prices.
+
+        Raises:
+            ValueError: A price is not a number from 0, or there are not two of them.
+        """
+        prompts = self._prompts(self._pool(results))
+        return estimate(prompts, self._backend.tokenizer, self.max_new_tokens, prices)
+
+    def _pool(self, results: pd.DataFrame) -> pd.DataFrame:
+        """Returns each pair of results once."""
+        columns = self._required_columns()
+        check_columns(results, *columns, context=self)
+        return results[columns].drop_duplicates(["qid", "docno"])
+
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        check_strings(inp, "qid", "query", "docno")
-        prompts = self._prompts(inp["query"].tolist(), joined_text(inp, self.text_field))
+        prompts = self._prompts(inp)
         try:
             by_choice = hasattr(self._backend, "choice_log_probs") and not self._reasons
             grades, scores = (self._by_choice if by_choice else self._by_answer)(prompts)
@@ -219,16 +263,18 @@ class RelevanceJudge(ModelStage):
         # "1" begins "10", so that its probability would include that of "10"
         is_prefix = any(b.startswith(a) for a, b in permutations(texts, 2))
         end = "\n" if is_prefix else ""
-        with self._bar(len(prompts)) as bar:
-            log_probs = self._backend.choice_log_probs(
-                prompts,
-                [f"{space}{text}{end}" for text in texts],
-                prefix=self._build("", ""),
-                progress=bar.update,
+        choices = [f"{space}{text}{end}" for text in texts]
+
+        def scored(prompts: list[str | Messages], progress: Callable[[int], object]) -> list[Any]:
+            values = self._backend.choice_log_probs(
+                prompts, choices, prefix=self._build("", ""), progress=progress
             )
-        values = np.array(log_probs, dtype=float).reshape(len(prompts), len(self.scale))
-        if (rows := np.isnan(values).any(axis=1)).any():  # not every backend checks it
-            raise NotANumberError(repr(self.model)[:200], int(rows.argmax()))
+            log_probs = np.array(values, dtype=float).reshape(len(prompts), len(choices))
+            if (rows := np.isnan(log_probs).any(axis=1)).any():  # not every backend checks it
+                raise NotANumberError(repr(self.model)[:200], int(rows.argmax()))
+            return log_probs.tolist()
+
+        values = np.array(self._kept(prompts, scored, choices=choices)).reshape(-1, len(choices))
         grades = np.array(self.scale)
         shares = np.exp(values - values.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
@@ -236,22 +282,30 @@ class RelevanceJudge(ModelStage):
 
     def _by_answer(self, prompts: list[str | Messages]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the grades in the answers of the model, NaN where there is none."""
-        with self._bar(len(prompts)) as bar:
+        arguments: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "sampling": Sampling(),
+            "num_samples": 1,
+            "stop": (),
+        }
+
+        def answered(prompts: list[str | Messages], progress: Callable[[int], object]) -> list[Any]:
             completions = self._backend.complete(
                 prompts,
                 prefix=self._build("", ""),
-                max_new_tokens=self.max_new_tokens,
-                sampling=Sampling(),
-                num_samples=1,
                 seeds=[0] * len(prompts),
-                progress=bar.update,
-                stop=(),
+                progress=progress,
+                **arguments,
             )
-        if len(completions) != len(prompts):
-            raise ValueError(
-                f"{self._backend!r:.200} returned {len(completions):,} completions for "
-                f"{len(prompts):,} prompts"
-            )
+            if len(completions) != len(prompts):
+                raise ValueError(
+                    f"{self._backend!r:.200} returned {len(completions):,} completions for "
+                    f"{len(prompts):,} prompts"
+                )
+            return [[vars(completion)] for completion in completions]
+
+        kept = self._kept(prompts, answered, **arguments)
+        completions = [Completion(**fields) for (fields,) in kept]
         reasoning = begun_reasoning(self._backend, self._build("", ""))
         found = [
             self._grade(reasoning + c.text, is_cut=c.finish_reason == "length") for c in completions
@@ -292,8 +346,72 @@ class RelevanceJudge(ModelStage):
             numbers = numbers[:1]
         return next((number for number in reversed(numbers) if number in self.scale), None)
 
-    def _bar(self, total: int) -> Any:
-        return Progress(title="judge", total=total, unit="pairs", verbose=self.verbose)
+    def _kept(
+        self,
+        prompts: list[str | Messages],
+        compute: Callable[[list[str | Messages], Callable[[int], object]], list[Any]],
+        **arguments: Any,
+    ) -> list[Any]:
+        """Returns the answers to prompts, of which those in ``answers`` are not computed.
+
+        Args:
+            prompts: The prompts.
+            compute: Function from prompts and a callback for their number to their answers, as
+                values that JSON can represent.
+            **arguments: Arguments of the backend, which the answers depend on.
+        """
+        title, total = "judge", len(prompts)
+        with Progress(title=title, total=total, unit="pairs", verbose=self.verbose) as bar:
+            if self.answers is None:
+                return compute(prompts, bar.update)
+            run = digest([self._described(), arguments])
+            keys = [digest([run, prompt]) for prompt in prompts]
+            with self._answer_log() as log:
+                if hasattr(self._backend, "submit"):
+                    seeds = [0] * len(prompts)
+                    request(self._backend, log, 0, keys, prompts, seeds=seeds, **arguments)
+                    completions = collect(self._backend, log, keys, 1, bar.update)
+                    return [[vars(completion)] for completion in completions]
+                found = {key: log.get(key) for key in keys}
+                missing = {key: row for row, key in enumerate(keys) if found[key] is None}
+                bar.update(len(prompts) - len(missing))
+                for part in chunked(missing.items(), self.batch_size):
+                    try:
+                        values = compute([prompts[row] for _, row in part], bar.update)
+                    except (NotANumberError, PromptError) as error:
+                        error.row = part[error.row][1]
+                        raise
+                    for (key, _), value in zip(part, values, strict=True):
+                        found[key] = value
+                        log.add(key, value, 0)
+                return [found[key] for key in keys]
+
+    def _described(self) -> dict[str, Any]:
+        """Returns what tells the model from others."""
+        describe = getattr(self._backend, "describe", None)
+        if describe is None:
+            raise TypeError(
+                f"answers= needs a backend with describe(), which {self._backend!r:.200} lacks"
+            )
+        return {name: value for name, value in describe().items() if name != "versions"}
+
+    @contextmanager
+    def _answer_log(self) -> Iterator[AnswerLog]:
+        """Opens the log in the folder ``answers``, which no other process uses meanwhile."""
+        folder = Path(str(self.answers))
+        if folder.exists() and not (
+            folder.is_dir() and all(f.name.startswith((ANSWERS, LOCK)) for f in folder.iterdir())
+        ):
+            raise FileExistsError(
+                f"{folder} is a file, or a folder with other files: give answers= an empty folder "
+                "or a new path"
+            )
+        with writer_lock(folder, f"the folder of answers {folder}", required=True):
+            log = _Judgements(folder)
+            try:
+                yield log
+            finally:
+                log.close()
 
     def _template(self) -> str:
         """Returns the checked prompt."""
@@ -324,11 +442,13 @@ class RelevanceJudge(ModelStage):
         text = "".join(fields.get(part, part) for part in parts).rstrip()
         return [{"role": "user", "content": text}] if self._is_chat else text
 
-    def _prompts(self, queries: list[str], documents: list[str]) -> list[str | Messages]:
+    def _prompts(self, inp: pd.DataFrame) -> list[str | Messages]:
         """Returns the prompts, with documents truncated so that prompt and grade fit."""
+        check_strings(inp, "qid", "query", "docno")
         tokenizer, context = self._backend.tokenizer, self._backend.context
-        queries = truncate(queries, tokenizer, self.max_query_tokens)
-        texts = truncate(documents, tokenizer, self.max_doc_tokens)
+        queries = truncate(inp["query"].tolist(), tokenizer, self.max_query_tokens)
+        texts = joined_text(inp, self.text_field)
+        texts = truncate(texts, tokenizer, self.max_doc_tokens)
         texts = truncate_to_fit(
             texts,
             lambda i, text: self._build(queries[i], text),
@@ -337,6 +457,14 @@ class RelevanceJudge(ModelStage):
             f"the context of {context} tokens, with {self.max_new_tokens} for the grade",
         )
         return [self._build(*pair) for pair in zip(queries, texts, strict=True)]
+
+
+class _Judgements(AnswerLog):
+    """Log of answers, without refused prompts: a later call tries them again."""
+
+    def add(self, key: str, answer: Any, end: int) -> None:
+        if not any(isinstance(fields, dict) and fields["error"] for fields in answer):
+            super().add(key, answer, end)
 
 
 class RelabelNegatives(Stage):

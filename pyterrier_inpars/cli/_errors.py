@@ -26,8 +26,8 @@ PHRASES = (
     (r": let it return more, such as bm25\(num_results=\S+\), or lower depth", ""),
     (r"until fit\(\) trains it", "until `train` trains it"),
     (
-        r"needs more than max_new_tokens=\d+, or template_options=\{.*?\} if its .* variable",
-        "needs more tokens than this command gives it: use RelevanceJudge in Python",
+        r"needs more than max_new_tokens=(\d+), or template_options=\{.*?\} if its .* variable",
+        r"needs more than --max_new_tokens \1",
     ),
     (
         r"such as reranker >> ScoreFilter\(k\) or RelevanceJudge\(model\) >> ScoreFilter\(\S+\)",

@@ -11,7 +11,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._names import did_you_mean
+from pyterrier_inpars.backends._estimate import Estimate
 from pyterrier_inpars.backends.huggingface import BackendOptions
 from pyterrier_inpars.backends.openai import ServerOptions
 from pyterrier_inpars.cli._help import options, section
@@ -208,6 +210,11 @@ SCORING = options(
 BATCH_SIZE = click.option(
     "--batch_size", type=COUNT, help="Number of prompts per batch. By default, 64."
 )
+ESTIMATE = click.option(
+    "--estimate",
+    is_flag=True,
+    help="Print the number of requests and tokens, write nothing, and end.",
+)
 QUERIES = click.option(
     "--input",
     "queries",
@@ -227,6 +234,14 @@ def check_new(path: str, exists: bool) -> None:
 def demo_or_name(demo_model: Callable[[], str], model: str) -> str:
     """Returns the path of the demo's model in place of ``demo``."""
     return demo_model() if model == "demo" else model
+
+
+def echo_estimate(found: Estimate) -> None:
+    """Prints the requests and tokens of a run."""
+    click.echo(
+        f"{counted(found.requests, 'request')} with {counted(found.prompt_tokens, 'token')}, "
+        f"and at most {counted(found.completion_tokens, 'token')} of completions"
+    )
 
 
 def of_runtime(model: str, given: dict[str, Any]) -> dict[str, Any]:

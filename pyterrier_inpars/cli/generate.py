@@ -20,6 +20,7 @@ from pyterrier_inpars.cli._options import (
     BATCH_SIZE,
     COUNT,
     DATASET,
+    ESTIMATE,
     FILE,
     MODEL,
     PATH,
@@ -28,6 +29,7 @@ from pyterrier_inpars.cli._options import (
     Completed,
     check_new,
     demo_or_name,
+    echo_estimate,
     of_runtime,
     output_file,
     output_folder,
@@ -105,11 +107,7 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
     click.option(
         "--shard_size", type=COUNT, default=1000, help="Number of documents per stored shard."
     ),
-    click.option(
-        "--estimate",
-        is_flag=True,
-        help="Print the number of requests and tokens, write nothing, and end.",
-    ),
+    ESTIMATE,
 )
 @section(
     "Language model",
@@ -277,11 +275,7 @@ def generate(
     if not documents:
         raise ValueError(f"{dataset} has no documents")
     if estimate:
-        found = generator.estimate(documents)
-        click.echo(
-            f"{counted(found.requests, 'request')} with {counted(found.prompt_tokens, 'token')}, "
-            f"and at most {counted(found.completion_tokens, 'token')} of completions"
-        )
+        echo_estimate(generator.estimate(documents))
         return
     pt.Compose(generator, queries).index(documents)
     if not len(queries):

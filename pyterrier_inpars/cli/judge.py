@@ -14,6 +14,7 @@ from pyterrier_inpars.cli._options import (
     BATCH_SIZE,
     BM25,
     COUNT,
+    ESTIMATE,
     FILE,
     MODEL,
     PATH,
@@ -21,6 +22,7 @@ from pyterrier_inpars.cli._options import (
     RUN,
     SERVER,
     demo_or_name,
+    echo_estimate,
     of_runtime,
     output_file,
     refuse,
@@ -60,6 +62,7 @@ pyterrier-inpars judge --base_model demo --input filtered.jsonl \
         callback=output_file,
         help="Queries as JSON Lines, with score and grade; or the qrels of a run, in TREC format.",
     ),
+    ESTIMATE,
 )
 @section(
     "Language model",
@@ -69,6 +72,12 @@ pyterrier-inpars judge --base_model demo --input filtered.jsonl \
         type=MODEL,
         required=True,
         help="Name on the hub, path, `demo`, or the address of an OpenAI-compatible server.",
+    ),
+    click.option(
+        "--max_new_tokens",
+        type=COUNT,
+        default=16,
+        help="Maximum number of tokens of an answer; a model that reasons first needs hundreds.",
     ),
     PRECISION,
     BATCH_SIZE,
@@ -84,11 +93,14 @@ def judge(
     source: Source,
     scale: str,
     output: str,
+    estimate: bool,
     **judge_options: Any,
 ) -> None:
     """Judge queries or a run with a language model.
 
-    If --dataset has qrels, the judgements of a run are compared with them.
+    Running the same command again resumes an interrupted run: the model's answers are stored in the
+    folder OUTPUT.answers, which is kept. If --dataset has qrels, the judgements of a run are
+    compared with them.
     """
     if (queries is None) == (input_run is None):
         raise click.UsageError("give either --input, synthetic queries, or --input_run")
@@ -99,11 +111,15 @@ def judge(
     judged = RelevanceJudge(
         demo_or_name(demo.instruct_model, model),
         scale=(0, 1) if scale == "binary" else (0, 1, 2, 3),
+        answers=f"{output}.answers",
         verbose=True,
         **of_runtime(model, judge_options),
     )
     if queries is not None:
         generated = source.queries(queries)
+        if estimate:
+            echo_estimate(judged.estimate(generated))
+            return
         kept = judged.transform(generated)
         if min_score is not None:
             kept = ScoreFilter(min_score=min_score).transform(kept)
@@ -115,8 +131,11 @@ def judge(
         return
     dataset = source.collection()
     pool = source.run_with_queries(str(input_run), dataset.get_topics())
-    pool = pt.RankCutoff(top_k).transform(pool)
-    qrels = judged.qrels(dataset.text_loader()(pool))
+    pool = dataset.text_loader().transform(pt.RankCutoff(top_k).transform(pool))
+    if estimate:
+        echo_estimate(judged.estimate(pool))
+        return
+    qrels = judged.qrels(pool)
     if qrels.empty:
         raise ValueError(f"the model gave none of {len(pool):,} pairs a grade: give another model")
     toolkit_files.write_qrels(qrels, output)

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+ANSWERS = "answers-"
+"""Beginning of the names of its files."""
 SYNC_SECONDS = 1.0
 """Time between two writes to the disk itself: what a power failure can lose."""
 
@@ -40,7 +42,7 @@ class AnswerLog:
         self._lock = threading.Lock()  # answers arrive in other threads
         self._closed = False
         self._synced = 0.0
-        for file in folder.glob("answers-*.jsonl"):
+        for file in folder.glob(f"{ANSWERS}*.jsonl"):
             for line in file.read_bytes().splitlines():
                 with suppress(ValueError):  # a killed run may leave a part of a line
                     entry = json.loads(line)
@@ -76,7 +78,7 @@ class AnswerLog:
 
     def _file(self, end: int) -> BinaryIO:
         if end not in self._files:
-            self._files[end] = (self._folder / f"answers-{end}.jsonl").open("ab")
+            self._files[end] = (self._folder / f"{ANSWERS}{end}.jsonl").open("ab")
             if self._files[end].tell():  # perhaps after a part of a line
                 self._files[end].write(b"\n")
         return self._files[end]
@@ -88,7 +90,7 @@ class AnswerLog:
                 del self._answers[key]
             for batch_end in [batch_end for batch_end in self._files if batch_end <= end]:
                 self._files.pop(batch_end).close()
-            for file in self._folder.glob("answers-*.jsonl"):
+            for file in self._folder.glob(f"{ANSWERS}*.jsonl"):
                 if _end_of(file) <= end:
                     file.unlink(missing_ok=True)
 
@@ -112,4 +114,4 @@ def _sync(descriptor: int) -> None:
 
 
 def _end_of(file: Path) -> int:
-    return int(file.stem.partition("-")[2])
+    return int(file.stem.removeprefix(ANSWERS))

@@ -40,14 +40,14 @@ def writer_lock(folder: Path, name: str, required: bool) -> Iterator[None]:
         except Timeout:
             raise RuntimeError(
                 f"{name} is being written by process {file.read_text()}: wait for it or stop it, "
-                "or index into another path"
+                "or write to another path"
             ) from None
         except OSError as error:
             if required:
                 raise OSError(
                     error.errno,
                     f"cannot write {name}: {error.strerror}. Make the folder writable and free "
-                    "space on the disk, or index into another path",
+                    "space on the disk, or write to another path",
                     str(folder),
                 ) from error
         yield

@@ -17,7 +17,7 @@ from more_itertools import chunked
 from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._stage import begin_call, with_columns
-from pyterrier_inpars.queries._answers import AnswerLog
+from pyterrier_inpars.queries._answers import ANSWERS, AnswerLog
 from pyterrier_inpars.queries._card import dataset_card
 from pyterrier_inpars.queries._lock import writer_lock
 from pyterrier_inpars.queries._manifest import (
@@ -42,7 +42,7 @@ from pyterrier_inpars.queries._shards import Writer, check_shards, read_rows
 from pyterrier_inpars.queries._status import Status, status_of
 
 _COLUMNS = ["qid", "query", "docno", "text"]
-_FILES = ("queries-", "answers-", UNFINISHED)
+_FILES = ("queries-", ANSWERS, UNFINISHED)
 """Beginnings of the names of files that a killed run may leave without a manifest."""
 
 

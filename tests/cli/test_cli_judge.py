@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 import tiny_llm
-from fault_server import FaultServer
+from fault_server import FaultServer, Reply
 
 from pyterrier_inpars import RelevanceJudge, cli, datasets
 from pyterrier_inpars.cli._errors import in_options
@@ -77,8 +77,7 @@ def test_a_run_becomes_qrels_that_are_compared_with_the_human_ones(
         cli.main([*command, "--base_model", server.url])  # the server answers with words
     assert "none of 2 pairs a grade" in capsys.readouterr().err and not output.exists()
     shown = [in_options(str(w.message), cli.commands.commands["judge"]) for w in caught]
-    expected = "more tokens than this command gives it: use RelevanceJudge in Python"
-    assert any(text.endswith(expected) for text in shown)
+    assert any(text.endswith("needs more than --max_new_tokens 16") for text in shown)
     cli.main([*command, "--base_model", llm])
     qrels = datasets.read_qrels(output)
     assert qrels[["qid", "docno"]].to_numpy().tolist() == [["t0", "d0"], ["t1", "d1"]]
@@ -102,6 +101,45 @@ def test_an_estimate_writes_nothing(collection, llm, tmp_path, capsys):
     found = re.search(r"2 requests with (\d+) tokens, and at most 10 tokens of completions", out)
     assert found and int(found[1]) > 10
     assert not output.exists() and not (tmp_path / "out.jsonl.queries").exists()
+
+
+def test_an_estimate_of_judgements_asks_nothing(collection, tmp_path, capsys):
+    output = tmp_path / "judged"
+    source = ["--input", str(queries_file(tmp_path))]
+    run = ["--input_run", "bm25", "--top_k", "1", "--dataset", str(collection)]
+    with FaultServer() as server:
+        for given, count in ((source, 3), (run, 2)):
+            cli.main(["judge", "--base_model", server.url, *given, "--estimate",
+                      "--max_new_tokens", "5", "--output", str(output)])  # fmt: skip
+            out = capsys.readouterr().out
+            found = re.search(r"(\d+) requests with (\d+) tokens, and at most (\d+) tokens of", out)
+            assert int(found[1]) == count and int(found[2]) > 50 * count
+            assert int(found[3]) == 5 * count
+        assert not server.requests
+    assert not list(tmp_path.glob("judged*"))
+
+
+def test_judgements_that_were_paid_for_are_not_asked_for_again(tmp_path, capsys):
+    """The server refuses its key after two answers."""
+    source, output = queries_file(tmp_path), tmp_path / "judged.jsonl"
+    grade = Reply({"choices": [{"message": {"content": "2"}, "finish_reason": "stop"}]})
+    refused = ["rain 2"]
+
+    def fault(prompt, attempt):
+        return "unauthorized" if any(query in prompt for query in refused) else grade
+
+    with FaultServer(fault) as server:
+        command = ["judge", "--base_model", server.url, "--input", str(source), "--concurrency",
+                   "1", "--output", str(output)]  # fmt: skip
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert "401" in capsys.readouterr().err and not output.exists()
+        refused.clear()
+        cli.main(command)
+        assert "3 of 3 queries" in capsys.readouterr().out
+        assert sorted(server.attempts.values()) == [1, 1, 2]
+        cli.main([*command, "--min_score", "1"])  # another filter needs no model
+        assert server.attempts.total() == 4
 
 
 def test_a_topic_of_the_run_that_the_dataset_lacks_is_named(collection, llm, tmp_path, capsys):

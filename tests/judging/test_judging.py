@@ -256,9 +256,7 @@ def test_long_documents_are_truncated_to_the_context(model):
     judge = RelevanceJudge(model, prompt=PROMPT, dtype="float32", context=80)
     assert judge(frame)["score"].between(0, 3).all()
     tokenizer = AutoTokenizer.from_pretrained(model)
-    for prompt, query in zip(
-        judge._prompts([*frame["query"]], [*frame["text"]]), frame["query"], strict=True
-    ):
+    for prompt, query in zip(judge._prompts(frame), frame["query"], strict=True):
         assert 50 < len(tokenizer(prompt)["input_ids"]) <= 80 - judge.max_new_tokens
         assert prompt.endswith(f" for {query} is of grade")
 
