@@ -21,7 +21,7 @@ def document_of(docno: str) -> str:
 
 def passages_by_document(docnos: Iterable[str]) -> dict[str, str]:
     """Returns a passage of each document that has one among the docnos, by document."""
-    return {document: d for d in docnos if (document := document_of(d)) != d}
+    return {document: d for d in docnos if "%p" in d and (document := document_of(d)) != d}
 
 
 class Sources:
@@ -35,7 +35,7 @@ class Sources:
         self._docnos = {docno for docno in docnos if isinstance(docno, str)}
         self._passages = passages_by_document(self._docnos)
 
-    def check(self, docnos: Iterable[object]) -> None:
+    def check(self, docnos: Iterable[str]) -> None:
         """Checks that results have documents if the queries do, and passages if the queries do.
 
         Args:
@@ -45,7 +45,7 @@ class Sources:
             ValueError: A query was written for a passage, and its document is among the results.
                 Or it was written for a document, and a passage of it is among the results.
         """
-        found = {docno for docno in docnos if isinstance(docno, str)}
+        found = set(docnos)
         both = self._passages.keys() & found
         # A docno such as d1%p0 may be that of a document, beside a document d1: it is found, too.
         if both and not passages_by_document(self._docnos & found):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -164,31 +164,34 @@ def retrieve(
     sources = [docno for docno in queries.get("docno", ()) if isinstance(docno, str)]
     units = Sources(sources)
     with_space = {d.split()[0]: d for d in sources if d.strip() and d.split() != [d]}
+
+    def check(docnos: Iterable[str]) -> None:
+        _check_ids_uncut(docnos, with_space)
+        units.check(docnos)
+
     retriever = with_cutoff(retriever, depth)
     starts = range(0, len(topics), batch_size)
     for start in Progress(starts, "retrieving", unit="batches", verbose=verbose):
         batch = topics[start : start + batch_size].reset_index(drop=True)
         results = applied(retriever, batch)
-        _check_ids_uncut(results, with_space)
-        units.check(results.get("docno", ()))
-        for qid, hits in _best_first(results, batch["qid"], depth, columns):
+        for qid, hits in _best_first(results, batch["qid"], depth, columns, check):
             for other in equal[qid]:
                 yield other, hits
 
 
-def _check_ids_uncut(results: pd.DataFrame, with_space: Mapping[str, str]) -> None:
+def _check_ids_uncut(docnos: Iterable[str], with_space: Mapping[str, str]) -> None:
     """Checks that an engine returns docnos with white space whole.
 
     Args:
-        results: Results of the engine.
+        docnos: Docnos of results.
         with_space: Source documents whose docno contains white space, by its first word.
 
     Raises:
-        ValueError: The results hold the first word of such a docno, and no docno with white space.
+        ValueError: There is the first word of such a docno, and no docno with white space.
     """
-    if not with_space or "docno" not in results:
+    if not with_space:
         return
-    found = {docno for docno in results["docno"] if isinstance(docno, str)}
+    found = set(docnos)
     if (cut := with_space.keys() & found) and all(docno.split() == [docno] for docno in found):
         first = min(cut)
         raise ValueError(
@@ -208,9 +211,22 @@ def with_cutoff(retriever: pt.Transformer, depth: int) -> pt.Transformer:
 
 
 def _best_first(
-    results: pd.DataFrame, qids: pd.Series, depth: int, columns: Sequence[str]
+    results: pd.DataFrame,
+    qids: pd.Series,
+    depth: int,
+    columns: Sequence[str],
+    check: Callable[[Iterable[str]], None],
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Yields each qid with its top documents, as `retrieve` does, from the results of a batch."""
+    """Yields each qid with its top documents, as `retrieve` does, from the results of a batch.
+
+    Args:
+        results: The results.
+        qids: Qids of the batch.
+        depth: See `retrieve`.
+        columns: See `retrieve`.
+        check: Check of the docnos, which gets each of them once, since there are few of them
+            compared with the rows.
+    """
     if len(results) == 0:
         return
     order_by = "rank" if "rank" in results else "score"
@@ -228,10 +244,12 @@ def _best_first(
     docnos = results["docno"].to_numpy(object)
     if (kind := pd.api.types.infer_dtype(docnos, skipna=False)) != "string":
         raise ValueError(f"the docnos of the retriever must be strings, not {kind}")
+    docno_codes, distinct = pd.factorize(docnos)
+    check(distinct)
 
     key = as_numbers(results, order_by)
     order = np.lexsort((key if order_by == "rank" else -key, row_query))
-    pairs = row_query * len(docnos) + pd.factorize(docnos)[0]
+    pairs = row_query * len(docnos) + docno_codes
     order = order[~pd.Series(pairs[order]).duplicated().to_numpy()]
     wanted = {c: results[c].to_numpy(object)[order] for c in columns if c in results}
     wanted = {"docno": docnos[order]} | wanted

@@ -106,8 +106,10 @@ def _prompt_lengths(
 
 
 def _first_units(document: str, number: int) -> str:
-    found = list(itertools.islice(units(document), number + 1))
-    return document if len(found) <= number else document[: found[number - 1].end()]
+    if count_units(document) <= number:
+        return document
+    last = next(itertools.islice(units(document), number - 1, None))
+    return document[: last.end()]
 
 
 def _length(text: str, tokenizer: Any) -> int:
