@@ -122,8 +122,8 @@ def examples(texts: list[str], queries: int, negatives: int) -> pd.DataFrame:
         words = texts[i].split()
         start = int(rng.integers(max(1, len(words) - 12)))
         query = " ".join(words[start : start + int(rng.integers(2, 13))])
-        others = rng.choice(len(texts), negatives + 1, replace=False)
-        chosen = [i, *[j for j in others if j != i][:negatives]]
+        # texts of no query: BiEncoder puts no text into a batch where it is another's positive
+        chosen = [i, *rng.choice(np.arange(queries, len(texts)), negatives, replace=False)]
         rows += [
             (f"q{i}", query, f"d{j}", texts[j], int(j == i), float(rng.normal())) for j in chosen
         ]
