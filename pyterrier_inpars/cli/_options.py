@@ -90,7 +90,8 @@ MODEL = Completed("MODEL", lambda: ["demo"])
 RUN = Completed("RUN", lambda: ["bm25"])
 COLLECTION = Completed("DATASET", collection_names)
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
-DEVICES = Completed("DEVICE", lambda: ["cpu", "cuda", "mps", "xla"])
+LLM_DEVICES = ("cpu", "cuda", "mps")
+RERANKER_DEVICES = (*LLM_DEVICES, "xla")
 
 
 def output_file(context: click.Context, parameter: click.Parameter, path: str) -> str:
@@ -124,6 +125,16 @@ def _check_writable(folder: Path, path: str) -> None:
             pass
     except OSError as error:
         raise click.BadParameter(f"cannot write {path}: {error.strerror}") from error
+
+
+def _device(names: Sequence[str]) -> Callable[[Callable], Callable]:
+    """Returns the option ``--device`` of a command that runs on some devices."""
+    *others, last = names
+    return click.option(
+        "--device",
+        type=Completed("DEVICE", lambda: names),
+        help=f"{', '.join(others)} or {last}. By default, the best available.",
+    )
 
 
 DATASET = section(
@@ -174,21 +185,19 @@ DTYPE = click.option(
     "--dtype",
     type=OneOf("DTYPE", DTYPES),
     default="auto",
-    help=f"Precision of the model: {', '.join(DTYPES)}; auto is bfloat16 if the processor supports "
-    "it, else float32.",
+    help=f"Precision of the model: {', '.join(DTYPES)}; auto is bfloat16 where the processor "
+    "computes faster in it, else float32.",
 )
-DEVICE = click.option(
-    "--device", type=DEVICES, help="cpu, cuda, mps or xla. By default, the best available."
-)
-PRECISION = options(
+DEVICE = _device(RERANKER_DEVICES)
+_PRECISION = options(
     click.option("--fp16", "dtype", flag_value="float16", help="Same as --dtype float16."),
     click.option("--int8", "dtype", flag_value="int8", help="Same as --dtype int8."),
     DTYPE,  # after its flags, since older versions of click use the default of the last option
     click.option(
         "--torch_compile", "compile", is_flag=True, help="Compile the model with torch.compile."
     ),
-    DEVICE,
 )
+PRECISION = options(_PRECISION, _device(LLM_DEVICES))
 SERVER = section(
     "Server",
     click.option(
@@ -204,7 +213,8 @@ SERVER = section(
     ),
 )
 SCORING = options(
-    PRECISION,
+    _PRECISION,
+    DEVICE,
     click.option("--batch_size", type=COUNT, default=16, help="Number of pairs per batch."),
 )
 BATCH_SIZE = click.option(

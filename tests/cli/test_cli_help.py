@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -16,6 +17,11 @@ from pyterrier_inpars.datasets import beir
 pytestmark = pytest.mark.usefixtures("one_thread")
 COMMANDS = cli.commands.commands
 ORDER = ["generate", "filter", "judge", "triples", "train", "rerank", "evaluate", "report"]
+OPTIONS = {
+    name: [p.opts[0] for p in c.params if p.opts[0][0] == "-"] for name, c in COMMANDS.items()
+}
+"""Options of each command."""
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -106,6 +112,22 @@ def completed(*words):
 )  # fmt: skip
 def test_values_are_completed(words, found):
     assert completed(*words) == found
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if "--device" in OPTIONS[name]])
+def test_devices_are_those_that_the_command_supports(name, capsys):
+    """Rerankers run on a TPU, language models do not."""
+    devices = ["cpu", "cuda", "mps"] + ["xla"] * (name not in ("generate", "judge"))
+    assert completed(name, "--device", "") == devices
+    cli.main([name, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{', '.join(devices[:-1])} or {devices[-1]}. By default, the best available." in shown
+
+
+def test_the_page_names_every_option():
+    page = (ROOT / "pyterrier_inpars" / "pt_docs" / "command_line.rst").read_text()
+    for name, options in OPTIONS.items():
+        assert not [option for option in options if not re.search(rf"{option}\b", page)], name
 
 
 def test_names_of_collections_and_files_are_completed():
