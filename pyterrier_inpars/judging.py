@@ -387,7 +387,7 @@ class RelevanceJudge(ModelStage):
                 return [found[key] for key in keys]
 
     def _described(self) -> dict[str, Any]:
-        """Returns what tells the model from others."""
+        """Returns what distinguishes the model from others."""
         describe = getattr(self._backend, "describe", None)
         if describe is None:
             raise TypeError(
