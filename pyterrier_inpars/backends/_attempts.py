@@ -201,7 +201,7 @@ def _translated_errors() -> Iterator[None]:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise httpx2.ConnectError(str(error)) from error
-    except asyncio.TimeoutError as error:
+    except TimeoutError as error:
         raise httpx2.ReadTimeout("time-out") from error
     except (aiohttp.ClientError, OSError) as error:  # also an answer that is not HTTP
         raise httpx2.ReadError(str(error)) from error
