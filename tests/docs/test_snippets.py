@@ -6,6 +6,8 @@ import pyterrier as pt
 import pytest
 import snippets
 
+RECOMMENDED = "LengthFilter(3) >> CopyFilter() >> DuplicateFilter() >> OverlapFilter(0.7)"
+"""Filters of the recommended setting, in the page ``choosing_system``."""
 OWN_START = {"README", "CONTRIBUTING", "index", "tour"}
 _FEWER = {"get_corpus_iter(), 80)": "get_corpus_iter(), 8)", "length=64": "length=8"}
 CHEAPER = {"README": _FEWER, "index": _FEWER}
@@ -76,6 +78,14 @@ def test_no_python_snippet_is_overlooked():
             assert not [line for line in literal if re.search(r"import |\w\(", line)], page
         else:
             assert text.count("```") == 2 * len(snippets.snippets(page)), page
+
+
+def test_pages_that_choose_have_the_recommended_filters():
+    """With the same values on every page."""
+    code = {page: "\n".join(s.code for s in snippets.snippets(page)) for page in snippets.PAGES}
+    choosing = {page.stem for page, text in code.items() if "evaluation.select(" in text}
+    assert {"README", "index", "tour", "choosing_system", "choosing_settings"} <= choosing
+    assert choosing <= {page.stem for page, text in code.items() if RECOMMENDED in text}
 
 
 def test_the_readme_is_short():

@@ -168,6 +168,14 @@ class TestHeldOutByDefault:
             "not validated: the recipe 'inp"
         )
 
+    def test_recipe_validates_on_request(self, models):
+        training = {"recipe": "inpars", "held_out": 0.1, "max_steps": 1, "effective_batch": 4}
+        reranker = MonoT5(models[MonoT5], dtype="float32", device="cpu", training=training)
+        reranker.fit(make_examples(40, 1, 0, "class"))
+        assert reranker.provenance["settings"]["recipe"] == "inpars"
+        assert set(reranker.verdict["queries"]) == {4}
+        assert {"start", "trained"} <= set(reranker.verdict["system"])
+
     def test_positives_are_ranked_among_each_other(self, models):
         """Without negatives, each held-out query is validated on all held-out documents."""
         positives = make_examples(220, 0, 0, "pair")
