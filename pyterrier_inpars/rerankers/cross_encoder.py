@@ -10,7 +10,10 @@ import pandas as pd
 
 from pyterrier_inpars.rerankers._checkpoint import read_json
 from pyterrier_inpars.rerankers._first_state import classifies_first_state
-from pyterrier_inpars.rerankers._sentence_transformers import SentenceTransformersReranker
+from pyterrier_inpars.rerankers._sentence_transformers import (
+    GENERATIVE,
+    SentenceTransformersReranker,
+)
 from pyterrier_inpars.training.examples import balanced, check_negatives, listings
 from pyterrier_inpars.training.losses import FROM_TEACHER, POINTWISE, list_loss, spread
 
@@ -58,8 +61,8 @@ class CrossEncoder(SentenceTransformersReranker):
         model: Cross-encoder with one output or two (not relevant, relevant), or any encoder or
             causal language model that ``AutoModelForSequenceClassification`` loads. One without a
             scoring head gets a random one, and needs ``fit``, with thousands of pairs. A causal
-            language model saved by sentence-transformers, with its ``LogitScore``, is used as it
-            is.
+            language model saved by sentence-transformers, with its ``LogitScore``, reads and
+            truncates pairs as there: by its chat template, if it has one.
         max_length: Maximum number of tokens of query and document together; ``None`` for the
             model's own limit (512 for the BERT family), which a checkpoint stores.
         training: See :class:`Reranker`.
@@ -99,7 +102,10 @@ class CrossEncoder(SentenceTransformersReranker):
 
     def _adapt(self, network: Any) -> None:
         super()._adapt(network)
-        network[0].processing_kwargs = {"text": {"truncation": "only_second"}}
+        if not _reads_messages(network):
+            own = network[0].processing_kwargs
+            text = {**own.get("text", {}), "truncation": "only_second"}
+            network[0].processing_kwargs = {**own, "text": text}
         if network.num_labels > 2:
             raise ValueError(
                 f"{str(self.model)!r} has {network.num_labels} outputs: a reranker has one, or two "
@@ -115,6 +121,8 @@ class CrossEncoder(SentenceTransformersReranker):
         return super()._settings() | _known_prompt(self.network)
 
     def _heads(self, network: Any) -> list[torch.nn.Module]:
+        if network[0].transformer_task in GENERATIVE:
+            return [network.transformers_model.get_output_embeddings()]
         outputs = network.num_labels
         return [m for m in network.modules() if getattr(m, "out_features", None) == outputs][-1:]
 
@@ -218,6 +226,8 @@ class CrossEncoder(SentenceTransformersReranker):
     def _cut(self, queries: list[str]) -> list[str]:
         """Truncates queries that leave no room for a token of the document."""
         network, prompt = self.network, _prompt(self.network) or ""
+        if _reads_messages(network):  # sentence-transformers keeps the end of the template
+            return queries
         tokenizer = network.tokenizer
         room = network.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
         if prompt and len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) >= room:
@@ -243,6 +253,11 @@ class CrossEncoder(SentenceTransformersReranker):
                 cut[query] = cut[query][:end]
             distinct = list(long)
         return [cut[query][len(prompt) :] for query in queries]
+
+
+def _reads_messages(network: Any) -> bool:
+    """Returns whether pairs are put into a chat template, and not read as two texts."""
+    return "message" in network[0].modality_config
 
 
 def _prompt(network: Any) -> str | None:

@@ -168,6 +168,75 @@ class TestCrossEncoder:
             CrossEncoder(models[CrossEncoder], training=QUICK).fit(examples)
 
 
+LOGIT_CHAT = (
+    "{% for m in messages %}<bos>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<bos>assistant: {% endif %}"
+)
+
+
+@pytest.fixture(scope="module", params=["chat template", "two texts"])
+def saved(request, tmp_path_factory) -> str:
+    from sentence_transformers import CrossEncoder as Oracle
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.cross_encoder.modules import LogitScore
+
+    folder = tmp_path_factory.mktemp("logit_score")
+    path = tiny_llm.save(folder / "llama", "llama")
+    options = {}
+    if request.param == "chat template":
+        (folder / "llama" / "chat_template.jinja").write_text(LOGIT_CHAT)
+        options = {"chat_template": {"add_generation_prompt": True}}
+    part = Transformer(path, transformer_task="text-generation", processing_kwargs=options)
+    oracle = Oracle(modules=[part, LogitScore(50, 60)], device="cpu")
+    oracle.save_pretrained(str(folder / "saved"), create_model_card=False)
+    return str(folder / "saved")
+
+
+class TestLogitScore:
+    """Rerankers of sentence-transformers that read the logits of a causal language model."""
+
+    def oracle_scores(self, path, frame, **options) -> np.ndarray:
+        from sentence_transformers import CrossEncoder as Oracle
+
+        identity = torch.nn.Identity()
+        oracle = Oracle(str(path), device="cpu", activation_fn=identity, **options)
+        return oracle.predict(list(zip(frame["query"], frame["text"], strict=True)))
+
+    def test_scores_of_sentence_transformers(self, saved, frame, tmp_path):
+        """The checkpoint's own settings are used, and saved."""
+        reranker = CrossEncoder(saved, dtype="float32", device="cpu")
+        found = scores(reranker, frame)
+        np.testing.assert_allclose(found, self.oracle_scores(saved, frame), atol=1e-4)
+        again = reranker.save(tmp_path / "again")
+        np.testing.assert_allclose(self.oracle_scores(again, frame), found, atol=1e-4)
+        np.testing.assert_array_equal(scores(CrossEncoder(again, dtype="float32"), frame), found)
+
+    def test_a_long_document(self, saved, frame):
+        """It is truncated, as sentence-transformers does; the end of a template is kept."""
+        rows = frame.head(4).assign(text=["noise " * 90, "gain " * 90, "a " * 90, "gain"])
+        options = {"max_length": 64}
+        found = scores(CrossEncoder(saved, dtype="float32", device="cpu", **options), rows)
+        np.testing.assert_allclose(found, self.oracle_scores(saved, rows, **options), atol=1e-4)
+        assert len(set(found.round(4))) == len(found)
+
+    def test_the_output_layer_stays_in_float32(self, saved, frame):
+        """Scores in bfloat16 are not rounded to it: whole groups of documents would tie."""
+        exact, found = (
+            scores(CrossEncoder(saved, dtype=dtype, device="cpu"), frame)
+            for dtype in ("float32", "bfloat16")
+        )
+        assert (torch.tensor(found).bfloat16().double().numpy() != found).mean() > 0.5
+        assert np.corrcoef(exact, found)[0, 1] > 0.98
+
+    def test_training(self, saved, frame, examples, tmp_path):
+        reranker = CrossEncoder(saved, dtype="float32", device="cpu", training=QUICK)
+        before = scores(reranker, frame)
+        after = scores(reranker.fit(examples), frame)
+        assert not np.allclose(before, after)
+        again = reranker.save(tmp_path / "again")
+        np.testing.assert_allclose(self.oracle_scores(again, frame), after, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_the_demo_model(frame, tmp_path):
     """Gemma 3 270M: its texts begin with <bos> and end with <eos>, also after saving."""
