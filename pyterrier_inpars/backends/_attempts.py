@@ -14,9 +14,10 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address, ip_network
 from ssl import SSLContext
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ import aiohttp
 import httpx2
 
 from pyterrier_inpars.backends._rate_limit import RateLimit
+from pyterrier_inpars.backends._server import PROXY_REFUSES
 
 CONNECT_SECONDS = 30.0
 """Maximum time in which a connection must be made; the time-out is that of a whole attempt."""
@@ -67,9 +69,13 @@ class AttemptClient(httpx2.AsyncClient):
         tokens: Rate limit in tokens, of attempts that name theirs.
         timeout: Seconds after which an attempt has failed, unless a request has a time-out of its
             own.
+        max_retries: Number of further attempts for a request.
+
+    Attributes:
+        proxy: Host and port of the HTTP proxy of the environment for the server, None for none.
 
     Raises:
-        ValueError: The proxy of the environment is not an HTTP proxy.
+        ValueError: The proxy of the environment is not an HTTP proxy, or its address is invalid.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class AttemptClient(httpx2.AsyncClient):
         requests: RateLimit,
         tokens: RateLimit,
         timeout: float,
+        max_retries: int,
     ):
         # aiohttp sends all requests and verifies certificates
         super().__init__(timeout=timeout, verify=False, trust_env=False)
@@ -87,9 +94,12 @@ class AttemptClient(httpx2.AsyncClient):
             self._ssl = httpx2.create_ssl_context()  # with SSL_CERT_FILE and SSL_CERT_DIR
         self._server = base_url
         self._proxy = _proxy_of(base_url)
+        self.proxy = (
+            None if self._proxy is None else urlsplit(self._proxy).netloc.rpartition("@")[2]
+        )
         self._slots = asyncio.Semaphore(concurrency)
         self._requests, self._tokens = requests, tokens
-        self._seconds = timeout
+        self._seconds, self._max_retries = timeout, max_retries
         self._session: aiohttp.ClientSession | None = None
 
     async def attempt(
@@ -121,10 +131,15 @@ class AttemptClient(httpx2.AsyncClient):
             await self._tokens.wait(tokens)
             await self._requests.wait()
             with _translated_errors():
-                async with self._open_session().request(
-                    method, url, headers=headers, data=body or None, timeout=limit
-                ) as response:
-                    answer = Answer(response.status, response.headers, await response.read())
+                try:
+                    async with self._open_session().request(
+                        method, url, headers=headers, data=body or None, timeout=limit
+                    ) as response:
+                        answer = Answer(response.status, response.headers, await response.read())
+                    if answer.status == PROXY_REFUSES and self._proxy is not None:
+                        answer = answer._replace(body=b"407 Proxy Authentication Required")
+                except aiohttp.ClientHttpProxyError as error:
+                    answer = self._refused_by_proxy(error)
         await asyncio.sleep(0)  # requests that waited for the slot are sent first
         if url.endswith(COMPLETIONS) and _has_error(answer):
             return answer._replace(status=_status_in_body(answer.body))
@@ -147,7 +162,8 @@ class AttemptClient(httpx2.AsyncClient):
         if isinstance(outcome, Exception):
             raise outcome
         left_out = ["content-encoding", "content-length"]  # those of the body as it was sent
-        if await self._has_waited(outcome):
+        retries = int(request.headers.get("x-stainless-retry-count", 0))
+        if retries < self._max_retries and await self._has_waited(outcome):
             left_out.append("retry-after")
         fields = outcome.headers.items()
         headers = {name: value for name, value in fields if name.lower() not in left_out}
@@ -162,6 +178,17 @@ class AttemptClient(httpx2.AsyncClient):
         if self._session is not None:
             await self._session.close()
         await super().aclose()
+
+    def _refused_by_proxy(self, error: aiohttp.ClientHttpProxyError) -> Answer:
+        """Returns an answer in place of that of a proxy that makes no connection to the server.
+
+        Raises:
+            httpx2.ConnectError: It may make one at a further attempt.
+        """
+        reason = f"{error.status} {error.message}".strip()
+        if error.status >= 500 or error.status in (408, 429):
+            raise httpx2.ConnectError(f"the proxy {self.proxy} answers {reason}") from None
+        return Answer(PROXY_REFUSES, {}, reason.encode("utf-8", "replace"))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:  # in the event loop
@@ -231,9 +258,9 @@ def _proxy_of(url: str) -> str | None:
     parts = urlsplit(url)
     host = parts.hostname or ""
     is_loopback = host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")
-    if is_loopback or proxy_bypass(parts.netloc):
-        return None
     proxies = getproxies()
+    if is_loopback or proxy_bypass(parts.netloc) or _is_within(host, proxies.get("no", "")):
+        return None
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if proxy is None:
         return None
@@ -243,7 +270,31 @@ def _proxy_of(url: str) -> str | None:
             f"the proxy of the environment for {url} must be an HTTP proxy, not one of "
             f"{proxy.partition(':')[0]}: set {parts.scheme}_proxy, or name the server in no_proxy"
         )
+    if not _is_address(proxy):
+        raise ValueError(
+            f"{parts.scheme}_proxy must be the address of a proxy, such as http://HOST:3128, or "
+            "http://USER:PASSWORD@HOST:3128 with special characters in percent-encoding"
+        )
     return proxy
+
+
+def _is_address(proxy: str) -> bool:
+    try:
+        parts = urlsplit(proxy)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _is_within(host: str, networks: str) -> bool:
+    """Returns whether a host is an IP address in one of the networks of ``no_proxy``."""
+    with suppress(ValueError):
+        address = ip_address(host)
+        for network in networks.split(","):
+            with suppress(ValueError):
+                if "/" in network and address in ip_network(network.strip(), strict=False):
+                    return True
+    return False
 
 
 def _seconds(value: str) -> float:

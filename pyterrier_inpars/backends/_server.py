@@ -29,6 +29,12 @@ T = TypeVar("T")
 OPENAI_HOST = "api.openai.com"
 ACCOUNT = ("OpenAI-Organization", "OpenAI-Project")
 """Headers that the client takes from the environment, for `OPENAI_HOST` alone."""
+CUSTOM_HEADERS = "OPENAI_CUSTOM_HEADERS"
+"""Environment variable with further headers, one a line, for `OPENAI_HOST` alone."""
+PROXY_REFUSES = 407
+"""HTTP status of a proxy that makes no connection to the server."""
+_USER = re.compile(r"(?<=://)[^/\s\"'<>]*@")
+"""User and password in an address."""
 REFUSALS = (400, 413, 422, 451)
 """HTTP statuses of a server that does not accept a request because of its content."""
 TRANSIENT = (408, 409, 424)
@@ -104,14 +110,17 @@ class Connection:
         self._key = _key(api_key_env)
         self.process = os.getpid()
         self.prompts = asyncio.Semaphore(PREPARED * concurrency)
-        is_openai = urlsplit(base_url).hostname == OPENAI_HOST
-        left_out: dict[str, Any] = dict.fromkeys(ACCOUNT, openai.omit)
+        # explicit, since the client prefers that of the environment variable to its key
+        headers: dict[str, Any] = {"Authorization": f"Bearer {self._key}"}
+        if urlsplit(base_url).hostname != OPENAI_HOST:
+            headers = dict.fromkeys((*ACCOUNT, *_custom_headers()), openai.omit) | headers
         self._attempts = _attempts.AttemptClient(
             base_url,
             concurrency,
             RateLimit(requests_per_minute),
             RateLimit(tokens_per_minute),
             timeout,
+            max_retries,
         )
         self.client = openai.AsyncOpenAI(
             base_url=base_url,
@@ -119,10 +128,10 @@ class Connection:
             timeout=timeout,
             max_retries=max_retries,
             http_client=self._attempts,
-            default_headers=None if is_openai else left_out,
+            default_headers=headers,
         )
-        fields = {**self.client.default_headers, "Authorization": f"Bearer {self._key}"}
-        self._headers = {name: value for name, value in fields.items() if isinstance(value, str)}
+        fields = self.client.default_headers.items()
+        self._headers = {name: value for name, value in fields if isinstance(value, str)}
         self._loop = loop = asyncio.new_event_loop()
         thread = threading.Thread(target=_serve, args=(loop,), name="openai", daemon=True)
         thread.start()
@@ -174,7 +183,7 @@ class Connection:
             raise self.failure(error.status_code, error.body, error.message) from None
         except errors.APIConnectionError as error:
             cause = error.__cause__
-            reason = self.without_key(str(cause))[:200]
+            reason = self.without_secrets(str(cause))[:200]
             if isinstance(cause, self._http_errors.ConnectError):
                 raise self._server_error(f"no connection at any attempt: {reason}") from None
             if isinstance(error, errors.APITimeoutError):
@@ -191,8 +200,16 @@ class Connection:
             body: Body of the answer.
             reason: What is reported if the body says nothing.
         """
+        proxy = self._attempts.proxy
+        if proxy is not None and status == PROXY_REFUSES:
+            return RuntimeError(
+                f"the proxy {proxy} refuses requests to the server {self._base_url}: "
+                f"{self.without_secrets(str(body))[:100]}. Set user and password in "
+                f"{urlsplit(self._base_url).scheme}_proxy, or name the server in no_proxy; answers "
+                "that are stored are kept"
+            )
         reason = error_message(body) or reason
-        message = f"HTTP status {status}: {self.without_key(reason)[:300]}"
+        message = f"HTTP status {status}: {self.without_secrets(reason)[:300]}"
         if status in REFUSALS or (status == 403 and _is_flagged(body)):
             return PromptFailure(message)
         if status is None or status < 400 or status >= 500 or status in TRANSIENT:
@@ -210,8 +227,9 @@ class Connection:
             f"name, the API key ({variable}) and the rate limits; answers that are stored are kept"
         )
 
-    def without_key(self, text: str) -> str:
-        """Returns what a server reports, without the API key."""
+    def without_secrets(self, text: str) -> str:
+        """Returns what is reported, without the API key, and users and passwords in addresses."""
+        text = _USER.sub("***@", text)
         return text if self._key == NO_KEY else text.replace(self._key, "***")
 
 
@@ -226,6 +244,12 @@ def _key(variable: str | None) -> str:
     return key
 
 
+def _custom_headers() -> list[str]:
+    """Returns the names of the headers that the client takes from `CUSTOM_HEADERS`."""
+    lines = os.environ.get(CUSTOM_HEADERS, "").split("\n")
+    return [line.partition(":")[0].strip() for line in lines if ":" in line]
+
+
 def _is_flagged(body: Any) -> bool:
     """Returns whether an error is that of a moderation, as of OpenRouter, and not of the user."""
     error = body.get("error", body) if isinstance(body, dict) else None
@@ -238,10 +262,13 @@ def error_message(body: Any) -> str | None:
     if isinstance(body, list) and body:
         body = body[0]
     if isinstance(body, dict):
-        body = body.get("error") or body.get("message") or body.get("detail")
-    if isinstance(body, dict):
-        body = body.get("message")
-    return str(body) if body else None
+        body = body.get("error") or body
+    if not isinstance(body, dict):
+        return str(body) if body else None
+    details = body.get("metadata")  # of OpenRouter: the answer of the provider
+    raw = details.get("raw") if isinstance(details, dict) else None
+    message = body.get("message") or body.get("detail")
+    return ": ".join(str(part) for part in (message, raw) if part) or None
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

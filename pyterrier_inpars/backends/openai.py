@@ -454,7 +454,7 @@ class OpenAIBackend:
             answer = await self.connection.post(PATHS[self.endpoint], body, tokens)
             if completions := self.completions(answer, stop):
                 return completions
-        last = self.connection.without_key(repr(answer))[:100]
+        last = self.connection.without_secrets(repr(answer))[:100]
         message = f"{MALFORMED_ANSWERS} malformed answers, at last {last}"
         raise PromptFailure(message, is_refused=False)
 
@@ -506,8 +506,10 @@ def _checked_url(url: str) -> str:
         )
     if parts.username or parts.password or parts.query:
         raise ValueError(
-            "base_url must not contain a user, a password or a query, which would be stored with "
-            "the queries: put the key into an environment variable, and name it by api_key_env="
+            "base_url must not contain a query, such as ?api-version= or ?key=: give the address "
+            "of the server's OpenAI-compatible interface, which ends in /v1 at most servers "
+            "(Azure: https://RESOURCE.openai.azure.com/openai/v1), and name the environment "
+            "variable with the key by api_key_env="
         )
     for path in PATHS.values():
         if parts.path.rstrip("/").endswith(path):

@@ -106,6 +106,15 @@ class OpenAIBatch:
     def _file_seconds(self) -> float:
         return max(self._backend.timeout, FILE_SECONDS)
 
+    @property
+    def wraps_texts(self) -> bool:
+        """See `OpenAIBackend`."""
+        return self._backend.wraps_texts
+
+    def most(self, max_new_tokens: int, num_samples: int) -> tuple[int, int | None]:
+        """See `OpenAIBackend`."""
+        return self._backend.most(max_new_tokens, num_samples)
+
     @functools.cached_property
     def tokenizer(self) -> Any:
         """See `OpenAIBackend`."""
@@ -209,7 +218,7 @@ class OpenAIBatch:
         while missing:
             batch, found = await self._run_batch(missing)
             if not found and not (results and batch.status == "completed"):
-                reason = self._backend.connection.without_key(repr(batch.errors))[:300]
+                reason = self._backend.connection.without_secrets(repr(batch.errors))[:300]
                 raise RuntimeError(
                     f"the batch {batch.id} at {self._backend.base_url} ended as {batch.status!r} "
                     f"without results: {reason}. The same call submits it again"

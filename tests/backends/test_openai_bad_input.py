@@ -23,7 +23,7 @@ URL = "http://127.0.0.1:9/v1"
         ({"base_url": "http://host/v1/completions"}, "must end before /completions, which"),
         ({"parameters": {"stream": True}}, "parameters must not have 'stream'"),
         ({"base_url": "http://user:word@host/v1"}, "must not contain a user"),
-        ({"base_url": "http://host/v1?key=word"}, "must not contain a user"),
+        ({"base_url": "http://host/v1?key=word"}, "must not contain a query"),
         ({"endpoint": "responses"}, "endpoint must be 'chat' or 'completions', not 'responses'"),
         ({"on_error": "ignore"}, "on_error must be 'skip' or 'raise'"),
         ({"concurrency": 0}, "concurrency must be a whole number of at least 1"),

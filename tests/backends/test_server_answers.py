@@ -116,11 +116,22 @@ FLAGGED = {
 """Answer of OpenRouter."""
 
 
+UPSTREAM = {
+    "error": {
+        "message": "Provider returned error",
+        "code": 400,
+        "metadata": {"raw": {"detail": "no logprobs"}, "provider_name": "a provider"},
+    }
+}
+"""Answer of OpenRouter, with that of the provider as text or JSON."""
+
+
 @pytest.mark.parametrize(
     "reply, reason, attempts",
     [
         (Reply({"error": {"message": "upstream", "code": 502}}), "502: upstream", 2),
         (Reply({"error": "upstream"}), "500: upstream", 2),
+        (Reply(UPSTREAM, 400), "400: Provider returned error: {'detail': 'no logprobs'}", 1),
         (Reply({"error": {"message": "too long", "code": 400}}), "400: too long", 1),
         (
             Reply({"error": {"message": "too long", "type": "invalid_request_error"}}),
@@ -312,6 +323,13 @@ def test_a_long_retry_after_is_obeyed(monkeypatch, asked_for):
             (found,) = OpenAIBackend(server.url, MODEL, max_retries=1).complete([OTHER])
         assert found.text == answer(OTHER)
         assert time.monotonic() - start > (0.4 if asked_for == "0.4" else 1)
+
+
+def test_no_time_is_waited_after_the_last_attempt():
+    with FaultServer(lambda prompt, attempt: "429") as server:
+        server.retry_after = 600
+        with pytest.raises(RuntimeError, match="HTTP status 429"):
+            OpenAIBackend(server.url, MODEL, max_retries=0).complete([OTHER])
 
 
 def test_no_choices_are_no_failure():

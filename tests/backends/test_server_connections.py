@@ -1,19 +1,24 @@
 """Connections to servers: TLS, proxies, forks, interruptions, threads and rate limits."""
 
 import os
+import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
 import warnings
+from contextlib import ExitStack, suppress
 
 import pytest
-from fault_server import FaultServer, answer
+from fault_server import FaultServer, Reply, answer
 
+from pyterrier_inpars.backends._attempts import _proxy_of
 from pyterrier_inpars.backends._turns import TURN_SECONDS
 from pyterrier_inpars.backends.openai import OpenAIBackend
+from pyterrier_inpars.backends.openai_batch import OpenAIBatch
 
 PROMPTS = [f"document {i}: the spectrum of a plasma" for i in range(12)]
 
@@ -89,6 +94,125 @@ def test_a_proxy_that_is_not_http_is_an_error(monkeypatch):
     with pytest.raises(ValueError, match="not one of socks5: set https_proxy, or name") as error:
         OpenAIBackend("https://server.invalid/v1", "m").complete(["a"])
     assert "word" not in str(error.value)
+
+
+@pytest.fixture
+def refusing_proxy():
+    """Returns a function that starts a proxy with one answer to all requests, for its address."""
+    with ExitStack() as stack:
+
+        def start(status, reason):
+            def serve():
+                with suppress(OSError):  # the socket is closed
+                    while True:
+                        connection, _ = listener.accept()
+                        with connection:
+                            requests.append(connection.recv(65536))
+                            connection.sendall(
+                                f"HTTP/1.1 {status} {reason}\r\ncontent-type: text/html\r\n"
+                                "content-length: 13\r\n\r\n<html></html>".encode()
+                            )
+
+            requests = []
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            threading.Thread(target=serve, daemon=True).start()
+            return f"127.0.0.1:{listener.getsockname()[1]}", requests
+
+        yield start
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    "method", ["post", "get", "batch"], ids=["prompts", "the names of models", "batches"]
+)
+def test_a_proxy_that_refuses_ends_the_run_and_is_named_without_its_password(
+    monkeypatch, refusing_proxy, scheme, method
+):
+    proxy, requests = refusing_proxy(407, "Proxy Authentication Required")
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://user:PASS@{proxy}")
+    url, model = f"{scheme}://server.invalid/v1", None if method == "get" else "m"
+    backend = (OpenAIBatch if method == "batch" else OpenAIBackend)(url, model)
+    message = (
+        f"the proxy {proxy} refuses requests to the server {url}: 407 Proxy Authentication "
+        f"Required. Set user and password in {scheme}_proxy, or name the server in no_proxy"
+    )
+    with pytest.raises(RuntimeError, match=re.escape(message)) as error:
+        backend.complete(PROMPTS[:1])
+    assert len(requests) == 1 and "PASS" not in str(error.value)
+
+
+def test_a_proxy_that_finds_no_server_is_asked_again(monkeypatch, refusing_proxy):
+    proxy, requests = refusing_proxy(503, "Service Unavailable")
+    monkeypatch.setenv("https_proxy", f"http://user:PASS@{proxy}")
+    backend = OpenAIBackend("https://server.invalid/v1", "m", max_retries=1)
+    with pytest.raises(RuntimeError, match=f"the proxy {proxy} answers 503 Service Unav") as error:
+        backend.complete(PROMPTS[:1])
+    assert len(requests) == 2 and "PASS" not in str(error.value)
+
+
+def test_a_proxy_that_forbids_the_server_ends_the_run(monkeypatch, refusing_proxy):
+    proxy, requests = refusing_proxy(403, "Forbidden")
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(RuntimeError, match=f"the proxy {proxy} refuses .*: 403 Forbidden"):
+        OpenAIBackend("https://server.invalid/v1", "m").complete(PROMPTS[:1])
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["user:SECRET@", "user:SECRET@[", "user:SECRET@host:port", "SECRET@a:0"]
+)
+def test_an_invalid_proxy_is_an_error_without_its_password(monkeypatch, value):
+    monkeypatch.setenv("https_proxy", f"http://{value}")
+    with pytest.raises(ValueError, match="https_proxy must be the address of a proxy") as error:
+        OpenAIBackend("https://server.invalid/v1", "m", max_retries=0).complete(PROMPTS[:1])
+    assert "SECRET" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["header", "body"])
+def test_addresses_in_errors_have_no_password(place):
+    """Such as that of a redirection to another server, or of the gateway's own."""
+    url = "http://user:p@SS@127.0.0.1:9/v1/chat/completions"
+    reply = Reply({"error": {"message": f"upstream {url} failed"}}, 400)
+    if place == "header":
+        reply = Reply("", 307, {"location": url.replace("http", "ftp")})
+    with FaultServer(lambda prompt, attempt: reply) as server:
+        (found,) = OpenAIBackend(server.url, "m", max_retries=0).complete(["a"])
+    assert "127.0.0.1:9/v1" in found.error and "SS" not in found.error
+
+
+def test_a_network_in_no_proxy_is_reached_without_the_proxy(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "a.invalid, 192.0.2.0/24,fe80::/10")
+    for url, direct in {
+        "http://192.0.2.7:8000/v1": True,
+        "http://[fe80::1]/v1": True,
+        "http://198.51.100.7/v1": False,
+        "http://b.invalid/v1": False,
+    }.items():
+        assert (_proxy_of(url) is None) == direct
+
+
+def test_headers_of_the_environment_are_for_openai_alone(monkeypatch):
+    """Keys of a gateway in front of it, for example; no other server gets them, at any attempt."""
+    seen = []
+
+    def fault(prompt, attempt):
+        seen.append(dict(server.headers))
+        return "500" if attempt == 1 else None
+
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: SECRET\nauthorization: Bearer SECRET")
+    monkeypatch.setenv("KEY", "of-the-server")
+    with FaultServer(fault) as server:
+        OpenAIBackend(server.url, api_key_env="KEY").complete(["a"])
+        OpenAIBackend(server.url, "m").complete(["b"])
+        seen.append(server.headers)
+        OpenAIBatch(server.url, "m", poll_seconds=0.01).complete(["c"])
+        seen.append(server.headers)
+    assert "SECRET" not in str(seen)
+    keys = [headers["authorization"] for headers in seen]
+    assert keys == ["Bearer of-the-server"] * 2 + ["Bearer none"] * 5
+    official = OpenAIBackend(api_key_env="KEY").connection._headers
+    assert official["X-Gateway"] == "SECRET" and official["Authorization"] == "Bearer of-the-server"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
