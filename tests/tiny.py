@@ -132,7 +132,9 @@ def tiny_bert(path: Path, dropout: float = 0.1) -> str:
     return str(path)
 
 
-def tiny_classifier(path: Path, kind: str, outputs: int, dropout: float = 0.1) -> str:
+def tiny_classifier(
+    path: Path, kind: str, outputs: int, dropout: float = 0.1, **settings: Any
+) -> str:
     """A BERT-like classifier of one layer; ``kind`` is a model type of transformers."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -152,6 +154,7 @@ def tiny_classifier(path: Path, kind: str, outputs: int, dropout: float = 0.1) -
         attention_probs_dropout_prob=dropout,
         initializer_range=0.3,
         num_labels=outputs,
+        **settings,
     )
     torch.manual_seed(0)
     network = AutoModelForSequenceClassification.from_config(config)

@@ -20,19 +20,27 @@ def converted_weights(
 
     Activations have that dtype too. Autocast, in contrast, computes norms in float32 and converts
     the activations of each layer forth and back, which takes longer than the products where these
-    are fast. Embedding tables are not converted, only the vectors they give. Buffers, such as the
-    frequencies of rotary embeddings, stay as they are.
+    are fast. The tables of vocabularies are not converted, only the vectors they give. Buffers,
+    such as the frequencies of rotary embeddings, stay as they are.
 
     Args:
         network: Network with weights in float32; afterwards it has the same tensors again.
         dtype: Dtype to compute in.
         keep: Layers that compute in float32, such as a scoring head.
     """
+    from transformers import PreTrainedModel
+
+    # Only large tables are worth it: networks read others, such as relative positions, directly.
+    vocabularies = {
+        part.get_input_embeddings()
+        for part in network.modules()
+        if isinstance(part, PreTrainedModel)
+    }
     converted: dict[int, torch.nn.Parameter] = {}
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     forwards: dict[torch.nn.Module, Callable[..., Any]] = {}
     for layer in network.modules():
-        if isinstance(layer, torch.nn.Embedding):
+        if isinstance(layer, torch.nn.Embedding) and layer in vocabularies:
             forwards[layer] = functools.partial(_then, layer.forward, dtype)
         elif layer in keep:
             forwards[layer] = functools.partial(_in_float32, layer.forward)
@@ -52,8 +60,10 @@ def converted_weights(
             weights.update(own)
 
 
-def _then(forward: Callable[..., torch.Tensor], dtype: torch.dtype, *args: Any) -> torch.Tensor:
-    return forward(*args).to(dtype)
+def _then(
+    forward: Callable[..., torch.Tensor], dtype: torch.dtype, *args: Any, **options: Any
+) -> torch.Tensor:
+    return forward(*args, **options).to(dtype)
 
 
 def _in_float32(forward: Callable[..., torch.Tensor], rows: torch.Tensor) -> torch.Tensor:

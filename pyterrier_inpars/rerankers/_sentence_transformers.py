@@ -31,6 +31,7 @@ class SentenceTransformersReranker(Reranker):
 
     _backends = (TORCH, OPENVINO)
     _openvino: Any = None  # the encoders that OpenVINO computes
+    _only_autocast = False  # whether the network does not compute with converted weights
 
     def _load_as(self, network_class: Any, device: torch.device, **options: Any) -> Any:
         """Loads a network in float32 onto the device, by its class in sentence-transformers."""
@@ -48,6 +49,7 @@ class SentenceTransformersReranker(Reranker):
         pad_after_text(network)
         pad_for_device(network)
         self._own_limit = network.max_seq_length
+        self._only_autocast = False
         return network
 
     def _adapt(self, network: Any) -> None:
@@ -71,21 +73,49 @@ class SentenceTransformersReranker(Reranker):
         inputs: Sequence[Any],
         tokenize: Callable[[list[Any]], dict[str, Any]],
         forward: Callable[[dict[str, Any]], torch.Tensor],
+        first_state_only: bool,
         counted: bool = True,
     ) -> np.ndarray:
-        """Computes inputs in batches of similar numbers of tokens.
-
-        Inputs are tokenized many at a time, which takes half the time of small batches, and then
-        grouped by their exact lengths, which avoids nearly all padding.
+        """Computes inputs without gradients, in the precision of this reranker.
 
         Args:
             inputs: Texts, or pairs of them.
             tokenize: Returns the network's input for some of them.
             forward: Returns a tensor with one row per row of a network's input on its device.
+            first_state_only: Whether only the first token's state is read.
             counted: Whether they count as inputs of this reranker.
 
         Returns:
             The outputs of all inputs, float32, in order.
+        """
+
+        def compute() -> np.ndarray:
+            with self._inference(), self._first_state(first_state_only):
+                return self._in_chunks(inputs, tokenize, forward, counted)
+
+        before = self.inputs, self.truncated
+        try:
+            return compute()
+        except RuntimeError:
+            if not self._converts_weights() or self._only_autocast:
+                raise
+        # Some networks read weights or buffers in float32. Under autocast this is no error, or the
+        # same one as above.
+        self.inputs, self.truncated = before
+        self._only_autocast = True
+        return compute()
+
+    def _in_chunks(
+        self,
+        inputs: Sequence[Any],
+        tokenize: Callable[[list[Any]], dict[str, Any]],
+        forward: Callable[[dict[str, Any]], torch.Tensor],
+        counted: bool,
+    ) -> np.ndarray:
+        """Computes inputs in batches of similar numbers of tokens.
+
+        Inputs are tokenized many at a time, which takes half the time of small batches, and then
+        grouped by their exact lengths, which avoids nearly all padding.
         """
         from sentence_transformers.util import batch_to_device
 
@@ -114,19 +144,27 @@ class SentenceTransformersReranker(Reranker):
                 found.append(self._in_batches(lengths, compute, bar))
         return np.concatenate(found)[np.argsort(order)]
 
+    def _converts_weights(self) -> bool:
+        """Whether scores are computed with the weights converted to bfloat16."""
+        import torch
+
+        device = self.network.device
+        return not (
+            self.backend == OPENVINO
+            or best_dtype(self.dtype, device) != torch.bfloat16  # float16 could overflow
+            or is_int8(self.dtype)
+            or self._compile
+            or self.trust_remote_code  # which may expect weights and buffers of one dtype
+            or on_xla(device)
+        )
+
     def _precision(self) -> AbstractContextManager:
         import torch
 
         network = self.network
         if self.backend == OPENVINO:
             return self._in_openvino(network)
-        if (
-            best_dtype(self.dtype, network.device) != torch.bfloat16  # float16 could overflow
-            or is_int8(self.dtype)
-            or self._compile
-            or self.trust_remote_code  # which may expect weights and buffers of one dtype
-            or on_xla(network.device)
-        ):
+        if not self._converts_weights() or self._only_autocast:
             return super()._precision()
         from pyterrier_inpars._compute.lower_precision import converted_weights
 

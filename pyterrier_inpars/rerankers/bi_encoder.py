@@ -274,9 +274,8 @@ class BiEncoder(SentenceTransformersReranker):
         is_first = {part.pooling_mode for part in poolings} == {"cls"}
         # Without the tokens of the prompt, the first token is the one after it.
         is_first &= not prompt or all(part.include_prompt for part in poolings)
-        with self._inference(), self._first_state(is_first):
-            found = self._computed(distinct, tokenize, forward, counted=task == "document")
-        return found[codes]
+        counted = task == "document"
+        return self._computed(distinct, tokenize, forward, is_first, counted)[codes]
 
     def _prompts(self) -> tuple[str | None, str | None]:
         """Returns the model's prompts for queries and for documents.

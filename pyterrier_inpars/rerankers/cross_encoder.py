@@ -141,8 +141,7 @@ class CrossEncoder(SentenceTransformersReranker):
             return network(batch)["scores"].view(-1)
 
         is_first = classifies_first_state(network.transformers_model)
-        with self._inference(), self._first_state(is_first):
-            return self._computed(pairs, tokenize, forward)
+        return self._computed(pairs, tokenize, forward, is_first)
 
     def _train(self, examples: pd.DataFrame, run: TrainingRun) -> None:
         from datasets import Dataset

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import tiny
+import tiny_llm
 import torch
+import transformers
 from sentence_transformers import CrossEncoder as Oracle
 from sentence_transformers import SentenceTransformer
 from tiny_training import QUICK, make_examples, models, plain_models  # noqa: F401
@@ -58,15 +61,86 @@ def test_an_error_restores_the_weights():
     linear, other = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4, dtype=torch.float64)
     tied, kept = torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
     tied.weight = linear.weight
-    network = torch.nn.ModuleList([linear, other, tied, kept, torch.nn.Embedding(3, 4)])
+    table = torch.nn.Embedding(3, 4)
+    network = torch.nn.ModuleList([linear, other, tied, kept, table])
     before = tensors(network)
     with pytest.raises(KeyError), converted_weights(network, torch.bfloat16, keep=[kept]):
         assert linear.weight is tied.weight and linear.weight.dtype == torch.bfloat16
         assert (other.weight.dtype, kept.weight.dtype) == (torch.float64, torch.float32)
-        assert network[4](torch.tensor([1])).dtype == torch.bfloat16
+        assert table(torch.tensor([1])).dtype == table.weight.dtype == torch.bfloat16
         assert kept(linear(torch.zeros(1, 4, dtype=torch.bfloat16))).dtype == torch.float32
         raise KeyError
     assert tensors(network) == before
+
+
+FRAME = make_examples(6, 2, 0, "pair")
+DEBERTA = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+}
+"""Settings of microsoft/deberta-v3-base."""
+
+
+@pytest.mark.parametrize(
+    "kind, more, by_autocast",
+    [
+        ("deberta-v2", DEBERTA, False),  # reads the table of relative positions
+        ("deberta", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}, False),
+        ("modernbert", {}, False),
+        ("fnet", {}, True),  # whose Fourier transform refuses bfloat16
+    ],
+)
+def test_every_encoder(kind, more, by_autocast, tmp_path):
+    """Scores are near to those in float32, and a training validates."""
+    path = tiny.tiny_classifier(tmp_path / "model", kind, 1, dropout=0.0, **more)
+    exact = CrossEncoder(path, dtype="float32", device="cpu")(FRAME)["score"]
+    ours = CrossEncoder(path, dtype="bfloat16", device="cpu", training=QUICK)
+    found = ours(FRAME)["score"]
+    assert np.corrcoef(exact, found)[0, 1] > 0.99
+    assert ours._only_autocast == by_autocast
+    assert ours.inputs == len(FRAME)
+    if kind != "deberta":  # whose attention mask in transformers overflows under autocast
+        assert ours.fit(FRAME, validation=FRAME, validation_qrels=FRAME).provenance["finished"]
+
+
+@pytest.mark.parametrize("kind", ["opt", "biogpt"])
+def test_language_models_that_name_their_positions(kind, tmp_path):
+    """They call the table of positions with a keyword."""
+    transformers.AutoModel.from_config(
+        transformers.AutoConfig.for_model(
+            kind,
+            vocab_size=400,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=128,
+            word_embed_proj_dim=32,
+            ffn_dim=64,
+            intermediate_size=64,
+        )
+    ).save_pretrained(tmp_path)
+    tiny_llm.tokenizer().save_pretrained(tmp_path)
+    exact, found = (
+        BiEncoder(tmp_path, dtype=dtype, device="cpu").encode(TEXTS[:2])
+        for dtype in ("float32", "bfloat16")
+    )
+    assert (exact * found).sum(axis=1).min() > 0.99
+
+
+def test_another_error_is_raised(models, monkeypatch):  # noqa: F811
+    """One of the network, which is also there under autocast."""
+    ours = CrossEncoder(models[CrossEncoder], dtype="bfloat16", device="cpu")
+
+    def broken(batch):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(ours.network, "forward", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        ours(FRAME)
 
 
 @pytest.mark.parametrize("cls", [CrossEncoder, BiEncoder])
