@@ -20,9 +20,11 @@ import pyterrier as pt
 from more_itertools import chunked
 
 from pyterrier_inpars._arguments import finite, positive_int
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._fingerprint import digest
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
+    DROPPED_BY,
     Stage,
     as_numbers,
     check_columns,
@@ -36,6 +38,7 @@ from pyterrier_inpars.backends._estimate import Estimate, estimate
 from pyterrier_inpars.backends._model_stage import ModelStage
 from pyterrier_inpars.backends._streaming import collect, request
 from pyterrier_inpars.backends._tokenized import TokenizedBackend
+from pyterrier_inpars.backends._tokens import LETTER
 from pyterrier_inpars.backends.base import (
     Backend,
     ChoiceBackend,
@@ -48,13 +51,17 @@ from pyterrier_inpars.backends.base import (
 from pyterrier_inpars.backends.loading import ModelOptions, as_backend
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 from pyterrier_inpars.prompts.extraction import answer_of, begun_reasoning
-from pyterrier_inpars.prompts.templates import DOCUMENT, QUERY
+from pyterrier_inpars.prompts.templates import DOCUMENT, QUERY, check_fields
 from pyterrier_inpars.queries._answers import ANSWERS, AnswerLog
 from pyterrier_inpars.queries._lock import LOCK, writer_lock
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_DOC_TOKENS = 512
+"""Default of ``max_doc_tokens``."""
+_MANY_TRUNCATED = (5, 0.2)
+"""Number and share of truncated documents of a call from which on a warning is given."""
 _TASK = (
     "Judge how relevant a passage is to a search query, with one of these grades:\n{grades}\n\n"
     "Query: {query}\nPassage: {document}\n\nThe grade is one number, without further text. Grade:"
@@ -71,13 +78,24 @@ _MEANINGS = {
         "perfect: it is about the query and has the whole answer",
     ),
 }
-_NUMBER = re.compile(r"(?<![\w.])-?\d+(?!\.?\d|\w)")
-_LABELLED = re.compile(
-    rf"(?:grade|score|rating|relevance)\W*[:=][^\w-]*({_NUMBER.pattern})", re.IGNORECASE
+_START = rf"(?<!{LETTER})(?<![\d.])"
+_END = rf"(?:\.0+)?(?!{LETTER}|\.?\d)"
+_NUMBER = rf"{_START}-?\d{{1,9}}{_END}"
+_SCORE = (
+    "(?:grade|score|rating|relevance"
+    "|评分|評分|得分|分数|分數|等级|等級|評価|スコア|등급|점수)"  # Chinese, Japanese, Korean
 )
-_NUMBER_ALONE = re.compile(rf"[^\w-]*{_NUMBER.pattern}[^\S\n]*(?:$|\n|[^\w\s])")
+_LABEL = rf"{_SCORE}\W{{0,20}}?[:：=][^\w-]{{0,20}}"
+_LABELLED = re.compile(rf"{_LABEL}({_NUMBER})", re.IGNORECASE)
+_BEGINNING = (
+    rf"\W{{0,20}}(?:\w+ ){{0,2}}\w{{0,20}}?(?:{_LABEL}|answer\W{{0,20}}?[:：][^\w-]{{0,20}}"
+    rf"|{_SCORE}(?: is[^\w-]{{1,20}}|(?:为|為|是|は|은|는)\s?))({_NUMBER})"
+)
+_LABELLED_FIRST = re.compile(_BEGINNING, re.IGNORECASE)
+_LABELLED_SENTENCE = re.compile(rf"(?:^|[.!?。！？\n]){_BEGINNING}", re.IGNORECASE)
+_NUMBER_ALONE = re.compile(rf"[^\w-]*{_NUMBER}[分点點점]?[^\S\n]*(?:$|\n|[^\w\s])")
 _NUMBERED_LIST = re.compile(r"\W*1[.)].*^\W*2[.)]", re.DOTALL | re.MULTILINE)
-_NUMBER_FIRST = re.compile(rf"\W*(?:grade\W+)?(?={_NUMBER.pattern})", re.IGNORECASE)
+_NUMBER_FIRST = re.compile(rf"\W*(?:grade\W+)?(?={_NUMBER})", re.IGNORECASE)
 
 
 class RelevanceJudge(ModelStage):
@@ -104,7 +122,12 @@ class RelevanceJudge(ModelStage):
     - ``rank`` (int): Rank by ``score``, from 0.
 
     A pair is dropped if the model's answer has no grade, or if a server refuses it. The attribute
-    ``unparsed`` counts these pairs, and the first ones give a warning.
+    ``unparsed`` counts these pairs, and the first ones give a warning. Of training examples (column
+    ``label``), all rows of a query are dropped if it has no positive left: negatives alone teach
+    nothing.
+
+    Rows that a filter with ``explain=True`` dropped are passed through without a grade, score and
+    rank, and do not cost a request. `qrels` and `estimate` leave them out.
 
     Args:
         model: Name on the Hugging Face hub, local folder, ``.gguf`` file, address of an
@@ -112,8 +135,9 @@ class RelevanceJudge(ModelStage):
             see `backends.base`.
         scale: Grades, whole numbers in ascending order.
         prompt: Text with ``{query}`` and ``{document}`` once each, at whose end the model writes a
-            grade. An instruct model gets it as a message. None for the built-in prompt, which
-            supports the scales (0, 1, 2, 3) and (0, 1).
+            grade. Another field, such as ``{title}``, in their paragraphs is an error. An instruct
+            model gets the text as a message. None for the built-in prompt, which supports the
+            scales (0, 1, 2, 3) and (0, 1).
         max_doc_tokens: Maximum number of tokens of a document; longer documents are truncated.
         max_query_tokens: Maximum number of tokens of a query.
         max_new_tokens: Maximum number of tokens of an answer, where there are no probabilities.
@@ -128,6 +152,9 @@ class RelevanceJudge(ModelStage):
 
     Attributes:
         unparsed: Number of pairs that were dropped because they got no grade.
+        without_positive: Number of queries whose rows were dropped because no positive got a grade.
+        truncated: Number of documents that the model did not see to the end, because of
+            ``max_doc_tokens`` or ``context``. If many exceed the default, a warning is given.
 
     Raises:
         ValueError: An argument is out of range, a query or text is not a string, the model cannot
@@ -140,8 +167,9 @@ class RelevanceJudge(ModelStage):
     """
 
     schematic = {"label": "RelevanceJudge", "help_url": None}
-    _counters = ("_judged", "unparsed")
+    _counters = ("_judged", "_dropped", "unparsed", "without_positive", "truncated")
     _converters = {
+        "prompt": lambda prompt: _check_prompt(prompt),
         "scale": lambda scale: _check_scale(scale),
         "max_doc_tokens": partial(positive_int, "max_doc_tokens"),
         "max_query_tokens": partial(positive_int, "max_query_tokens"),
@@ -155,7 +183,7 @@ class RelevanceJudge(ModelStage):
         *,
         scale: Sequence[int] = (0, 1, 2, 3),
         prompt: str | None = None,
-        max_doc_tokens: int = 512,
+        max_doc_tokens: int = _DOC_TOKENS,
         max_query_tokens: int = 200,
         max_new_tokens: int = 16,
         text_field: str | list[str] = "text",
@@ -171,7 +199,8 @@ class RelevanceJudge(ModelStage):
         self.text_field = text_field
         self.answers = answers
         self.verbose = verbose
-        self._judged = self.unparsed = 0
+        self._judged = self._dropped = self.unparsed = self.without_positive = self.truncated = 0
+        self._warned_of_truncation = False
         self._template()
         self._connect(model, dict(backend_options))
 
@@ -192,7 +221,7 @@ class RelevanceJudge(ModelStage):
         return [*kept, "grade", "score", "rank"]
 
     def _drops(self) -> list[tuple[str, int, int]]:
-        return [(type(self).__name__, self._last("_judged"), self._last("unparsed"))]
+        return [(type(self).__name__, self._last("_judged"), self._last("_dropped"))]
 
     def qrels(self, results: pd.DataFrame) -> pd.DataFrame:
         """Judges results, and returns the grades as qrels.
@@ -226,27 +255,79 @@ class RelevanceJudge(ModelStage):
             ValueError: A price is not a number from 0, or there are not two of them.
         """
         prompts = self._prompts(self._pool(results))
-        return estimate(prompts, self._backend.tokenizer, self.max_new_tokens, prices)
+        return estimate(prompts, self._backend, self.max_new_tokens, 1, prices)
 
     def _pool(self, results: pd.DataFrame) -> pd.DataFrame:
         """Returns each pair of results once."""
         columns = self._required_columns()
         check_columns(results, *columns, context=self)
-        return results[columns].drop_duplicates(["qid", "docno"])
+        return results[~_is_dropped(results)][columns].drop_duplicates(["qid", "docno"])
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        prompts = self._prompts(inp)
+        dropped = _is_dropped(inp)
+        if not dropped.any():
+            return self._judge(inp).reset_index(drop=True)
+        judged = [self._judge(inp[~dropped])] if not dropped.all() else []
+        passed = inp[dropped].drop(columns=["grade", "score", "rank"], errors="ignore")
+        # A column with missing values of dtype object keeps its whole numbers.
+        found = [frame.astype({"grade": object, "rank": object}) for frame in judged]
+        out = pd.concat([*found, passed.assign(grade=np.nan, score=np.nan, rank=np.nan)])
+        return out.sort_index().reset_index(drop=True)
+
+    def _judge(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Judges rows that no filter dropped, and returns those with a grade by their index."""
+        pairs = self._pairs(inp)
+        self._count_truncated(inp, [text for _, text in pairs])
+        prompts = [self._build(*pair) for pair in pairs]
         try:
             by_choice = hasattr(self._backend, "choice_log_probs") and not self._reasons
             grades, scores = (self._by_choice if by_choice else self._by_answer)(prompts)
         except (NotANumberError, PromptError) as error:
             row = inp.iloc[error.row]
             raise error.at(f"qid {row['qid']!r}, docno {row['docno']!r}") from None
-        self._judged += len(grades)
-        graded = ~np.isnan(grades)
+        kept = self._with_positive(inp, ~np.isnan(grades))
+        self._judged += len(kept)
+        self._dropped += int((~kept).sum())
         out = inp.drop(columns=["grade", "score", "rank"], errors="ignore")
-        out = out.assign(grade=grades, score=scores)[graded].reset_index(drop=True)
+        out = out.assign(grade=grades, score=scores)[kept]
         return pt.model.add_ranks(out.astype({"grade": int}))
+
+    def _with_positive(self, inp: pd.DataFrame, graded: np.ndarray) -> np.ndarray:
+        """Returns which rows are kept: of training examples, not those of queries that lost theirs.
+
+        Args:
+            inp: Frame, with the column ``label`` if it has training examples.
+            graded: Whether each row got a grade.
+        """
+        if "label" not in inp or graded.all():
+            return graded
+        positive = as_numbers(inp, "label") > 0
+        qids = inp["qid"]
+        lost = set(qids[positive]) - set(qids[positive & graded])
+        if lost and not self.without_positive:
+            warnings.warn(
+                f"no positive of {counted(len(lost), 'query')} got a grade, such as of "
+                f"qid {min(lost)!r}: all rows of these queries are dropped, since negatives alone "
+                "teach nothing",
+                stacklevel=6,
+            )
+        self.without_positive += len(lost)
+        return graded & ~qids.isin(lost).to_numpy()
+
+    def _count_truncated(self, inp: pd.DataFrame, texts: list[str]) -> None:
+        """Counts documents that were truncated, and warns once if many exceed the default limit."""
+        whole = joined_text(inp, self.text_field)
+        cut = sum(" ".join(text.split()) != seen for text, seen in zip(whole, texts, strict=True))
+        self.truncated += cut
+        many = cut >= _MANY_TRUNCATED[0] and cut > _MANY_TRUNCATED[1] * len(texts)
+        if many and self.max_doc_tokens == _DOC_TOKENS and not self._warned_of_truncation:
+            self._warned_of_truncation = True
+            warnings.warn(
+                f"{cut:,} of {len(texts):,} documents ({cut / len(texts):.0%}) are longer than "
+                f"max_doc_tokens={self.max_doc_tokens}, so the judge sees only their beginning: "
+                "judge passages (datasets.Passages), or set max_doc_tokens",
+                stacklevel=6,
+            )
 
     @property
     def _reasons(self) -> bool:
@@ -318,7 +399,7 @@ class RelevanceJudge(ModelStage):
                 f"their pairs are dropped; the first one is {first!r:.200}. "
                 f"A model that reasons first needs more than max_new_tokens={self.max_new_tokens}, "
                 "or template_options={'enable_thinking': False} if its template has this variable",
-                stacklevel=4,
+                stacklevel=6,
             )
         self.unparsed += len(failed)
         grades = np.array([np.nan if grade is None else grade for grade in found], dtype=float)
@@ -328,18 +409,21 @@ class RelevanceJudge(ModelStage):
         """Returns the grade in an answer, after any reasoning, or None.
 
         It is the last number that is a grade, of those with a label (``Score: 2``) if there are
-        any. An answer that begins with a number and a punctuation mark explains it afterwards,
-        unless the number begins a list. The scale itself is left out (``2/3``, ``from 0 to 3``).
-        An answer that the token limit cut may be a part of a reasoning: it must begin with the
-        grade.
+        any; if the answer begins with one, of those at the beginning of a sentence. An answer that
+        begins with a number and a punctuation mark explains it afterwards, unless the number begins
+        a list. The scale itself is left out (``2/3``, ``from 0 to 3``). An answer that the token
+        limit cut may be a part of a reasoning: it must begin with the grade or its label.
         """
         least, most = self.scale[0], self.scale[-1]
-        before = rf"(?<![\w.-]){least}\s*(?:[-–—]|\.\.+|to|and)|/|(?<=\d)\**\s+of|\bout of"
-        answer = re.sub(rf"(?:{before})\s*{most}(?!\.?\d|\w)", "", answer_of(answer))
-        numbers = [int(number) for number in _NUMBER.findall(answer)]
-        labelled = [int(number) for number in _LABELLED.findall(answer)]
+        dash = r"[-–—~～]|\.\.+|to|and|到|至|から"
+        before = rf"(?<!-){_START}{least}(?:\.0+)?\s*(?:{dash})|[/／]|(?<=\d)\**\s+of|\bout of"
+        answer = re.sub(rf"(?:{before})\s*{most}{_END}", "", answer_of(answer)).strip()
+        first = _LABELLED_FIRST.match(answer)
+        numbers = _whole(re.findall(_NUMBER, answer))
+        labelled = _whole((_LABELLED_SENTENCE if first else _LABELLED).findall(answer))
         if is_cut:
-            numbers = numbers[:1] if _NUMBER_FIRST.match(answer) else []
+            begins = first or _NUMBER_FIRST.match(answer)
+            numbers = (labelled or numbers)[:1] if begins else []
         elif labelled:
             numbers = labelled
         elif _NUMBER_ALONE.match(answer) and not _NUMBERED_LIST.match(answer):
@@ -426,13 +510,6 @@ class RelevanceJudge(ModelStage):
             pairs = zip(self.scale, meanings, strict=True)
             grades = "\n".join(f"{grade}: {meaning}" for grade, meaning in pairs)
             return _TASK.replace("{grades}", grades)
-        if not isinstance(self.prompt, str) or any(
-            self.prompt.count(field) != 1 for field in (DOCUMENT, QUERY)
-        ):
-            raise ValueError(
-                f"prompt must be a text with {QUERY} and {DOCUMENT} once each, not "
-                f"{self.prompt!r:.200}"
-            )
         return self.prompt
 
     def _build(self, query: str, document: str) -> str | Messages:
@@ -444,6 +521,10 @@ class RelevanceJudge(ModelStage):
 
     def _prompts(self, inp: pd.DataFrame) -> list[str | Messages]:
         """Returns the prompts, with documents truncated so that prompt and grade fit."""
+        return [self._build(*pair) for pair in self._pairs(inp)]
+
+    def _pairs(self, inp: pd.DataFrame) -> list[tuple[str, str]]:
+        """Returns query and document of each prompt, truncated so that prompt and grade fit."""
         check_strings(inp, "qid", "query", "docno")
         tokenizer, context = self._backend.tokenizer, self._backend.context
         queries = truncate(inp["query"].tolist(), tokenizer, self.max_query_tokens)
@@ -456,7 +537,35 @@ class RelevanceJudge(ModelStage):
             math.inf if context is None else context - self.max_new_tokens,
             f"the context of {context} tokens, with {self.max_new_tokens} for the grade",
         )
-        return [self._build(*pair) for pair in zip(queries, texts, strict=True)]
+        return list(zip(queries, texts, strict=True))
+
+
+def _is_dropped(frame: pd.DataFrame) -> np.ndarray:
+    """Returns whether a filter with ``explain=True`` dropped each row."""
+    names = pd.Series(frame.get(DROPPED_BY, [None] * len(frame)), dtype=object)
+    return names.notna().to_numpy()
+
+
+def _check_prompt(prompt: str | None) -> str | None:
+    """Returns a prompt of one's own, or None for the built-in one.
+
+    Raises:
+        ValueError: It does not contain both fields once, or another one beside them.
+    """
+    if prompt is None:
+        return None
+    fields = (DOCUMENT, QUERY)
+    if not isinstance(prompt, str) or any(prompt.count(field) != 1 for field in fields):
+        raise ValueError(
+            f"prompt must be a text with {QUERY} and {DOCUMENT} once each, not {prompt!r:.200}"
+        )
+    check_fields("prompt", prompt, fields)
+    return prompt
+
+
+def _whole(numbers: list[str]) -> list[int]:
+    """Returns numbers without the decimal places, all of which are zero."""
+    return [int(number.partition(".")[0]) for number in numbers]
 
 
 class _Judgements(AnswerLog):

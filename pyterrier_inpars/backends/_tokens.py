@@ -18,6 +18,8 @@ _WIDE = (
     "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u3001-\ua4cf\uac00-\ud7af\uf900-\ufaff"
     "\uff01-\uffef\U0001b000-\U0001b2ff\U00020000-\U0003ffff"
 )
+LETTER = rf"[^\W{_WIDE}]"
+"""Pattern of a letter or digit of a word, in scripts with one token for several characters."""
 _WIDE_CHARACTER = re.compile(f"[{_WIDE}]")
 _UNIT = re.compile(
     rf"[{_WIDE}]|(?<![^\s{_WIDE}])[^\s{_WIDE}]{{1,{LONGEST_WORD}}}(?![^\s{_WIDE}])|[^\s{_WIDE}]{{1,6}}"

@@ -7,6 +7,7 @@ import difflib
 import random
 import re
 import reprlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -28,6 +29,8 @@ DOCUMENT, QUERY = "{document}", "{query}"
 _INPARS = ("inpars", "inpars-gbq")
 _PROMPTAGATOR = "promptagator-"
 _FIELD = re.compile(r"\{[a-z_]+\}")
+_USUAL = ("{title}", "{text}", "{docno}", "{body}", "{url}", "{grades}", DOCUMENT, QUERY)
+"""Names in braces that are meant as fields."""
 _SIMILAR = 0.8
 """Similarity of two queries, 2 × equal words / all words, from which one counts as a copy."""
 
@@ -161,7 +164,7 @@ class StaticPrompt(Prompt):
         template: Text that contains ``{document}`` once. The model continues at ``{query}``, or at
             the end if there is no ``{query}``; text after ``{query}`` is not used. Other braces
             have no meaning, but another field, such as ``{title}``, in the paragraph of
-            ``{document}`` is an error.
+            ``{document}`` is an error, and usual names of fields elsewhere give a warning.
         prefill: Beginning of the query, such as ``"how"``, which the prompt ends with. The queries
             contain it if the generator has ``extract=re.compile(".+")``.
 
@@ -389,17 +392,47 @@ def split_template(template: str) -> tuple[str, str]:
     before, _, after = template.partition(DOCUMENT)
     if QUERY in before:
         raise ValueError(f"{QUERY} must come after {DOCUMENT} in a template: {template!r}")
-    paragraph = next(text for text in re.split(r"\n\s*\n", template) if DOCUMENT in text)
-    unknown = [name for name in _FIELD.findall(paragraph) if name not in (DOCUMENT, QUERY)]
-    if unknown:
-        raise ValueError(
-            f"a template has the fields {DOCUMENT} and {QUERY}, but not {unknown[0]}: "
-            f"{template!r}. "
-            "Put further text of a document into its text column"
-        )
+    check_fields("a template", template, (DOCUMENT, QUERY))
     between, query, _ = after.partition(QUERY)
     # A line end before the query is part of the prompt: without it, the model would write it.
     return before, between.rstrip(" \t") if query else between.rstrip()
+
+
+def check_fields(name: str, text: str, fields: Sequence[str]) -> None:
+    """Checks that a text of a prompt has no other fields than those that are filled in.
+
+    A paragraph without a field may have braces, as examples with program code do. There, names that
+    columns often have give a warning.
+
+    Args:
+        name: What the text is, for the error.
+        text: Text of a prompt, without documents.
+        fields: Fields that are filled in.
+
+    Raises:
+        ValueError: There is another field beside them, in a paragraph.
+    """
+    for paragraph in re.split(r"\n\s*\n", text):
+        unknown = [field for field in _FIELD.findall(paragraph) if field not in fields]
+        if not unknown:
+            continue
+        message = (
+            f"{name} has the fields {' and '.join(fields)}, but not {unknown[0]}"
+            if fields
+            else f"{name} has no fields, but contains {unknown[0]}"
+        )
+        if any(field in paragraph for field in fields):
+            raise ValueError(
+                f"{message}: {text!r}. Put further text of a document into its text column"
+            )
+        for field in unknown:
+            if field in _USUAL:
+                warnings.warn(
+                    f"{message.replace(unknown[0], field)}, which the model gets as these "
+                    f"characters: {text!r:.200}",
+                    stacklevel=4,
+                )
+                return
 
 
 def checked_text(name: str, text: str) -> str:

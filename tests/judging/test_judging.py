@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import time
 import warnings
 
 import chat_templates
@@ -18,6 +19,7 @@ from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pyterrier_inpars import (
+    FalseNegativeFilter,
     QueryGenerator,
     RelabelNegatives,
     RelevanceJudge,
@@ -321,9 +323,152 @@ def test_grades_as_whole_words():
         "**2** of 3": 2,
         "A grade of 3 out of 3": 3,
         "1. The query asks for noise.\n2. The passage is about it.\nSo it is 3": 3,
+        "Grade: 2, where a higher grade: 3 needs more": 2,
+        "Topic score: 3\nFinal score: 1": 1,
+        "Answer: 2, as it has 3 parts": 2,
+        "The grade is 2 because it has 3 parts": 2,
+        "2.0": 2,
+        "Score: 2.0": 2,
+        "2.0/3.0": 2,
+        "2.0 out of 3.0": 2,
+        "2.05": None,
+        "2.0.1": None,
+        "9" * 5_000: None,
     }
     assert {text: judge._grade(text, is_cut=False) for text in cases} == cases
     assert judging._check_scale([0, 2]) == (0, 2)
+
+
+def test_grades_beside_letters_of_scripts_without_spaces():
+    judge = RelevanceJudge(Answers())
+    cases = {
+        "2分": 2,
+        "２": 2,
+        "12分": None,
+        "等级为2": 2,
+        "得分为2，有3个部分": 2,
+        "评分：2分": 2,
+        "评分：2分，因为有3个部分": 2,
+        "2分（满分3分）": 2,
+        "0到3分": None,
+        "2/3分": 2,
+        "相关性等级：2": 2,
+        "評価は2です": 2,
+        "スコア：1（0～3）": 1,
+        "등급은 2입니다. 3개": 2,
+        "الدرجة: ٢": 2,
+    }
+    assert {text: judge._grade(text, is_cut=False) for text in cases} == cases
+
+
+def test_a_cut_answer_may_begin_with_the_label_of_the_grade():
+    """Uncut, these answers have the same grade."""
+    judge = RelevanceJudge(Answers())
+    texts = (
+        *("Grade: 2\n\nThe", "Score: 2\n\nThe passage", "Relevance: 2\nThe", "Rating: 2 because"),
+        *("**Relevance Grade: 2**\n\nThe", "Answer: 2 as", "The relevance grade is 2, since"),
+        *("评分：2分，因为", "相关性等级：2\n", "2分，因为"),
+    )
+    for text in texts:
+        assert judge._grade(text, is_cut=True) == judge._grade(text, is_cut=False) == 2, text
+    for text in ("The query has score: 2 parts in the", "The passage 2: a grade: 3"):
+        assert judge._grade(text, is_cut=True) is None
+
+
+@pytest.mark.parametrize(
+    "answer", [".", "\n", "grade:", "grade" + ":" * 50, "a ", "a", "1 ", ". a b ", "Grade: 9. "]
+)
+def test_long_answers_take_time_in_proportion(answer):
+    started = time.process_time()
+    assert RelevanceJudge(Answers())._grade(answer * 20_000, is_cut=False) in (None, 1)
+    assert time.process_time() - started < 5
+
+
+class ByText(Answers):
+    """A backend that answers with what the texts of its prompts contain."""
+
+    def complete(self, prompts, *, progress, **_):
+        self.prompts += prompts
+        progress(len(prompts))
+        texts = [p if isinstance(p, str) else p[0]["content"] for p in prompts]
+        found = [next(a for text, a in self.answers if text in prompt) for prompt in texts]
+        return [Completion(answer, None, "stop") for answer in found]
+
+
+EXAMPLE_ROWS = pd.DataFrame(
+    [
+        ("1", "p1", "alpha a", 1),
+        ("1", "n1", "omega b", 0),
+        ("2", "p2", "kappa c", 1),
+        ("2", "n2", "omega d", 0),
+        ("3", "p3", "kappa e", 1),
+        ("3", "p4", "alpha f", 1),
+        ("4", "n3", "omega g", 0),
+        ("4", "n4", "kappa h", 0),
+    ],
+    columns=["qid", "docno", "text", "label"],
+).assign(query="what is it")
+
+
+def test_no_query_of_training_examples_keeps_negatives_alone():
+    """They would be left out of the training, silently."""
+    judge = RelevanceJudge(ByText(("alpha", "3"), ("omega", "0"), ("kappa", "I cannot say")))
+    with pytest.warns(UserWarning, match="no positive of 1 query got a grade, such as of qid '2'"):
+        out = (judge >> RelabelNegatives(2))(EXAMPLE_ROWS)
+    assert out["docno"].tolist() == ["p1", "n1", "p4", "n3"]  # query 4 had no positive
+    assert judge.without_positive == 1 and judge.unparsed == 3
+    assert funnel(judge)[["seen", "dropped"]].values.tolist() == [[8, 4]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        judge(EXAMPLE_ROWS.drop(columns="label"))
+    assert judge.without_positive == 1
+    with pytest.warns(UserWarning):
+        kept = (RelevanceJudge(judge.model) >> FalseNegativeFilter())(EXAMPLE_ROWS[:4])
+    assert kept["docno"].tolist() == ["p1", "n1"]
+
+
+def test_rows_that_a_filter_dropped_are_passed_through():
+    backend = ByText(("alpha", "3"), ("omega", "0"), ("kappa", "2"))
+    frame = EXAMPLE_ROWS.drop(columns="label").assign(score=9.0, rank=5)
+    explained = frame.assign(dropped_by=[None, "LengthFilter"] * 4)
+    judge = RelevanceJudge(backend)
+    out = judge(explained)
+    assert len(backend.prompts) == 4 and judge.unparsed == 0
+    assert out["docno"].tolist() == frame["docno"].tolist()
+    kept = out["dropped_by"].isna()
+    expected = judge(frame[::2])
+    assert out[kept]["grade"].tolist() == expected["grade"].tolist() == [3, 2, 2, 0]
+    assert out[kept]["rank"].tolist() == expected["rank"].tolist()
+    assert all(type(grade) is int for grade in out[kept]["grade"])
+    assert out[~kept][["grade", "score", "rank"]].isna().all(axis=None)
+    assert list(out) == judge._output_columns(list(explained))
+    records = judge.transform_iter(explained.to_dict("records"))
+    assert [record.get("grade") for record in records] == [3, None, 2, None, 2, None, 0, None]
+    assert judge.qrels(explained)["docno"].tolist() == frame["docno"][::2].tolist()
+    assert judge.estimate(explained).requests == 4
+    before = len(backend.prompts)
+    all_dropped = judge(explained[1::2])
+    assert len(all_dropped) == 4 and len(backend.prompts) == before
+    assert judge.qrels(explained[1::2]).empty
+    scored = (judge >> ScoreFilter(min_score=1, explain=True))(explained)
+    assert scored["dropped_by"].fillna("").tolist()[-2:] == ["ScoreFilter", "LengthFilter"]
+    assert scored["dropped_by"].isna().sum() == 3
+
+
+def test_truncated_documents_are_counted():
+    judge = RelevanceJudge(Answers(*["1"] * 8))
+    frame = results(6).assign(text=["a b\n c "] + ["long " * 600] * 5)
+    judge.estimate(frame)
+    assert judge.truncated == 0
+    with pytest.warns(UserWarning, match=r"5 of 6 documents \(83%\) are longer than max_"):
+        judge(frame)
+    assert judge.truncated == 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        judge(frame)
+        shorter = RelevanceJudge(judge.model, max_doc_tokens=100)
+        shorter(frame)
+    assert judge.truncated == 10 and shorter.truncated == 5
 
 
 def test_a_grade_that_begins_another_one_is_scored_to_its_end():

@@ -1,5 +1,7 @@
 """Bad input of the judge and of what uses its grades."""
 
+import warnings
+
 import pandas as pd
 import pyterrier as pt
 import pytest
@@ -26,6 +28,23 @@ def test_another_scale_needs_a_prompt_that_explains_it():
 def test_a_prompt_has_both_fields_once(prompt):
     with pytest.raises(ValueError, match="once each"):
         RelevanceJudge("m", prompt=prompt)
+
+
+@pytest.mark.parametrize("field", ["{title}", "{grades}", "{text}"])
+def test_a_prompt_has_no_other_field(field):
+    with pytest.raises(ValueError, match=f"but not \\{field}"):
+        RelevanceJudge("m", prompt=f"Of {field}: {{query}}\n{{document}}")
+    judge = RelevanceJudge("m")
+    with pytest.raises(ValueError, match=f"but not \\{field}"):
+        judge.set_parameter("prompt", f"{{query}}\n\n{field}, {{document}}")
+    with pytest.warns(UserWarning, match=f"but not \\{field}, which the model gets"):
+        RelevanceJudge("m", prompt=f"Of {field}:\n\n{{query}}\n{{document}}")
+
+
+def test_braces_of_examples_are_text():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RelevanceJudge("m", prompt='f"{x}" has {y}, {"grade": 1}\n\n{query} {document}')
 
 
 def test_models_and_options():

@@ -1,5 +1,7 @@
 """Prompt templates, few-shot prompts, and YAML files of prompts."""
 
+import warnings
+
 import pandas as pd
 import pyterrier as pt
 import pytest
@@ -46,9 +48,17 @@ def test_an_unknown_field_in_a_template_is_an_error(field):
     for make in (StaticPrompt, lambda t: FewShotPrompt(EXAMPLES, template=t)):
         with pytest.raises(ValueError, match=f"but not {field}.*text column"):
             make(template)
-    assert (
-        StaticPrompt(f"Owls {field}.\n\nText: {{document}}").build("x").startswith(f"Owls {field}")
-    )
+
+
+@pytest.mark.parametrize("field, warns", [("{title}", 1), ("{docno}", 1), ("{x}", 0), ("{}", 0)])
+def test_a_field_in_another_paragraph_of_a_template_is_text(field, warns):
+    """An example there may be program code. A name that columns have gives a warning."""
+    template = f"Owls {field}.\n\nText: {{document}} {{query}}"
+    for make in (StaticPrompt, lambda t: FewShotPrompt(EXAMPLES, template=t)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert make(template).build("{title}").startswith(f"Owls {field}.")
+        assert [str(w.message).count(f"but not {field}, which") for w in caught] == [1] * warns
 
 
 @pytest.mark.parametrize("template", ["{document}\n{query}", "Q?\n{document}\nAsked:\n{query}\n"])
