@@ -23,6 +23,7 @@ from pyterrier_inpars._arguments import one_of, positive_int
 from pyterrier_inpars._fingerprint import digest
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import (
+    DROPPED_BY,
     as_frame,
     check_columns,
     check_strings,
@@ -78,6 +79,8 @@ MANY_CUT = (5, 0.2)
 """Number and share of answers that end before the query from which there is a warning."""
 ESTIMATE_BATCH = 1_000
 """Number of documents of a corpus that `QueryGenerator.estimate` holds in memory."""
+_OF_QUERIES = ("score", "log_probs", "rank", "label", "grade", DROPPED_BY)
+"""Columns that later stages read as those of a query, so a query gets none from its document."""
 _MOVED = {
     "temperature": "is a field of sampling: give sampling={'temperature': 0.7}",
     "top_p": "is a field of sampling: give sampling={'temperature': 0.7, 'top_p': 0.9}",
@@ -142,7 +145,9 @@ class QueryGenerator(ModelStage, DocumentStage):
     """Generates queries for documents with a language model (InPars, arXiv 2202.05144, section 3).
 
     Input: documents ``docno, text``. Output: synthetic queries, one row each, in the order of the
-    documents, with all columns of the input and:
+    documents, with the columns of the input and those below. Columns of the input that would be
+    read as those of a query are left out: ``label``, ``grade``, ``rank``, ``score``, ``log_probs``
+    and ``dropped_by``. A class or a label of the documents needs another name.
 
     - ``qid`` (str): The docno and the number of the query: ``docno-1``, ``docno-2``, ... With
       several types of queries ``docno-TYPE-1``, and ``docno-1.2`` for the second query of the first
@@ -293,9 +298,14 @@ class QueryGenerator(ModelStage, DocumentStage):
         return ["docno", *fields_of(self.text_field)]
 
     def _output_columns(self, columns: list[str]) -> list[str]:
+        own = [name for name in columns if name not in _OF_QUERIES]
+        return with_columns(["qid", "query"], *own, *self._new_columns)
+
+    @property
+    def _new_columns(self) -> list[str]:
+        """Columns that the generator adds, beside ``qid`` and ``query``."""
         new = ["type"] * isinstance(self.prompt, dict) + ["score", "log_probs", "finish_reason"]
-        new += ["answer"] * self.keep_answer + ["prompt_text"] * self.keep_prompt
-        return with_columns(["qid", "query"], *columns, *new)
+        return new + ["answer"] * self.keep_answer + ["prompt_text"] * self.keep_prompt
 
     def _drops(self) -> list[tuple[str, int, int]]:
         empty, copied, queries = map(self._last, ("empty", "copied", "_queries"))
@@ -430,8 +440,13 @@ class QueryGenerator(ModelStage, DocumentStage):
                 "once, and their queries would have the same qid. Remove the duplicate"
             )
         columns = self._output_columns(list(inp.columns))
-        # Those of a retriever's results are not scores of queries.
-        inp = inp.drop(columns=["score", "log_probs"], errors="ignore")
+        inp = inp.drop(columns=list(_OF_QUERIES), errors="ignore")
+        if replaced := [name for name in self._new_columns if name in inp]:
+            self._warn_once(
+                "replaced",
+                f"the documents have {' and '.join(replaced)}, which the queries' own replace: "
+                "rename the column to keep it",
+            )
         self.empty += int((~has_text).sum()) * self._queries_per_document
         rows: list[tuple[int, dict[str, Any]]] = []
         truncated: set[int] = set()

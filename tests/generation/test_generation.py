@@ -8,12 +8,15 @@ import pandas as pd
 import pyterrier as pt
 import pytest
 import tiny_llm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from plain_generation import MOST, PROMPT, check, documents, generator, plainly
 from transformers import AutoTokenizer
 
 from pyterrier_inpars import FewShotPrompt, QueryGenerator, StaticPrompt, SyntheticQueries
 from pyterrier_inpars.backends.base import Completion
 from pyterrier_inpars.prompts._truncation import truncate
+from pyterrier_inpars.queries.topics import topics_and_qrels
 
 
 def test_every_architecture_generates_what_it_generates_alone(any_model):
@@ -229,6 +232,41 @@ def test_examples_are_truncated_and_their_topics_stored(model, tmp_path):
 def test_further_columns_are_kept(model):
     found = generator(model)(documents(3).assign(title="x"))
     assert {"title", "docno", "text"} <= set(found.columns)
+
+
+OF_DOCUMENTS = {"label": 0, "grade": 0, "rank": 7, "score": 2.5, "dropped_by": "CopyFilter"}
+
+
+def test_a_query_is_not_judged_by_the_columns_of_its_document(model):
+    """A document's class is not the relevance of its query, nor its rank that of a result."""
+    stage, frame = generator(model), documents(4)
+    expected = stage(frame)
+    topics, qrels = topics_and_qrels(expected)
+
+    @settings(deadline=None, max_examples=15)
+    @given(st.sets(st.sampled_from([*OF_DOCUMENTS, "year"])))
+    def check_columns(names):
+        given_ = frame.assign(**{name: OF_DOCUMENTS.get(name, 1999) for name in names})
+        found = stage(given_)
+        assert ("year" in found) == ("year" in names)
+        pd.testing.assert_frame_equal(found.drop(columns="year", errors="ignore"), expected)
+        for one, other in zip(topics_and_qrels(found), (topics, qrels), strict=True):
+            pd.testing.assert_frame_equal(one, other)
+        outputs = stage.transform_outputs(list(given_.columns))
+        assert [name for name in outputs if name in found] == list(found.columns)
+
+    check_columns()
+
+
+def test_columns_of_documents_that_are_replaced_are_warned_about_once(model):
+    stage = generator(model, prompt={"a": PROMPT}, keep_answer=True)
+    frame = documents(2).assign(type="review", answer="42")
+    with pytest.warns(UserWarning, match="the documents have type and answer, which the queries"):
+        found = stage(frame)
+    assert set(found["type"]) == {"a"} and "42" not in set(found["answer"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stage(frame)
 
 
 def test_text_field(model):
