@@ -17,7 +17,7 @@ _QUOTES = (
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _TAG = r"(?:answer|query|search_query|question|response|output|result)>"
 _MARKUP = re.compile(rf"(?:`{{3,}}|~{{3,}})[\w+#.-]*|[-*_=#>]+|</?{_TAG}")
-_MARK = r"(?:[*•·▪◦]|1[.)])\s+|(?:[->–—]|#{1,6})\s+(?!\s|\d|of\b)"
+_MARK = r"(?:[*•·▪◦]|1[.)])\s+|1[、．]\s*|(?:[->–—]|#{1,6})\s+(?!\s|\d|of\b)"
 _NOUN = r"(?:query|queries|question|answer)"
 _SURE = r"(?:sure(?: thing)?|certainly|absolutely|of course|okay)"
 _HERE = r"here(?:['’]s| is| are)"
@@ -37,8 +37,13 @@ _LONGEST_AFTER = 32
 _ANNOUNCEMENT = re.compile(
     rf"{_LABEL}|{_SURE}(?:\W*|[,.!].*[.!])|(?:{_SURE}[,.!]+\s+)?{_HERE}\b.*\.", re.I
 )
+_OTHER_NOUN = (  # "query" in other languages
+    r"\b(?:requête|consulta|pregunta|pergunta|suchanfrage|anfrage|domanda|zapytanie|запрос)s?\b"
+    r"|查询|查詢|搜索|搜尋|检索|検索|クエリ|검색|쿼리|질문|استعلام|प्रश्न"
+)
+_ASKS = r"(?:how|what|which|why|comment|wie|cómo)\b|如何|怎么|怎样|为什么|どう|어떻게"
 _BEFORE_COLON = re.compile(
-    rf"(?!(?:how|what|which|why)\b).*?(?:\b(?:{_NOUN}|{_SURE}|{_HERE})\b"
+    rf"(?!{_ASKS}).*?(?:\b(?:{_NOUN}|{_SURE}|{_HERE})\b|{_OTHER_NOUN}"
     r"|\b(?:search(?: for| terms?)?|ask)\W*$)",
     re.I,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,14 +12,15 @@ from pyterrier_inpars._fingerprint import describe_function
 from pyterrier_inpars.backends._chat import as_text
 from pyterrier_inpars.backends._reasoning import answer_start, reasoning_tag
 from pyterrier_inpars.backends._tokenized import TokenizedBackend
+from pyterrier_inpars.backends._tokens import LETTER
 from pyterrier_inpars.backends.base import Completion, Messages
 from pyterrier_inpars.prompts._markup import announces, around, is_markup
 
 Extract = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], Any]
 """A marker, a regular expression, ``{"json": field}``, or a function from answer to queries."""
-_LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese have no spaces between words
-_WORD = re.compile(_LETTER)
-_WORD_END = re.compile(rf"{_LETTER}[,;:.!?]?$")
+_WORD = re.compile(rf"{LETTER}|[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
+"""A letter of a script with spaces between words: Korean too, but not Chinese or Thai."""
+_PUNCTUATION = tuple(",;:.!?،؛؟।")
 _ENDS = r"\n\v\f\r\x1c-\x1e\x85\u2028\u2029"  # where str.splitlines() splits
 _LINE_END = re.compile(f"[{_ENDS}]")
 _LINE = re.compile(f"[^{_ENDS}]+")
@@ -114,15 +116,15 @@ def queries_of(
             line. Quotation marks and asterisks around a query are removed, and if it is a line of
             the answer, also Markdown and labels (see `_markup`).
         prefill: Beginning of the answer that the prompt contains. ``extract`` applies to both
-            together, with a space between two words. A query that ends in the prefill is none, and
-            the first line is that of the model's text.
+            together, with a space between two words of a script that has them. A query that ends in
+            the prefill is none, and the first line is that of the model's text.
 
     Raises:
         TypeError: A function returns neither strings nor None.
     """
     if not answer:
         return []
-    begun = f"{prefill} " if _WORD_END.search(prefill) and _WORD.match(answer) else prefill
+    begun = f"{prefill} " if ends_with_word(prefill) and _WORD.match(answer) else prefill
     whole = begun + answer
     start = answer_start(whole) if chat else 0
     is_line = extract is None or isinstance(extract, str)
@@ -133,6 +135,15 @@ def queries_of(
             query = _stripped(query.without(*cut))
         found.append(query.after(len(begun)))
     return [q for q in found if q.text and (q.span is None or q.span[1] > 0)]
+
+
+def ends_with_word(text: str) -> bool:
+    """Returns whether a space is written before a word after this text, or after its last mark."""
+    if text.endswith(_PUNCTUATION):
+        text = text[:-1]
+    while text and unicodedata.category(text[-1]).startswith("M"):  # vowel signs and accents
+        text = text[:-1]
+    return _WORD.match(text[-1:]) is not None
 
 
 def begun_reasoning(backend: Any, prompt: str | Messages) -> str:
@@ -187,10 +198,10 @@ def _found(
         elif (place := answer.rfind(extract, start)) >= 0:
             yield _line(answer, place + len(extract))
     elif isinstance(extract, re.Pattern):
-        for match in extract.finditer(answer, start):
-            group = 1 if extract.groups else 0
+        group = 1 if extract.groups else 0
+        for match, place in _matches(answer, start, extract):
             if match[group] is not None:
-                yield _one_line(Query(match[group], match.start(group)))
+                yield _one_line(Query(match[group], place + match.start(group)))
     elif isinstance(extract, Mapping):
         yield from map(_one_line, _json_field(answer, start, extract["json"]))
     else:
@@ -198,6 +209,20 @@ def _found(
             first = max(start, begun) if text in answer[max(start, begun) :] else start
             is_unique = answer.count(text, first) == 1
             yield _one_line(Query(text, answer.find(text, first) if is_unique else None))
+
+
+def _matches(
+    answer: str, start: int, extract: re.Pattern[str]
+) -> Iterator[tuple[re.Match[str], int]]:
+    """Yields the matches from ``start`` on, and the place that their positions count from.
+
+    It is where anchors match. After a reasoning, they may also match behind the line ends there.
+    """
+    text = answer[start:].lstrip() if start else answer
+    for place in dict.fromkeys([start, len(answer) - len(text)]):
+        if found := list(extract.finditer(answer[place:])):
+            yield from ((match, place) for match in found)
+            return
 
 
 def _line(answer: str, start: int) -> Query:

@@ -106,6 +106,13 @@ def test_queries_of_an_answer(answer, extract, expected):
         *("Query #1: x y", "Query:x y", "Sure, here is a search query for the document: x y"),
         *("Here is a search query for this document.\n\nx y", "Of course!\nx y", "Query\nx y"),
         *("Sure thing! Let me write one.\nx y", "Absolutely.\nx y", "# Example queries\n- x y"),
+        *(
+            "Voici une requête :\nx y",
+            "以下是搜索查询：\nx y",
+            "検索クエリ:\nx y",
+            "Suchanfrage:\nx y",
+        ),
+        *("Aquí está la consulta:\nx y", "1、x y\n2、z", "1．x y", "**검색 쿼리:**\nx y"),
         *("A relevant query would be:\nx y", "A user might search for:\nx y", "They ask:\nx y"),
     ],
 )
@@ -143,6 +150,7 @@ def test_what_can_be_a_query_stays(query):
     [
         *("how to fix the following error:", "what does the following do:", "binary search steps:"),
         *("how is this query parsed:", "why is the answer 42:", "surely you are joking", "queried"),
+        *("如何搜索以下错误：", "comment corriger la requête :", "怎么解决以下问题："),
         *("where is here:", "certain death", "here comes the sun", "answers to exam 5"),
     ],
 )
@@ -259,6 +267,19 @@ def test_a_closing_tag_among_words_ends_a_reasoning_that_the_prompt_began():
         assert query.text == "a query"
 
 
+@pytest.mark.parametrize("thought", ["", THOUGHT, "<think>x</think>\n", "no opening tag</think>"])
+@pytest.mark.parametrize(
+    "regex", ["^(.+)$", r"\A\s*(.+)", "^.+$", "(?m)^(.+)$", r"(?<!\w)(the .*)\Z", r"\s*\b(.+)"]
+)
+def test_an_anchor_matches_where_the_answer_begins_after_the_reasoning(thought, regex):
+    (query,) = queries_of(f"{thought}the noise", re.compile(regex), chat=True)
+    assert query == Query("the noise", len(thought))
+
+
+def test_a_regular_expression_may_begin_with_a_line_end_after_the_reasoning():
+    assert texts(THOUGHT + "Query: a\nQuery: b", re.compile(r"\nQuery: (.*)")) == ["a", "b"]
+
+
 def test_text_of_a_base_model_keeps_quotation_marks_and_tags():
     assert texts('"a query"', chat=False) == ['"a query"']
     assert texts("<think> a", chat=False) == ["<think> a"]
@@ -370,6 +391,19 @@ def test_long_answers_take_time_in_proportion(answer):
         ('Query: "', 'the noise"', "Query:", "the noise"),
         ("How do", "I sort?", None, "I sort?"),
         ("<think>", "Query: no\n</think>Query: the noise", "Query:", "the noise"),
+        ("कैसे", "करें सॉर्ट", re.compile(".+"), "कैसे करें सॉर्ट"),
+        ('{"query": "कैसे', 'करें"}', JSON, "कैसे करें"),
+        ("كيفَ", "أرتب", re.compile(".+"), "كيفَ أرتب"),
+        ("কি", "করে", re.compile(".+"), "কি করে"),
+        ("எப்படி", "செய்வது", re.compile(".+"), "எப்படி செய்வது"),
+        ("אֵיךְ", "למיין", re.compile(".+"), "אֵיךְ למיין"),
+        ("cafe\u0301", "noir", re.compile(".+"), "cafe\u0301 noir"),
+        ("어떻게", "정렬", re.compile(".+"), "어떻게 정렬"),
+        ("how?", "so", re.compile(".+"), "how? so"),
+        ("كيف؟", "أرتب", re.compile(".+"), "كيف؟ أرتب"),
+        ("วิธี", "เรียง", re.compile(".+"), "วิธีเรียง"),
+        ("どうやって", "並べる", re.compile(".+"), "どうやって並べる"),
+        ("ប្រើ", "របៀប", re.compile(".+"), "ប្រើរបៀប"),
         ("<think></think>", "the noise", None, "the noise"),
     ],
 )
@@ -379,7 +413,7 @@ def test_a_prefill_is_a_part_of_the_answer(prefill, answer, extract, expected):
     assert query.text == expected
     ends = list(range(1, len(answer) + 1))
     completion = Completion(answer, [-float(end) for end in ends], "stop", ends)
-    written = expected.removeprefix("How do ").removeprefix("Rust: ").removeprefix("如何")
+    written = next(expected[i:] for i in range(len(expected)) if expected[i:] in answer)
     start = answer.index(written)
     assert log_probs_of(completion, query) == [-float(start + i + 1) for i in range(len(written))]
 
