@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import one_of, positive_int
 from pyterrier_inpars._fingerprint import digest
 from pyterrier_inpars._progress import Progress
+from pyterrier_inpars._retrieval import words_of
 from pyterrier_inpars._stage import (
     DROPPED_BY,
     as_frame,
@@ -50,6 +52,7 @@ from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 from pyterrier_inpars.prompts.extraction import (
     Extract,
     Query,
+    answer_of,
     begun_reasoning,
     check_extract,
     describe_extract,
@@ -74,7 +77,7 @@ MANY_COPIES = (5, 0.05)
 DOC_TOKENS = 256
 """Default of ``max_doc_tokens``."""
 MANY_TRUNCATED = (5, 0.2)
-"""Number and share of documents above that default from which there is a warning."""
+"""Number and share of documents above it, or cut by the context, from which there is a warning."""
 MANY_CUT = (5, 0.2)
 """Number and share of answers that end before the query from which there is a warning."""
 ESTIMATE_BATCH = 1_000
@@ -128,12 +131,16 @@ class _Batch(NamedTuple):
         prompt: Its prompt, with truncated examples.
         documents: Documents with text, at least one.
         prompts: Prompt of each document.
+        long: Whether each document is longer than ``max_doc_tokens``.
+        squeezed: Whether each document was cut so that prompt and query fit the context.
     """
 
     type: str
     prompt: Prompt
     documents: pd.DataFrame
     prompts: list[str | Messages]
+    long: list[bool]
+    squeezed: list[bool]
 
     @property
     def docnos(self) -> list[str]:
@@ -164,9 +171,12 @@ class QueryGenerator(ModelStage, DocumentStage):
       did.
     - ``answer`` (str): The whole text of the model, if ``keep_answer`` is set.
     - ``prompt_text`` (str): The prompt, if ``keep_prompt`` is set.
+    - ``text`` (str): The text of ``text_field``, if the document has no field ``text``.
 
     An instruct model gets a `ChatPrompt`, a base model a text to complete (``prompt="auto"``). The
-    prompt that is used is in `settings`, in the manifest of the queries, and in the log.
+    prompt that is used is in `settings`, in the manifest of the queries, and in the log. A text
+    prompt becomes the message of a user at the chat endpoint of a server. Its answer is read as
+    that to a `ChatPrompt`.
 
     A document without text gets no query, and an empty query gives no row. The attribute ``empty``
     counts both. Small models often repeat an example of the prompt, with high log-probabilities.
@@ -188,8 +198,8 @@ class QueryGenerator(ModelStage, DocumentStage):
         max_doc_tokens: Maximum number of tokens of a document; longer documents are truncated.
             Documents in few-shot examples have the same limit.
         max_new_tokens: Maximum number of tokens of a query, or of the whole answer it is a part of.
-        stop: String, or several, that end the model's text. None for a newline, or for none with a
-            `ChatPrompt` or ``extract``.
+        stop: String, or several, that end the model's text. None for a newline, or for none if the
+            model answers messages, or with ``extract``.
         extract: Where the queries are in an answer. A marker, such as ``"Query:"``: the rest of the
             line after its last occurrence. A compiled regular expression: its first group, or the
             whole match; each match is a query. ``{"json": "query"}``: a string, or a list of
@@ -226,7 +236,7 @@ class QueryGenerator(ModelStage, DocumentStage):
     """
 
     schematic = {"label": "QueryGenerator", "help_url": None}
-    _counters = ("empty", "copied", "_queries", "truncated", "_documents")
+    _counters = ("empty", "copied", "_queries", "truncated", "_long", "_squeezed", "_documents")
     _converters = {
         "prompt": _as_prompts,
         "types": partial(one_of, "types", known=("all", "one")),
@@ -274,7 +284,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         self.verbose = verbose
         self.empty = 0
         self.copied = 0
-        self.truncated = self._documents = 0
+        self.truncated = self._long = self._squeezed = self._documents = 0
         self.failed: dict[str, str] = {}
         self._last_failed: dict[str, str] = {}
         self._queries = 0
@@ -299,7 +309,7 @@ class QueryGenerator(ModelStage, DocumentStage):
 
     def _output_columns(self, columns: list[str]) -> list[str]:
         own = [name for name in columns if name not in _OF_QUERIES]
-        return with_columns(["qid", "query"], *own, *self._new_columns)
+        return with_columns(["qid", "query"], *own, "text", *self._new_columns)
 
     @property
     def _new_columns(self) -> list[str]:
@@ -448,17 +458,16 @@ class QueryGenerator(ModelStage, DocumentStage):
                 "rename the column to keep it",
             )
         self.empty += int((~has_text).sum()) * self._queries_per_document
+        if "text" not in fields_of(self.text_field):  # a query has the text of its document
+            inp = inp.assign(text=inp["text"].fillna(texts) if "text" in inp else texts)
         rows: list[tuple[int, dict[str, Any]]] = []
-        truncated: set[int] = set()
+        long: set[int] = set()
+        squeezed: set[int] = set()
         for batch in self._batches(inp, texts):
             rows += self._generate(batch)
-            whole = zip(batch.documents.index, texts[batch.documents.index], strict=True)
-            truncated.update(
-                row
-                for (row, text), prompt in zip(whole, batch.prompts, strict=True)
-                if prompt != batch.prompt.build(" ".join(text.split()))
-            )
-        self._count_truncated(len(truncated), int(has_text.sum()))
+            long.update(compress(batch.documents.index, batch.long))
+            squeezed.update(compress(batch.documents.index, batch.squeezed))
+        self._count_truncated(long, squeezed, int(has_text.sum()))
         rows.sort(key=lambda numbered: numbered[0])  # stable: the order of types is kept
         out = as_frame([row for _, row in rows], columns)
         if rows and not any("score" in row for _, row in rows):
@@ -483,8 +492,9 @@ class QueryGenerator(ModelStage, DocumentStage):
                 documents = with_text[[self._type(d) == name for d in with_text["docno"]]]
             if len(documents):
                 prompt = prompt.truncated(self._backend.tokenizer, self.max_doc_tokens)
-                prompts = self._build(prompt, list(texts[documents.index]))
-                yield _Batch(name, prompt, documents, prompts)
+                yield _Batch(
+                    name, prompt, documents, *self._build(prompt, list(texts[documents.index]))
+                )
 
     @property
     def reads_ahead(self) -> bool:
@@ -512,7 +522,8 @@ class QueryGenerator(ModelStage, DocumentStage):
 
         Tokens of prompts are counted by the model's tokenizer. Without one, they are estimated: a
         token has 4 characters, or one of Chinese, Japanese, Korean and Thai. Completions are
-        counted with ``max_new_tokens``, which few of them reach.
+        counted with ``max_new_tokens``, which few of them reach, or with the limit that
+        ``parameters`` of a server have in its place.
 
         Args:
             corpus: Documents, as dicts or a frame.
@@ -526,8 +537,9 @@ class QueryGenerator(ModelStage, DocumentStage):
         """
         return estimate(
             self._all_prompts(corpus),
-            self._backend.tokenizer,
-            self.num_queries * self.max_new_tokens,
+            self._backend,
+            self.max_new_tokens,
+            self.num_queries,
             prices,
         )
 
@@ -565,19 +577,43 @@ class QueryGenerator(ModelStage, DocumentStage):
             self._warned.add(kind)
             warnings.warn(message, stacklevel=5)
 
-    def _count_truncated(self, truncated: int, documents: int) -> None:
-        """Counts documents, and warns once if many exceed the default limit."""
-        self.truncated += truncated
+    def _count_truncated(self, long: set[int], squeezed: set[int], documents: int) -> None:
+        """Counts documents, and warns once if many exceed the default limit or the context.
+
+        Args:
+            long: Rows of the documents longer than ``max_doc_tokens``.
+            squeezed: Rows of those that were cut to fit the context.
+            documents: Number of documents with text.
+        """
+        self.truncated += len(long | squeezed)
+        self._long += len(long)
+        self._squeezed += len(squeezed)
         self._documents += documents
         default = self.max_doc_tokens == DOC_TOKENS
-        if default and _are_many(self.truncated, self._documents, MANY_TRUNCATED):
+        if default and _are_many(self._long, self._documents, MANY_TRUNCATED):
             self._warn_once(
                 "truncated",
-                f"{self.truncated:,} of {self._documents:,} documents "
-                f"({self.truncated / self._documents:.0%}) are longer than "
+                f"{self._long:,} of {self._documents:,} documents "
+                f"({self._long / self._documents:.0%}) are longer than "
                 f"max_doc_tokens={self.max_doc_tokens}, so the model sees only their beginning: "
                 "split them into passages (datasets.Passages), or set max_doc_tokens",
             )
+        if _are_many(self._squeezed, self._documents, MANY_TRUNCATED):
+            self._warn_once(
+                "squeezed",
+                f"{self._squeezed:,} of {self._documents:,} documents "
+                f"({self._squeezed / self._documents:.0%}) were cut further, so that prompt and "
+                f"query fit {self._room}: raise the former, lower the latter, or give a shorter "
+                "prompt",
+            )
+
+    @property
+    def _room(self) -> str:
+        """The limit of prompt and query together, in the words of errors and warnings."""
+        return (
+            f"context={self._backend.context}, of which max_new_tokens={self.max_new_tokens} are "
+            "reserved for the query"
+        )
 
     def _count_copies(self, copied: int, queries: int) -> None:
         """Counts dropped queries, and warns once if they are many."""
@@ -607,9 +643,15 @@ class QueryGenerator(ModelStage, DocumentStage):
         n = self.num_queries
         completions = self._complete(batch)
         extract = batch.prompt.extract if self.extract is None else self.extract
+        wraps = self._wraps(batch.prompt)
         prefill = batch.prompt.prefill or begun_reasoning(self._backend, batch.prompt.prefix)
         found = [
-            queries_of(c.text, extract, chat=batch.prompt.chat, prefill=prefill)
+            queries_of(
+                c.text,
+                extract,
+                chat=batch.prompt.chat or wraps,
+                prefill="" if wraps and _begins_with(c.text, prefill) else prefill,
+            )
             for c in completions
         ]
         without = [
@@ -678,13 +720,17 @@ class QueryGenerator(ModelStage, DocumentStage):
             self._add_failure(docnos[number], reason)
         return completions
 
+    def _wraps(self, prompt: Prompt) -> bool:
+        """Returns whether the backend makes a message of a text prompt, which is answered then."""
+        return not prompt.chat and getattr(self._backend, "wraps_texts", False)
+
     def _arguments(self, batch: _Batch) -> dict[str, Any]:
         """Returns the arguments of the backend for a batch."""
         sampling = Sampling.of(self.sampling)
         keys = [f"{docno}\0{batch.type}" if batch.type else docno for docno in batch.docnos]
         numbers = range(self.num_queries)
         is_part = batch.prompt.extract is not None or self.extract is not None
-        default = () if is_part else batch.prompt.stop
+        default = () if is_part or self._wraps(batch.prompt) else batch.prompt.stop
         return {
             "max_new_tokens": self.max_new_tokens,
             "sampling": sampling,
@@ -723,18 +769,29 @@ class QueryGenerator(ModelStage, DocumentStage):
             "lists the documents of such prompts",
         )
 
-    def _build(self, prompt: Prompt, documents: list[str]) -> list[str | Messages]:
-        """Returns the prompts, with documents truncated so that prompt and query fit."""
+    def _build(
+        self, prompt: Prompt, documents: list[str]
+    ) -> tuple[list[str | Messages], list[bool], list[bool]]:
+        """Returns the prompts, with documents truncated so that prompt and query fit.
+
+        Returns:
+            The prompts, and the fields ``long`` and ``squeezed`` of a `_Batch`.
+        """
         tokenizer, context = self._backend.tokenizer, self._backend.context
+        whole = [" ".join(document.split()) for document in documents]
+        first = truncate(whole, tokenizer, self.max_doc_tokens)
         texts = truncate_to_fit(
-            truncate(documents, tokenizer, self.max_doc_tokens),
+            first,
             lambda _, text: prompt.build(text),
             tokenizer,
             math.inf if context is None else context - self.max_new_tokens,
-            f"the context of {context} tokens, of which max_new_tokens={self.max_new_tokens} are "
-            "reserved for the query",
+            f"{self._room} (raise the former, or lower the latter)",
         )
-        return [prompt.build(text) for text in texts]
+        return (
+            [prompt.build(text) for text in texts],
+            [text != document for text, document in zip(first, whole, strict=True)],
+            [text != longer for text, longer in zip(texts, first, strict=True)],
+        )
 
 
 @functools.cache
@@ -768,6 +825,12 @@ def _query_row(
         log_probs = [max(value, LEAST_LOG_PROB) for value in log_probs]
         row |= {"score": sum(log_probs) / len(log_probs), "log_probs": log_probs}
     return row | {"finish_reason": completion.finish_reason}
+
+
+def _begins_with(answer: str, prefill: str) -> bool:
+    """Returns whether an answer to a prompt with a prefill begins with it once more."""
+    words = words_of(prefill)
+    return bool(words) and words_of(answer_of(answer))[: len(words)] == words
 
 
 def _by_type(values: dict[str, Any]) -> Any:

@@ -13,48 +13,56 @@ from pyterrier_inpars.backends.base import Messages
 class Estimate(NamedTuple):
     """What a run of a language model takes.
 
+    Requests that a server does not answer, or answers in another way than asked, are sent again and
+    come on top.
+
     Attributes:
-        requests: Number of prompts.
-        prompt_tokens: Number of their tokens.
-        completion_tokens: Maximum number of tokens of the completions.
-        cost: Maximum cost, None without prices.
+        requests: Number of requests.
+        prompt_tokens: Number of tokens of their prompts.
+        completion_tokens: Maximum number of tokens of the completions, None without a limit.
+        cost: Maximum cost, None without prices, or without a limit of the completions.
     """
 
     requests: int
     prompt_tokens: int
-    completion_tokens: int
+    completion_tokens: int | None
     cost: float | None
 
 
 def estimate(
     prompts: Iterable[str | Messages],
-    tokenizer: Any,
+    backend: Any,
     max_new_tokens: int,
+    num_samples: int,
     prices: tuple[float, float] | None,
 ) -> Estimate:
-    """Counts prompts and their tokens.
+    """Counts requests and their tokens.
 
     Args:
         prompts: The prompts.
-        tokenizer: Tokenizer with the interface of transformers; None for an estimated number.
-        max_new_tokens: Maximum number of tokens of all completions of a prompt together.
+        backend: The backend that completes them. Without its tokenizer, their tokens are estimated.
+        max_new_tokens: Maximum number of tokens of a completion, unless the backend replaces it.
+        num_samples: Number of completions per prompt.
         prices: Prices of a million tokens of prompts and of completions, None if unknown.
 
     Raises:
         ValueError: A price is not a number from 0, or there are not two of them.
     """
     per_token = None if prices is None else _checked(prices)
-    requests = tokens = 0
+    requests, most = 1, num_samples * max_new_tokens
+    if hasattr(backend, "most"):
+        requests, most = backend.most(max_new_tokens, num_samples)
+    count = tokens = 0
     for prompt in prompts:
-        requests += 1
-        tokens += count_tokens(tokenizer, prompt)
-    new_tokens = requests * max_new_tokens
-    cost = (
-        None
-        if per_token is None
-        else (tokens * per_token[0] + new_tokens * per_token[1]) / 1_000_000
-    )
-    return Estimate(requests, tokens, new_tokens, cost)
+        count += 1
+        tokens += count_tokens(backend.tokenizer, prompt)
+    tokens *= requests
+    if most is None:
+        return Estimate(count * requests, tokens, None, None)
+    cost = None
+    if per_token is not None:
+        cost = (tokens * per_token[0] + count * most * per_token[1]) / 1_000_000
+    return Estimate(count * requests, tokens, count * most, cost)
 
 
 def _checked(prices: Any) -> tuple[float, float]:

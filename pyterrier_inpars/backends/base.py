@@ -47,9 +47,14 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        finite("temperature", self.temperature, least=0)
-        finite("top_p", self.top_p, above=0, most=1)
-        positive_int("seed", self.seed, least=0)
+        checked = {
+            "temperature": finite("temperature", self.temperature, least=0),
+            "top_p": finite("top_p", self.top_p, above=0, most=1),
+            "seed": positive_int("seed", self.seed, least=0),
+        }
+        for name, value in checked.items():
+            if not isinstance(getattr(self, name), int | float):  # NumPy's, which are not JSON
+                object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, value: Sampling | Mapping[str, Any] | None) -> Sampling:
@@ -221,6 +226,32 @@ class Backend(Protocol):
         They must be JSON-serializable. Package versions are under the key ``versions``, and a
         context smaller than the model's is under the key ``context``. A field of `Sampling` that
         the runtime sets itself is included, None if its value is unknown.
+        """
+
+
+class RemoteBackend(Backend, Protocol):
+    """A `Backend` that sends prompts to a server. Any backend may have these members, or lack them.
+
+    Attributes:
+        wraps_texts: Whether a text prompt becomes the message of a user, so that the model answers
+            it instead of continuing it. Without this attribute, it does not. As an answer may have
+            several lines, the default ``stop`` of the prompt does not end it.
+    """
+
+    wraps_texts: bool
+
+    def most(self, max_new_tokens: int, num_samples: int) -> tuple[int, int | None]:
+        """Returns what the completions of one prompt take at most, for an estimate.
+
+        Without this method, it is one request and ``num_samples * max_new_tokens`` tokens.
+
+        Args:
+            max_new_tokens: Maximum number of tokens of a completion, unless the backend replaces
+                it.
+            num_samples: Number of completions of the prompt.
+
+        Returns:
+            Number of requests, and of tokens of all completions together, None without a limit.
         """
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +35,8 @@ OPENAI_KEY = "OPENAI_API_KEY"
 OPENAI_URL = f"https://{OPENAI_HOST}/v1"
 OPENAI_STOPS = 4
 """Most stop strings that `OPENAI_HOST` takes; the others end a text when it has arrived."""
+LIMITS = ("max_tokens", "max_completion_tokens")
+"""Fields of a request with the maximum number of tokens of a completion."""
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 MALFORMED_ANSWERS = 3
 """Number of malformed answers to one request after which its prompt has failed."""
@@ -183,6 +187,11 @@ class OpenAIBackend:
         """Whether prompts are messages; see `Backend.chat`."""
         return self.endpoint == "chat"
 
+    @property
+    def wraps_texts(self) -> bool:
+        """Whether a text prompt becomes the message of a user; see `RemoteBackend`."""
+        return self.chat
+
     @functools.cached_property
     def _is_openai(self) -> bool:
         return urlsplit(self.base_url).hostname == OPENAI_HOST
@@ -223,8 +232,30 @@ class OpenAIBackend:
 
     @property
     def fixed_sampling(self) -> dict[str, Any]:
-        """Fields of `Sampling` that ``parameters`` replace."""
-        return {name: self.parameters[name] for name in SAMPLING_FIELDS if name in self.parameters}
+        """Fields of `Sampling` that ``parameters`` replace; None if the server decides them."""
+        known = {"top_p": None, "seed": None} if self._temperature(0.0) is None else {}
+        known |= self.parameters
+        return {name: known[name] for name in SAMPLING_FIELDS if name in known}
+
+    def _temperature(self, requested: float) -> float | None:
+        """Returns the temperature of a request, None if the server decides it.
+
+        Only with a temperature above 0, ``top_p`` and ``seed`` are sent.
+        """
+        return self.parameters.get("temperature", requested)
+
+    @property
+    def _limit(self) -> str:
+        """Field of a request with the maximum number of tokens of a completion."""
+        return "max_completion_tokens" if self.chat and self._is_openai else "max_tokens"
+
+    def most(self, max_new_tokens: int, num_samples: int) -> tuple[int, int | None]:
+        """Returns what the completions of a prompt take at most; see `RemoteBackend.most`."""
+        request: dict[str, Any] = {self._limit: max_new_tokens, "n": num_samples, **self.parameters}
+        per_answer = request["n"] or 1
+        requests = math.ceil(num_samples / per_answer)
+        limits = [request[name] for name in LIMITS if request.get(name) is not None]
+        return requests, requests * per_answer * max(limits) if limits else None
 
     def describe(self) -> dict[str, Any]:
         """Returns the settings that determine the output; see `Backend.describe`.
@@ -358,7 +389,6 @@ class OpenAIBackend:
     ) -> dict[str, Any]:
         """Returns the fields of a request but for its seed and number of completions."""
         fields: dict[str, Any] = {"model": self.model}
-        limit = "max_tokens"
         if not self.chat:
             if not isinstance(prompt, str):
                 raise TypeError(
@@ -377,10 +407,8 @@ class OpenAIBackend:
                 fields |= {"logprobs": True, "top_logprobs": 1}
             if messages[-1]["role"] == "assistant":
                 fields |= {"continue_final_message": True, "add_generation_prompt": False}
-            if self._is_openai:
-                limit = "max_completion_tokens"
-        fields |= {limit: max_new_tokens, "temperature": sampling.temperature}
-        fields["top_p"] = sampling.top_p if sampling.temperature else None
+        fields |= {self._limit: max_new_tokens, "temperature": sampling.temperature}
+        fields["top_p"] = sampling.top_p if self._temperature(sampling.temperature) else None
         fields["stop"] = list(stop)[: OPENAI_STOPS if self._is_openai else None] or None
         if schema is not None:
             json_schema = {"name": "answer", "strict": True, "schema": schema}
@@ -417,7 +445,7 @@ class OpenAIBackend:
             seeds: Their seeds, of which the first is sent.
         """
         own: dict[str, Any] = {"n": count} if count > 1 else {}
-        if fields["temperature"] and seeds:
+        if self._temperature(fields["temperature"]) and seeds:
             own["seed"] = seeds[0] % 2**31
         body = {**fields, **own, **self.parameters}
         return {name: value for name, value in body.items() if value is not None}
@@ -530,6 +558,14 @@ def _checked_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     checked = dict(parameters or {})
     if checked.get("stream"):
         raise ValueError("parameters must not have 'stream': an answer is read as a whole")
+    for name, value in checked.items():
+        try:
+            json.dumps([name, value])
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"parameters must be values that JSON can represent, but {name!r:.200} is "
+                f"{value!r:.200}: {error}"
+            ) from error
     return checked
 
 

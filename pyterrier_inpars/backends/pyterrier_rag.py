@@ -38,6 +38,7 @@ class PyTerrierRagBackend:
 
     Attributes:
         chat: Whether the object takes messages, by its attribute ``supports_message_input``.
+        wraps_texts: The same: pyterrier_rag sends a text as a message then.
 
     Raises:
         PromptError: On use, a call failed, which these backends report in the text.
@@ -51,6 +52,7 @@ class PyTerrierRagBackend:
     def __init__(self, backend: Any):
         self.backend = backend
         self.chat = bool(getattr(backend, "supports_message_input", False))
+        self.wraps_texts = self.chat
 
     @property
     def _arguments(self) -> Any:

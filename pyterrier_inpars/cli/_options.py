@@ -248,9 +248,11 @@ def demo_or_name(demo_model: Callable[[], str], model: str) -> str:
 
 def echo_estimate(found: Estimate) -> None:
     """Prints the requests and tokens of a run."""
+    tokens = found.completion_tokens
+    most = "no limit of the tokens" if tokens is None else f"at most {counted(tokens, 'token')}"
     click.echo(
         f"{counted(found.requests, 'request')} with {counted(found.prompt_tokens, 'token')}, "
-        f"and at most {counted(found.completion_tokens, 'token')} of completions"
+        f"and {most} of completions"
     )
 
 

@@ -90,7 +90,7 @@ def test_a_long_document_leaves_room_for_the_answer(chat_model):
     stage = generator(chat_model, prompt=ASK, context=100, max_doc_tokens=999, keep_prompt=True)
     stage(long)  # would raise an error
     stage.prompt = ChatPrompt("{document} " + "the noise " * 99)
-    with pytest.raises(ValueError, match="too many for the context of 100 tokens"):
+    with pytest.raises(ValueError, match="too many for context=100, of which"):
         stage(long)
 
 

@@ -4,10 +4,12 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
 import tiny_llm
+from fault_server import FaultServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_generation import MOST, PROMPT, check, documents, generator, plainly
@@ -556,3 +558,25 @@ def test_a_gguf_file_is_loaded_by_its_name(tmp_path):
     missing = tmp_path / "model.gguf"
     with pytest.raises(ValueError, match="model.gguf"):
         generator(missing)(documents(1))
+
+
+@pytest.mark.parametrize("field", ["body", ["title", "body"]])
+def test_a_query_has_the_text_of_its_document(tmp_path, field):
+    """Also if only some documents have a field of that name, which they keep."""
+    corpus = [
+        {"docno": "d0", "title": "rain", "body": "cold water"},
+        {"docno": "d1", "title": "wind", "body": "warm air", "text": "of its own"},
+        {"docno": "d2", "title": "snow", "body": "white"},
+    ]
+    texts = [" ".join(d[name] for name in np.atleast_1d(field)) for d in corpus]
+    texts[1] = "of its own"
+    with FaultServer() as server:
+        stage = QueryGenerator(server.url, text_field=field, keep_prompt=True)
+        queries = SyntheticQueries(tmp_path / "queries")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the documents' titles are not used")
+            (stage >> queries).index(corpus)
+    found = queries.get_results()
+    assert found["text"].tolist() == texts
+    assert all(d["body"] in p for d, p in zip(corpus, found["prompt_text"], strict=True))
+    assert "text" in stage.transform_outputs(["docno", "title", "body"])

@@ -1,18 +1,28 @@
 """Queries of a server: interrupted runs, failed documents, addresses as models, estimates."""
 
 import math
+import re
 import shutil
 import time
 import warnings
 from collections import Counter
 
+import numpy as np
 import pyterrier as pt
 import pytest
 from fault_server import FaultServer, Reply
 from plain_generation import documents, generator
 
-from pyterrier_inpars import QueryGenerator, ScoreFilter, StaticPrompt, SyntheticQueries
+from pyterrier_inpars import (
+    FewShotPrompt,
+    QueryGenerator,
+    ScoreFilter,
+    StaticPrompt,
+    SyntheticQueries,
+)
+from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.backends.openai import FAILURES_IN_A_ROW, OpenAIBackend
+from pyterrier_inpars.backends.openai_batch import OpenAIBatch
 from pyterrier_inpars.datasets import toolkit_files
 from pyterrier_inpars.queries._answers import AnswerLog
 from pyterrier_inpars.queries._resume import ResumeState, activated
@@ -374,3 +384,121 @@ def test_estimates_are_what_is_sent(model):
     assert rough.prompt_tokens == sum(math.ceil(len(prompt) / 4) for prompt in sent)
     assert rough.cost is None
     assert generator(model).estimate(CORPUS).requests == 60
+
+
+def chat_reply(text):
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return Reply({"choices": [choice]})
+
+
+ANSWERS = [
+    "why does rain fall",
+    '"why does rain fall"',
+    "**Query:** why does rain fall",
+    "<think>\nThe user wants a query about rain.\n</think>\n\nwhy does rain fall",
+    'Sure! Here is a search query:\n\n"why does rain fall"',
+    "why does rain fall\n\nExample 5:\nDocument: wind",
+]
+"""Answers of instruct models with the same query."""
+TEXT_PROMPTS = {
+    "static": "three-shot",
+    "few-shot": FewShotPrompt([{"query": "what is wind", "text": "wind blows"}], num_examples=1),
+    "types": {"a": "three-shot", "b": "chat"},
+}
+
+
+@pytest.mark.parametrize("text", ANSWERS)
+@pytest.mark.parametrize("prompt", TEXT_PROMPTS.values(), ids=TEXT_PROMPTS)
+def test_the_answer_to_a_text_prompt_is_read_as_that_to_messages(text, prompt):
+    with FaultServer(lambda prompt, attempt: chat_reply(text)) as server:
+        found = QueryGenerator(server.url, prompt=prompt)(FRAME.head(2))
+        assert len(found) and set(found["query"]) == {"why does rain fall"}
+        assert all("stop" not in request for request in server.requests)
+        QueryGenerator(server.url, prompt=prompt, stop="###")(FRAME.head(1))
+        assert server.requests[-1]["stop"] == ["###"]
+
+
+def test_a_text_prompt_is_continued_at_the_other_endpoint():
+    with FaultServer() as server:
+        QueryGenerator(server.url, prompt=PROMPT, endpoint="completions")(FRAME.head(1))
+    assert server.requests[0]["stop"] == ["\n"]
+
+
+@pytest.mark.parametrize("text", ["how does rain fall", '"How does rain fall"', "does rain fall"])
+def test_the_beginning_of_a_query_in_a_text_prompt_is_not_doubled(text):
+    prompt = StaticPrompt("Text: {document}\nA reader asks: {query}", prefill="how")
+    with FaultServer(lambda prompt, attempt: chat_reply(text)) as server:
+        stage = QueryGenerator(server.url, prompt=prompt, extract=re.compile(".+"))
+        assert stage(FRAME.head(1))["query"][0].lower() == "how does rain fall"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sampling", "sent", "stored"),
+    [
+        ({}, {}, (0, None, None), (0, 1, 0)),
+        ({}, {"temperature": 0.5, "top_p": 0.8, "seed": 7}, (0.5, 0.8, int), (0.5, 0.8, 7)),
+        ({"temperature": 0.7}, {"top_p": 0.8, "seed": 7}, (0.7, 0.8, int), (0.7, 0.8, 7)),
+        ({"temperature": 0}, {"temperature": 0.5, "seed": 7}, (0, None, None), (0, 1, 7)),
+        ({"temperature": None}, {"top_p": 0.8, "seed": 7}, (None,) * 3, (None,) * 3),
+        ({"temperature": None, "seed": 3}, {"temperature": 0.5}, (None, None, 3), (None, None, 3)),
+        ({"top_p": None}, {"temperature": 0.5}, (0.5, None, int), (0.5, None, 0)),
+    ],
+)
+def test_the_stored_sampling_is_what_is_sent(parameters, sampling, sent, stored):
+    names = ("temperature", "top_p", "seed")
+    with FaultServer() as server:
+        stage = QueryGenerator(server.url, parameters=parameters, sampling=sampling)
+        stage(FRAME.head(1))
+        settings = stage.settings()
+        shown = stage._shown_sampling()
+    for name, value in zip(names, sent, strict=True):
+        found = server.requests[0].get(name)
+        assert type(found) is int if value is int else found == value
+    assert tuple(settings[name] for name in names) == stored
+    assert settings.get("parameters", {}) == parameters
+    assert shown is None or "None" not in shown
+
+
+def test_numbers_of_numpy_are_those_of_python(tmp_path):
+    sampling = {"temperature": np.float32(0.5), "top_p": np.float64(0.5), "seed": np.int64(3)}
+    with FaultServer() as server:
+        queries = SyntheticQueries(tmp_path / "queries")
+        (QueryGenerator(server.url, sampling=sampling) >> queries).index(CORPUS[:2])
+        with pytest.raises(ValueError, match=r"parameters .* JSON can represent, but 'min_p' is"):
+            QueryGenerator(server.url, parameters={"min_p": np.float32(0.1)})
+    assert queries.metadata["settings"]["seed"] == 3
+    assert vars(Sampling(temperature=1, seed=2)) == {"temperature": 1, "top_p": 1.0, "seed": 2}
+    assert type(Sampling(temperature=1).temperature) is int  # settings stay as they were stored
+
+
+@pytest.mark.parametrize(
+    ("parameters", "num_queries", "requests", "most"),
+    [
+        ({}, 1, 1, 64),
+        ({}, 5, 1, 5 * 64),
+        ({"max_tokens": 4000}, 1, 1, 4000),
+        ({"max_completion_tokens": 4000}, 2, 1, 8000),
+        ({"max_tokens": None, "max_completion_tokens": 30}, 1, 1, 30),
+        ({"n": None}, 5, 5, 5 * 64),
+        ({"n": 2}, 5, 3, 6 * 64),
+        ({"n": 3}, 1, 1, 3 * 64),
+        ({"max_tokens": None}, 1, 1, None),
+    ],
+)
+def test_an_estimate_is_what_the_requests_take_at_most(parameters, num_queries, requests, most):
+    sampling = {"temperature": 0.5}
+    for kind in (OpenAIBackend, OpenAIBatch):
+        backend = kind("http://127.0.0.1:9/v1", "m", parameters=parameters)
+        stage = QueryGenerator(backend, num_queries=num_queries, sampling=sampling)
+        found = stage.estimate(CORPUS, prices=(2.0, 8.0))
+        assert found.requests == 60 * requests
+        assert found.completion_tokens == (None if most is None else 60 * most)
+        if most is None:
+            assert found.cost is None
+        else:
+            tokens = found.prompt_tokens * 2 + found.completion_tokens * 8
+            assert found.cost == pytest.approx(tokens / 1e6)
+    with FaultServer() as server:
+        backend = OpenAIBackend(server.url, parameters=parameters)
+        QueryGenerator(backend, num_queries=num_queries, sampling=sampling)(FRAME)
+    assert len(server.requests) == 60 * requests

@@ -1,5 +1,6 @@
 """QueryGenerator counts the documents that its model does not see to the end."""
 
+import re
 import warnings
 
 import pandas as pd
@@ -65,6 +66,43 @@ def test_the_context_cuts_too():
     )
     stage(documents([5, 40, 41]))
     assert stage.truncated == 2
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit", "warned"),
+    [
+        ([30] * 5 + [3] * 5, 256, ["5 of 10 documents (50%) were cut further, so that prompt"]),
+        (
+            [300] * 5 + [3] * 5,
+            256,
+            [r"5 of 10 .* longer than max_doc_tokens=256", "5 of 10 .* cut"],
+        ),
+        ([30] * 5 + [3] * 5, 9, []),
+        ([30] * 4, 256, []),
+    ],
+    ids=["context", "both", "limit", "few"],
+)
+def test_what_cuts_is_named(lengths, limit, warned):
+    """The default limit is not blamed for what the context does."""
+    backend = Words(context=24)
+    stage = QueryGenerator(backend, prompt=PROMPTS["text"], max_doc_tokens=limit, max_new_tokens=8)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        stage(documents(lengths))
+    assert len(found) == len(warned)
+    for warning, start in zip(found, warned, strict=True):
+        assert re.match(start.replace("(50%)", r"\(50%\)"), str(warning.message))
+    if warned:
+        end = "fit context=24, of which max_new_tokens=8 are reserved for the query: raise the"
+        assert end in str(found[-1].message)
+    assert stage.truncated == sum(length > 8 for length in lengths)
+
+
+def test_a_prompt_that_does_not_fit_names_both_numbers():
+    stage = QueryGenerator(Words(context=20), prompt=PROMPTS["text"], max_new_tokens=19)
+    message = r"1 tokens too many for context=20, of which max_new_tokens=19 .*\(raise the former"
+    with pytest.raises(ValueError, match=message):
+        stage(documents([3]))
 
 
 def test_chat_prompts():
