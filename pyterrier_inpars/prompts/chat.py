@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ from pyterrier_inpars.prompts.extraction import (
     Extract,
     check_extract,
     describe_extract,
+    ends_with_word,
     queries_of,
 )
 from pyterrier_inpars.prompts.templates import (
@@ -27,7 +30,9 @@ from pyterrier_inpars.prompts.templates import (
     MODES,
     QUERY,
     Prompt,
+    check_entry,
     check_examples,
+    check_fields,
     checked_text,
     draw_examples,
     marked,
@@ -54,7 +59,8 @@ class ChatPrompt(Prompt):
         examples: Frame, or list of dicts, with the columns ``query`` and ``text``: queries and
             relevant documents. Their answers have the form that ``extract`` expects: the query
             alone, after a marker, or in a JSON object. For other forms, the optional column
-            ``answer`` has the whole answers. None for no examples.
+            ``answer`` has the whole answers. A query that begins as ``prefill`` ends continues it.
+            None for no examples.
         num_examples: Maximum number of examples to draw. Of fewer, and with None, all are taken, in
             the order of the frame.
         seed: Random seed of the draw, which does not depend on the order of the frame.
@@ -90,7 +96,7 @@ class ChatPrompt(Prompt):
         schema: Mapping[str, Any] | None = None,
         max_query_tokens: int = 200,
     ):
-        checked_text("system", system or "")
+        check_fields("system", checked_text("system", system or ""), ())
         checked_text("prefill", prefill)
         if schema is not None and not isinstance(schema, Mapping):
             raise TypeError(f"schema must be a dict with a JSON schema, not {schema!r:.200}")
@@ -159,28 +165,61 @@ class ChatPrompt(Prompt):
             return json.dumps({self.extract["json"]: query}, ensure_ascii=False)
         if isinstance(self.extract, str) and self.extract not in self.prefill:
             return f"{self.prefill}\n{self.extract} {query}".lstrip()
+        if begun := self._begun(query):
+            return self.prefill + query[begun:]
         return self.prefill + self.continuation(query)
+
+    def _begun(self, query: str) -> int:
+        """Returns the number of characters of a query that the prefill already ends with."""
+        prefill = self.prefill
+        if not _is_word(prefill[-1:]):
+            return 0
+        for start in range(len(prefill)):
+            size = len(prefill) - start
+            if (
+                not (start and _is_word(prefill[start - 1]))
+                and size < len(query)
+                and query[:size].casefold() == prefill[start:].casefold()
+                and not (ends_with_word(prefill) and _is_word(query[size]))
+            ):
+                return size
+        return 0
 
     def _check_answers(self) -> None:
         """Checks that the answers of the examples, if they are not given, have their queries.
+
+        A query that does not begin with a prefill such as ``How do I`` gives a warning.
 
         Raises:
             ValueError: One does not begin with the prefill, or ``extract`` does not find its query.
         """
         is_line = self.extract is None or isinstance(self.extract, str)
+        without_beginning = []
         for query in [] if "answer" in self.examples else self.examples["query"]:
-            answer, prefill = self._answer(query), self.prefill
+            answer, prefill, begun = self._answer(query), self.prefill, self._begun(query)
+            is_beside = answer == prefill + self.continuation(query)
+            if is_beside and not begun and _is_word(prefill[-1:]):
+                without_beginning.append(answer)
             found = queries_of(
                 answer.removeprefix(prefill), self.extract, chat=True, prefill=prefill
             )
-            expected = queries_of(query, None if is_line else _WHOLE, chat=True)
-            texts = [{" ".join(q.text.split()) for q in queries} for queries in (expected, found)]
-            if not answer.startswith(prefill) or not texts[0] <= texts[1]:
+            # Of a query that the prefill begins, with its case, extract may find the rest alone.
+            forms = [query, query[begun:], prefill[len(prefill) - begun :] + query[begun:]]
+            expected = [queries_of(f, None if is_line else _WHOLE, chat=True) for f in forms]
+            texts = [{" ".join(q.text.split()) for q in queries} for queries in (*expected, found)]
+            if not answer.startswith(prefill) or not any(e <= texts[-1] for e in texts[:-1]):
                 raise ValueError(
                     f"{answer!r:.200} would be the answer of an example, which does not fit "
                     f"extract={self.extract!r:.200} and prefill={self.prefill!r:.200}: give the "
                     "examples the column answer, with whole answers"
                 )
+        if without_beginning:
+            warnings.warn(
+                f"{without_beginning[0]!r:.200} is the answer of an example, whose query does not "
+                f"begin with prefill={self.prefill!r:.200}: give examples whose queries begin with "
+                "it, or the column answer, with whole answers",
+                stacklevel=3,
+            )
 
     def continuation(self, query: str) -> str:
         """Returns the text of a query after the prompt, with a space only after a prefill."""
@@ -240,6 +279,11 @@ class ChatPrompt(Prompt):
         return f"ChatPrompt({', '.join(shown)})"
 
 
+def _is_word(character: str) -> bool:
+    """Returns whether a character is a part of a word."""
+    return unicodedata.category(character)[0] in "LMN" if character else False
+
+
 def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content.strip()}
 
@@ -247,10 +291,7 @@ def _message(role: str, content: str) -> dict[str, str]:
 def _from_entry(name: str, entry: dict[str, Any], options: dict[str, Any]) -> ChatPrompt:
     """Returns the chat prompt of an entry of a YAML file."""
     fields = {field: value for field, value in entry.items() if field != "mode"}
-    if unknown := [field for field in entry if field not in _FIELDS]:
-        raise ValueError(
-            f"chat prompt {name!r} has no field {unknown[0]!r}; there are: {', '.join(_FIELDS)}"
-        )
+    check_entry(name, entry, _FIELDS)
     if not isinstance(entry.get("user"), str):
         raise ValueError(f"chat prompt {name!r} must have the field user, a text with {DOCUMENT}")
     shown = fields.pop("examples", None) or []
@@ -267,7 +308,23 @@ def _from_entry(name: str, entry: dict[str, Any], options: dict[str, Any]) -> Ch
         fields |= {"num_examples": None, "examples": pd.DataFrame(pairs)}
     prompt = ChatPrompt(**{**fields, **options})
     prompt._has_topics = "examples" in options
+    if prompt._has_topics and "answer" not in prompt.examples:
+        _warn_if_shorter(name, prompt, shown)
     return prompt
+
+
+def _warn_if_shorter(name: str, prompt: ChatPrompt, shown: list[dict[str, str]]) -> None:
+    """Warns if the answers of examples lack what those in the file have, such as a reasoning."""
+    for pair in shown:
+        answer = pair.get("answer", "").split()
+        if answer and answer != prompt._answer(pair["query"]).split():
+            warnings.warn(
+                f"the answers of the examples of prompt {name!r} are more than the query, such as "
+                f"{' '.join(answer)!r:.300}, but those of yours are the query alone, and the model "
+                "will answer as they do: give yours the column answer, with whole answers",
+                stacklevel=5,
+            )
+            return
 
 
 MODES["chat"] = _from_entry

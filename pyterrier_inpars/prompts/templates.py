@@ -480,8 +480,22 @@ def _make(name: str, entry: Any, options: dict[str, Any]) -> Prompt:
     return MODES[mode](name, entry, options)
 
 
+def check_entry(name: str, entry: dict[str, Any], fields: Sequence[str]) -> None:
+    """Checks the names of the fields of an entry of a YAML file.
+
+    Raises:
+        ValueError: One is unknown.
+    """
+    if unknown := [field for field in entry if field not in fields]:
+        raise ValueError(
+            f"{entry['mode']} prompt {name!r} has no field {unknown[0]!r}; there are: "
+            f"{', '.join(fields)}"
+        )
+
+
 def _template(name: str, entry: dict[str, Any]) -> str:
     """Returns the template of an entry of a YAML file."""
+    check_entry(name, entry, ("mode", "template"))
     if not isinstance(entry.get("template"), str):
         raise ValueError(
             f"prompt {name!r} must have a mode (static or dynamic) and a template (text), "

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from types import MappingProxyType
 
 import pandas as pd
@@ -95,6 +96,60 @@ def test_answers_of_an_unknown_form_must_be_given(options):
         ChatPrompt("{document}", examples=PAIRS[1:], num_examples=None, **options)
     given = PAIRS.assign(answer="whole")
     assert ChatPrompt("{document}", examples=given, num_examples=1, **options).examples is not None
+
+
+@pytest.mark.parametrize(
+    "prefill, query, extract, answer",
+    [
+        ("How do I", "how do I sort a list", None, "How do I sort a list"),
+        ("How do I", "How do I sort a list", re.compile(".+"), "How do I sort a list"),
+        ("How do I", "how do I sort a list", re.compile("How.*"), "How do I sort a list"),
+        ("How do I", "how do I sort a list", lambda text: text, "How do I sort a list"),
+        ("Query: How do I", "how do I sort", "Query:", "Query: How do I sort"),
+        ("Question: how", "how to sort", None, "Question: how to sort"),
+        ("如何", "如何排序", re.compile(".+"), "如何排序"),
+        ('{"q": "How do I', "How do I sort", {"json": "q"}, '{"q": "How do I sort"}'),
+        ("कैसे", "कैसे करें", re.compile(".+"), "कैसे करें"),
+        ("Query:", "query: language", None, "Query: query: language"),
+    ],
+)
+def test_the_query_of_an_example_does_not_repeat_the_prefill(prefill, query, extract, answer):
+    examples = [{"query": query, "text": "x"}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prompt = ChatPrompt("{document}", examples=examples, prefill=prefill, extract=extract)
+    assert prompt.build("y")[1]["content"] == answer
+    assert prompt.truncated(None, 9).build("y")[1]["content"] == answer
+
+
+@pytest.mark.parametrize("query", ["deep seas", "how do icebergs float", "how do I"])
+def test_a_query_that_does_not_begin_with_the_prefill_gives_a_warning(query):
+    examples = [{"query": query, "text": "x"}]
+    with pytest.warns(UserWarning, match=f"How do I {query}.*begin with prefill='How do I'"):
+        ChatPrompt("{document}", examples=examples, prefill="How do I")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ChatPrompt("{document}", examples=examples, prefill="Query:")
+        whole = [{**examples[0], "answer": "How do I sort"}]
+        ChatPrompt("{document}", examples=whole, prefill="How do I")
+
+
+def test_examples_of_ones_own_have_the_reasoning_of_the_shipped_ones():
+    """The model answers as the examples do, so that it would not reason."""
+    with pytest.warns(UserWarning, match="'chain-of-thought' are more than the query, such as"):
+        prompt = load_prompt("chain-of-thought", examples=PAIRS)
+    assert prompt.build("x")[2]["content"] == "Query: tall trees"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_prompt("chain-of-thought", examples=PAIRS.assign(answer="So.\nQuery: a"))
+        for name in ("chat", "structured", "question", "keywords", "claim", "title"):
+            load_prompt(name, examples=PAIRS)
+
+
+@pytest.mark.parametrize("field", ["{title}", "{document}"])
+def test_a_field_in_the_system_message_gives_a_warning(field):
+    with pytest.warns(UserWarning, match=f"system has no fields, but contains {field}, which"):
+        ChatPrompt("{document}", system=f"Of {field}. {{x}}")
 
 
 def test_fewer_examples_than_are_drawn_are_taken_as_they_stand():
@@ -211,6 +266,13 @@ def test_examples_with_whole_answers(tmp_path):
             "answer in all or none",
         ),
         ("{mode: chat, user: '{document}', extract: ''}", "must not be an empty string"),
+        ("{mode: chat, user: '{document}', num_examples: 5}", "chat .* no field 'num_examples'"),
+        (
+            "{mode: static, template: '{document}', prefill: how}",
+            "static .* no field 'prefill'; t",
+        ),
+        ("{mode: static, template: '{document}', 7: how}", "no field 7; there are: mode, template"),
+        ("{mode: dynamic, template: '{document}{query}', examples: []}", "dynamic .* 'examples'"),
     ],
 )
 def test_invalid_entries_are_refused(tmp_path, entry, message):
