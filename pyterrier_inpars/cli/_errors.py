@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 NAME = "pyterrier-inpars"
-ERRORS = (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError)
+ERRORS = (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError, MemoryError)
 
 ALIASES = (
     ("source", "--dataset_source"),
@@ -20,7 +20,6 @@ ALIASES = (
 """Parameters of the classes, and the options that set them in the commands that have these."""
 PHRASES = (
     (r'Prompt\.load\("(\S+)", name\) as the prompt', r"--prompt \1 --prompt_name NAME"),
-    (r"load the reranker again, and give", "give"),
     (r"give a validation, or held_out", "give --held_out"),
     (r" \(datasets\.Passages\), or set max_length", ""),
     (r": let it return more, such as bm25\(num_results=\S+\), or lower depth", ""),
@@ -33,7 +32,18 @@ PHRASES = (
         r"such as reranker >> ScoreFilter\(k\) or RelevanceJudge\(model\) >> ScoreFilter\(\S+\)",
         "such as by --filter_strategy reranker",
     ),
-    (r"(?:sampling=)?\{'(temperature|top_p|seed)': (\S+?)\}", r"--\1 \2"),
+    (r"(?:sampling=)?\{'(temperature|top_p|seed)': ([\d.]+)\}", r"--\1 \2"),
+    (r" \(model= of OpenAIBackend\)", ""),
+    (
+        r"the parameters \(\{'(\w+)': None\}, for example, leaves out a field that it does not "
+        r"accept\)",
+        r"the options (--no_log_probs, or --parameters '{\"\1\": null}', for example, leave out a "
+        r"field that it does not accept)",
+    ),
+    (r"; the attribute failed lists the documents of such prompts", ""),
+    (r"from the same index\(\) again", "from the same command with --retry_failed"),
+    (r" \(attribute failed\)", ""),
+    (r"run index\(\) again", "run the same command again"),
 )
 """Python code in errors and warnings, and what a command has in its place."""
 

@@ -14,10 +14,7 @@ from pyterrier_inpars._compute.xla import Mixin
 from pyterrier_inpars._progress import Progress, hidden_bars
 from pyterrier_inpars.training._finite import NotFiniteError
 
-REMEDY = (
-    "nothing was saved; load the reranker again, and give a lower learning_rate, "
-    "max_grad_norm=1.0 or dtype='float32'"
-)
+REMEDY = "nothing was saved; give a lower learning_rate, max_grad_norm=1.0 or dtype='float32'"
 
 
 class ResumableTrainerMixin(Mixin):

@@ -81,7 +81,8 @@ def add_lora(network: torch.nn.Module, config: Any) -> Any:
 def lora_matrices(network: torch.nn.Module, config: Any, seed: int) -> Iterator[None]:
     """Adds LoRA matrices for the time of a training (Hu et al. 2021, arXiv 2106.09685).
 
-    At the end they are merged into the weights, so that the network has its own layers again.
+    At the end they are merged into the weights, so that the network has its own layers again; if
+    the block fails, they are dropped.
 
     Args:
         network: See ``add_lora``.
@@ -99,8 +100,11 @@ def lora_matrices(network: torch.nn.Module, config: Any, seed: int) -> Iterator[
         model = add_lora(network, config)
     try:
         yield
-    finally:
         model.merge_and_unload()
+    except BaseException:
+        model.unload()
+        raise
+    finally:
         network.requires_grad_(True)
         for weight in frozen:
             weight.requires_grad_(False)

@@ -144,15 +144,14 @@ class StoredWeights:
         """
         import torch
 
-        trained, start = (
-            torch.load(file, mmap=True, weights_only=True) for file in (self.trained, self.start)
-        )
+        files = [self.trained] * (share < 1) + [self.start] * (share > 0)
+        stored = [torch.load(file, mmap=True, weights_only=True) for file in files]
         with torch.no_grad():
             for name, weight in self._tensors().items():
-                if 0 < share < 1 and weight.is_floating_point():
-                    weight.copy_(torch.lerp(trained[name], start[name], share))
+                if len(stored) == 2 and weight.is_floating_point():
+                    weight.copy_(torch.lerp(stored[0][name], stored[1][name], share))
                 else:
-                    weight.copy_((start if share == 1 else trained)[name])
+                    weight.copy_(stored[0][name])
 
     def _store(self, file: Path) -> None:
         import torch

@@ -24,6 +24,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
+from pyterrier_inpars._compute.memory_limit import is_out_of_memory
 from pyterrier_inpars._compute.xla import XlaTrainerMixin, on_xla
 from pyterrier_inpars._files import write_json
 from pyterrier_inpars._fingerprint import without_addresses
@@ -104,7 +105,8 @@ class TrainingRun:
         """Trains the network in place, and leaves it on its device and in eval mode.
 
         With a validation the network ends with the best of the start's weights, the trained ones
-        and their averages.
+        and their averages. If anything ends the training early, an interrupt included, the network
+        has the start's weights again.
 
         Args:
             trainer_class: Subclass of ``transformers.Trainer``.
@@ -117,6 +119,7 @@ class TrainingRun:
             ValueError: The batches do not divide, the optimizer does not run on the device,
                 ``output_dir`` holds a training with other data or settings, or the training
                 diverged: a loss or a weight is NaN or infinite.
+            MemoryError: A batch does not fit into memory.
             FileExistsError: ``output_dir`` holds a finished training.
             ModuleNotFoundError: A package that the settings need is not installed.
         """
@@ -164,39 +167,47 @@ class TrainingRun:
     def _selection(self, network: Any, output_dir: str) -> Iterator[Callable[[], dict[str, Any]]]:
         """Measures the network before training, and yields what selects weights after it.
 
-        The yielded function gives the network the selected weights, and returns the verdict.
+        The yielded function gives the network the selected weights, and returns the verdict. If the
+        block fails, the network has the weights of the start again.
         """
+        with tempfile.TemporaryDirectory(prefix=WEIGHTS_FOLDER, dir=output_dir) as folder:
+            stored = StoredWeights(network, Path(folder))
+            try:
+                yield self._selector(stored)
+            except BaseException:
+                stored.load(1)
+                raise
+
+    def _selector(self, stored: StoredWeights) -> Callable[[], dict[str, Any]]:
+        """Returns the function that `_selection` yields."""
         validation, given = self.validation, self.options.arguments
         name = given.get("metric_for_best_model", MEASURE)
         if validation is None:
-            yield lambda: not_validated(self.not_validated)
-            return
-        with tempfile.TemporaryDirectory(prefix=WEIGHTS_FOLDER, dir=output_dir) as folder:
-            stored = StoredWeights(network, Path(folder))
-            start = validation.of_network(name, START, 1.0)
-            forced = given.get("load_best_model_at_end") is False
+            return lambda: not_validated(self.not_validated)
+        start = validation.of_network(name, START, 1.0)
+        forced = given.get("load_best_model_at_end") is False
 
-            def select() -> dict[str, Any]:
-                stored.end_of_training()
-                candidates = [start, validation.of_network(name, TRAINED, 0.0)]
-                for share in () if forced else SHARES:
-                    stored.load(share)
-                    average = f"average ({share} {START})"
-                    candidates.append(validation.of_network(name, average, share))
-                found = [
-                    verdict(
-                        name,
-                        candidates,
-                        partial(validation.of_others, name),
-                        higher=given.get("greater_is_better") is not False,
-                        forced=forced,
-                    )
-                ]
-                broadcast_object_list(found)  # rounding may differ between processes
-                stored.load(found[0]["start_share"])
-                return found[0]
+        def select() -> dict[str, Any]:
+            stored.end_of_training()
+            candidates = [start, validation.of_network(name, TRAINED, 0.0)]
+            for share in () if forced else SHARES:
+                stored.load(share)
+                average = f"average ({share} {START})"
+                candidates.append(validation.of_network(name, average, share))
+            found = [
+                verdict(
+                    name,
+                    candidates,
+                    partial(validation.of_others, name),
+                    higher=given.get("greater_is_better") is not False,
+                    forced=forced,
+                )
+            ]
+            broadcast_object_list(found)  # rounding may differ between processes
+            stored.load(found[0]["start_share"])
+            return found[0]
 
-            yield select
+        return select
 
     def _folder(self) -> AbstractContextManager[str]:
         if self.options.output_dir is None:
@@ -250,6 +261,28 @@ class TrainingRun:
         model = self.settings.get("reranker", {}).get("model")
         dtype = str(self.dtype).removeprefix("torch.")
         return f"the training of {model!r} in {dtype} diverged at step {step}"
+
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        """Names the options that save memory where a batch does not fit."""
+        try:
+            yield
+        except Exception as error:
+            # That of a validation says what to do already.
+            if isinstance(error, MemoryError) or not is_out_of_memory(error):
+                raise
+            settings = self.provenance["settings"]
+            size = settings["per_device_train_batch_size"]
+            fewer = f"a lower per_device_train_batch_size than {size}"
+            if "effective_batch" in settings:
+                fewer += f" with effective_batch={settings['effective_batch']}"
+            others = ["activation_checkpointing=True", "lora=True", "or a lower max_length"]
+            if self.method == "bi_encoder":
+                others.insert(0, f"mini_batch_size={max(1, size // 4)}")
+            raise MemoryError(
+                f"the training of {self.settings.get('reranker', {}).get('model')!r} does not fit "
+                f"into memory: give {', '.join([fewer, *others])}"
+            ) from error
 
     def check_weights(self, network: Any, step: int) -> None:
         """Checks that all weights are finite.
@@ -309,7 +342,7 @@ class TrainingRun:
                 trainer.state.global_step, trainer.state.log_history = done, state["log_history"]
                 self.history, self.loss = state["log_history"], earlier_loss / done
                 return
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self._memory_errors():
             # sentence-transformers only knows the old name of activation checkpointing
             warnings.filterwarnings("ignore", ".*gradient_checkpointing_enable", FutureWarning)
             out = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))

@@ -31,18 +31,15 @@ class TestEveryLoss:
         assert not torch.equal(weights(reranker), start)
         assert math.isfinite(reranker.train_loss)
 
-    def test_divergence(self, cls, loss, models, examples, tmp_path):
+    def test_divergence(self, cls, loss, models, examples):
         wild = {"learning_rate": 1e30, "max_grad_norm": 0, "max_steps": 4}
-        reranker, _, fit = self.fitted(cls, loss, models, examples, **wild)
+        reranker, start, fit = self.fitted(cls, loss, models, examples, **wild)
         with pytest.raises(
             ValueError, match="in float32 diverged at step [1-4].*nothing was saved"
         ):
             fit()
         assert reranker.train_loss is reranker.provenance is None
-        if not weights(reranker).isfinite().all():
-            with pytest.raises(ValueError, match="weights that are NaN .*nothing was saved"):
-                reranker.save(tmp_path / "saved")
-            assert not [*tmp_path.iterdir()]
+        assert torch.equal(weights(reranker), start)
 
 
 @pytest.mark.parametrize(("steps", "warm_up"), [(1, 0), (9, 0), (10, 1), (25, 2)])
