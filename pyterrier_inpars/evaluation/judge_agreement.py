@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,10 @@ def judge_agreement(
 ) -> JudgeAgreement:
     """Compares the labels of a judge with human qrels, by Cohen's kappa (Cohen 1960).
 
+    Kappa needs pairs of each label: with qrels of relevant documents alone, it is 0 whatever the
+    judge does, or 1 if all its labels are the same as theirs, and a warning says so. Then judge
+    documents beside them, of which some are not relevant.
+
     Pairs that only one of the two judged are left out::
 
         judged = RelevanceJudge(model).qrels(text(qrels.merge(topics)))
@@ -66,7 +71,8 @@ def judge_agreement(
             `RelevanceJudge` returns it.
         qrels: Human qrels ``qid, docno, label``.
         relevance_threshold: Lowest human label that counts as relevant.
-        judge_threshold: Lowest label of the judge that counts as relevant; None for the same.
+        judge_threshold: Lowest label of the judge that counts as relevant; None for the same. A
+            judge with another scale than the qrels needs one of its own.
 
     Raises:
         pt.validate.InputValidationError: A column is missing.
@@ -97,6 +103,7 @@ def judge_agreement(
                 f"{row['qid']!r}, docno {row['docno']!r}: round it to a grade"
             )
     both = both.astype({"judge": int, "human": int})
+    _warn_if_uninformative(both, relevance_threshold, judge_threshold)
     labels = sorted({*both["judge"], *both["human"]})
     relevant = (
         both["human"] >= relevance_threshold,
@@ -120,3 +127,29 @@ def judge_agreement(
         ),
         pairs=len(both),
     )
+
+
+def _warn_if_uninformative(
+    both: pd.DataFrame, relevance_threshold: int, judge_threshold: int | None
+) -> None:
+    """Warns if a kappa does not depend on the judge, or depends on its scale alone."""
+    relevant = both["human"] >= relevance_threshold
+    highest = both["judge"].max()
+    if relevant.nunique() == 1:
+        equal, kappas = both["human"].nunique() == 1, "kappa"
+        if equal:
+            shown = f"have the label {both['human'].iloc[0]} in the qrels"
+        else:
+            shown, kappas = f"are {'' if relevant.iloc[0] else 'not '}relevant", "binary kappa"
+        warnings.warn(
+            f"all {len(both):,} pairs {shown}, so that {kappas} does not measure the judge: judge "
+            "pairs with other labels, too",
+            stacklevel=3,
+        )
+    if judge_threshold is None and relevance_threshold > 1 and highest < relevance_threshold:
+        warnings.warn(
+            f"the judge's highest label is {highest}, below relevance_threshold="
+            f"{relevance_threshold}, so that binary kappa counts none of its labels as relevant: "
+            "give judge_threshold=, the lowest label of a relevant document in its scale",
+            stacklevel=3,
+        )

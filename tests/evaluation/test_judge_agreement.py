@@ -1,5 +1,8 @@
 """Agreement of a judge with human qrels, compared with Cohen's kappa written out."""
 
+import re
+import warnings
+
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -27,6 +30,7 @@ def kappa(pairs, weight):
     return 1.0 if expected == 0 else 1 - observed / expected
 
 
+@pytest.mark.filterwarnings("ignore:all .* pairs")
 @settings(max_examples=60, deadline=None)
 @given(LABELS)
 def test_kappa_and_confusion(pairs):
@@ -52,6 +56,33 @@ def test_thresholds_grades_and_reprs():
     )
     assert found.binary_kappa == 1.0 and found.accuracy == 0.25
     assert "4 pairs" in repr(found) and "<table" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "pairs, threshold, message",
+    [
+        ([(1, 1), (1, 0)], 1, "all 2 pairs have the label 1 in the qrels, so that kappa does"),
+        ([(0, 0), (0, 0)], 1, "all 2 pairs have the label 0 in the qrels, so that kappa does"),
+        ([(1, 1), (2, 0)], 1, "all 2 pairs are relevant, so that binary kappa does not measure"),
+        ([(1, 2), (0, 0)], 2, "all 2 pairs are not relevant, so that binary kappa does not"),
+        ([(3, 1), (0, 0)], 2, "highest label is 1, below relevance_threshold=2.*judge_threshold="),
+    ],
+)
+def test_a_kappa_that_does_not_measure_the_judge_gives_a_warning(pairs, threshold, message):
+    judged, qrels = frames(pairs)
+    with pytest.warns(UserWarning) as caught:
+        evaluation.judge_agreement(judged, qrels, relevance_threshold=threshold)
+    assert len(caught) == 1 and re.search(message, str(caught[0].message))
+
+
+def test_a_kappa_that_measures_the_judge_gives_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for pairs in ([(1, 0), (0, 0)], [(2, 0), (0, 3)], [(3, 2), (0, 1)]):
+            evaluation.judge_agreement(*frames(pairs))
+        judged, qrels = frames([(3, 1), (0, 0)])
+        found = evaluation.judge_agreement(judged, qrels, relevance_threshold=2, judge_threshold=1)
+    assert found.binary_kappa == 1
 
 
 def test_bad_input():
