@@ -58,14 +58,17 @@ def weights_state(network: Any) -> tuple[tuple[Any, ...], ...]:
     """
     import torch
 
-    states, sums = [], []
+    states, samples, found = [], [], []
     with torch.no_grad():
         for weight in network.parameters():
             numbers = weight.dequantize() if hasattr(weight, "qdata") else weight.detach()
             numbers = numbers.flatten()
-            numbers = numbers[:: max(1, len(numbers) // SAMPLED)].double()
-            ramp = torch.linspace(1, 2, len(numbers), dtype=torch.double, device=numbers.device)
-            sums.append(torch.stack([numbers.sum(), numbers @ ramp]))
+            samples.append(numbers[:: max(1, len(numbers) // SAMPLED)].float())
             states.append((id(weight), weight._version))
-    found = torch.stack(sums).tolist()
-    return tuple((*state, *own) for state, own in zip(states, found, strict=True))
+        sizes = [len(numbers) for numbers in samples]
+        # In one transfer; Apple's MPS has no float64.
+        whole = torch.cat(samples).cpu().double()
+        for state, numbers in zip(states, whole.split(sizes), strict=True):
+            ramp = torch.linspace(1, 2, len(numbers), dtype=torch.double)
+            found.append((*state, numbers.sum().item(), (numbers @ ramp).item()))
+    return tuple(found)

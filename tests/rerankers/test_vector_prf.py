@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -135,6 +136,37 @@ def test_the_state_of_weights(encoder):
         weight[-1, -1] += 1.0  # a single number
     after = _vector_cache.weights_state(network)
     assert changed(before, after) == {0}
+
+
+class OnMps(torch.Tensor):
+    """A tensor without float64, as those of Apple's MPS are, until it is copied to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if func is torch.Tensor.cpu:
+            return found.as_subclass(torch.Tensor)
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return found
+
+
+def test_the_state_of_weights_on_a_device_without_float64():
+    """Also of weights in half precision; and it is that of the CPU."""
+    kinds = [torch.float32, torch.bfloat16, torch.float32]
+    weights = [
+        torch.randn(size, 3, dtype=dtype) for size, dtype in zip((9, 5, 1), kinds, strict=True)
+    ]
+
+    def state(kind):
+        own = [torch.nn.Parameter(weight).as_subclass(kind) for weight in weights]
+        return [
+            row[2:] for row in _vector_cache.weights_state(SimpleNamespace(parameters=lambda: own))
+        ]
+
+    assert state(OnMps) == state(torch.Tensor)
+    with pytest.raises(TypeError, match="float64"):
+        weights[0].as_subclass(OnMps).double()
 
 
 @pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {"foreach": False}])
