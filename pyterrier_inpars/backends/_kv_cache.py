@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from more_itertools import chunked
 
+from pyterrier_inpars._compute.cpu_memory import available_memory
 from pyterrier_inpars._compute.devices import CPU_TOKENS
 from pyterrier_inpars._compute.memory_limit import is_out_of_memory
 
@@ -353,8 +354,9 @@ def supports_masks(
 
     Models that accept no explicit masks (ALiBi, recurrent layers) do not, and neither do models
     that build the masks of local attention themselves. The sequences are therefore extended beyond
-    the window of such models, and compared in float32, or in the model's dtype if float32 weights
-    do not fit into memory. The vocabulary is restricted to the tokens of the sequences and a few
+    the window of such models, and compared in float32, or in the model's dtype if it is quantized,
+    or float32 weights do not fit into memory, or a layer does not compute with them. The vocabulary
+    is restricted to the tokens of the sequences and a few
     others: in a small model, embeddings are most of the weights. On a CPU, the model's attention is
     replaced by `_attention` if the results are equal.
 
@@ -404,13 +406,13 @@ def supports_masks(
 
     with _restricted_vocabulary(model, itertools.chain(prefix, *rests)) as numbers:
         prefix, *rests = [[numbers[token] for token in row] for row in (prefix, *rests)]
-        try:
-            with _float32(model):
-                return compared()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        model.set_attn_implementation(implementations[-1])
+        half = _half_precision_tensors(model)
+        if half:
+            try:
+                with _float32(half):
+                    return compared()
+            except Exception:  # out of memory, or of a kernel for half precision
+                model.set_attn_implementation(implementations[-1])
         return compared()
 
 
@@ -468,14 +470,26 @@ def _restricted_vocabulary(model: Any, tokens: Iterable[int]) -> Iterator[dict[i
             weight.data = data
 
 
-@contextmanager
-def _float32(model: Any) -> Iterator[None]:
-    """Converts the weights of a model to float32 until the block ends; quantized ones stay."""
+def _half_precision_tensors(model: Any) -> list[torch.Tensor]:
+    """Returns the weights and buffers in half precision, if all of them can be in float32.
+
+    None of a quantized model can, whose kernels take half precision only, nor any on a CPU without
+    the memory.
+    """
     import torch
 
     tensors = [*model.parameters(), *model.buffers()]
     plain = all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
-    half = [t for t in tensors if t.dtype in (torch.bfloat16, torch.float16)] if plain else []
+    if not plain or getattr(model, "hf_quantizer", None) is not None:
+        return []
+    half = [t for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
+    size = sum(4 * t.numel() for t in half)
+    return [] if model.device.type == "cpu" and size > available_memory() else half
+
+
+@contextmanager
+def _float32(half: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Converts tensors to float32 until the block ends."""
     dtypes = [t.dtype for t in half]
     try:
         for tensor in half:
