@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 LOCAL_MODELS = "INPARS_LOCAL_MODELS"
@@ -40,3 +41,32 @@ def resolved(model: str | os.PathLike[str]) -> str:
             f"{LOCAL_MODELS} must be a JSON object from hub names to folders, or the path of one, "
             f"not {configured!r:.200}: {error}"
         ) from error
+
+
+def adapter_remedy(model: str | os.PathLike[str], revision: str | None = None) -> str:
+    """Returns what to do about a LoRA adapter that was saved without its model; else nothing.
+
+    Args:
+        model: Name on the hub, or path of a folder.
+        revision: Branch, tag or commit on the hub.
+    """
+    from transformers.utils import cached_file
+
+    def has(file: str) -> bool:
+        return bool(
+            cached_file(
+                resolved(model),
+                file,
+                revision=revision,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        )
+
+    with suppress(OSError, ValueError):  # there is no such model
+        if has("adapter_config.json") and not has("config.json"):
+            return (
+                "it holds a LoRA adapter without its model: merge the two first, such as by "
+                "peft's AutoPeftModel classes and merge_and_unload(), and save the tokenizer too"
+            )
+    return ""

@@ -42,6 +42,20 @@ CONFIGS = {
             "patch_size": 14,
         },
     ),
+    # whose multimodal model has no class among the causal language models
+    "mistral3": lambda: transformers.Mistral3Config(
+        text_config={"model_type": "mistral", **SHAPE},
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "head_dim": 16,
+        },
+    ),
     # a window in every layer, no layer types
     "mistral": lambda: transformers.MistralConfig(**SHAPE, sliding_window=16),
     "llama": lambda: transformers.LlamaConfig(**SHAPE),
@@ -83,7 +97,9 @@ def save(folder: Path, kind: str = "gemma3") -> str:
     config.bos_token_id, config.pad_token_id = 2, 0
     config.eos_token_id = [1, *range(280, 310)]  # several, as instruction-tuned models have
     config.tie_word_embeddings = False  # with tied random weights the model repeats the last token
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    known = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    auto = transformers.AutoModelForCausalLM if known else transformers.AutoModelForImageTextToText
+    model = auto.from_config(config)
     with torch.no_grad():  # larger weights than the usual initialization, to avoid ties
         for parameter in model.parameters():
             if parameter.dim() > 1:

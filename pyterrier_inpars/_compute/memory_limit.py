@@ -10,12 +10,14 @@ Result = TypeVar("Result")
 
 MESSAGES = (
     "can't allocate memory",
+    "not enough memory",
     "out of memory",
     "RESOURCE_EXHAUSTED",
     "bad allocation",
     "_ALLOC_FAILED",
 )
-"""Parts of the errors of PyTorch's CPU allocator, MPS, XLA, oneDNN, and cuBLAS and cuDNN."""
+"""Parts of the errors of PyTorch's CPU allocator on Linux and Windows, MPS, XLA, oneDNN, and cuBLAS
+and cuDNN."""
 REMEDY = (
     "limit the length of texts, choose a smaller model or dtype='bfloat16', or free the memory "
     "that other programs use"

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._compute.garbage_collection import paused_garbage_collection
-from pyterrier_inpars._hub import resolved
+from pyterrier_inpars._hub import adapter_remedy, resolved
 from pyterrier_inpars._quiet import quiet
 from pyterrier_inpars.backends._chat import encode, turn_end, with_template_options
 from pyterrier_inpars.backends._reasoning import begins_with_tag, is_tag
@@ -71,8 +71,20 @@ class TokenizedBackend:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """Tokenizer of the model, loaded on first use."""
-        return with_template_options(self._load("AutoTokenizer"), self.template_options)
+        """Tokenizer of the model, loaded on first use.
+
+        Raises:
+            ValueError: It is none of the tokenizers library, which knows the place of each token
+                in a text.
+        """
+        tokenizer = self._load("AutoTokenizer", mistral_format=False)  # mistral-common knows none
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"{self.name!r} has a tokenizer in Python ({type(tokenizer).__name__}), and "
+                f"{type(self).__name__} needs one of the tokenizers library (a tokenizer.json): "
+                f"use OpenAIBackend and a server that runs the model"
+            )
+        return with_template_options(tokenizer, self.template_options)
 
     @functools.cached_property
     def _config(self) -> Any:
@@ -189,6 +201,8 @@ class TokenizedBackend:
             raise self._not_loaded(error) from error
 
     def _not_loaded(self, error: Exception) -> ValueError:
+        if remedy := adapter_remedy(self.name, self.revision):
+            return ValueError(f"cannot load a causal language model from {self.name!r}: {remedy}")
         return ValueError(
             f"cannot load a causal language model from {self.name!r}: give a name on the "
             f"Hugging Face hub, a folder or a .gguf file ({error})"

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from more_itertools import chunked
+
 from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._compute.cpu_linear import pack_linear
 from pyterrier_inpars._compute.cpu_memory import keep_freed_memory
@@ -139,7 +141,7 @@ class HuggingFaceBackend(TokenizedBackend):
     def model(self) -> Any:
         """The model, loaded on first use."""
         options = {"dtype": self.dtype, "output_loading_info": True}
-        model, report = self._load("AutoModelForCausalLM", **options)
+        model, report = self._load(self._auto_class(), **options)
         if missing := sorted(report["missing_keys"]):  # transformers would initialize them
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(
@@ -154,6 +156,28 @@ class HuggingFaceBackend(TokenizedBackend):
         if self._compile:
             model.compile(dynamic=True)  # for any number of rows and tokens
         return model
+
+    def _auto_class(self) -> str:
+        """Returns the class of transformers that loads the model.
+
+        Raises:
+            ValueError: It is not a causal language model.
+        """
+        config = self._config
+        with quiet():
+            import transformers
+
+        kind, name = type(config), config.model_type
+        if getattr(config, "is_encoder_decoder", False):
+            name += ", an encoder-decoder"
+        elif kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map"):
+            return "AutoModelForCausalLM"
+        elif kind in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            return "AutoModelForImageTextToText"
+        raise ValueError(
+            f"cannot load a causal language model from {self.name!r}, which is a {name}: give "
+            f"another model, or use OpenAIBackend and a server that runs this one"
+        )
 
     def describe(self) -> dict[str, Any]:
         """Returns the settings that determine the output; see `Backend.describe`."""
@@ -222,9 +246,16 @@ class HuggingFaceBackend(TokenizedBackend):
         prefix_ids = prefix_ids[: _shared_length(prefix_ids, ids)]
         is_chat = not isinstance(prompts[0], str)
         completions: dict[int, Completion] = {}
-        waiting = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        while waiting:
-            most = max(1, min(len(waiting), self._most_rows // num_samples))
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        while len(completions) < len(ids) * num_samples:
+            # The samples of a prompt, which is computed once for those of a part.
+            together = min(num_samples, self._most_rows)
+            waiting = []
+            for i in order:
+                numbers = range(i * num_samples, (i + 1) * num_samples)
+                left = [number for number in numbers if number not in completions]
+                waiting += [(i, part) for part in chunked(left, together)]
+            most = max(1, min(len(waiting), self._most_rows // together))
             try:
                 with torch.inference_mode():
                     rows = self._generate(
@@ -232,25 +263,21 @@ class HuggingFaceBackend(TokenizedBackend):
                         ids,
                         waiting,
                         most,
+                        together,
                         max_new_tokens,
                         sampling,
-                        num_samples,
                         seeds,
                         tuple(stop),
                     )
                     for row in rows:
-                        if row.number not in completions:
-                            done = self._completion(row.tokens, row.log_probs, stop, is_chat)
-                            completions[row.number] = done
-                            progress(1)
+                        done = self._completion(row.tokens, row.log_probs, stop, is_chat)
+                        completions[row.number] = done
+                        progress(1)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                longest = f"a prompt of {len(ids[waiting[-1]]):,} tokens"
-                self._memory.lower(most * num_samples if most > 1 else 1, longest, error)
-            numbers = range(len(ids) * num_samples)
-            left = {number // num_samples for number in numbers if number not in completions}
-            waiting = [i for i in waiting if i in left]
+                longest = f"a prompt of {len(ids[waiting[-1][0]]):,} tokens"
+                self._memory.lower(most * together, longest, error)
         return [completions[number] for number in range(len(completions))]
 
     def log_likelihood(
@@ -451,11 +478,11 @@ class HuggingFaceBackend(TokenizedBackend):
         self,
         prefix: list[int],
         ids: list[list[int]],
-        waiting: Sequence[int],
+        waiting: Sequence[tuple[int, list[int]]],
         most: int,
+        together: int,
         max_new_tokens: int,
         sampling: Sampling,
-        num_samples: int,
         seeds: Sequence[int],
         stop: Sequence[str],
     ) -> Iterator[_Row]:
@@ -467,32 +494,32 @@ class HuggingFaceBackend(TokenizedBackend):
         Args:
             prefix: Tokens of the shared prefix.
             ids: Tokens of the prompts.
-            waiting: Numbers of the prompts to complete, shortest first.
-            most: Maximum number of prompts completed together.
+            waiting: Parts: the number of a prompt, shortest first, and those of its completions.
+            most: Maximum number of parts completed together.
+            together: Maximum number of completions of a part.
             max_new_tokens: See `complete`.
             sampling: See `complete`.
-            num_samples: See `complete`.
             seeds: See `complete`.
             stop: See `complete`.
         """
         waiting = list(waiting)
-        self._check_masks(prefix, ids, waiting[-1])
-        longest = len(ids[waiting[-1]]) + max_new_tokens + DRAFT_TOKENS
-        batch, length = self._new_batch(prefix, most * num_samples, longest)
+        first, _ = waiting[-1]
+        self._check_masks(prefix, ids, first)
+        longest = len(ids[first]) + max_new_tokens + DRAFT_TOKENS
+        batch, length = self._new_batch(prefix, most * together, longest)
 
         def has_ended(row: _Row) -> bool:
             return len(row.tokens) == max_new_tokens or self._has_ended(row.tokens, stop)
 
         rows: list[_Row] = []
         while waiting or rows:
-            free = most - -(-len(rows) // num_samples)
+            free = most - -(-len(rows) // together)
             if waiting and free >= most * REFILL_SHARE:
                 new = [waiting.pop() for _ in range(min(free, len(waiting)))]
-                batch.prefill([ids[i][length:-1] for i in new])
-                added = [(place, i, n) for place, i in enumerate(new) for n in range(num_samples)]
+                batch.prefill([ids[i][length:-1] for i, _ in new])
+                added = [(place, i, n) for place, (i, part) in enumerate(new) for n in part]
                 batch.select([*range(len(rows)), *(len(rows) + place for place, *_ in added)])
-                for _, i, n in added:
-                    number = i * num_samples + n
+                for _, i, number in added:
                     generator = _generator(seeds[number]) if sampling.temperature else None
                     rows.append(_Row(number, i, ids[i], generator))
             fed = self._with_drafts(rows, max_new_tokens)

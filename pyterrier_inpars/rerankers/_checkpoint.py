@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pyterrier_inpars._hub import adapter_remedy
+
 CHECKPOINT_FILES = (
     r"(model|pytorch_model|adapter_model)\b.*\.(safetensors|bin|index\.json)"
     r"|((generation|tokenizer|adapter|(pre)?processor|sentence_[a-z]+)_)?config\.json"
@@ -38,6 +40,8 @@ def check_source(revision: Any, trust_remote_code: Any) -> None:
 
 def cannot_load(who: str, model: str | os.PathLike[str], error: Exception) -> OSError:
     """Returns the error for a model that is missing, or that ``who`` cannot load."""
+    if remedy := adapter_remedy(model):
+        return OSError(f"{who} cannot load the model {str(model)!r}: {remedy}")
     return OSError(
         f"{who} cannot load the model {str(model)!r}: give the name of a model on the Hugging Face "
         f"hub, or the path of a folder that holds config.json, the weights and the tokenizer. "

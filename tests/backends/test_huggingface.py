@@ -2,16 +2,19 @@
 
 import copy
 import json
+import shutil
 import sys
 
 import numpy as np
 import pyterrier as pt
 import pytest
+import tiny
 import tiny_llm
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from pyterrier_inpars import QueryGenerator, QueryLikelihood
+from pyterrier_inpars import CrossEncoder, QueryGenerator, QueryLikelihood
 from pyterrier_inpars._compute.devices import quantize
 from pyterrier_inpars.backends import huggingface
 from pyterrier_inpars.backends.base import Sampling
@@ -227,6 +230,99 @@ class TestInt8:
         monkeypatch.setitem(sys.modules, "torchao.quantization", None)
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'pyterrier_inpars\[int8\]'"):
             HuggingFaceBackend(llama, dtype="int8").complete(PROMPTS)
+
+
+class TestOtherModels:
+    """What is not a causal language model with a fast tokenizer."""
+
+    def refuses(self, path, error):
+        for backend in (HuggingFaceBackend(path, dtype="float32"), path):
+            stage = QueryGenerator(backend, prompt="zero-shot", max_new_tokens=2)
+            with pytest.raises(ValueError, match=error):
+                stage([{"docno": "d1", "text": "the gain"}])
+
+    def test_a_multimodal_model(self, tmp_path):
+        """Its text part is a causal language model, in a class of its own."""
+        path = tiny_llm.save(tmp_path, "mistral3")
+        backend = HuggingFaceBackend(path, dtype="float32", device="cpu")
+        found = backend.log_likelihood(PROMPTS, [" gain signal"] * 4, prefix="the")
+        assert backend._supports_masks and backend.context == 512
+        model = AutoModelForImageTextToText.from_pretrained(path).eval()
+        for prompt, values in zip(PROMPTS, found, strict=True):
+            ids = torch.tensor([backend.tokenizer(prompt + " gain signal")["input_ids"]])
+            with torch.no_grad():
+                logits = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            expected = logits.gather(1, ids[0, 1:, None])[-len(values) :, 0]
+            np.testing.assert_allclose(values, expected, atol=1e-3)
+
+    @pytest.mark.parametrize("make", [tiny.tiny_t5, tiny.tiny_bart])
+    def test_an_encoder_decoder(self, tmp_path, make):
+        """BART has a decoder that transformers would load alone."""
+        path = make(tmp_path)
+        self.refuses(path, f"which is a {make.__name__[5:]}, an encoder-decoder: give another")
+
+    def test_another_model(self, tmp_path):
+        transformers.ViTConfig().save_pretrained(tmp_path)
+        tiny_llm.tokenizer().save_pretrained(tmp_path)
+        self.refuses(str(tmp_path), "which is a vit: give another model")
+
+    def test_a_lora_adapter(self, tmp_path):
+        """Its folder has no model, which the error says in generation and in reranking."""
+        (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        tiny_llm.tokenizer().save_pretrained(tmp_path)
+        self.refuses(str(tmp_path), "holds a LoRA adapter without its model: merge the two first")
+        with pytest.raises(OSError, match="CrossEncoder cannot load .*merge the two first"):
+            _ = CrossEncoder(tmp_path).network
+
+    def test_a_tokenizer_in_python(self, llama, tmp_path):
+        """It does not know where in a text a token ends."""
+        shutil.copytree(llama, tmp_path / "slow")
+        for file in (tmp_path / "slow").glob("*token*"):
+            file.unlink()
+        transformers.ByT5Tokenizer().save_pretrained(tmp_path / "slow")
+        self.refuses(
+            str(tmp_path / "slow"), r"tokenizer in Python \(ByT5Tokenizer\), and Hugg.*use"
+        )
+
+
+class HalfOnly(torch.nn.Module):
+    """Integer weights and a kernel for half precision, such as Marlin of GPTQ and AWQ."""
+
+    def __init__(self, layer, seen):
+        super().__init__()
+        weight = layer.weight.detach().float()
+        self.register_buffer("scale", (weight.abs().max() / 127).bfloat16())
+        self.register_buffer("qweight", (weight / self.scale.float()).round().to(torch.int8))
+        self.seen = seen
+
+    def forward(self, rows):
+        self.seen.add(rows.dtype)
+        if rows.dtype not in (torch.float16, torch.bfloat16):
+            raise RuntimeError("only bfloat16 and float16 are supported")
+        return rows @ (self.qweight.to(rows.dtype) * self.scale.to(rows.dtype)).t()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_kernel_for_half_precision(llama, known, recwarn):
+    """A quantized model is never computed in float32; one that fails in it is not either."""
+    backend, alone = (HuggingFaceBackend(llama, dtype="bfloat16", device="cpu") for _ in range(2))
+    seen = set()
+    for model in (backend.model, alone.model):
+        for layer in model.model.layers:
+            for part in (layer.self_attn, layer.mlp):
+                for name, child in [*part.named_children()]:
+                    if isinstance(child, torch.nn.Linear):
+                        setattr(part, name, HalfOnly(child, seen))
+        if known:
+            model.hf_quantizer = object()
+    found = backend.log_likelihood(PROMPTS, [" gain"] * len(PROMPTS))
+    assert backend._supports_masks
+    assert seen == {torch.bfloat16} | ({torch.float32} if not known else set())
+    alone._supports_masks = False  # computes one prompt at a time
+    expected = alone.log_likelihood(PROMPTS, [" gain"] * len(PROMPTS))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.5)
+    assert not [w for w in recwarn if "masks" in str(w.message)]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import torch
 
 from pyterrier_inpars import CrossEncoder, QueryGenerator
 from pyterrier_inpars._compute.memory_limit import MemoryLimit, is_out_of_memory
+from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,6 +58,14 @@ def test_one_row_that_does_not_fit_is_an_error():
         pytest.raises(MemoryError, match="Stage: row 7 does not fit .* even alone: limit the"),
     ):
         list(MemoryLimit("Stage").run([7, 8, 9], compute, lambda row: f"row {row}"))
+
+
+@pytest.mark.parametrize(
+    "text", ["can't allocate memory: you tried", "not enough memory: you tried"]
+)
+def test_the_allocator_of_the_cpu(text):
+    """On Linux, and on Windows."""
+    assert is_out_of_memory(RuntimeError(f"[enforce fail] . DefaultCPUAllocator: {text}"))
 
 
 @pytest.mark.parametrize("library", ["CUBLAS_STATUS", "CUDNN_STATUS"])
@@ -168,6 +178,41 @@ def test_generation(tmp_path, monkeypatch, sampling):
     assert not [rows for rows in tried[-3:] if rows > 4]
 
 
+@pytest.mark.parametrize("fits", [2, 4, 0])
+@pytest.mark.parametrize("batch_size", [2, 4, 6, 64])
+def test_more_samples_than_fit(tmp_path, monkeypatch, batch_size, fits):
+    """The samples of a prompt are split, and each is that of a larger batch."""
+    path = tiny_llm.save(tmp_path / "llm", "llama")
+    prompts = [" ".join(tiny_llm.WORDS[i : i + 3 + i]) for i in range(3)]
+    options = {
+        "max_new_tokens": 4,
+        "sampling": Sampling(temperature=1.0),
+        "num_samples": 8,
+        "seeds": range(24),
+    }
+    expected = HuggingFaceBackend(path, device="cpu", dtype="float32").complete(prompts, **options)
+    ours = HuggingFaceBackend(path, device="cpu", dtype="float32", batch_size=batch_size)
+    ours.complete(prompts[:1], max_new_tokens=1)  # checks the masks, with two prompts
+    tried = limited(
+        monkeypatch, type(ours.model), lambda *a, **o: len(o["input_ids"] if not a else a[0]), fits
+    )
+    if fits == 0:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            pytest.raises(MemoryError, match="a prompt of .* does not fit into memory, even alone"),
+        ):
+            ours.complete(prompts, **options)
+        assert tried[-1] == 1
+        return
+    counts = []
+    with warnings.catch_warnings(action="ignore"):
+        found = ours.complete(prompts, progress=counts.append, **options)
+    assert max(tried) <= batch_size and sum(counts) == 24
+    assert [c.text for c in found] == [c.text for c in expected]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
+
+
 @pytest.mark.parametrize("place", ["float32 weights", "shared prefix"])
 def test_the_check_of_the_masks_in_the_models_dtype(tmp_path, monkeypatch, recwarn, place):
     """Where float32 weights do not fit, it does not take the lack of memory for a wrong mask."""
@@ -198,6 +243,23 @@ def test_the_check_of_the_masks_in_the_models_dtype(tmp_path, monkeypatch, recwa
     assert failed == [place]
     assert ours._supports_masks is True and ours.model.dtype == torch.bfloat16
     assert not [w for w in recwarn if "masks" in str(w.message) or "memory" in str(w.message)]
+
+
+def test_the_check_of_the_masks_without_memory_for_float32(tmp_path, monkeypatch):
+    """On a CPU, Linux would end the process, without an error."""
+    from pyterrier_inpars.backends import _kv_cache
+
+    path = tiny_llm.save(tmp_path / "llm", "llama")
+    for available, expected in {
+        1e5: {torch.bfloat16},
+        1e9: {torch.float32, torch.bfloat16},
+    }.items():
+        ours = HuggingFaceBackend(path, dtype="bfloat16", device="cpu")
+        monkeypatch.setattr(_kv_cache, "available_memory", lambda: available)  # noqa: B023
+        seen = set()
+        ours.model.model.norm.register_forward_hook(lambda *a: seen.add(a[2].dtype))  # noqa: B023
+        ours.complete(["the gain of the receiver", "noise"], max_new_tokens=2)
+        assert seen == expected and ours._supports_masks is True
 
 
 def test_likelihoods(tmp_path, monkeypatch):
