@@ -22,7 +22,7 @@ from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._compute.batches import batches_of_similar_length
 from pyterrier_inpars._compute.cpu_linear import onednn_linear
 from pyterrier_inpars._compute.devices import CPU_TOKENS, best_device, best_dtype, is_int8, quantize
-from pyterrier_inpars._compute.memory_limit import MemoryLimit
+from pyterrier_inpars._compute.memory_limit import MemoryLimit, is_out_of_memory
 from pyterrier_inpars._compute.xla import full_batch, on_xla, tie_weights, weights_on_cpu
 from pyterrier_inpars._files import write_json, write_text
 from pyterrier_inpars._hub import resolved
@@ -315,6 +315,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
 
         Raises:
             OSError: There is no such model, or it is of another kind.
+            MemoryError: Its weights do not fit into the memory of the device.
         """
         int8, source = is_int8(self.dtype), self._origin
         before = self._applied
@@ -418,11 +419,20 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
     def _loaded(self) -> Any:
         import torch
 
+        device = best_device(self.device)
         with quiet(self.verbose), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training_options.seed)  # for a new head
             try:
-                return self._load(best_device(self.device)).eval()
+                # Weights to be quantized need not fit on the device in float32.
+                return self._load(torch.device("cpu") if is_int8(self.dtype) else device).eval()
             except Exception as error:  # a damaged file can raise anything
+                if is_out_of_memory(error):
+                    raise MemoryError(
+                        f"{type(self).__name__}: {str(self.model)!r} does not fit into the memory "
+                        f"of {str(device)!r}: its weights are loaded in float32, 4 GB per billion "
+                        f"parameters: choose a smaller model, dtype='int8' (to score), another "
+                        f"device, or free the memory that other programs use"
+                    ) from error
                 raise cannot_load(type(self).__name__, self.model, error) from error
 
     def _prepared(self, network: Any) -> Any:
@@ -436,6 +446,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
             keep_float32(head)
         if is_int8(self.dtype):
             self._quantize(network)
+            self._on_device(network.to(best_device(self.device)))
         if self._compile:
             self._set_compiled(network)
         return network
@@ -454,7 +465,8 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
             network.compile(dynamic=True)  # for any number of rows and tokens
 
     def _quantize(self, network: Any) -> None:
-        quantize(network, best_dtype(self.dtype, network.device), self._heads(network))
+        dtype = best_dtype(self.dtype, best_device(self.device))
+        quantize(network, dtype, self._heads(network))
 
     def scores_fingerprint(self) -> str:
         """Returns a SHA-256 of what the scores of a pair depend on, for caches of scores.
@@ -599,6 +611,8 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
     ) -> Reranker:
         """Trains the network from its present weights, alone or as a pipeline's last stage.
 
+        A training that ends early, by an error or an interrupt, leaves the weights as they were.
+
         Args:
             examples: Frame ``qid, query, docno, text, label``, one row per pair; ``label`` is 1 for
                 a relevant document and 0 for a negative. Losses that learn from a teacher also read
@@ -631,6 +645,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
                 divide; ``output_dir`` holds a training with other data or settings; the training
                 diverges (a loss or a weight is NaN or infinite, in which case nothing is saved); or
                 the reranker is in int8.
+            MemoryError: A training batch does not fit into memory.
             FileExistsError: ``output_dir`` holds a finished training.
             ModuleNotFoundError: A package that ``training`` needs is not installed.
         """

@@ -294,6 +294,28 @@ class TestEveryReranker:
             else:
                 assert layer.weight.qdata.dtype == torch.int8
 
+    def test_int8_is_made_before_the_device_gets_the_weights(self, make, cls, monkeypatch):
+        """A model that fits on a device in int8 only is loaded on the CPU."""
+        pytest.importorskip("torchao")
+        reranker, loaded = make(dtype="int8", device="cpu"), []
+        load = reranker._load
+        monkeypatch.setattr(reranker, "_load", lambda device: loaded.append(device) or load(device))
+        monkeypatch.setattr(base, "best_device", lambda name: torch.device("meta"))
+        network = reranker.network
+        assert [device.type for device in loaded] == ["cpu"]
+        assert {weight.device.type for weight in network.parameters()} == {"meta"}
+        assert any(hasattr(weight, "qdata") for weight in network.parameters())
+
+    def test_weights_that_do_not_fit(self, make, cls, monkeypatch):
+        """The error says why, and not that the model is unknown."""
+
+        def full(self, *args, **options):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 112.00 MiB")
+
+        monkeypatch.setattr(torch.nn.Module, "to", full)
+        with pytest.raises(MemoryError, match=f"{cls.__name__}: .* in float32, 4 GB per billion"):
+            _ = make(device="cpu").network
+
     def test_int8_is_for_scoring(self, make, frame, tmp_path):
         reranker = make(dtype="int8")
         with pytest.raises(ValueError, match="cannot be trained, .* another dtype"):
