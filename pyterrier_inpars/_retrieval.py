@@ -13,6 +13,7 @@ import pyterrier as pt
 from pyterrier_inpars._passages import Sources
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
+from pyterrier_inpars._words import split_words, word_pairs
 
 
 class _Visible(dict[int, str]):
@@ -72,17 +73,24 @@ def clean_folded(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Returns the words of `clean_folded`."""
-    return clean_folded(text).split()
+    """Returns the words of `clean_folded`, as `split_words` does."""
+    return split_words(clean_folded(text))
 
 
 def shared_words(query: str, text: str) -> float:
     """Returns the share of a query's distinct words that are in a text; 0 if it has no words.
 
-    Words are compared as `words_of` returns them.
+    Words are compared as `clean_folded` leaves them. In scripts without spaces, pairs of letters
+    are compared; see `word_pairs`.
     """
-    words = set(words_of(query))
-    return len(words & set(words_of(text))) / len(words) if words else 0.0
+    words = set(word_pairs(clean_folded(query)))
+    if not words:
+        return 0.0
+    folded = clean_folded(text)
+    known = set(word_pairs(folded))
+    if not folded.isascii():  # a single letter of the query may be in a pair
+        known.update(split_words(folded))
+    return len(words & known) / len(words)
 
 
 def check_retriever(retriever: object) -> pt.Transformer:

@@ -16,11 +16,11 @@ from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import finite, one_of, positive_int
 from pyterrier_inpars._retrieval import (
     check_retriever,
-    clean_folded,
     fold,
     retrieve,
     shared_words,
     warn_if_shallow,
+    words_of,
 )
 from pyterrier_inpars._similarity import (
     check_encoder,
@@ -38,11 +38,14 @@ from pyterrier_inpars._stage import (
     joined_text,
     with_columns,
 )
+from pyterrier_inpars._words import count_words
 
 EXAMPLES = 5
 """Largest number of dropped rows that a filter keeps to show."""
 BEGINNING = 120
 """Number of characters of a document that are shown beside a dropped query."""
+MANY_WITHOUT_SOURCE = 5
+"""Number of queries whose source document a retriever must miss before there is a warning."""
 
 
 class Filter(Stage):
@@ -298,8 +301,9 @@ class ScoreFilter(WholeSetFilter):
 class LengthFilter(Filter):
     """Keeps queries whose length in words or tokens is within limits.
 
-    Words are separated by white space. Tokens are those that the model generated, as in the InPars
-    Toolkit.
+    Words are separated by white space. In Chinese, Japanese, Thai and other scripts without spaces
+    between words, each letter counts as one. Tokens are those that the model generated, as in the
+    InPars Toolkit.
 
     Requires the column ``query`` (str), and ``log_probs`` (list of float, one per generated token)
     for limits in tokens. If only some queries have none, they are dropped, with a warning.
@@ -345,7 +349,7 @@ class LengthFilter(Filter):
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "query")
-        words = inp["query"].map(lambda query: len(query.split()))
+        words = inp["query"].map(count_words)
         kept = _within(words, self.min_words, self.max_words)
         if "log_probs" in self._required_columns():
             present = _present(inp, "log_probs")
@@ -389,8 +393,7 @@ class CopyFilter(Filter):
 
     A query is a copy if its words occur consecutively in the document, ignoring case, punctuation
     and white space. A query of a single word that occurs in the document is a copy; a query without
-    words is not. In scripts without spaces between words, such as Chinese, a copy is found only if
-    it spans the text between two punctuation marks.
+    words is not. In scripts without spaces between words, such as Chinese, letters are compared.
 
     Requires the columns ``query`` and ``text`` (both str).
 
@@ -414,9 +417,9 @@ class CopyFilter(Filter):
 
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "query")
-        texts = map(clean_folded, joined_text(inp, self.text_field))
-        pairs = zip(inp["query"].map(clean_folded), texts, strict=True)
-        return np.array([not query or f" {query} " not in f" {text} " for query, text in pairs])
+        pairs = zip(inp["query"], joined_text(inp, self.text_field), strict=True)
+        words = ((" ".join(words_of(query)), " ".join(words_of(text))) for query, text in pairs)
+        return np.array([not query or f" {query} " not in f" {text} " for query, text in words])
 
 
 class OverlapFilter(Filter):
@@ -425,7 +428,7 @@ class OverlapFilter(Filter):
     Such queries are easy for a lexical system and favor it in `evaluation.compare`. The overlap is
     the share of the query's distinct words that occur in the document, ignoring case and
     punctuation, as `evaluation.overlap` returns it; a query without words has none. Words are not
-    stemmed.
+    stemmed. In scripts without spaces between words, pairs of letters are compared.
 
     Requires the columns ``query`` and ``text`` (both str).
 
@@ -540,7 +543,7 @@ class RoundTripFilter(Filter):
     uses a retriever trained on the unfiltered queries. Any retriever works here. Documents are
     compared by ``docno``, so a duplicate of the source document takes one of the ``k`` ranks. A
     query without words is dropped. A retriever that returns fewer than ``k`` documents for every
-    query gives a warning, once.
+    query gives a warning, once; so does one that finds no source document of several queries.
 
     Requires the columns ``qid`` (str, unique), ``query`` and ``docno`` (both str).
 
@@ -562,6 +565,7 @@ class RoundTripFilter(Filter):
         self.retriever = check_retriever(retriever)
         self.k = positive_int("k", k)
         self._warned = False
+        self._without_source: int | None = 0  # queries so far; None once one is found or warned
 
     def _required_columns(self) -> list[str]:
         return ["qid", "query", "docno"]
@@ -569,13 +573,37 @@ class RoundTripFilter(Filter):
     def _keep(self, inp: pd.DataFrame) -> np.ndarray:
         check_strings(inp, "qid", "docno")
         source = dict(zip(inp["qid"], inp["docno"], strict=True))
-        found, deepest = [], 0
+        found, deepest, returned = [], 0, None
         for qid, hits in retrieve(self.retriever, inp, self.k):
             deepest = max(deepest, len(hits["docno"]))
+            returned = hits["docno"][0]
             if source[qid] in hits["docno"]:
                 found.append(qid)
         self._warned = self._warned or warn_if_shallow(deepest, "k", self.k)
+        self._warn_without_source(inp, bool(found), returned)
         return inp["qid"].isin(found).to_numpy()
+
+    def _warn_without_source(self, inp: pd.DataFrame, is_found: bool, returned: str | None) -> None:
+        """Warns once if the retriever has found no source document of several queries.
+
+        Args:
+            inp: Queries of this call or batch.
+            is_found: Whether one of their source documents was found.
+            returned: A docno that the retriever returned; None if it returned none.
+        """
+        if is_found or self._without_source is None:
+            self._without_source = None
+            return
+        self._without_source += len(inp)
+        if self._without_source >= MANY_WITHOUT_SOURCE:
+            shown = "none" if returned is None else f"documents such as {returned!r}"
+            warnings.warn(
+                f"the retriever found the source document of none of {self._without_source:,} "
+                f"queries: it returned {shown}, and a source document is "
+                f"{inp['docno'].iloc[0]!r}. Index the collection that the queries were written for",
+                stacklevel=6,
+            )
+            self._without_source = None
 
 
 class FalseNegativeFilter(Filter):

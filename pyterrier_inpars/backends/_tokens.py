@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from pyterrier_inpars._words import UNSPACED
 from pyterrier_inpars.backends._chat import as_text
 from pyterrier_inpars.backends.base import Messages
 
@@ -13,11 +14,8 @@ CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English text."""
 LONGEST_WORD = 40
 """Characters of the longest word; longer strings are links, hashes or encoded data."""
-# Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese, Korean: about a token each
-_WIDE = (
-    "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u3001-\ua4cf\uac00-\ud7af\uf900-\ufaff"
-    "\uff01-\uffef\U0001b000-\U0001b2ff\U00020000-\U0003ffff"
-)
+_WIDE = UNSPACED + "\u1100-\u11ff\uac00-\ud7af"
+"""Characters that are about a token each: those of scripts without spaces, and Korean."""
 LETTER = rf"[^\W{_WIDE}]"
 """Pattern of a letter or digit of a word, in scripts with one token for several characters."""
 _WIDE_CHARACTER = re.compile(f"[{_WIDE}]")

@@ -16,7 +16,8 @@ def overlap(
     """Returns the share of each query's words that are in its document.
 
     Queries that copy their document favor lexical systems. Words are compared without case and
-    punctuation, and are not stemmed. `OverlapFilter` drops queries by this share::
+    punctuation, and are not stemmed. In scripts without spaces between words, such as Chinese,
+    pairs of letters are compared. `OverlapFilter` drops queries by this share::
 
         frame = queries.get_results()
         frame["overlap"] = evaluation.overlap(frame)

@@ -26,9 +26,9 @@ def match(
     """Chooses synthetic queries that are like a few real ones in length and overlap.
 
     Real queries are drawn in turn, and for each the most similar synthetic query that is left is
-    taken: by the number of words, and by the overlap with the document if the real queries have the
-    text of a relevant one. Both are divided by their standard deviation over the synthetic queries.
-    Which words are used does not count::
+    taken: by the number of words (of letters in scripts without spaces between words), and by the
+    overlap with the document if the real queries have the text of a relevant one. Both are divided
+    by their standard deviation over the synthetic queries. Which words are used does not count::
 
         real = topics.merge(qrels[qrels["label"] > 0])  # qid, query, docno
         harder = evaluation.match(queries, text(real))

@@ -17,6 +17,7 @@ from pyterrier_inpars._retrieval import applied, check_retriever, clean, retriev
 from pyterrier_inpars._significance import paired_p_value
 from pyterrier_inpars._similarity import check_encoder, unit_vectors
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
+from pyterrier_inpars._words import count_words, first_words
 from pyterrier_inpars.evaluation import Selection
 
 MOST_TEXTS = 10_000
@@ -56,10 +57,15 @@ def mean_log_probs(frame: pd.DataFrame) -> np.ndarray:
     return means[np.isfinite(means)]
 
 
+def word_counts(frame: pd.DataFrame) -> np.ndarray:
+    """Returns the number of words of each query."""
+    return np.array([count_words(query) for query in frame["query"]], dtype=float)
+
+
 def beginnings(frame: pd.DataFrame, words: int = 2) -> pd.Series:
     """Returns the number of queries by their first words, the most frequent first."""
     positive_int("words", words)
-    starts = [" ".join(clean(query).split()[:words]) or "(no words)" for query in frame["query"]]
+    starts = [first_words(clean(query), words) or "(no words)" for query in frame["query"]]
     return pd.Series(starts, dtype=object).value_counts()
 
 

@@ -34,6 +34,7 @@ from pyterrier_inpars.report._numbers import (
     ranks_of_sources,
     sampled,
     scores_of_examples,
+    word_counts,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ def filter_funnel(table: pd.DataFrame) -> Chart:
 
 
 def query_lengths(queries: Queries) -> Chart:
-    """Draws a histogram of the words per query, separated by white space.
+    """Draws a histogram of the words per query.
+
+    Words are separated by white space. In scripts without spaces between words, such as Chinese,
+    each letter counts as one.
 
     Args:
         queries: Synthetic queries, as `SyntheticQueries` or a frame ``query``.
@@ -80,7 +84,7 @@ def query_lengths(queries: Queries) -> Chart:
         pt.validate.InputValidationError: A column is missing.
         ValueError: There are no queries, or a query is not a string.
     """
-    words = as_results(queries, "query")["query"].str.split().str.len().to_numpy(float)
+    words = word_counts(as_results(queries, "query"))
     return _charts().histogram(words, "words per query", "Words per query")
 
 

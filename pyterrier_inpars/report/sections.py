@@ -34,6 +34,7 @@ from pyterrier_inpars.report._numbers import (
     sampled,
     scores_of_examples,
     tables_of,
+    word_counts,
 )
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def query_section(content: Content, frame: pd.DataFrame, text_field: str | list[
 
 
 def _lengths(content: Content, frame: pd.DataFrame) -> Part:
-    words = float(frame["query"].str.split().str.len().median())
+    words = float(np.median(word_counts(frame)))
     content.facts["words per query (median)"] = number(words)
     return Part(
         "Length",

@@ -50,6 +50,12 @@ def test_short_vague_queries_are_found():
     assert list(match(frame(copies + vague), real)["query"]) == [query for query, _ in vague]
 
 
+def test_letters_count_in_scripts_without_spaces():
+    queries = frame([("珊瑚白化的主要原因是什么", "x"), ("珊瑚", "x"), ("海水", "x")])
+    assert match(queries, frame([("猫狗", "x")])[["query"]], 1)["n"].tolist() == [1]
+    assert match(queries, frame([("为什么海水会变暖", "x")])[["query"]], 1)["n"].tolist() == [0]
+
+
 def test_bad_input():
     some = frame([("a", "b"), ("b", "c")])
     assert len(match(some, some)) == 1 and len(match(some, some, 2)) == 2

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from pyterrier_inpars import _similarity as similarity
 from pyterrier_inpars import distributed
+from pyterrier_inpars._words import UNSPACED
 from pyterrier_inpars.filtering import (
     CopyFilter,
     DuplicateFilter,
@@ -29,6 +31,9 @@ TEXTS = st.text(alphabet="aAbBsSß1 \t\n-'.é\u0301ि日", max_size=9) | st.tex
 ROWS = st.lists(
     st.tuples(TEXTS, TEXTS, st.sampled_from([-2.0, -0.5, 0.0, float("-inf")])), max_size=9
 )
+SPACED = TEXTS.map(lambda text: re.sub(f"[{UNSPACED}]", "x", text))
+SPACED_ROWS = st.lists(st.tuples(SPACED, SPACED, st.just(0.0)), max_size=9)
+"""Rows in scripts with spaces between words."""
 RANKINGS = pt.Transformer.from_df(
     pd.DataFrame(
         [(f"q{q}", f"d{d}", float(-((d - q) % 5))) for q in range(9) for d in range(5)],
@@ -218,11 +223,19 @@ def test_an_encoder_returns_one_vector_for_each_text(shape):
         SemanticDuplicateFilter(Wrong())(queries)
 
 
+def length(query):
+    """Words, and letters of scripts without spaces; signs beside such letters count nothing."""
+    if not re.search(f"[{UNSPACED}]", query):
+        return len(re.findall(r"\S+", query))
+    pieces = re.sub(f"([{UNSPACED}])", r" \1 ", query).split()
+    return sum(any(char.isalnum() for char in piece) for piece in pieces)
+
+
 @quick
 @given(ROWS, st.integers(0, 3), st.none() | st.integers(0, 3))
 def test_length_filter(rows, least, more):
     most = None if more is None else least + more
-    lengths = [len(re.findall(r"\S+", query)) for query, _, _ in rows]
+    lengths = [length(query) for query, _, _ in rows]
     expected = [
         f"q{i}" for i, n in enumerate(lengths) if n >= least and (most is None or n <= most)
     ]
@@ -255,7 +268,7 @@ def test_invalid_limits_in_tokens(bounds):
 
 
 @quick
-@given(ROWS)
+@given(SPACED_ROWS)
 def test_copy_filter(rows):
     expected = []
     for i, (query, text, _) in enumerate(rows):
@@ -279,7 +292,7 @@ def test_copy_filter_joins_several_text_fields(rows):
 
 
 @quick
-@given(ROWS, st.sampled_from([0, 0.25, 0.5, 1]))
+@given(SPACED_ROWS, st.sampled_from([0, 0.25, 0.5, 1]))
 def test_overlap_filter(rows, share):
     expected = []
     for i, (query, text, _) in enumerate(rows):
@@ -308,6 +321,9 @@ def test_overlap_filter_with_a_bad_share(share):
         ("ice sea", "sea ice", False),
         ("co\u00adral REEFS", "\ufeffcoral reefs", True),
         ("die STRASSE", "die Straße", True),
+        ("珊瑚白化的原因？", "本文讨论珊瑚白化的原因和后果。", True),
+        ("珊瑚的原因", "本文讨论珊瑚白化的原因。", False),
+        ("ท", "ที่", False),
         ("???", "what???", False),
         ("", "", False),
     ],
@@ -392,6 +408,32 @@ def test_a_retriever_that_returns_fewer_than_k_documents_gives_one_warning(recwa
     stage(queries)
     RoundTripFilter(RANKINGS, 5)(queries)
     assert not [w for w in recwarn if "documents for a query" in str(w.message)]
+
+
+@quick
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.integers(1, 3))
+def test_a_retriever_that_finds_no_source_document_gives_one_warning(found, batch):
+    """Queries are counted over batches, until one source document is found."""
+    rows = [(f"q{i}", f"query {i}", f"d{i}") for i in range(len(found))]
+    queries = pd.DataFrame(rows, columns=["qid", "query", "docno"])
+    docnos = [
+        docno if there == 0 else f"other{i}"
+        for i, ((_, _, docno), there) in enumerate(zip(rows, found, strict=True))
+    ]
+    results = queries[["qid"]].assign(docno=docnos, score=1.0)
+    stage = RoundTripFilter(pt.Transformer.from_df(results), 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        records = queries.to_dict("records")
+        for start in range(0, len(records), batch):
+            stage(records[start : start + batch])
+    first = found.index(0) if 0 in found else len(found)
+    before = first // batch * batch if first < len(found) else len(found)
+    shown = [str(w.message) for w in caught]
+    assert len(shown) == (before >= 5)
+    assert all(
+        "found the source document of none of" in text and "'other" in text for text in shown
+    )
 
 
 def test_retriever_is_a_transformer():

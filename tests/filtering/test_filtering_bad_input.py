@@ -68,7 +68,8 @@ def test_score_filter(changes, kept):
         ({"query": "x"}, ["q1"]),
         ({"query": "\u2028 a \x85 b \t c"}, ["q1", "q2"]),
         ({"query": LONG}, ["q1"]),
-        ({"query": "日本語の文書"}, ["q1"]),
+        ({"query": "日本語の文書"}, ["q1", "q2"]),
+        ({"query": "日本。？"}, ["q1"]),
     ),
 )
 def test_length_filter(changes, kept):

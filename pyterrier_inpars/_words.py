@@ -1,0 +1,72 @@
+"""Words of texts, also in scripts that write words without spaces."""
+
+import re
+import unicodedata
+from itertools import pairwise
+
+UNSPACED = (
+    "\u0e00-\u109f\u1780-\u17ff\u3001-\ua4cf\uf900-\ufaff\uff01-\uffef"
+    "\U0001b000-\U0001b2ff\U00020000-\U0003ffff"
+)
+"""Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese, as ranges of a regular expression."""
+_MARKS = "".join(
+    chr(code)
+    for block in (range(0x0E00, 0x10A0), range(0x1780, 0x1800), range(0x3001, 0x30FF))
+    for code in block
+    if unicodedata.category(chr(code))[0] == "M"
+)
+_LETTER = re.compile(f"[{UNSPACED}]")
+_WORD = re.compile(f"[{UNSPACED}][{_MARKS}]*|[^\\s{UNSPACED}]+")
+
+
+def split_words(text: str) -> list[str]:
+    """Returns the words of a text: what white space separates.
+
+    In a text with scripts of `UNSPACED`, each of their letters is a word, together with its
+    combining marks, and signs alone are none. Korean is written with spaces.
+    """
+    if not _has_unspaced(text):
+        return text.split()
+    return [found[0] for found in _words(text)]
+
+
+def count_words(text: str) -> int:
+    """Returns the number of `split_words`."""
+    return len(split_words(text))
+
+
+def first_words(text: str, number: int) -> str:
+    """Returns the beginning of a text with this number of words, or all of them."""
+    if not _has_unspaced(text):
+        return " ".join(text.split()[:number])
+    ends = [found.end() for found in _words(text)][:number]
+    return " ".join(text[: ends[-1]].split()) if ends else ""
+
+
+def word_pairs(text: str) -> list[str]:
+    """Returns `split_words`, but overlapping pairs of letters in place of single ones.
+
+    Pairs stand for the words of a script without spaces, as in the CJK analyzer of Lucene: nearly
+    all texts have most of the letters of Thai or of Japanese syllables. A letter between others
+    than its own kind stays single.
+    """
+    if not _has_unspaced(text):
+        return text.split()
+    runs: list[list[str]] = []
+    end = -1  # of the last letter that may have a successor
+    for found in _words(text):
+        is_letter = _LETTER.match(found[0]) is not None
+        if is_letter and found.start() == end:
+            runs[-1].append(found[0])
+        else:
+            runs.append([found[0]])
+        end = found.end() if is_letter else -1
+    return [word for run in runs for word in (map("".join, pairwise(run)) if run[1:] else run)]
+
+
+def _words(text: str) -> list[re.Match[str]]:
+    return [found for found in _WORD.finditer(text) if any(map(str.isalnum, found[0]))]
+
+
+def _has_unspaced(text: str) -> bool:
+    return not text.isascii() and _LETTER.search(text) is not None
