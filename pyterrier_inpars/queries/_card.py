@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars.queries._status import Status
 
 
@@ -27,15 +28,16 @@ def dataset_card(status: Status, manifest: dict[str, Any], title: str, source: s
         "task_categories": ["text-retrieval"],
         "viewer": False,
     }
+    settings = dict(manifest["settings"] or {})
     counts = {
         "documents": f"{status.documents:,}",
         "queries": f"{status.queries:,}",
         "documents whose prompts failed": f"{status.failed:,}" if status.failed else "",
         "language model": _code(status.model) if status.model else "",
         "stages after the generator": " ".join(map(_code, manifest.get("stages") or [])),
+        **{f"part {name}": _part(part) for name, part in settings.get("parts", {}).items()},
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in counts.items() if value)
-    settings = dict(manifest["settings"] or {})
     shown = settings.pop("prompt", None)
     prompt = f"\n## Prompt\n\n{_block(shown)}" if shown is not None else ""
     return f"""---
@@ -68,6 +70,15 @@ model may apply to the queries. Name both here, and put `license:` into the head
 ## Settings
 
 {_block(settings)}"""
+
+
+def _part(part: dict[str, Any]) -> str:
+    """Returns how a part of `SyntheticQueries.concat` was made, for the cell of a table."""
+    model = (part["settings"] or {}).get("model")
+    shown = [counted(part.get("source_documents", part["documents"]), "document")]
+    shown += [f"by {_code(model)}"] if model else []
+    shown += [f"{len(part['failed']):,} failed"] if "failed" in part else []
+    return " ".join([", ".join(shown), *map(_code, part.get("stages") or [])])
 
 
 def _code(text: str) -> str:

@@ -4,6 +4,8 @@ Fields of a manifest:
 
 - ``type``, ``format``, ``package_hint``: PyTerrier's metadata of an artifact.
 - ``documents``, ``fingerprint``: position in the corpus at which the last shard ends.
+- ``source_documents``: number of distinct docnos, if ``documents`` counts rows since no generator
+  was in the pipeline.
 - ``queries``: number of queries in all shards.
 - ``settings``: settings of the generator, None before the first shard.
 - ``stages``: the stages between generator and artifact, each as its ``repr``; None before the first

@@ -2,8 +2,10 @@
 
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
@@ -16,7 +18,8 @@ from more_itertools import chunked
 
 from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import positive_int
-from pyterrier_inpars._stage import begin_call, with_columns
+from pyterrier_inpars._stage import DROPPED_BY, Stage, as_frame, begin_call, with_columns
+from pyterrier_inpars._words import count_words
 from pyterrier_inpars.queries._answers import ANSWERS, AnswerLog
 from pyterrier_inpars.queries._card import dataset_card
 from pyterrier_inpars.queries._lock import writer_lock
@@ -36,6 +39,7 @@ from pyterrier_inpars.queries._pipeline import (
     records_of,
     transform_batch,
 )
+from pyterrier_inpars.queries._qids import QidSet
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, activated, active_rows
 from pyterrier_inpars.queries._run_progress import RunProgress
 from pyterrier_inpars.queries._shards import Writer, check_shards, read_rows
@@ -126,9 +130,9 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         Args:
             iter: Rows with at least the strings ``qid``, ``query``, ``docno`` and ``text``, as
                 dicts or a frame. The corpus of a pipeline may be a frame, too.
-            settings: JSON-serializable description of how the rows were made, for the manifest. It
-                is ignored if a generator of this package is in the pipeline, which provides its
-                own settings.
+            settings: JSON-serializable description of how the rows were made, for the manifest,
+                such as ``queries.metadata["settings"]`` for a part of these queries. It is ignored
+                if a generator of this package is in the pipeline, which provides its own settings.
             verbose: Whether to show the progress bar, if artifact and stages are not verbose. An
                 indexing pipeline passes no arguments on, so set ``verbose`` of the artifact there.
             total: Number of rows or documents, for the time that is left. None for the length of
@@ -145,6 +149,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             OSError: A file cannot be written; the error names it. Stored queries are kept.
         """
         self._check_folder()
+        pipeline = pipeline_of(iter)
         with writer_lock(self.path, repr(self), required=not self.built()), activated(None):
             manifest = self._manifest() or new_manifest(self._metadata())
             writer = Writer(self.path, manifest)
@@ -160,16 +165,29 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 answers=AnswerLog(self.path),
                 progress=RunProgress(writer.intact),
             )
+            docnos = QidSet()
+            num_docnos = 0
             try:
-                for row in self._rows(iter, state, verbose or self.verbose, total):
+                for row in self._rows(iter, pipeline, state, verbose or self.verbose, total):
                     _check_row(row)
                     if not state.by_document:
+                        if settings is None and not state.position.documents:
+                            self._warn_of_no_settings()
                         state.check_settings(settings or {})
+                        num_docnos += docnos.add(row["docno"])
+                        if len(docnos.recent) >= self.shard_size:
+                            docnos.compact()
                         if not state.add_document(*(row[column] for column in _COLUMNS)):
                             continue
                     writer.add(row, state, self.shard_size)
                     state.progress.queries += 1
+                if num_docnos:
+                    writer.manifest = writer.manifest | {"source_documents": num_docnos}
                 writer.finish(state)
+                if writer.manifest["documents"] and not writer.manifest["queries"]:
+                    self._warn_of_no_queries(
+                        writer.manifest["documents"], pipeline[0] if pipeline else []
+                    )
             except BaseException as error:
                 with suppress(OSError):  # the disk may be full
                     writer.keep(state)
@@ -188,6 +206,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     def _rows(
         self,
         iter: Iterable[dict[str, Any]] | pd.DataFrame,
+        pipeline: tuple[list[pt.Transformer], Iterable[Any], int] | None,
         state: ResumeState,
         verbose: bool,
         total: int | None,
@@ -196,11 +215,11 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
         Args:
             iter: The stream.
+            pipeline: Its stages, corpus and batch size, if it is that of a pipeline.
             state: Resume state of this run.
             verbose: See `index`.
             total: See `index`.
         """
-        pipeline = pipeline_of(iter)
         if pipeline is None:
             total = length_hint(iter) or None if total is None else total
             for row in active_rows(lambda: records_of(iter), state):
@@ -229,6 +248,30 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             yield from transform_batch(stages, batch, state)
             state.progress.finish(state.num_pending - pending if generates else len(batch))
 
+    def _warn_of_no_settings(self) -> None:
+        """Warns that nothing says how the rows were made."""
+        warnings.warn(
+            f"the manifest of {self!r} does not say how its rows were made, and which topics are "
+            'few-shot examples: call index(rows, settings=queries.metadata["settings"]) with the '
+            "artifact that they come from, or settings={} if there is none",
+            stacklevel=3,
+        )
+
+    def _warn_of_no_queries(self, documents: int, stages: list[pt.Transformer]) -> None:
+        """Warns that a run ended without a query, and says which stages dropped all.
+
+        Args:
+            documents: Number of documents of the corpus.
+            stages: Stages of the pipeline.
+        """
+        drops = [row for stage in stages if isinstance(stage, Stage) for row in stage._drops()]
+        shown = [f"{name} dropped {drop:,} of {seen:,}" for name, seen, drop in drops if drop]
+        warnings.warn(
+            f"{self!r} is complete, but holds no query for any of {documents:,} documents"
+            + (f": {'; '.join(shown)}" if shown else ""),
+            stacklevel=3,
+        )
+
     def concat(self, parts: "Mapping[str, SyntheticQueries]") -> "SyntheticQueries":
         """Stores the queries of other artifacts, such as those of several prompts or models.
 
@@ -237,7 +280,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             SyntheticQueries("both.queries").concat({"gemma": gemma, "qwen": qwen})
 
         The name of an artifact becomes the beginning of its qids, ``gemma-d1-1``, and the column
-        ``source``. The settings of all parts are stored.
+        ``source``. The settings, stages, versions, numbers of documents and failed documents of all
+        parts are stored, under ``parts`` of the settings.
 
         Args:
             parts: Complete artifacts by name: letters, digits and underscores.
@@ -246,11 +290,19 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             This artifact.
 
         Raises:
-            TypeError: A part is not an artifact.
-            ValueError: A name is invalid, or the artifact already holds other queries.
+            TypeError: ``parts`` is not a dict, or a part is not an artifact.
+            ValueError: A name is invalid, there are no parts, or the artifact already holds other
+                queries.
             FileNotFoundError: A part is empty.
             RuntimeError: A part is not complete.
         """
+        if not isinstance(parts, Mapping):
+            raise TypeError(
+                f'parts must be a dict, such as {{"a": a, "b": b}}, not {parts!r:.200}: the names '
+                "become a part of qids"
+            )
+        if not parts:
+            raise ValueError('parts must not be an empty dict: give {"a": a, "b": b}')
         for name, part in parts.items():
             if not isinstance(part, SyntheticQueries):
                 raise TypeError(f"part {name!r:.200} must be SyntheticQueries, not {part!r:.200}")
@@ -259,17 +311,21 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                     "the name of a part must consist of letters, digits and underscores, as it is "
                     f"a part of qids, not {name!r:.200}"
                 )
-        settings = {name: queries.metadata["settings"] or {} for name, queries in parts.items()}
+        provenance = {name: queries._provenance() for name, queries in parts.items()}
         topics: list[dict[str, Any]] = []
-        for found in settings.values():
-            topics += [topic for topic in found.get("fewshot_topics", []) if topic not in topics]
-        rows = (
-            {**row, "qid": f"{name}-{row['qid']}", "source": name}
-            for name, queries in parts.items()
-            for row in queries.iter_results()
-        )
+        for found in provenance.values():
+            of_part = (found["settings"] or {}).get("fewshot_topics", [])
+            topics += [topic for topic in of_part if topic not in topics]
         shown = {"fewshot_topics": topics} if topics else {}
-        return self.index(rows, settings={"parts": settings, **shown})
+        return self.index(_rows_of_parts(parts), settings={"parts": provenance, **shown})
+
+    def _provenance(self) -> dict[str, Any]:
+        """Returns how the queries of a complete artifact were made, for `concat`."""
+        manifest = self.metadata
+        fields = ("settings", "stages", "documents", "source_documents", "versions")
+        found = {name: manifest[name] for name in fields if name in manifest}
+        failed = dict(self.failed.itertuples(index=False, name=None))
+        return found | ({"failed": failed} if failed else {})
 
     def built(self) -> bool:
         """Returns whether the artifact is complete."""
@@ -280,6 +336,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         """The manifest of a complete artifact.
 
         Its fields are ``documents`` and ``queries`` (counts), ``fingerprint`` (of the documents),
+        ``source_documents`` (their number, if ``documents`` counts rows since no generator was in
+        the pipeline),
         ``settings`` (of the generator), ``stages`` (after the generator, by their ``repr``),
         ``versions`` (of packages, by the first shard written with them), ``shards``, and
         PyTerrier's ``type``, ``format`` and ``package_hint``.
@@ -328,7 +386,9 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         Raises:
             ValueError: The manifest is damaged.
         """
-        return status_of(self.path, self._manifest())
+        manifest = self._manifest()
+        status = status_of(self.path, manifest)
+        return replace(status, documents=(manifest or {}).get("source_documents", status.documents))
 
     def head(self, n: int = 5) -> pd.DataFrame:
         """Returns the first stored rows, of an unfinished artifact too.
@@ -411,7 +471,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             first = next((shard for shard in shards if shard[1]["queries"]), None)
             if first is not None:
                 rows = list(self._rows_of(*first))
-                lengths = [len(row["query"].split()) for row in rows]
+                lengths = [count_words(row["query"]) for row in rows]
                 columns = [name for name in ("qid", "query", "docno", "type") if name in rows[0]]
                 parts.append(_html.table(pd.DataFrame(rows[:5])[columns], "First queries"))
                 parts.append(_html.histogram(lengths, "Words per query, first shard"))
@@ -434,22 +494,25 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         return _as_results(self.iter_results())
 
     def get_topics(self) -> pd.DataFrame:
-        """Returns the queries alone: ``qid, query``."""
+        """Returns the queries alone: ``qid, query``, without those that a filter dropped."""
         return self._columns("qid", "query")
 
     def get_qrels(self) -> pd.DataFrame:
-        """Returns the source document of each query as relevant: ``qid, docno, label`` (1)."""
+        """Returns the source document of each query as relevant: ``qid, docno, label`` (1).
+
+        Queries that a filter dropped (``explain=True``) are left out.
+        """
         return self._columns("qid", "docno").assign(label=1)
 
     @property
     def fewshot_topics(self) -> pd.DataFrame:
-        """Topics of the prompt's few-shot examples: ``qid`` (where known) and ``query``.
+        """Topics of the prompt's few-shot examples: ``qid`` (missing if unknown) and ``query``.
 
         Exclude them from an evaluation; see `evaluation.exclude_fewshot_topics`. A static prompt
         has none.
         """
         topics = (self.metadata["settings"] or {}).get("fewshot_topics", [])
-        return pd.DataFrame(topics, columns=None if topics else ["qid", "query"])
+        return as_frame(topics) if topics else pd.DataFrame(columns=["qid", "query"])
 
     @property
     def failed(self) -> pd.DataFrame:
@@ -458,8 +521,10 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         Such a document may have queries of other types, or none. To try again, generate queries for
         these documents alone, into another artifact.
         """
-        shards = self.metadata["shards"]
-        rows = [pair for shard in shards for pair in shard.get("failed", {}).items()]
+        manifest = self.metadata
+        parts = (manifest["settings"] or {}).get("parts", {}).values()
+        places = [*manifest["shards"], *parts]
+        rows = [pair for place in places for pair in place.get("failed", {}).items()]
         return pd.DataFrame(rows, columns=["docno", "error"])
 
     def build_package(self, *args: Any, **kwargs: Any) -> str:
@@ -484,7 +549,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         )
 
     def _columns(self, *columns: str) -> pd.DataFrame:
-        rows = ([row[column] for column in columns] for row in self.iter_results())
+        kept = (row for row in self.iter_results() if row.get(DROPPED_BY) is None)
+        rows = ([row[column] for column in columns] for row in kept)
         return pd.DataFrame(rows, columns=list(columns))
 
     def _check_folder(self) -> None:
@@ -508,8 +574,23 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         return read_manifest(self.path, self._metadata())
 
 
+def _rows_of_parts(parts: Mapping[str, SyntheticQueries]) -> Iterator[dict[str, Any]]:
+    """Yields the rows of artifacts, named after them."""
+    is_warned = False
+    for name, queries in parts.items():
+        for row in queries.iter_results():
+            if "source" in row and not is_warned:
+                is_warned = True
+                warnings.warn(
+                    f"the rows of part {name!r} have a column source, such as {row['source']!r}, "
+                    "which the names of the parts replace: rename the column to keep it",
+                    stacklevel=2,
+                )
+            yield {**row, "qid": f"{name}-{row['qid']}", "source": name}
+
+
 def _as_results(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
+    frame = as_frame(rows)
     if frame.empty:
         return pd.DataFrame(columns=[*_COLUMNS, "score", "log_probs"])
     return frame[with_columns(_COLUMNS, *frame.columns)]

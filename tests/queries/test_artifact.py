@@ -306,7 +306,7 @@ class TestConcat:
         assert found["source"].tolist() == ["a"] * 3 + ["b_2"] * 3
         assert found["query"].tolist() == ["one"] * 3 + ["two"] * 3
         assert joined.fewshot_topics.to_dict("records") == [topic]
-        assert joined.metadata["settings"]["parts"]["b_2"]["prompt"] == "B"
+        assert joined.metadata["settings"]["parts"]["b_2"]["settings"]["prompt"] == "B"
         assert joined.concat({"a": one, "b_2": two}).metadata == joined.metadata
 
     def test_other_parts_are_refused(self, tmp_path):
