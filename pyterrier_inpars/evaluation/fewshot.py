@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import pandas as pd
@@ -29,14 +30,16 @@ def exclude_fewshot_topics(
         topics: Frame ``qid``, optionally with ``query``.
         queries: Synthetic queries, the prompt of their generator or its dict of prompts, or a frame
             of the few-shot topics with ``qid``, ``query`` or both. A static prompt, and the prompt
-            ``"auto"``, have no few-shot topics.
+            ``"auto"``, have no few-shot topics. A frame of synthetic queries needs the column
+            ``fewshot_examples``, the qids of the topics, as the commands write it.
 
     Returns:
         The remaining rows of ``topics``, in their order.
 
     Raises:
         pt.validate.InputValidationError: A column is missing.
-        TypeError: ``queries`` has another type.
+        TypeError: ``queries`` has another type, or is a frame of synthetic queries whose few-shot
+            topics are unknown.
         ValueError: No topic remains, or a qid or query is not a string.
     """
     check_columns(topics, "qid")
@@ -45,8 +48,9 @@ def exclude_fewshot_topics(
         for column, normalize in (("qid", str), ("query", fold)):
             if column in topics and column in fewshot:
                 check_strings(topics, column)
-                check_strings(fewshot, column)
-                keep &= ~topics[column].map(normalize).isin(set(fewshot[column].map(normalize)))
+                known = fewshot[~_is_known_otherwise(fewshot, column)]
+                check_strings(known, column)
+                keep &= ~topics[column].map(normalize).isin(set(known[column].map(normalize)))
     if len(topics) and not keep.any():
         raise ValueError(
             f"all {len(topics)} topics are few-shot examples of the generator, so none remains to "
@@ -55,11 +59,26 @@ def exclude_fewshot_topics(
     return topics[keep].reset_index(drop=True)
 
 
+def _is_known_otherwise(fewshot: pd.DataFrame, column: str) -> pd.Series:
+    """Returns which topics lack a qid but have a query, or lack a query but have a qid."""
+    other = {"qid": "query", "query": "qid"}[column]
+    if other not in fewshot:
+        return pd.Series(False, fewshot.index)
+    return fewshot[column].isna() & fewshot[other].notna()
+
+
 def _fewshot_topics(
     queries: SyntheticQueries | Prompt | Mapping[str, Prompt] | pd.DataFrame,
 ) -> list[pd.DataFrame]:
     """Returns the topics of each prompt; those of one may have qids, and those of another none."""
     if isinstance(queries, SyntheticQueries):
+        if not queries.metadata["settings"]:
+            warnings.warn(
+                f"the few-shot topics of {queries!r} are unknown, since its rows were stored "
+                "without settings: no topic is excluded. Give the artifact or the prompt that the "
+                "queries come from",
+                stacklevel=3,
+            )
         return [queries.fewshot_topics]
     if isinstance(queries, str) and queries == "auto":
         return []
@@ -71,4 +90,23 @@ def _fewshot_topics(
             "queries must be SyntheticQueries, a Prompt, a dict of them, or a frame with qid or "
             f"query, not {queries!r:.200}"
         )
+    if "fewshot_examples" in queries:
+        qids = [qid for qids in queries["fewshot_examples"].dropna() for qid in qids]
+        return [pd.DataFrame({"qid": list(dict.fromkeys(qids))}, dtype=object)]
+    if _are_synthetic(queries):
+        raise TypeError(
+            "the frame holds synthetic queries, such as qid "
+            f"{queries['qid'].iloc[0]!r}, and not the few-shot topics of their prompt: give the "
+            "SyntheticQueries, the prompt, or a frame of the topics"
+        )
     return [queries]
+
+
+def _are_synthetic(frame: pd.DataFrame) -> bool:
+    """Returns whether a frame holds rows of a `QueryGenerator`, and not pairs of a collection."""
+    if len(frame) == 0 or not {"qid", "docno"} <= set(frame):
+        return False
+    if {"log_probs", "finish_reason"} & set(frame):
+        return True
+    pairs = zip(frame["qid"], frame["docno"], strict=True)
+    return all(f"-{docno}-" in f"-{qid}" for qid, docno in pairs)
