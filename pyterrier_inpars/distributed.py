@@ -117,8 +117,9 @@ def index(
             for docno, text in part.documents:
                 state.add_document(docno, text)
             if output is not None:
-                for docno, error in output.failed:
-                    state.add_failure(docno, error)
+                state.answered |= output.answered
+                for failure in output.failed:
+                    state.add_failure(*failure)
                 yield from output.rows
             state.progress.finish(state.num_pending - pending)
 
@@ -191,7 +192,9 @@ def _batches(
     for records in chunked(corpus, size):
         documents = _pairs(records, text_field)
         first, end = end + 1, end + len(records)
-        pending = [state.is_pending(number) for number in range(first, end + 1)]
+        pending = [
+            state.is_pending(number, docno) for number, (docno, _) in enumerate(documents, first)
+        ]
         work = (records, pending, text_field) if first == 1 or any(pending) else ()
         docnos = f"{records[0]['docno']!r} to {records[-1]['docno']!r}"
         yield Part(f"documents {first:,} to {end:,} ({docnos})", work, documents)
@@ -234,13 +237,16 @@ class _Generated(NamedTuple):
         rows: Queries.
         settings: Settings of the generator.
         stages: Descriptions of the stages after the generator.
-        failed: Docno and error of the documents whose prompt failed.
+        failed: Docno and error of the documents whose prompt failed, and whether it may be answered
+            at another attempt.
+        answered: Whether a prompt was answered.
     """
 
     rows: list[dict[str, Any]]
     settings: dict[str, Any]
     stages: list[str]
-    failed: list[tuple[str, str]]
+    failed: list[tuple[str, str, bool]]
+    answered: bool
 
 
 def _generate(
@@ -267,8 +273,8 @@ def _generate(
             f"their {text_field!r}: apply the stages before it to the corpus, or set text_field"
         )
     settings = {**state.settings, "versions": state.packages}
-    failed = [(document.docno, document.error) for document in state.failed]
-    return _Generated(rows, settings, state.current_stages, failed)
+    failed = [(document.docno, document.error, document.unanswered) for document in state.failed]
+    return _Generated(rows, settings, state.current_stages, failed, state.answered)
 
 
 def _transform(pipeline: pt.Transformer, frame: pd.DataFrame) -> pd.DataFrame:

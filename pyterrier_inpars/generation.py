@@ -709,15 +709,17 @@ class QueryGenerator(ModelStage, DocumentStage):
                 f"{self._backend!r:.200} returned {len(completions):,} completions for "
                 f"{len(docnos):,} prompts, not num_samples={n} for each of them"
             )
-        errors: dict[int, str] = {}  # by prompt
+        errors: dict[int, Completion] = {}  # by prompt
         for i, completion in enumerate(completions):
             if completion.error is not None:
-                errors.setdefault(i // n, completion.error)
+                errors.setdefault(i // n, completion)
             elif completion.has_nan:  # not every backend checks its numbers
                 place = f"docno {docnos[i // n]!r}"
                 raise NotANumberError(repr(self.model)[:200], i // n, place)
-        for number, reason in errors.items():
-            self._add_failure(docnos[number], reason)
+        if state is not None:
+            state.answered |= len(errors) < len(docnos)
+        for number, failed in errors.items():
+            self._add_failure(docnos[number], str(failed.error), failed.unanswered)
         return completions
 
     def _wraps(self, prompt: Prompt) -> bool:
@@ -759,10 +761,10 @@ class QueryGenerator(ModelStage, DocumentStage):
         request(self._backend, state.answers, end, keys, batch.prompts, **arguments)
         return keys
 
-    def _add_failure(self, docno: str, error: str) -> None:
+    def _add_failure(self, docno: str, error: str, unanswered: bool) -> None:
         self.failed[docno] = self._last_failed[docno] = error
         if (state := active_state()) is not None:
-            state.add_failure(docno, error)
+            state.add_failure(docno, error, unanswered)
         self._warn_once(
             "failed",
             f"a prompt failed at docno {docno!r}: {error}. It gives no query; the attribute failed "

@@ -151,6 +151,9 @@ class Completion:
             log-probabilities of a part of the text are unknown then, too.
         error: Why the prompt failed for good, if the backend skips such prompts instead of raising
             a `PromptError`. The text is empty then.
+        unanswered: Whether the server failed at this prompt, so that another request may be
+            answered, or may have refused it for a reason that all prompts share. A later
+            ``index()`` tries it again.
     """
 
     text: str
@@ -158,6 +161,7 @@ class Completion:
     finish_reason: str
     ends: list[int] | None = None
     error: str | None = None
+    unanswered: bool = False
 
     @property
     def has_nan(self) -> bool:

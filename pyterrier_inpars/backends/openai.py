@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 from urllib.parse import SplitResult, urlsplit
 
 from pyterrier_inpars._arguments import finite, one_of, positive_int
-from pyterrier_inpars.backends._choices import checked, completions_of
+from pyterrier_inpars.backends._choices import checked, completions_of, confirmed
 from pyterrier_inpars.backends._server import OPENAI_HOST, Connection, PromptFailure
 from pyterrier_inpars.backends._special_tokens import without_special_tokens
 from pyterrier_inpars.backends._streaming import count_failed, wait
@@ -314,7 +314,9 @@ class OpenAIBackend:
                 future.cancel()
             raise
         self.failed += count_failed(found.values())
-        return [completion for number in range(len(prompts)) for completion in found[number]]
+        return confirmed(
+            [completion for number in range(len(prompts)) for completion in found[number]]
+        )
 
     def submit(
         self,
@@ -357,7 +359,10 @@ class OpenAIBackend:
             completions = await self._completions(fields, count, seeds, stop)
         except PromptFailure as failure:
             self._count_failure(str(failure), run)
-            failed = [Completion("", None, "error", error=str(failure))] * count
+            unanswered = not failure.is_refused
+            failed = [
+                Completion("", None, "error", error=str(failure), unanswered=unanswered)
+            ] * count
             if failure.is_refused:
                 run.refused.append(functools.partial(answered, failed))
             return failed

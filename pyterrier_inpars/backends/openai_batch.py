@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_inpars._arguments import finite
-from pyterrier_inpars.backends._choices import checked
+from pyterrier_inpars.backends._choices import checked, confirmed
 from pyterrier_inpars.backends._server import (
     TRANSIENT,
     NotFoundError,
@@ -169,7 +169,7 @@ class OpenAIBatch:
             )
         self._backend.failed += len(errors) // num_samples
         progress(len(completions))
-        return completions
+        return confirmed(completions)
 
     def _completions(
         self, number: int, result: Mapping[str, Any] | None, count: int, stop: Sequence[str]
@@ -192,7 +192,10 @@ class OpenAIBatch:
         except PromptFailure as failure:
             if self._backend.on_error == "raise":
                 raise PromptError(str(failure), number) from None
-            return [Completion("", None, "error", error=str(failure))] * count
+            failed = Completion(
+                "", None, "error", error=str(failure), unanswered=not failure.is_refused
+            )
+            return [failed] * count
 
     async def _results_of_parts(self, requests: dict[str, bytes]) -> dict[str, dict[str, Any]]:
         """Returns the lines of the results of as many batches as are needed; see `_results`."""
@@ -325,8 +328,11 @@ def _parts_of(line: Mapping[str, Any]) -> tuple[int | None, Any, Any]:
     response = line.get("response")
     response = response if isinstance(response, dict) else {}
     body, status = response.get("body"), response.get("status_code")
+    status = status if isinstance(status, int) else None
     error = line.get("error") or (body.get("error") if isinstance(body, dict) else None)
-    return status if isinstance(status, int) else None, body, error or None
+    if not error and status is not None and status >= 400:
+        error = body or "no reason"
+    return status, body, error or None
 
 
 def _has_server_failed(line: Mapping[str, Any]) -> bool:

@@ -12,8 +12,9 @@ Fields of a manifest:
   shard. Artifacts of version 0.1 lack this field.
 - ``versions``: package versions, with the number of the first shard written with them.
 - ``shards``: one entry per shard: ``file``, ``sha256``, ``documents``, ``queries``,
-  ``fingerprint``, ``failed`` (errors by docno) if prompts failed, and ``packages`` if the shard was
-  regenerated with other bytes.
+  ``fingerprint``, ``failed`` (errors by docno) if prompts failed, ``unanswered`` (docnos of those
+  that the next run tries again) if any, and ``packages`` if the shard was regenerated with other
+  bytes, or has queries of a later run with other packages.
 - ``open``: entry of the partial shard that an interrupted run kept, if any.
 """
 

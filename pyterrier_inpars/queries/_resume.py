@@ -45,11 +45,13 @@ class FailedDocument(NamedTuple):
         docno: Its identifier.
         error: Why the prompt failed.
         end: Position in the corpus at which the document's batch ends.
+        unanswered: Whether a later run tries it again; see `backends.base.Completion`.
     """
 
     docno: str
     error: str
     end: int
+    unanswered: bool = False
 
 
 @dataclass
@@ -70,10 +72,16 @@ class ResumeState:
         position: Position of this run in the corpus.
         by_document: Whether a `DocumentStage` of this run adds the documents. If none does, the
             rows themselves are compared.
-        regenerating: Shard number of each document that belongs to a damaged shard, by docno.
+        unanswered: Documents of stored shards whose prompts are tried again, with the number of
+            their shard.
+        retried: Numbers of these shards, until they are written with the new answers.
+        documents: Docnos of these shards as far as this run has come, by the number of the shard.
+        regenerating: Shard number of each document that belongs to a damaged shard, or is tried
+            again, by docno.
         failed: Documents that lack queries because a prompt failed, once for each prompt, until
             their shard is stored.
         answers: Log of the answers to the documents of unfinished shards, if one is kept.
+        answered: Whether a prompt of this run was answered.
         num_pending: Number of documents of this run that were pending.
         progress: Progress of this run.
     """
@@ -88,9 +96,13 @@ class ResumeState:
     current_stages: list[str] = field(default_factory=list)
     position: StreamFingerprint = StreamFingerprint()
     by_document: bool = False
+    unanswered: dict[str, int] = field(default_factory=dict)
+    retried: set[int] = field(default_factory=set)
+    documents: dict[int, list[str]] = field(default_factory=dict)
     regenerating: dict[str, int] = field(default_factory=dict)
     failed: list["FailedDocument"] = field(default_factory=list)
     answers: AnswerLog | None = None
+    answered: bool = False
     num_pending: int = 0
     progress: RunProgress = field(default_factory=RunProgress)
     _checked: bool = False
@@ -98,11 +110,17 @@ class ResumeState:
 
     def __post_init__(self) -> None:
         self._failed_docnos.update(document.docno for document in self.failed)
+        self.retried.update(self.unanswered.values())
 
     @property
     def stored_position(self) -> StreamFingerprint:
         """Position in the corpus up to which earlier runs stored the queries."""
         return self.shard_ends[-1] if self.shard_ends else StreamFingerprint()
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether there was no answer since the last failure: then all prompts may fail alike."""
+        return self.answers is not None and self.answers.failures_in_a_row > 0
 
     def check_settings(self, settings: dict[str, Any]) -> None:
         """Checks the settings of the generator, which must be the same for all shards.
@@ -191,17 +209,19 @@ class ResumeState:
                     f"{number:,} documents differ in identifier, text or order. Give the same "
                     "documents in the same order, or index into another path."
                 )
-            if shard in self.damaged:
+            if shard in self.retried:
+                self.documents.setdefault(shard, []).append(fields[0])
+            if self.is_pending(number, fields[0]):
                 self.regenerating[fields[0]] = shard
-        is_pending = self.is_pending(number)
+        is_pending = self.is_pending(number, fields[0])
         self.num_pending += is_pending
         return is_pending
 
-    def add_failure(self, docno: str, error: str) -> None:
-        """Adds a document of the current batch whose prompt failed."""
+    def add_failure(self, docno: str, error: str, unanswered: bool = False) -> None:
+        """Adds a document of the current batch whose prompt failed; see `FailedDocument`."""
         self.progress.failed += docno not in self._failed_docnos
         self._failed_docnos.add(docno)
-        self.failed.append(FailedDocument(docno, error, self.position.documents))
+        self.failed.append(FailedDocument(docno, error, self.position.documents, unanswered))
 
     def close(self) -> None:
         """Closes the log of the answers, if any, and ends the progress bar."""
@@ -209,14 +229,16 @@ class ResumeState:
         if self.answers is not None:
             self.answers.close()
 
-    def is_pending(self, number: int) -> bool:
+    def is_pending(self, number: int, docno: str) -> bool:
         """Returns whether the queries of a document must still be generated.
 
         Args:
             number: Position of the document in the corpus, from 1.
+            docno: Its identifier.
         """
         shard = self._shard(number)
-        return shard == len(self.shard_ends) or shard in self.damaged
+        is_stored = shard < len(self.shard_ends) and shard not in self.damaged
+        return not is_stored or self.unanswered.get(docno) == shard
 
     def _shard(self, number: int) -> int:
         return bisect_left(self.shard_ends, number, key=lambda end: end.documents)

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pyterrier_inpars._counted import counted
 from pyterrier_inpars._files import plain, write_bytes
 from pyterrier_inpars._fingerprint import StreamFingerprint
 from pyterrier_inpars._stage import without_missing
@@ -50,16 +51,18 @@ def check_shards(folder: Path, manifest: dict[str, Any]) -> tuple[dict[int, str]
     faults, qids = {}, QidSet()
     for number, entry in enumerate(manifest["shards"]):
         try:
-            shard_qids = [row["qid"] for row in read_rows(folder, entry)]
+            rows = [(row["qid"], row.get("docno")) for row in read_rows(folder, entry)]
         except (ValueError, TypeError, LookupError, OSError, EOFError, zlib.error) as error:
             faults[number] = str(error)
             continue
-        duplicate = next((qid for qid in shard_qids if not qids.add(qid)), None)
+        unanswered = set(entry.get("unanswered", ()))  # these may be replaced
+        checked = (qid for qid, docno in rows if docno not in unanswered)
+        duplicate = next((qid for qid in checked if not qids.add(qid)), None)
         if duplicate is not None:
             faults[number] = f"{folder / entry['file']} has the duplicate qid {duplicate!r}"
-        elif len(shard_qids) != entry["queries"]:
+        elif len(rows) != entry["queries"]:
             faults[number] = (
-                f"{folder / entry['file']} has {len(shard_qids):,} queries, but the manifest says "
+                f"{folder / entry['file']} has {len(rows):,} queries, but the manifest says "
                 f"{entry['queries']:,}"
             )
         if number in faults:
@@ -82,6 +85,8 @@ class Writer:
             end of a partial shard.
         qids: The qids of all rows.
         failed: Documents of the partial shard that lack queries because a prompt failed.
+        unanswered: Documents of undamaged shards whose prompts are tried again, with the number of
+            their shard; none in a folder that cannot be written.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
@@ -89,6 +94,12 @@ class Writer:
         self.manifest = manifest
         self.failed: list[FailedDocument] = []
         self.faults, self.qids = check_shards(folder, manifest)
+        self.unanswered = {
+            docno: number
+            for number, entry in enumerate(manifest["shards"])
+            if number not in self.faults and os.access(folder, os.W_OK)
+            for docno in entry.get("unanswered", ())
+        }
         self.shard_ends = shard_ends(manifest)
         self._lines = self._load_partial_shard()
         self._regenerated: dict[int, list[bytes]] = {}  # lines by number of the damaged shard
@@ -105,8 +116,11 @@ class Writer:
                 lines = _read_lines(self.folder, entry)
                 documents = self.manifest["documents"] + entry["documents"]
                 self.shard_ends.append(StreamFingerprint(documents, entry["fingerprint"]))
-                failed = entry.get("failed", {}).items()
-                self.failed = [FailedDocument(docno, why, documents) for docno, why in failed]
+                unanswered = entry.get("unanswered", ())
+                self.failed = [
+                    FailedDocument(docno, error, documents, docno in unanswered)
+                    for docno, error in entry.get("failed", {}).items()
+                ]
             except ValueError:  # damaged: its queries are generated again
                 self.manifest, entry = without_partial_shard(self.manifest), None
         for line in lines:
@@ -126,7 +140,8 @@ class Writer:
             if number not in self.faults
         ]
         entries += [self.manifest["open"]] if "open" in self.manifest else []
-        return sum(e["documents"] for e in entries), sum(e["queries"] for e in entries)
+        documents = sum(entry["documents"] for entry in entries) - len(self.unanswered)
+        return documents, sum(entry["queries"] for entry in entries)
 
     def missing(self, position: StreamFingerprint) -> int:
         """Returns the number of documents before a position that are in no complete shard.
@@ -178,8 +193,16 @@ class Writer:
 
         Raises:
             ValueError: The corpus has fewer documents than the artifact.
+            RuntimeError: No prompt was answered, in this run or an earlier one.
             OSError: A file cannot be written.
         """
+        if state.failed and not (state.answered or self.shard_ends or self._lines):
+            docno, error = state.failed[0][:2]
+            raise RuntimeError(
+                f"no prompt was answered, at docno {docno!r} for this reason: {error}. Nothing is "
+                f"stored in {state.name}: remove the cause, or change the settings, and run "
+                "index() again"
+            )
         self._repair(state.position, state)
         if state.position < state.stored_position:
             raise ValueError(
@@ -194,12 +217,20 @@ class Writer:
         if not state.complete:
             self._save(self.manifest)
             os.replace(self.folder / UNFINISHED, self.folder / COMPLETE)
+        unanswered = sum(len(entry.get("unanswered", ())) for entry in self.manifest["shards"])
+        if unanswered:
+            warnings.warn(
+                f"{counted(unanswered, 'document')} of {state.name} may get queries from the same "
+                "index() again, which sends only their prompts: the server did not answer them, or "
+                "refused them after its last answer (attribute failed)",
+                stacklevel=3,
+            )
 
     def store(self, end: StreamFingerprint, state: ResumeState) -> None:
         """Writes the open shard, which ends at a position in the corpus, and the manifest."""
         name = shard_name(len(self.manifest["shards"]))
-        failed = _take_failed(state, end)
-        entry = self._write_shard(name, self._lines, self.missing(end), end, failed)
+        failures = _take_failed(state, end)
+        entry = self._write_shard(name, self._lines, self.missing(end), end, failures)
         manifest, partial = self._current_manifest(state), self.manifest.get("open")
         manifest |= end._asdict()
         manifest["queries"] += entry["queries"]
@@ -216,28 +247,34 @@ class Writer:
         """Writes the finished rows of the open shard as a partial shard, for the next run.
 
         Without a generator in the pipeline nothing is kept: the next run gets these rows again.
+        Nor is anything with prompts that are tried again, if the log has the answers to the others.
         """
         end, count = self._last if state.position != self._last[0] else self._finished
         if not state.by_document or end <= state.stored_position or self.missing(end) <= 0:
             return
         name = partial_shard_name(len(self.manifest["shards"]), self.missing(end))
-        failed = _take_failed(state, end)
-        entry = self._write_shard(name, self._lines[:count], self.missing(end), end, failed)
+        failures = _take_failed(state, end)
+        if "unanswered" in failures and state.answers:
+            return
+        entry = self._write_shard(name, self._lines[:count], self.missing(end), end, failures)
         previous = self.manifest.get("open")
         self._save(self._current_manifest(state) | {"open": entry})
         if previous:
             (self.folder / previous["file"]).unlink(missing_ok=True)
 
     def _repair(self, position: StreamFingerprint, state: ResumeState) -> None:
-        """Writes the damaged shards whose documents up to a position have been regenerated."""
-        for number in sorted(state.damaged):
+        """Writes the shards whose damaged or missing queries up to a position are generated."""
+        for number in sorted(state.damaged | state.retried):
             if self.shard_ends[number] > position:
                 break
+            if number in state.retried:
+                self._complete_shard(number, state)
+                continue
             old = self.manifest["shards"][number]
             lines = self._regenerated.pop(number, [])
             end = self.shard_ends[number]
-            failed = _take_failed(state, end, number)
-            entry = self._write_shard(old["file"], lines, old["documents"], end, failed)
+            failures = _take_failed(state, end, number)
+            entry = self._write_shard(old["file"], lines, old["documents"], end, failures)
             if entry["sha256"] != old["sha256"]:
                 warnings.warn(
                     f"{self.folder / old['file']} was damaged and has been regenerated, but not "
@@ -252,6 +289,33 @@ class Writer:
             state.regenerating = {
                 docno: n for docno, n in state.regenerating.items() if n != number
             }
+
+    def _complete_shard(self, number: int, state: ResumeState) -> None:
+        """Writes a shard with the queries of documents that were tried again."""
+        state.retried.discard(number)
+        order = dict.fromkeys(state.documents.pop(number))
+        old, end = self.manifest["shards"][number], self.shard_ends[number]
+        failures = _take_failed(state, end, number)
+        errors = failures.get("failed", {})
+        rows = _by_docno(_read_lines(self.folder, old))
+        new = _by_docno(self._regenerated.pop(number, []))
+        for docno in old["unanswered"]:
+            # those of other prompts of a document that failed again are kept
+            before = rows.get(docno, {}) if docno in errors else {}
+            rows[docno] = before | new.get(docno, {})
+        lines = [line for docno in order for line in rows.get(docno, {}).values()]
+        errors = {d: e for d, e in old["failed"].items() if d not in old["unanswered"]} | errors
+        if errors:
+            failures["failed"] = {docno: errors[docno] for docno in order if docno in errors}
+        entry = self._write_shard(old["file"], lines, old["documents"], end, failures)
+        versions = [v for v in self.manifest["versions"] if v["from_shard"] <= number]
+        packages = old.get("packages", versions[-1]["packages"])
+        if "packages" in old or (entry["sha256"] != old["sha256"] and packages != state.packages):
+            entry["packages"] = state.packages
+        shards = list(self.manifest["shards"])
+        shards[number] = entry
+        queries = self.manifest["queries"] + entry["queries"] - old["queries"]
+        self._save(self.manifest | {"shards": shards, "queries": queries}, state.complete)
 
     def _current_manifest(self, state: ResumeState) -> dict[str, Any]:
         """Returns a copy of the manifest with the settings and versions of this run."""
@@ -269,9 +333,9 @@ class Writer:
         lines: list[bytes],
         documents: int,
         end: StreamFingerprint,
-        failed: dict[str, str],
+        failures: dict[str, Any],
     ) -> dict[str, Any]:
-        """Writes lines to a shard and returns its entry for the manifest."""
+        """Writes lines to a shard and returns its entry for the manifest; see `_take_failed`."""
         buffer = io.BytesIO()
         with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as shard:
             shard.write(b"".join(lines))
@@ -283,7 +347,7 @@ class Writer:
             "documents": documents,
             "queries": len(lines),
             "fingerprint": end.fingerprint,
-            **({"failed": failed} if failed else {}),
+            **failures,
         }
 
     def _save(self, manifest: dict[str, Any], complete: bool = False) -> None:
@@ -293,24 +357,35 @@ class Writer:
 
 
 def _take_failed(
-    state: ResumeState, end: StreamFingerprint, damaged: int | None = None
-) -> dict[str, str]:
-    """Removes the failed documents of a shard from the state, and returns their errors.
+    state: ResumeState, end: StreamFingerprint, regenerated: int | None = None
+) -> dict[str, Any]:
+    """Removes the failed documents of a shard from the state, and returns its fields for them.
 
     Args:
         state: Resume state of this run.
         end: Position at which the shard ends.
-        damaged: Number of the shard if it is a damaged one.
+        regenerated: Number of the shard if it was stored before.
     """
     taken = [
         document
         for document in state.failed
-        if state.regenerating.get(document.docno) == damaged
-        and (damaged is not None or document.end <= end.documents)
+        if state.regenerating.get(document.docno) == regenerated
+        and (regenerated is not None or document.end <= end.documents)
     ]
     stored = set(taken)
     state.failed = [document for document in state.failed if document not in stored]
-    return {document.docno: document.error for document in taken}
+    unanswered = {d.docno: None for d in taken if d.unanswered or state.is_unsure}
+    fields = {"failed": {d.docno: d.error for d in taken}, "unanswered": list(unanswered)}
+    return {name: value for name, value in fields.items() if value}
+
+
+def _by_docno(lines: list[bytes]) -> dict[str, dict[str, bytes]]:
+    """Returns the lines of rows by docno and qid."""
+    found: dict[str, dict[str, bytes]] = {}
+    for line in lines:
+        row = json.loads(line)
+        found.setdefault(row["docno"], {})[row["qid"]] = line
+    return found
 
 
 def _read_lines(folder: Path, entry: dict[str, Any]) -> list[bytes]:

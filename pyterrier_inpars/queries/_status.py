@@ -21,6 +21,7 @@ class Status:
         documents: Number of documents whose queries are stored.
         queries: Number of stored queries.
         failed: Number of documents that lack queries because a prompt failed.
+        unanswered: Number of these whose prompts the same ``index()`` tries again.
         shards: Number of shards, a partial one included.
         size: Size of the folder in bytes.
         model: Model of the generator; None if it is not known.
@@ -34,6 +35,7 @@ class Status:
     documents: int = 0
     queries: int = 0
     failed: int = 0
+    unanswered: int = 0
     shards: int = 0
     size: int = 0
     model: str | None = None
@@ -51,7 +53,7 @@ class Status:
             "state": self.state,
             "documents": f"{self.documents:,}",
             "queries": f"{self.queries:,}",
-            "failed": counted(self.failed, "document") if self.failed else None,
+            "failed": self._shown_failures(),
             "shards": f"{self.shards:,}",
             "size": _size(self.size),
             "model": self.model,
@@ -60,6 +62,10 @@ class Status:
             "last written": _time(self.written),
             "speed": speed and speed.replace("/", " queries/"),
         }
+
+    def _shown_failures(self) -> str | None:
+        again = f", {self.unanswered:,} to be tried again by index()" if self.unanswered else ""
+        return counted(self.failed, "document") + again if self.failed else None
 
     def __repr__(self) -> str:
         return "\n".join(f"{name:14} {value}" for name, value in self.shown().items() if value)
@@ -80,6 +86,7 @@ def status_of(folder: Path, manifest: dict[str, Any] | None) -> Status:
         documents=sum(entry["documents"] for entry in shards),
         queries=sum(entry["queries"] for entry in shards),
         failed=sum(len(entry.get("failed", ())) for entry in shards),
+        unanswered=sum(len(entry.get("unanswered", ())) for entry in shards),
         shards=len(shards),
         size=size,
         model=settings.get("model"),

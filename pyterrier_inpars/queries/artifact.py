@@ -162,6 +162,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 packages=manifest["versions"][-1]["packages"] if manifest["versions"] else None,
                 stages=manifest.get("stages"),
                 failed=writer.failed,
+                unanswered=writer.unanswered,
                 answers=AnswerLog(self.path),
                 progress=RunProgress(writer.intact),
             )
@@ -518,8 +519,9 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
     def failed(self) -> pd.DataFrame:
         """Documents whose prompts failed for good: ``docno`` and ``error``.
 
-        Such a document may have queries of other types, or none. To try again, generate queries for
-        these documents alone, into another artifact.
+        Such a document may have queries of other types, or none. The same ``index()`` tries those
+        again at which the server failed (``unanswered`` of the shards in `metadata`), and those
+        that it refused after its last answer, perhaps for another reason.
         """
         manifest = self.metadata
         parts = (manifest["settings"] or {}).get("parts", {}).values()

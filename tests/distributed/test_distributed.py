@@ -480,19 +480,20 @@ def test_transform_keeps_queries_together_and_in_order(ray):
 
 
 class FailsAtSome(Writer):
-    """A generator over a server that refuses some documents."""
+    """A generator over a server that refuses some documents, and fails at one."""
 
     def _transform(self, inp):
         for docno in inp.docno:
             if int(docno) % 7 == 3 and (state := active_state()):
-                state.add_failure(docno, f"refused {docno}")
+                state.add_failure(docno, f"refused {docno}", unanswered=docno == "17")
         return super()._transform(inp[[int(docno) % 7 != 3 for docno in inp.docno]])
 
 
 @pytest.mark.slow
 def test_failed_documents_are_named_as_in_a_local_run(tmp_path, ray):
     whole = local(tmp_path / "local", corpus(40), FailsAtSome())
-    assert "refused 24" in (tmp_path / "local" / "pt_meta.json").read_text()
+    manifest = (tmp_path / "local" / "pt_meta.json").read_text()
+    assert "refused 24" in manifest and '"unanswered": [\n    "17"' in manifest
     made = index(tmp_path / "ray", corpus(40), FailsAtSome(), workers=2)
     assert files(made.path) == files(whole.path)
 
