@@ -33,6 +33,8 @@ from pyterrier_inpars.backends.base import (
 OPENAI_KEY = "OPENAI_API_KEY"
 """Environment variable whose value goes to `OPENAI_HOST` unless another variable is named."""
 OPENAI_URL = f"https://{OPENAI_HOST}/v1"
+NAME_OF_MODEL = "served_model= (model= of OpenAIBackend)"
+"""Parameter for the name of a model at a server, of a stage and of the backend, in errors."""
 OPENAI_STOPS = 4
 """Most stop strings that `OPENAI_HOST` takes; the others end a text when it has arrived."""
 LIMITS = ("max_tokens", "max_completion_tokens")
@@ -223,10 +225,13 @@ class OpenAIBackend:
             return self._model
         names = self.connection.run(self._model_names()).result()
         if not names:
-            raise ValueError(f"{self.base_url} does not return the name of its model: give model=")
+            raise ValueError(
+                f"{self.base_url} does not return the name of its model: give it as {NAME_OF_MODEL}"
+            )
         if len(names) > 1:
             raise ValueError(
-                f"{self.base_url} serves {len(names)} models: give model= one of {names[:20]}"
+                f"{self.base_url} serves {len(names)} models: give one of {names[:20]} as "
+                f"{NAME_OF_MODEL}"
             )
         return names[0]
 
@@ -497,7 +502,7 @@ class OpenAIBackend:
         except PromptFailure as failure:
             raise RuntimeError(
                 f"the server {self.base_url} does not return the name of its model: {failure}. "
-                "Give model=, or try again later"
+                f"Try again later, or give it as {NAME_OF_MODEL}"
             ) from None
         models = body.get("data") if isinstance(body, dict) else None
         models = [model for model in models or [] if isinstance(model, dict)]
@@ -537,7 +542,12 @@ def _checked_url(url: str) -> str:
         raise ValueError(
             f"base_url must be an address such as 'http://127.0.0.1:8000/v1', not {url!r:.200}"
         )
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password:
+        raise ValueError(
+            "base_url must not contain a user or a password, which would be stored with the "
+            "queries: put the key into an environment variable, and name it by api_key_env="
+        )
+    if parts.query:
         raise ValueError(
             "base_url must not contain a query, such as ?api-version= or ?key=: give the address "
             "of the server's OpenAI-compatible interface, which ends in /v1 at most servers "

@@ -18,6 +18,10 @@ ALIASES = (
     ("topics", "--queries"),
 )
 """Parameters of the classes, and the options that set them in the commands that have these."""
+_LEFT_OUT = (
+    "--no_log_probs, or --parameters '{\"seed\": null}', for example, leave out a field that it "
+    "does not accept"
+)
 PHRASES = (
     (r'Prompt\.load\("(\S+)", name\) as the prompt', r"--prompt \1 --prompt_name NAME"),
     (r"give a validation, or held_out", "give --held_out"),
@@ -35,11 +39,11 @@ PHRASES = (
     (r"(?:sampling=)?\{'(temperature|top_p|seed)': ([\d.]+)\}", r"--\1 \2"),
     (r" \(model= of OpenAIBackend\)", ""),
     (
-        r"the parameters \(\{'(\w+)': None\}, for example, leaves out a field that it does not "
+        r"the parameters \(\{'seed': None\}, for example, leaves out a field that it does not "
         r"accept\)",
-        r"the options (--no_log_probs, or --parameters '{\"\1\": null}', for example, leave out a "
-        r"field that it does not accept)",
+        f"the options ({_LEFT_OUT})",
     ),
+    (r"or change the settings, and", f"or change the options ({_LEFT_OUT}), and"),
     (r"; the attribute failed lists the documents of such prompts", ""),
     (r"from the same index\(\) again", "from the same command with --retry_failed"),
     (r" \(attribute failed\)", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -94,8 +95,10 @@ LLM_DEVICES = ("cpu", "cuda", "mps")
 RERANKER_DEVICES = (*LLM_DEVICES, "xla")
 
 
-def output_file(context: click.Context, parameter: click.Parameter, path: str) -> str:
-    """Checks, before any work, that a file can be written."""
+def output_file(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
+    """Checks, before any work, that a file can be written, if one is given."""
+    if path is None:
+        return None
     if os.path.isdir(path):
         raise click.BadParameter(f"{path} is a folder, but the output is a file")
     _check_writable(Path(path).absolute().parent, path)
@@ -116,6 +119,23 @@ def columns(
     """Returns the chosen columns: names, or positions where they are numbers."""
     columns = [int(value) if value.isdecimal() else value for value in values]
     return columns if len(columns) > 1 else columns[0] if columns else None
+
+
+def json_object(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> dict[str, Any] | None:
+    """Returns the fields of a JSON object."""
+    if value is None:
+        return None
+    try:
+        found = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r:.200} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise click.BadParameter(
+            f"must be an object, such as '{{\"temperature\": null}}', not {value!r:.200}"
+        )
+    return found
 
 
 def _check_writable(folder: Path, path: str) -> None:
@@ -211,6 +231,40 @@ SERVER = section(
     click.option(
         "--concurrency", type=COUNT, default=64, help="Number of requests in flight to a server."
     ),
+    click.option(
+        "--requests_per_minute",
+        type=float,
+        metavar="N",
+        help="Rate limit of a server in requests. By default, none.",
+    ),
+    click.option(
+        "--tokens_per_minute",
+        type=float,
+        metavar="N",
+        help="Rate limit of a server in tokens. By default, none.",
+    ),
+    click.option(
+        "--endpoint",
+        type=click.Choice(["chat", "completions"]),
+        default="chat",
+        help="Endpoint of a server: `chat` for an instruct model, `completions` for a base model.",
+    ),
+    click.option(
+        "--no_log_probs",
+        "log_probs",
+        is_flag=True,
+        default=True,
+        flag_value=False,
+        show_default=False,
+        help="Request no log-probabilities, for a server that refuses them.",
+    ),
+    click.option(
+        "--parameters",
+        metavar="JSON",
+        callback=json_object,
+        help="Further fields of each request to a server, such as "
+        '\'{"reasoning_effort": "low", "seed": null}\'; null leaves out a field.',
+    ),
 )
 SCORING = options(
     _PRECISION,
@@ -223,7 +277,7 @@ BATCH_SIZE = click.option(
 ESTIMATE = click.option(
     "--estimate",
     is_flag=True,
-    help="Print the number of requests and tokens, write nothing, and end.",
+    help="Print the number of requests and tokens, write nothing, and end. Needs no --output.",
 )
 QUERIES = click.option(
     "--input",
@@ -239,6 +293,19 @@ def check_new(path: str, exists: bool) -> None:
     """Refuses an output that is there already."""
     if exists:
         raise FileExistsError(f"{path} already exists: remove it or choose another path")
+
+
+def required_output(output: str | None, estimate: bool) -> str | None:
+    """Returns the output, None with ``--estimate``, which writes nothing.
+
+    Raises:
+        click.UsageError: It is missing.
+    """
+    if estimate:
+        return None
+    if output is None:
+        raise click.UsageError("Missing option '--output'.")
+    return output
 
 
 def demo_or_name(demo_model: Callable[[], str], model: str) -> str:
@@ -262,12 +329,24 @@ def of_runtime(model: str, given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         click.UsageError: An option of the other runtime is on the command line.
     """
-    is_server = model.startswith(("http://", "https://"))
     server, local = set(ServerOptions.__annotations__), set(BackendOptions.__annotations__)
-    refused = local - server if is_server else server - local
-    kind = "a server" if is_server else "a model of transformers"
+    refused = local - server if is_server(model) else server - local
+    kind = "a server" if is_server(model) else "a model of transformers"
     refuse(*sorted(refused & set(given)), because=f"cannot be used with {kind}: {model}")
+    if is_server(model) and not is_given("context"):  # its default is for a local model
+        refused.add("context")
     return {name: value for name, value in given.items() if name not in refused}
+
+
+def is_server(model: str) -> bool:
+    """Returns whether a model is the address of a server."""
+    return model.startswith(("http://", "https://"))
+
+
+def is_given(name: str) -> bool:
+    """Returns whether an option is on the command line, by the name of its parameter."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def refuse(*names: str, because: str) -> None:
@@ -276,9 +355,9 @@ def refuse(*names: str, because: str) -> None:
     Raises:
         click.UsageError: One of them is on the command line.
     """
-    context = click.get_current_context()
     # of options with one parameter, the last takes a value
-    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    command = click.get_current_context().command
+    options = {parameter.name: parameter.opts[0] for parameter in command.params}
     for name in names:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        if is_given(name):
             raise click.UsageError(f"{options[name]} {because}")

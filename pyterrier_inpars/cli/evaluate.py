@@ -20,7 +20,7 @@ from pyterrier_inpars._significance import corrected_p_values, paired_p_value
 from pyterrier_inpars.cli._help import Command, section
 from pyterrier_inpars.cli._options import BM25, FILE, PATH, RUN, Completed, OneOf
 from pyterrier_inpars.cli._runs import values_by_topic
-from pyterrier_inpars.cli._source import Source, rows, with_source
+from pyterrier_inpars.cli._source import Source, check_retrieval, rows, with_source
 from pyterrier_inpars.datasets import beir
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
@@ -140,6 +140,7 @@ def evaluate(
             "--relevance_threshold is for the default measures: write it in --measure, such as "
             f"RR(rel={relevance_threshold})"
         )
+    check_retrieval(*runs)
     if baseline and baseline not in runs:
         raise click.UsageError(f"--baseline {baseline} must be one of the runs: {', '.join(runs)}")
     judged = datasets.read_qrels(qrels) if qrels else source.collection().get_qrels()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars import datasets, demo
@@ -34,6 +35,7 @@ from pyterrier_inpars.cli._options import (
     output_file,
     output_folder,
     refuse,
+    required_output,
 )
 from pyterrier_inpars.cli._source import Source, rows
 from pyterrier_inpars.datasets import toolkit_files
@@ -52,8 +54,12 @@ LINES = (".jsonl", ".jsonl.gz")
 PROMPT = Completed("PROMPT", lambda: ["auto", *prompt_names()])
 
 
-def _queries_output(context: click.Context, parameter: click.Parameter, path: str) -> str:
-    """Checks the output of ``generate``: a JSON Lines file or a folder."""
+def _queries_output(
+    context: click.Context, parameter: click.Parameter, path: str | None
+) -> str | None:
+    """Checks the output of ``generate``, if it is given: a JSON Lines file or a folder."""
+    if path is None:
+        return None
     if not path.lower().endswith(LINES):
         return output_folder(context, parameter, path)
     output_folder(context, parameter, f"{path}.queries")
@@ -95,7 +101,6 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
     click.option(
         "--output",
         type=PATH,
-        required=True,
         callback=_queries_output,
         help="JSON Lines file (.jsonl, .jsonl.gz); any other name is a folder of SyntheticQueries.",
     ),
@@ -106,6 +111,12 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
     ),
     click.option(
         "--shard_size", type=COUNT, default=1000, help="Number of documents per stored shard."
+    ),
+    click.option(
+        "--retry_failed",
+        is_flag=True,
+        help="Add to an --output of the same command the queries of documents at which the server "
+        "failed.",
     ),
     ESTIMATE,
 )
@@ -176,7 +187,7 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
         type=COUNT,
         default=2048,
         help="Maximum number of tokens of prompt and query together; the document is truncated to "
-        "fit.",
+        "fit. For a server, there is no limit unless one is given.",
     ),
 )
 @section(
@@ -224,14 +235,15 @@ def generate(
     seed: int,
     shard_size: int,
     estimate: bool,
-    output: str,
+    retry_failed: bool,
+    output: str | None,
     **generator_options: Any,
 ) -> None:
     """Generate queries for documents with a language model.
 
     Running the same command again resumes an interrupted run. A JSON Lines file is written at the
     end. Until then, the queries are stored in the folder OUTPUT.queries, which is kept, since it
-    records the settings.
+    records the settings. Documents whose prompts failed are listed in OUTPUT.failed.jsonl.
     """
     generator_options = of_runtime(model, generator_options)
     if types:
@@ -243,11 +255,24 @@ def generate(
         refuse("prompt", because="cannot be used with --chat, which is --prompt chat")
     names = types or ("chat" if chat else prompt,)
     option = "--prompt_type" if types else "--chat" if chat else "--prompt"
-    _check_prompt_options(names, option)
-    as_lines = output.lower().endswith(LINES)
-    folder = f"{output}.queries" if as_lines else output
-    queries = SyntheticQueries(folder, shard_size=shard_size, verbose=True)
-    check_new(output, os.path.exists(output) if as_lines else queries.built())
+    _check_prompt_options(names, option, prompt_name, fewshot_examples)
+    if not temperature and not (generator_options.get("parameters") or {}).get("temperature"):
+        refuse("top_p", because="has no effect without a --temperature above 0")
+    if estimate:
+        refuse("retry_failed", because="cannot be used with --estimate, which counts all documents")
+    output = required_output(output, estimate)
+    as_lines = output is None or output.lower().endswith(LINES)
+    queries = SyntheticQueries(
+        f"{output}.queries" if as_lines else str(output), shard_size=shard_size, verbose=True
+    )
+    if output is not None:
+        is_there = os.path.exists(output) if as_lines else queries.built()
+        if retry_failed and not queries.built():
+            raise click.UsageError(
+                f"--retry_failed is for a complete --output, which {output} is not: run the "
+                "command without it"
+            )
+        check_new(output, is_there and not retry_failed)
     source = Source(dataset, dataset_source, docno, text, fix_text)
     corpus = source.collection().get_corpus_iter(verbose=True)
     fewshot = {
@@ -274,19 +299,39 @@ def generate(
     documents: list[dict[str, str]] = datasets.sample(corpus, max_generations, seed)
     if not documents:
         raise ValueError(f"{dataset} has no documents")
-    if estimate:
+    if output is None:
         echo_estimate(generator.estimate(documents))
         return
     pt.Compose(generator, queries).index(documents)
+    failed = queries.failed.drop_duplicates("docno")
     if not len(queries):
+        reason = "the model wrote nothing, or repeated examples of the prompt"
+        if len(failed):
+            docno, error = failed.iloc[0]
+            reason = f"{counted(len(failed), 'prompt')} failed, such as that of {docno!r}: {error}"
         raise ValueError(
-            f"no query for any of the {len(documents):,} documents: the model wrote nothing, or "
-            "repeated examples of the prompt; give another --prompt or --base_model"
+            f"no query for any of the {len(documents):,} documents: {reason}; give another "
+            "--prompt or --base_model"
         )
     if as_lines:
         toolkit_files.write_queries(rows(queries.path), output)
     click.echo(
         f"{output}: {counted(len(queries), 'query')} for {counted(len(documents), 'document')}"
+    )
+    _write_failed(failed, Path(f"{output}.failed.jsonl"))
+
+
+def _write_failed(failed: pd.DataFrame, path: Path) -> None:
+    """Writes and counts the documents whose prompts failed; removes an older list if none did."""
+    if failed.empty:
+        path.unlink(missing_ok=True)
+        return
+    failed.to_json(path, orient="records", lines=True, force_ascii=False)
+    docno, error = failed.iloc[0]
+    click.echo(
+        f"{path}: {counted(len(failed), 'document')} whose prompts failed, such as {docno!r}: "
+        f"{error}. The same command with --retry_failed tries those again at which the server "
+        "failed"
     )
 
 
@@ -299,21 +344,45 @@ def _has_no_examples(name: str) -> bool:
     return name == "auto" or (Path(name).is_file() and not _is_yaml(name))
 
 
-def _check_prompt_options(names: Sequence[str], option: str) -> None:
+def _draws_examples(name: str, entry: str | None, examples: str | None) -> bool:
+    """Returns whether a prompt has examples that the command draws.
+
+    Args:
+        name: Name of a prompt, or path of a text or YAML file.
+        entry: Name of the prompt in a YAML file.
+        examples: File of few-shot examples.
+    """
+    known = entry if entry and _is_yaml(name) else name
+    return not _has_no_examples(name) and bool(
+        examples or known.startswith(("few-shot", "promptagator-"))
+    )
+
+
+def _check_prompt_options(
+    names: Sequence[str], option: str, entry: str | None, examples: str | None
+) -> None:
     """Refuses options that would have an effect on no prompt.
 
     Args:
         names: Names and paths of the prompts.
         option: Option that named them.
+        entry: Name of the prompt in a YAML file.
+        examples: File of few-shot examples.
     """
     given = option if option == "--chat" else f"{option} {' '.join(names)}"
     if not any(map(_is_yaml, names)):
         refuse("prompt_name", because=f"is for a YAML file with prompts, not for {given}")
     if all(map(_has_no_examples, names)):
         refuse(
-            *("fewshot_examples", "n_fewshot_examples"),
+            *("fewshot_examples", "n_fewshot_examples", "max_query_tokens"),
             because=f"has no effect on {given}: give a prompt with examples, such as "
             "--prompt few-shot, or --chat for an instruct model",
+        )
+    if not any(_draws_examples(name, entry, examples) for name in names):
+        refuse(
+            *("n_fewshot_examples", "max_query_tokens"),
+            because=f"has no effect on {given}, to which no examples are added: give "
+            "--fewshot_examples, or --prompt few-shot",
         )
 
 
@@ -362,8 +431,7 @@ def _prompt(
     if _has_no_examples(name):
         return StaticPrompt(read_text(file)) if name != "auto" else name
     options: dict[str, Any] = {}
-    known = entry if entry and _is_yaml(name) else name
-    if examples or known.startswith(("few-shot", "promptagator-")):
+    if _draws_examples(name, entry, examples):
         options = {"examples": source.examples(examples), **fewshot}
     if not file.is_file():
         try:

@@ -26,8 +26,9 @@ from pyterrier_inpars.cli._options import (
     of_runtime,
     output_file,
     refuse,
+    required_output,
 )
-from pyterrier_inpars.cli._source import Source, with_source
+from pyterrier_inpars.cli._source import Source, check_retrieval, with_source
 from pyterrier_inpars.datasets import toolkit_files
 from pyterrier_inpars.filtering import ScoreFilter
 from pyterrier_inpars.judging import RelevanceJudge
@@ -58,7 +59,6 @@ pyterrier-inpars judge --base_model demo --input filtered.jsonl \
     click.option(
         "--output",
         type=FILE,
-        required=True,
         callback=output_file,
         help="Queries as JSON Lines, with score and grade; or the qrels of a run, in TREC format.",
     ),
@@ -92,7 +92,7 @@ def judge(
     min_score: float | None,
     source: Source,
     scale: str,
-    output: str,
+    output: str | None,
     estimate: bool,
     **judge_options: Any,
 ) -> None:
@@ -106,18 +106,26 @@ def judge(
         raise click.UsageError("give either --input, synthetic queries, or --input_run")
     if queries is None:
         refuse("min_score", because="is for --input: all judgements of a run are kept")
+        check_retrieval(str(input_run))
     else:
         refuse("top_k", because="is for --input_run: all queries of --input are judged")
+        refuse("index", "threads", because="is for --input_run bm25")
+    grades = (0, 1) if scale == "binary" else (0, 1, 2, 3)
+    if min_score is not None and min_score > grades[-1]:
+        raise click.UsageError(
+            f"--min_score {min_score:g} is above {grades[-1]}, the highest grade of --scale {scale}"
+        )
+    output = required_output(output, estimate)
     judged = RelevanceJudge(
         demo_or_name(demo.instruct_model, model),
-        scale=(0, 1) if scale == "binary" else (0, 1, 2, 3),
-        answers=f"{output}.answers",
+        scale=grades,
+        answers=output and f"{output}.answers",
         verbose=True,
         **of_runtime(model, judge_options),
     )
     if queries is not None:
         generated = source.queries(queries)
-        if estimate:
+        if output is None:
             echo_estimate(judged.estimate(generated))
             return
         kept = judged.transform(generated)
@@ -132,7 +140,7 @@ def judge(
     dataset = source.collection()
     pool = source.run_with_queries(str(input_run), dataset.get_topics())
     pool = dataset.text_loader().transform(pt.RankCutoff(top_k).transform(pool))
-    if estimate:
+    if output is None:
         echo_estimate(judged.estimate(pool))
         return
     qrels = judged.qrels(pool)

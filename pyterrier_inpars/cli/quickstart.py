@@ -20,7 +20,10 @@ from pyterrier_inpars.cli._options import (
     COUNT,
     FOLDER,
     MODEL,
+    SERVER,
     demo_or_name,
+    is_server,
+    of_runtime,
     output_folder,
 )
 from pyterrier_inpars.datasets import Collection, TextFolder, toolkit_files
@@ -77,7 +80,8 @@ DEPTH = 100
         "model",
         type=MODEL,
         default="demo",
-        help="Language model: `demo` (Gemma 3 270M), or name on the hub, or path.",
+        help="Language model: `demo` (Gemma 3 270M), name on the hub, path, or address of an "
+        "OpenAI-compatible server.",
     ),
     click.option(
         "--encoder",
@@ -87,6 +91,7 @@ DEPTH = 100
     ),
     click.option("--seed", default=0, metavar="N", help="Random seed of the documents."),
 )
+@SERVER
 def quickstart(
     collection: str,
     output: str,
@@ -95,6 +100,7 @@ def quickstart(
     model: str,
     encoder: str,
     seed: int,
+    **server: Any,
 ) -> None:
     """Choose the best system for a folder of text files.
 
@@ -105,6 +111,7 @@ def quickstart(
     Running the same command again resumes an interrupted run. With the demo models, 200 documents
     take a few minutes on two cores. Needs the extras demo and report.
     """
+    server = of_runtime(model, server)
     folder = Path(output)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "queries").is_dir():
         raise FileExistsError(
@@ -138,13 +145,14 @@ def quickstart(
     with silenced():
         bi_encoder.network  # noqa: B018 (an encoder that cannot be loaded is found before the work)
     queries = SyntheticQueries(folder / "queries", verbose=True)
+    completed = {"prompt": PROMPT, "extract": WHOLE_QUESTION, "stop": ["\n", ".", "?"]}
+    answered = {"prompt": "auto", **server}  # by a chat prompt, unless --endpoint is completions
+    continues = not is_server(model) or server["endpoint"] == "completions"
     generator = QueryGenerator(
         demo_or_name(demo.language_model, model),
-        prompt=PROMPT,
-        extract=WHOLE_QUESTION,
         max_doc_tokens=DOCUMENT_TOKENS,
-        max_new_tokens=24,
-        stop=["\n", ".", "?"],
+        max_new_tokens=24 if continues else 64,
+        **(completed | server if continues else answered),
     )
     sample = datasets.sample(corpus.to_dict("records"), documents, seed)
     pt.Compose(generator, queries).index(sample)

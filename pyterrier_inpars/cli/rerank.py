@@ -20,7 +20,7 @@ from pyterrier_inpars.cli._options import (
     demo_or_name,
     output_file,
 )
-from pyterrier_inpars.cli._source import Source, with_source
+from pyterrier_inpars.cli._source import Source, check_retrieval, with_source
 from pyterrier_inpars.datasets import toolkit_files
 from pyterrier_inpars.rerankers import RerankTop, load_reranker
 
@@ -79,6 +79,7 @@ def rerank(
     **scoring: Any,
 ) -> None:
     """Rerank the top documents of a run."""
+    check_retrieval(input_run)
     with quiet():
         reranker = load_reranker(demo_or_name(demo.encoder, model), verbose=True, **scoring)
     texts = source.file_or_name(corpus) if corpus else source.collection()

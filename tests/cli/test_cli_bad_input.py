@@ -60,6 +60,19 @@ CHAT = "generate --base_model {llm} --chat --dataset {corpus.jsonl} --output {ne
 FILTER = "filter --filter_strategy scores --output {new}"
 
 
+STRATEGY = "filter --output {new} --input {queries.jsonl} --filter_strategy"
+
+
+MODEL = ["--model_name_or_path x", "--dtype int8", "--torch_compile", "--device cpu",
+         "--batch_size 7"]  # fmt: skip
+
+
+BM25 = ["--index x", "--threads 3"]
+
+
+UNUSED = {"scores": [*BM25, *MODEL], "reranker": ["--k 2", *BM25], "round_trip": MODEL}
+
+
 TRIP = "filter --filter_strategy round_trip --output {new} --input {queries.jsonl}"
 
 
@@ -101,6 +114,12 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         ),
         (f"{GENERATE} --prompt {{text.txt}} --fewshot_examples {{nowhere}}", 2, "has no effect"),
         (f"{GENERATE} --prompt {{text.txt}} --n_fewshot_examples 2", 2, "has no effect"),
+        (f"{GENERATE} --n_fewshot_examples 2", 2, "no effect on --prompt zero-shot, to which no"),
+        (f"{GENERATE} --max_query_length 5", 2, "--max_query_length has no effect"),
+        (f"{GENERATE} --prompt auto --max_query_length 5", 2, "has no effect on --prompt auto"),
+        (f"{CHAT} --n_fewshot_examples 1", 2, "no effect on --chat, to which no examples are add"),
+        (f"{TYPES} --n_fewshot_examples 1", 2, "no effect on --prompt_type chat, to which no"),
+        (f"{GENERATE} --top_p 0.5", 2, "--top_p has no effect without a --temperature above 0"),
         (f"{GENERATE} --fewshot_examples {{nowhere}}", 1, "No such file .*nowhere"),
         (f"{GENERATE} --prompt_name x", 2, "--prompt_name is for a YAML file"),
         (f"{GENERATE} --prompt no.yaml --prompt_name x", 1, "there is no prompt 'no.yaml'"),
@@ -133,6 +152,21 @@ EVALUATE = "evaluate --run {run} --qrels {qrels}"
         (f"{FILTER} --input {{queries.jsonl}} --keep_top_k 0", 2, "Invalid value for '--keep_top"),
         (f"{FILTER} --input {{queries.jsonl}} --k 3", 2, "--k has no effect with --filter_strat"),
         (f"{TRIP} --keep_top_k 3", 2, "--keep_top_k has no effect"),
+        *(
+            (f"{STRATEGY} {name} {option}", 2, f"{option.split()[0]} has no effect with .* {name}")
+            for name, options in UNUSED.items()
+            for option in options
+        ),
+        (f"{JUDGE} --input {{queries.jsonl}} --index x", 2, "--index is for --input_run bm25"),
+        (f"{JUDGE} --input {{queries.jsonl}} --threads 1", 2, "--threads is for --input_run"),
+        (f"{JUDGE} --input_run {{run}} --index x", 2, "--index has no effect on a run from a file"),
+        (f"{EVALUATE} --threads 2", 2, "--threads has no effect on a run from a file"),
+        ("rerank --input_run {run} --index x --output_run {new}", 2, "--index has no effect on a"),
+        (
+            f"{JUDGE} --input {{queries.jsonl}} --scale binary --min_score 2",
+            2,
+            "--min_score 2 is above 1, the highest grade of --scale binary",
+        ),
         (f"{JUDGE} --input_run {{run}} --min_score 1", 2, "--min_score is for --input"),
         (f"{JUDGE} --input {{queries.jsonl}} --top_k 1", 2, "--top_k is for --input_run"),
         (f"{TRIP}", 2, "--dataset is required"),

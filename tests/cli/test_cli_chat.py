@@ -1,11 +1,15 @@
 """``generate`` with a server, chat prompts, types of queries and extraction."""
 
 import json
+from contextlib import suppress
 
+import pandas as pd
 import pytest
-from fault_server import FaultServer
+from fault_server import FaultServer, Reply
 
 from pyterrier_inpars import SyntheticQueries, cli
+from pyterrier_inpars.cli._errors import in_options
+from pyterrier_inpars.cli._source import rows
 
 
 @pytest.fixture
@@ -73,3 +77,181 @@ def test_options_that_do_not_fit_are_refused(corpus, tmp_path, capfd, options, m
         cli.main(["generate", *options, "--dataset", str(corpus), "--output", output])
     assert error.value.code
     assert message in capfd.readouterr().err
+
+
+SERVER = ["--parameters", '{"seed": null, "reasoning_effort": "low"}', "--no_log_probs",
+          "--endpoint", "completions", "--requests_per_minute", "1e6",
+          "--tokens_per_minute", "1e9"]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["generate", "judge", "quickstart"])
+def test_every_option_of_a_server_reaches_it(command, corpus, tmp_path, capfd):
+    with FaultServer(lambda prompt, attempt: "no model") as server:
+        words = {
+            "generate": ["--dataset", str(corpus), "--output", str(tmp_path / "out"),
+                         "--temperature", "0.5"],
+            "judge": ["--input", str(written(tmp_path)), "--output", str(tmp_path / "out")],
+            "quickstart": [str(folder_of_texts(tmp_path)), "--output", str(tmp_path / "out")],
+        }[command]  # fmt: skip
+        with pytest.raises(SystemExit):  # at the first request
+            cli.main([command, *words, "--base_model", server.url, *SERVER])
+        request = server.requests[0]
+    assert "HTTP status 404" in capfd.readouterr().err
+    assert request["reasoning_effort"] == "low" and "prompt" in request
+    assert "seed" not in request and "logprobs" not in request
+
+
+def written(folder):
+    path = folder / "written.jsonl"
+    path.write_text('{"doc_id": "d1", "text": "rain", "query": "a b c", "score": -1}\n')
+    return path
+
+
+def folder_of_texts(folder):
+    texts = folder / "texts"
+    texts.mkdir()
+    for i, line in enumerate(("rain falls on hills", "wind blows over seas", "snow covers roofs")):
+        (texts / f"{i}.txt").write_text(f"{line} in winter and in spring, as people say.")
+    return texts
+
+
+def test_quickstart_asks_a_server_by_a_chat_prompt(tmp_path, capfd):
+    texts, output = folder_of_texts(tmp_path), tmp_path / "out"
+    with FaultServer() as server, suppress(SystemExit):  # no query passes the filters
+        cli.main(["quickstart", str(texts), "--output", str(output), "--base_model", server.url])
+    assert len(server.requests) == 3
+    for request in server.requests:
+        assert [m["role"] for m in request["messages"]][-1] == "user" and "stop" not in request
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [("{seed: 1}", "is not JSON"), ("[1]", "must be an object, such as '{\"temperature\": null}'")],
+)
+def test_parameters_must_be_an_object(corpus, tmp_path, capfd, parameters, message):
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "--base_model", "http://127.0.0.1:9/v1", "--dataset", str(corpus),
+                  "--output", str(tmp_path / "x"), "--parameters", parameters])  # fmt: skip
+    assert message in capfd.readouterr().err
+
+
+def test_remedies_are_options_that_work(tmp_path, corpus, capfd):
+    """Each is followed: the name of a model, and a field that is left out."""
+    two = Reply({"data": [{"id": "qwen2.5:7b"}, {"id": "llama3"}]})
+    command = ["generate", "--dataset", str(corpus), "--output", str(tmp_path / "queries")]
+    with FaultServer(models=two, refused_fields=["temperature"]) as server:
+        command += ["--base_model", server.url]
+        for option in (["--served_model", "llama3"], ["--parameters", '{"temperature": null}']):
+            with pytest.raises(SystemExit):
+                cli.main(command)
+            assert option[0] in capfd.readouterr().err
+            command += option
+        cli.main(command)
+        assert server.requests[-1]["model"] == "llama3"
+    with FaultServer(models=Reply({"data": []})) as server, pytest.raises(SystemExit):
+        cli.main([*command[:5], "--output", str(tmp_path / "other"), "--base_model", server.url])
+    assert "name of its model: give it as --served_model" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            "the parameters ({'seed': None}, for example, leaves out a field that it does not "
+            "accept); answers",
+            "the options (--no_log_probs, or --parameters '{\"seed\": null}', for example, leave "
+            "out a field that it does not accept); answers",
+        ),
+        ("set sampling={'temperature': 0.7}", "set --temperature 0.7"),
+        (
+            "in Q may get queries from the same index() again, which",
+            "the same command with --retry",
+        ),
+        ("give one as served_model= (model= of OpenAIBackend)", "give one as --served_model "),
+        ("longer than max_doc_tokens=256,", "longer than --max_doc_length 256,"),
+        ("fit context=2048, of which max_new_tokens=64", "fit --max_prompt_length 2048, of which"),
+    ],
+)
+def test_errors_name_options(message, shown):
+    assert shown in in_options(message, cli.commands.commands["generate"])
+
+
+@pytest.mark.parametrize(("given", "limit"), [([], None), (["--max_prompt_length", "999"], 999)])
+def test_a_server_has_no_limit_of_the_prompt_unless_one_is_given(corpus, tmp_path, given, limit):
+    command = ["generate", "--dataset", str(corpus), "--output", str(tmp_path / "queries")]
+    long = ["--max_new_tokens", "4000"]
+    with FaultServer() as server:
+        command += ["--base_model", server.url, "--chat", *given]
+        if given:
+            with pytest.raises(SystemExit):
+                cli.main([*command, *long])
+        else:
+            command += long
+        cli.main(command)
+    assert SyntheticQueries(command[4]).metadata["settings"]["max_prompt_tokens"] == limit
+
+
+def test_an_estimate_needs_no_output_and_refuses_none(corpus, tmp_path, capfd):
+    source = str(written(tmp_path))
+    base = ["--base_model", "http://127.0.0.1:9/v1", "--estimate"]
+    generate = ["generate", *base, "--dataset", str(corpus), "--parameters", '{"max_tokens": 999}']
+    for command in (generate, [*generate, "--output", source], ["judge", *base, "--input", source]):
+        cli.main(command)
+        assert "request" in capfd.readouterr().out
+    cli.main(generate)
+    assert "at most 1,998 tokens of completions" in capfd.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main([*generate[:-2], "--parameters", '{"max_tokens": null}', "--retry_failed"])
+    assert "--retry_failed cannot be used with --estimate" in capfd.readouterr().err
+    cli.main([*generate[:-2], "--parameters", '{"max_tokens": null}'])
+    assert "no limit of the tokens of completions" in capfd.readouterr().out
+    for command in (generate, ["judge", *base, "--input", source]):
+        with pytest.raises(SystemExit):
+            cli.main([word for word in command if word != "--estimate"])
+        assert "Missing option '--output'" in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:a prompt failed", "ignore:.* may get queries from")
+@pytest.mark.parametrize("name", ["out.jsonl", "out"])
+def test_failed_documents_are_listed_and_tried_again(tmp_path, capfd, name):
+    corpus, output = tmp_path / "corpus.tsv", tmp_path / name
+    lines = [f"d{i}\tdocument number {i} of rain and wind" for i in range(8)]
+    corpus.write_text("doc_id\ttext\n" + "\n".join(lines) + "\n")
+    faults = {"number 2 ": "500", "number 5 ": "too long", "number 6 ": "500"}
+
+    def fault(prompt, attempt):
+        return next((kind for text, kind in faults.items() if text in prompt), None)
+
+    expected = {f"d{i}" for i in range(8)}
+    with FaultServer(fault) as server:
+        command = ["generate", "--base_model", server.url, "--endpoint", "completions",
+                   "--prompt", "zero-shot", "--dataset", str(corpus),
+                   "--output", str(output)]  # fmt: skip
+        with pytest.raises(SystemExit):
+            cli.main([*command, "--retry_failed"])
+        assert "is for a complete --output" in capfd.readouterr().err
+        cli.main(command)
+        shown = capfd.readouterr().out
+        assert "5 queries for 8 documents" in shown and "3 documents whose prompts failed" in shown
+        listed = pd.read_json(f"{output}.failed.jsonl", lines=True)
+        assert list(listed) == ["docno", "error"] and set(listed["docno"]) == {"d2", "d5", "d6"}
+        faults.pop("number 2 "), faults.pop("number 6 ")
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert "already exists" in capfd.readouterr().err
+        sent = len(server.requests)
+        cli.main([*command, "--retry_failed"])
+        assert "7 queries for 8 documents" in capfd.readouterr().out
+        assert len(server.requests) - sent in (2, 3)  # the refused one perhaps
+        assert list(pd.read_json(f"{output}.failed.jsonl", lines=True)["docno"]) == ["d5"]
+    queries = pd.DataFrame(rows(output))
+    assert set(queries["docno"]) == expected - {"d5"} and queries["qid"].is_unique
+
+
+def test_the_first_failure_is_named_if_there_is_no_query(corpus, tmp_path, capfd):
+    command = ["generate", "--dataset", str(corpus), "--output", str(tmp_path / "queries")]
+    with FaultServer(lambda prompt, attempt: "too long") as server, pytest.raises(SystemExit):
+        cli.main([*command, "--base_model", server.url])
+    said = capfd.readouterr().err
+    assert "'d1'" in said and "maximum context length" in said.splitlines()[-1]
+    assert "index()" not in said

@@ -62,8 +62,8 @@ def test_queries_are_graded_and_filtered(llm, tmp_path, capsys):
     assert [row["grade"] for row in rows] == expected["grade"].tolist()
     assert "3 of 3 queries" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        cli.main([*command[:-1], str(tmp_path / "none.jsonl"), "--min_score", "3.5"])
-    assert "none of 3 queries has a grade of --min_score 3.5" in capsys.readouterr().err
+        cli.main([*command[:-1], str(tmp_path / "none.jsonl"), "--min_score", "3"])
+    assert "none of 3 queries has a grade of --min_score 3.0" in capsys.readouterr().err
 
 
 def test_a_run_becomes_qrels_that_are_compared_with_the_human_ones(

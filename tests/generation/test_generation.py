@@ -189,7 +189,7 @@ def test_words_are_counted_without_a_tokenizer():
 
 
 def test_a_prompt_without_room_for_a_document_is_refused(model):
-    with pytest.raises(ValueError, match="too many for the context of 20 tokens.*shorter prompt"):
+    with pytest.raises(ValueError, match="too many for context=20, of which.*shorter prompt"):
         generator(model, context=20)(documents(2))
 
 

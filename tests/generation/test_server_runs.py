@@ -6,6 +6,7 @@ import shutil
 import time
 import warnings
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pyterrier as pt
@@ -416,6 +417,24 @@ def test_the_answer_to_a_text_prompt_is_read_as_that_to_messages(text, prompt):
         assert all("stop" not in request for request in server.requests)
         QueryGenerator(server.url, prompt=prompt, stop="###")(FRAME.head(1))
         assert server.requests[-1]["stop"] == ["###"]
+
+
+class Chat:
+    """An object of pyterrier_rag that makes messages of texts."""
+
+    model_id, supports_message_input, supports_logprobs = "chat", True, False
+
+    def generate(self, prompts, stop_sequences=(), **options):
+        assert not stop_sequences
+        return [SimpleNamespace(text=ANSWERS[3]) for _ in prompts]
+
+
+@pytest.mark.parametrize("kind", ["batch", "pyterrier_rag"])
+def test_other_backends_that_make_messages_of_texts(kind):
+    with FaultServer(lambda prompt, attempt: chat_reply(ANSWERS[3])) as server:
+        backend = Chat() if kind == "pyterrier_rag" else OpenAIBatch(server.url, poll_seconds=0.001)
+        found = QueryGenerator(backend, prompt="three-shot")(FRAME.head(2))
+    assert found["query"].tolist() == ["why does rain fall"] * 2
 
 
 def test_a_text_prompt_is_continued_at_the_other_endpoint():
