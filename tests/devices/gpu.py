@@ -1,6 +1,6 @@
 """Measures and checks this package on a GPU, without a network; see gpu.sh.
 
-    python tests/devices/gpu.py [--device cuda] [--shapes full | tiny] [--seconds 360]
+    python tests/devices/gpu.py [--device cuda] [--shapes full | tiny] [--seconds 600]
         [--sections NAME ...] [--json FILE]
 
 Models have the shapes of published ones and random weights, which are made on the device. Each
@@ -111,7 +111,7 @@ SHAPES = {
     "full": Shapes(
         {"1B": (LLAMA_1B, 256), "7B": (LLAMA_7B, 128)},
         {"base": (T5_BASE, 1024, 10), "3B": (T5_3B, 256, 4)},
-        (MINILM, 4096, 20),
+        (MINILM, 1024, 20),
         (250, 120, 240),
         (16, 256),
         3,
@@ -197,6 +197,19 @@ class Run:
             import torch
 
             torch.cuda.synchronize()
+
+    def rows_that_fit(self, most: int, size: float) -> int:
+        """The number of rows, at least 1, of which each takes so many bytes.
+
+        Half of the free memory is left for what else a batch takes, such as logits and copies.
+        """
+        if not self.on_gpu:
+            return most
+        import torch
+
+        self.forget_memory()
+        free, _ = torch.cuda.mem_get_info()
+        return max(1, min(most, int(free / 2 / size)))
 
     def forget_memory(self) -> int:
         """Frees what is cached, and returns the bytes that are still allocated on the GPU."""
@@ -299,12 +312,14 @@ def pairs(run: Run, count: int, full: bool = False) -> Any:
 
 
 def monot5_model(run: Run, name: str) -> str:
-    """Saves a T5 of a shape."""
+    """Saves a T5 of a shape, unless another section has."""
     import tiny
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
-    path = run.folder / f"t5-{name}"
+    path, unfinished = (run.folder / f"t5-{name}{end}" for end in ("", "-unfinished"))
+    if path.exists():
+        return str(path)
     tokenizer = tiny.t5_tokenizer(("true", "false"), VOCABULARY)
     config = T5Config(
         **run.shapes.t5[name][0],
@@ -316,8 +331,9 @@ def monot5_model(run: Run, name: str) -> str:
     torch.manual_seed(0)
     with torch.device(run.device):
         network = T5ForConditionalGeneration(config)
-    network.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    network.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    unfinished.rename(path)
     return str(path)
 
 
@@ -503,10 +519,23 @@ def transformers_generate_batch(backend: Any, prompts: list[str]) -> int:
     return sum(len(output.generated_tokens) for output in outputs.values())
 
 
+def bytes_per_token(model: Any) -> float:
+    """Bytes of the keys and values of a token in all layers."""
+    config = model.config
+    size = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
+    return 2.0 * config.num_hidden_layers * size * model.dtype.itemsize
+
+
 def generation(run: Run, name: str) -> Iterator[Row]:
     """Measures queries per second beside transformers', with the prompts that users send."""
+    from pyterrier_inpars._compute.memory_limit import is_out_of_memory
+
     shape, count = run.shapes.llama[name]
     backend = language_model(run, shape, run.dtype)
+    # generate keeps keys and values of whole prompts
+    longest = run.shapes.words[0] + 3 * run.shapes.words[1] // 2 + NEW_TOKENS
+    rows = run.rows_that_fit(min(64, count), longest * bytes_per_token(backend.model))
+    backend.batch_size = rows
     generator, frame = query_generator(run, backend), documents(run, count)
     found = generator(frame)  # also warms up
     prompts = found["prompt_text"].tolist()
@@ -514,15 +543,20 @@ def generation(run: Run, name: str) -> Iterator[Row]:
     least = count * NEW_TOKENS
     yield run.check(f"Llama {name}: tokens written", tokens, 0.95 * least, most=False)
     yield run.note(f"Llama {name}: prompts", f"{len(prompts[0].split())} tokens, {count} queries")
-    rows = min(64, count)
-    texts = transformers_generate(backend, prompts[:rows], rows)
-    same = sum(a == b for a, b in zip(found["query"], texts, strict=False))
-    yield run.note(f"Llama {name}: queries of generate, {run.dtype}", f"{same} of {rows}")
-    ours, peer = run.paired(
-        lambda: generator(frame), lambda: transformers_generate(backend, prompts, rows)
-    )
-    what = f"Llama {name}, {run.dtype}, {rows} rows"
-    yield run.speed(what, "queries/s", count / ours, count / peer, "generate")
+    ours = run.seconds(lambda: generator(frame))
+    what = f"Llama {name}, {run.dtype}, {backend._most_rows} rows"
+    try:
+        texts = transformers_generate(backend, prompts[:rows], rows)
+        same = sum(a == b for a, b in zip(found["query"], texts, strict=False))
+        yield run.note(f"Llama {name}: queries of generate, {run.dtype}", f"{same} of {rows}")
+        ours, peer = run.paired(
+            lambda: generator(frame), lambda: transformers_generate(backend, prompts, rows)
+        )
+        yield run.speed(what, "queries/s", count / ours, count / peer, f"generate ({rows})")
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        yield run.note(what, f"{count / ours:,.1f} queries/s", "generate: out of memory", "skipped")
     yield run.note(f"{what}: 100,000 queries", f"{100_000 / count * ours / 3600:.1f} h")
     if run.on_gpu:
         run.forget_memory()
@@ -583,6 +617,7 @@ def monot5_speed(run: Run, name: str, count: int) -> Iterator[Row]:
         took, other = run.paired(lambda ours=ours: ours(frame), lambda: peer(frame))
         yield run.speed(what, "pairs/s", count / took, count / other, "pyterrier_t5 (64)")
     if run.on_gpu:
+        del peer  # or its weights would count
         run.forget_memory()
         ours(frame)
         yield run.note(f"{what}: peak memory", peak(run))
@@ -777,11 +812,11 @@ def limited(
 
 SECTIONS: dict[str, tuple[Callable[[Run], Iterator[Row]], float]] = {
     "equality": (equality, 100),
-    "generation 1B": (lambda run: generation(run, "1B"), 50),
-    "generation 7B": (lambda run: generation(run, "7B"), 70),
-    "reranking": (reranking, 60),
-    "training": (training, 60),
-    "memory": (memory, 30),
+    "generation 1B": (lambda run: generation(run, "1B"), 60),
+    "generation 7B": (lambda run: generation(run, "7B"), 90),
+    "reranking": (reranking, 120),
+    "training": (training, 180),
+    "memory": (memory, 40),
 }
 """Sections, and the seconds that each may take."""
 
@@ -861,26 +896,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shapes", choices=SHAPES, default="full")
-    parser.add_argument("--seconds", type=float, default=360)
+    parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--json", help="file for the rows")
     parser.add_argument("--here", choices=SECTIONS, help="run a section in this process")
+    parser.add_argument("--folder", type=Path, help="folder of the models, for --here")
     args = parser.parse_args(arguments)
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["HF_HUB_OFFLINE"] = "1"
     if args.here:
-        with tempfile.TemporaryDirectory() as folder:
-            run = Run(args.device, SHAPES[args.shapes], Path(folder))
-            for row in rows_of(args.here, run):
-                print(json.dumps(row._asdict()), flush=True)
+        run = Run(args.device, SHAPES[args.shapes], args.folder)
+        for row in rows_of(args.here, run):
+            print(json.dumps(row._asdict()), flush=True)
         return 0
     start = time.monotonic()
     print(machine(args.device), flush=True)
     rows: list[Row] = []
-    for name in args.sections:
-        left = args.seconds - (time.monotonic() - start)
-        command = [sys.executable, __file__, "--here", name]
-        command += ["--device", args.device, "--shapes", args.shapes]
-        rows += in_process(name, command, min(SECTIONS[name][1], left))
+    with tempfile.TemporaryDirectory() as folder:  # of all sections: a T5 3B has 11 GB
+        for name in args.sections:
+            left = args.seconds - (time.monotonic() - start)
+            command = [sys.executable, __file__, "--here", name, "--folder", folder]
+            command += ["--device", args.device, "--shapes", args.shapes]
+            rows += in_process(name, command, min(SECTIONS[name][1], left))
     print(f"\n{table(rows)}")
     failed = sum("FAIL" in row.verdict for row in rows)
     print(f"\n{len(rows)} lines, {failed} failed, {time.monotonic() - start:.0f} s")

@@ -2,10 +2,14 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import gpu
 import pytest
+import torch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WARNINGS = ("ignore:.*accepts no explicit attention masks", "ignore:.*is not validated")
@@ -34,6 +38,61 @@ def test_every_section_passes(section, run):
     assert {row.section for row in rows} == {section}
     if section.startswith(("generation", "reranking")):
         assert any(row.verdict.startswith("×") for row in rows)
+
+
+def test_a_peer_that_does_not_fit_is_skipped(run, monkeypatch):
+    """Speed, hours and rows of ours are there; a lack of memory of ours is an error."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu, "transformers_generate", full)
+    monkeypatch.setattr(gpu, "transformers_generate_batch", full)
+    monkeypatch.setattr(gpu.Run, "rows_that_fit", lambda run, most, size: 2)
+    rows = list(gpu.rows_of("generation 7B", run))
+    assert not [row for row in rows if "FAIL" in row.verdict]
+    (speed,) = [row for row in rows if row.verdict == "skipped" and "queries/s" in row.ours]
+    assert speed.what == "Llama 7B, float32, 2 rows" and "out of memory" in speed.other
+    assert any("100,000 queries" in row.what for row in rows)
+
+
+def test_rows_that_fit(run, monkeypatch):
+    """Half of the free memory, in keys and values."""
+    assert run.rows_that_fit(64, 1e9) == 64
+    run.device = "cuda"
+    monkeypatch.setattr(gpu.Run, "forget_memory", lambda run: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (9e9, 24e9))
+    assert [run.rows_that_fit(64, size) for size in (1e3, 5e8, 1e10)] == [64, 9, 1]
+
+
+def test_bytes_of_a_token(run):
+    model = gpu.language_model(run, gpu.TINY_LLAMA, "float32").model
+    cache = model(torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
+    taken = sum(states.nbytes for layer in cache.layers for states in (layer.keys, layer.values))
+    assert gpu.bytes_per_token(model) == taken / 3
+
+
+def test_sections_share_a_model(run):
+    path = Path(gpu.monot5_model(run, "base"))
+    before = {file: file.stat().st_mtime_ns for file in path.iterdir()}
+    assert "model.safetensors" in {file.name for file in before}
+    assert gpu.monot5_model(run, "base") == str(path)
+    assert {file: file.stat().st_mtime_ns for file in path.iterdir()} == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.parametrize("visible, expected", [(None, "0"), ("3", "3"), ("2,1", "2")])
+def test_the_script_uses_one_gpu(visible, expected, tmp_path):
+    """A Trainer would train on all that it sees."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES" "$@"\n')
+    python.chmod(0o755)
+    known = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    known |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    known |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    script = Path(gpu.__file__).with_suffix(".sh")
+    done = subprocess.run(["sh", script, "--x"], env=known, capture_output=True, text=True)
+    assert done.stdout.split()[0] == expected and done.stdout.split()[-1] == "--x"
 
 
 @pytest.mark.parametrize(
