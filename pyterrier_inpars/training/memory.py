@@ -64,8 +64,8 @@ def estimate_memory(
     With activation checkpointing, the inputs of the layers are saved, and the inside of one layer
     at a time, of which the largest counts. All activations count as ``dtype``, although autocast
     keeps a few in float32. Not included: temporary memory of single operations (largest for the
-    logits of a large vocabulary), fragmentation, the weights that model selection stores on
-    disk, and the copies of the weights that autocast makes in a narrower dtype.
+    logits of a large vocabulary), fragmentation, the start's weights and those of model selection,
+    which are stored on disk, and the copies of the weights that autocast makes in a narrower dtype.
 
     Args:
         model: Configuration of an encoder or an encoder-decoder of transformers, or the name or
