@@ -584,7 +584,8 @@ class RelabelNegatives(Stage):
 
         NegativeMiner(bm25, texts=dataset) >> RelevanceJudge(model) >> RelabelNegatives(2)
 
-    Requires the columns ``label`` (0 for a negative) and ``score`` (number).
+    Requires the columns ``label`` (0 for a negative) and ``score`` (number). Rows that a filter
+    with ``explain=True`` dropped stay as they are, and need no score.
 
     Args:
         min_score: Lowest score of a relevant document.
@@ -623,8 +624,11 @@ class RelabelNegatives(Stage):
 
     def _transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         labels = as_numbers(inp, "label")
-        relevant = (labels == 0) & (as_numbers(inp, "score") >= self.min_score)
-        self._rows += len(inp)
+        kept = ~_is_dropped(inp)
+        relevant = labels == 0
+        relevant[kept] &= as_numbers(inp[kept], "score") >= self.min_score
+        relevant &= kept
+        self._rows += int(kept.sum())
         self.changed += int(relevant.sum())
         if self.drop:
             return inp[~relevant].reset_index(drop=True)

@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pyterrier_inpars._fingerprint import describe_function
+from pyterrier_inpars._words import UNSPACED
 from pyterrier_inpars.backends._chat import as_text
 from pyterrier_inpars.backends._reasoning import answer_start, reasoning_tag
 from pyterrier_inpars.backends._tokenized import TokenizedBackend
-from pyterrier_inpars.backends._tokens import LETTER
 from pyterrier_inpars.backends.base import Completion, Messages
 from pyterrier_inpars.prompts._markup import announces, around, is_markup
 
 Extract = str | re.Pattern[str] | Mapping[str, str] | Callable[[str], Any]
 """A marker, a regular expression, ``{"json": field}``, or a function from answer to queries."""
-_WORD = re.compile(rf"{LETTER}|[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
-"""A letter of a script with spaces between words: Korean too, but not Chinese or Thai."""
+_WORD = re.compile(rf"[^\W{UNSPACED}]")
 _PUNCTUATION = tuple(",;:.!?،؛؟।")
 _ENDS = r"\n\v\f\r\x1c-\x1e\x85\u2028\u2029"  # where str.splitlines() splits
 _LINE_END = re.compile(f"[{_ENDS}]")

@@ -283,6 +283,19 @@ def test_relabelled_negatives(rows, drop):
         assert funnel(stage)[["seen", "dropped"]].values.tolist() == [[len(rows), stage.changed]]
 
 
+@pytest.mark.parametrize("drop", [True, False])
+def test_dropped_negatives_are_not_relabelled(drop):
+    backend = ByText(("alpha", "3"), ("omega", "0"), ("kappa", "2"))
+    explained = EXAMPLE_ROWS.assign(dropped_by=[None] * 5 + ["FalseNegativeFilter"] * 3)
+    explained["label"] = [1, 0, 0, 0, 1, 1, 0, 0]
+    stage = RelabelNegatives(2, drop=drop)
+    out = (RelevanceJudge(backend) >> stage)(explained)
+    expected = [1, 0, 0, 1, 1, 0, 0] if drop else [1, 0, 1, 0, 1, 1, 0, 0]
+    assert out["label"].tolist() == expected and stage.changed == 1
+    if drop:
+        assert funnel(stage)[["seen", "dropped"]].values.tolist() == [[5, 1]]
+
+
 def test_pipelines_are_drawn_without_a_broken_stage():
     miner = pt.apply.generic(lambda frame: frame.assign(label=0))
     miner.schematic = {"label": "miner", "help_url": None}
