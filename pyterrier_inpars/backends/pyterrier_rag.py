@@ -8,6 +8,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from more_itertools import chunked
+
+from pyterrier_inpars.backends._choices import confirmed
 from pyterrier_inpars.backends.base import (
     CUT,
     NEWLINE,
@@ -17,6 +20,11 @@ from pyterrier_inpars.backends.base import (
     PromptError,
     Sampling,
 )
+
+BATCH_SIZE = 16
+"""Number of prompts of a call, unless the object has a ``batch_size``."""
+REFUSALS = ("ERROR::reduce_length", "ERROR::response_filtered")
+"""Texts in place of an answer to a prompt that was refused alone."""
 
 _SECRET = re.compile(r"key|secret|passw|credential|auth|header|cookie|bearer", re.I)
 _TOKEN = re.compile(r"token", re.I)
@@ -33,6 +41,11 @@ class PyTerrierRagBackend:
     log-probabilities are unknown. Temperature and other sampling settings are those of the object.
     It provides no tokenizer, so documents are truncated by words; see `Backend`.
 
+    A call has as many prompts as the object's attribute ``batch_size`` says, and 16 without one, as
+    its backends for transformers compute all prompts of a call together. A prompt that is too long,
+    or whose answer was filtered or is None, gives a completion with an ``error``. Any other error
+    ends the run.
+
     Args:
         backend: Object with a ``generate`` method.
 
@@ -41,7 +54,8 @@ class PyTerrierRagBackend:
         wraps_texts: The same: pyterrier_rag sends a text as a message then.
 
     Raises:
-        PromptError: On use, a call failed, which these backends report in the text.
+        PromptError: On use, a prompt failed for another reason, which these backends report in the
+            text.
         RuntimeError: On use, there are not as many outputs as prompts.
         ValueError: On use, sampling is requested from this package.
     """
@@ -53,6 +67,12 @@ class PyTerrierRagBackend:
         self.backend = backend
         self.chat = bool(getattr(backend, "supports_message_input", False))
         self.wraps_texts = self.chat
+
+    @property
+    def batch_size(self) -> int:
+        """Number of prompts of a call."""
+        size = getattr(self.backend, "batch_size", None)
+        return size if type(size) is int and size > 0 else BATCH_SIZE
 
     @property
     def _arguments(self) -> Any:
@@ -102,21 +122,29 @@ class PyTerrierRagBackend:
                 f"sampling and num_queries are not passed on to {self.backend!r}: set the "
                 "temperature of that object, and generate one query per document"
             )
-        outputs = self.backend.generate(
-            list(prompts),
-            return_logprobs=getattr(self.backend, "supports_logprobs", True),
-            max_new_tokens=max_new_tokens,
-            stop_sequences=list(stop),
-        )
-        if len(outputs) != len(prompts):
-            raise RuntimeError(
-                f"{self.backend!r} returned {len(outputs)} outputs for {len(prompts)} prompts"
+        completions: list[Completion] = []
+        for part in chunked(prompts, self.batch_size):
+            outputs = self.backend.generate(
+                part,
+                return_logprobs=getattr(self.backend, "supports_logprobs", True),
+                max_new_tokens=max_new_tokens,
+                stop_sequences=list(stop) or None,
             )
-        progress(len(outputs))
-        for row, output in enumerate(outputs):
-            if not isinstance(output.text, str) or output.text.startswith("ERROR::"):
-                raise PromptError(f"{self.backend!r} returned {output.text!r}", row)
-        return [_completion(output, max_new_tokens, stop) for output in outputs]
+            if len(outputs) != len(part):
+                raise RuntimeError(
+                    f"{self.backend!r} returned {len(outputs)} outputs for {len(part)} prompts"
+                )
+            for output in outputs:
+                if output.text is None or output.text in REFUSALS:
+                    reason = f"{self.backend!r} returned {output.text!r}"
+                    completions.append(Completion("", None, "error", error=reason))
+                elif not isinstance(output.text, str) or output.text.startswith("ERROR::"):
+                    message = f"{self.backend!r} returned {output.text!r:.200}"
+                    raise PromptError(message, len(completions))
+                else:
+                    completions.append(_completion(output, max_new_tokens, stop))
+            progress(len(outputs))
+        return confirmed(completions)
 
 
 def _described(value: Any) -> Any:

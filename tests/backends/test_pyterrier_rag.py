@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pyterrier_inpars import QueryGenerator, SyntheticQueries
 from pyterrier_inpars.backends.base import PromptError
+from pyterrier_inpars.backends.base import Sampling as Greedy
+from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
 
 
 @dataclass
@@ -79,7 +81,6 @@ class Fixed:
     "outputs, error, message",
     [
         ([Output("ERROR::other")], PromptError, "failed at docno 'd0': Fixed.*'ERROR::other'"),
-        ([Output(None)], PromptError, "failed at docno 'd0': Fixed"),
         ([Output(7)], PromptError, "failed at docno 'd0': Fixed"),
         ([], RuntimeError, "returned 0 outputs for 1 prompts"),
     ],
@@ -87,6 +88,68 @@ class Fixed:
 def test_invalid_outputs_raise_errors(outputs, error, message):
     with pytest.raises(error, match=message):
         generator(Fixed(*outputs))(documents(1))
+
+
+class Answers:
+    """A backend that answers each prompt by a function of its document."""
+
+    def __init__(self, answer, **attributes):
+        self.answer, self.sizes = answer, []
+        vars(self).update(attributes)
+
+    def generate(self, inps, *, return_logprobs, max_new_tokens, stop_sequences):
+        self.sizes.append(len(inps))
+        return [Output(self.answer(prompt)) for prompt in inps]
+
+    def __repr__(self):
+        return "Answers()"
+
+
+@pytest.mark.parametrize(
+    "attributes, sizes",
+    [({}, [16, 16, 8]), ({"batch_size": 30}, [30, 10]), ({"batch_size": None}, [16, 16, 8])],
+)
+def test_a_call_has_a_batch_of_prompts(attributes, sizes):
+    """Since a model in this process computes all prompts of a call together."""
+    backend, counts = Answers(lambda prompt: "a b", **attributes), []
+    found = PyTerrierRagBackend(backend).complete(
+        ["prompt"] * 40,
+        prefix="",
+        max_new_tokens=9,
+        sampling=Greedy(),
+        num_samples=1,
+        seeds=[0] * 40,
+        progress=counts.append,
+    )
+    assert backend.sizes == counts == sizes and len(found) == 40
+
+
+@pytest.mark.parametrize("text", ["ERROR::response_filtered", "ERROR::reduce_length", None])
+def test_a_prompt_that_is_refused_alone_loses_no_other(tmp_path, text):
+    frame = documents(40)
+    frame["text"] = frame["docno"] + " " + frame["text"]
+    backend = Answers(lambda prompt: text if "d23 " in prompt else "a b")
+    queries = SyntheticQueries(tmp_path / "queries")
+    with pytest.warns(UserWarning, match="failed at docno 'd23': Answers.. returned"):
+        (generator(backend) >> queries).index(frame.to_dict("records"))
+    assert len(queries) == 39 and queries.failed["docno"].tolist() == ["d23"]
+    assert queries.status.unanswered == 0
+
+
+def test_a_call_that_fails_is_an_error_at_its_document():
+    frame = documents(40)
+    frame["text"] = frame["docno"] + " " + frame["text"]
+    backend = Answers(lambda prompt: "ERROR::other" if "d23 " in prompt else "a b")
+    with pytest.raises(PromptError, match="failed at docno 'd23': Answers.*ERROR::other"):
+        generator(backend)(frame)
+    assert backend.sizes == [16, 16]
+
+
+def test_refusals_without_an_answer_are_an_error_of_the_run(tmp_path):
+    backend = Answers(lambda prompt: "ERROR::reduce_length")
+    pipeline = generator(backend) >> SyntheticQueries(tmp_path / "queries")
+    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="no prompt was answered"):
+        pipeline.index(documents(3).to_dict("records"))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +172,7 @@ class Chat(Fixed):
     supports_message_input, supports_logprobs = True, False
 
     def generate(self, inps, *, return_logprobs, max_new_tokens, stop_sequences):
-        assert not return_logprobs and stop_sequences == []
+        assert not return_logprobs and stop_sequences is None  # a server may refuse an empty list
         self.inps = inps
         return self.outputs
 
