@@ -22,8 +22,9 @@ import pyterrier as pt
 
 from pyterrier_inpars import datasets
 from pyterrier_inpars._native_output import redirected, silenced
+from pyterrier_inpars._stage import DROPPED_BY, as_frame
 from pyterrier_inpars.cli._help import options
-from pyterrier_inpars.cli._options import DATASET, INDEX, refuse
+from pyterrier_inpars.cli._options import DATASET, INDEX
 from pyterrier_inpars.datasets import beir, published, toolkit_files
 from pyterrier_inpars.datasets.lucene import LuceneCollection, LuceneIndex
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -57,6 +58,20 @@ class Source:
         """Reads synthetic queries; adds texts from the collection if the file has none."""
         queries = read_queries(path)
         return queries if "text" in queries else self.collection().text_loader().transform(queries)
+
+    def kept_queries(self, path: str) -> pd.DataFrame:
+        """Reads synthetic queries as `queries` does, without those that a filter dropped.
+
+        Raises:
+            ValueError: A filter dropped all.
+        """
+        queries = self.queries(path)
+        if DROPPED_BY not in queries:
+            return queries
+        kept = queries[queries[DROPPED_BY].isna()].drop(columns=DROPPED_BY)
+        if kept.empty:
+            raise ValueError(f"{path} has no query that a filter kept: all have {DROPPED_BY}")
+        return kept.reset_index(drop=True)
 
     def examples(self, path: str | None) -> pd.DataFrame:
         """Returns few-shot examples: from a file, published, or the collection's judged pairs."""
@@ -172,16 +187,6 @@ class Source:
                 index.bm25()  # stores PISA's data about scores in the folder, too
 
 
-def check_retrieval(*runs: str) -> None:
-    """Refuses options of BM25 if no run is retrieved by it.
-
-    Args:
-        *runs: Paths of runs, or ``bm25``.
-    """
-    if all(run.lower() != "bm25" for run in runs):
-        refuse("index", "threads", because="has no effect on a run from a file: it is for bm25")
-
-
 def with_source(command: Callable) -> Callable:
     """Adds the options `DATASET` and `INDEX`, which the command receives as its ``source``."""
 
@@ -205,7 +210,7 @@ def with_source(command: Callable) -> Callable:
 
 def read_queries(path: str | Path) -> pd.DataFrame:
     """Reads synthetic queries as a frame of at least one row; see `rows`."""
-    queries = pd.DataFrame(rows(path))
+    queries = as_frame(rows(path))
     if queries.empty:
         raise ValueError(f"{path} has no queries")
     return queries
@@ -217,6 +222,6 @@ def rows(path: str | Path) -> Iterator[dict[str, Any]]:
         yield from toolkit_files.read_queries(path)
         return
     queries = SyntheticQueries(path)
-    topics = list(queries.fewshot_topics.get("qid", []))
+    topics = list(queries.fewshot_topics.get("qid", pd.Series(dtype=object)).dropna())
     for row in queries.iter_results():
         yield row | {"fewshot_examples": topics}

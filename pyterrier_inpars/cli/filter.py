@@ -41,12 +41,10 @@ pyterrier-inpars filter --input queries.jsonl \
 """
 
 
-_MODEL = ("model_name_or_path", "dtype", "compile", "device", "batch_size")
-_BM25 = ("k", "index", "threads")
 UNUSED = {
-    "scores": (*_BM25, *_MODEL),
-    "reranker": _BM25,
-    "round_trip": ("keep_top_k", *_MODEL),
+    "scores": ("k", "model_name_or_path"),
+    "reranker": ("k",),
+    "round_trip": ("keep_top_k", "model_name_or_path"),
 }
 """Parameters that have no effect with a strategy."""
 
@@ -123,7 +121,7 @@ def filter(
     """Keep the best queries."""
     unused = UNUSED[filter_strategy]
     refuse(*unused, because=f"has no effect with --filter_strategy {filter_strategy}")
-    generated = source.queries(queries)
+    generated = source.kept_queries(queries)
     in_tokens = "log_probs" in generated
     lengths = LengthFilter(0, min_tokens=min_tokens, max_tokens=max_tokens)
     steps: list[tuple[str, Filter]] = [

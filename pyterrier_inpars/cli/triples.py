@@ -71,7 +71,7 @@ pyterrier-inpars triples --input relevant.jsonl --n_samples 4 \
 @with_source
 def triples(queries: str, source: Source, depth: int, output: str, **mining: Any) -> None:
     """Draw negatives from the BM25 results of the queries."""
-    positives = source.queries(queries)
+    positives = source.kept_queries(queries)
     texts = source.collection()
     with source.bm25(depth) as bm25:
         miner = NegativeMiner(bm25, depth=depth, texts=texts, verbose=True, **mining)

@@ -594,6 +594,37 @@ def test_a_filter_that_keeps_nothing_fails(tmp_path, fails, beir):
         assert not out.exists()
 
 
+def test_rows_that_a_filter_dropped_do_not_come_back(tmp_path, run, fails):
+    rows = toolkit_queries(tmp_path / "queries.jsonl")
+    with open(tmp_path / "explained.jsonl", "w") as file:
+        for i, row in enumerate(rows):
+            mark = {"dropped_by": "CopyFilter"} if i % 2 else {}
+            print(json.dumps({**row, **mark, "pmid": 2**53 + 1} if i else row), file=file)
+    out, command = tmp_path / "out.jsonl", ["filter", "--filter_strategy", "scores"]
+    printed = run(*command, "--input", tmp_path / "explained.jsonl", "--min_tokens", 0,
+                  "--output", out)  # fmt: skip
+    kept = lines(out)
+    assert [row["doc_id"] for row in kept] == [row["doc_id"] for row in rows[::2]]
+    assert not any("dropped_by" in row for row in kept)
+    assert {row.get("pmid") for row in kept} == {None, 2**53 + 1}
+    assert f"{len(kept)} of {len(kept)} queries" in printed
+    with open(tmp_path / "all.jsonl", "w") as file:
+        print(json.dumps({**rows[0], "dropped_by": "CopyFilter"}), file=file)
+    error = fails(*command, "--input", tmp_path / "all.jsonl", "--output", out)
+    assert "all.jsonl has no query that a filter kept" in error
+
+
+def test_filter_queries_of_prompts_of_which_one_has_topics_without_ids(tmp_path, run):
+    """The toolkit's file names few-shot topics by their ids."""
+    made = [{"qid": f"d{i}-1", "query": f"what is it {i}", "docno": f"d{i}", "text": "x"}
+            | {"log_probs": [-1.0, -2.0, -float(i)], "score": -1.0} for i in range(3)]  # fmt: skip
+    topics = [{"qid": "7", "query": "a"}, {"query": "b"}]
+    SyntheticQueries(tmp_path / "queries").index(made, settings={"fewshot_topics": topics})
+    run("filter", "--input", tmp_path / "queries", "--filter_strategy", "scores",
+        "--output", tmp_path / "out.jsonl")  # fmt: skip
+    assert [row["fewshot_examples"] for row in lines(tmp_path / "out.jsonl")] == [["7"]] * 3
+
+
 def test_filter_by_words_without_log_probs(tmp_path, run):
     with open(tmp_path / "v1.jsonl", "w") as file:
         for i, query in enumerate(["one", "one two", "one two three", "one two three four"]):

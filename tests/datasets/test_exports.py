@@ -180,6 +180,19 @@ class TestBeir:
         expected = QUERIES.assign(label=1, text=QUERIES["text"].str.strip())
         same_pairs(exports.read_beir(tmp_path / "a"), expected, [*_rows.COLUMNS, "label"])
 
+    def test_rows_that_a_filter_dropped_are_refused(self, tmp_path):
+        """A format without a column for them would give them back as kept ones."""
+        marked = QUERIES.assign(dropped_by=["CopyFilter"] + [None] * (len(QUERIES) - 1))
+        stored = SyntheticQueries(tmp_path / "queries").index(without_missing(marked), settings={})
+        for queries in (marked, stored):
+            with pytest.raises(ValueError, match="dropped by a filter with explain=True, such as"):
+                exports.write_beir(queries, tmp_path / "beir")
+            exports.write_parquet(queries, tmp_path / "queries.parquet")
+            found = exports.read_parquet(tmp_path / "queries.parquet")
+            assert found["dropped_by"].notna().tolist() == marked["dropped_by"].notna().tolist()
+        assert not (tmp_path / "beir" / "queries.jsonl").exists()
+        exports.write_beir(marked[marked["dropped_by"].isna()], tmp_path / "beir")
+
     def test_round_trip_of_examples_with_a_corpus(self, tmp_path):
         corpus = EXAMPLES.drop_duplicates("docno")[["docno", "text"]].to_dict("records")
         corpus.append({"docno": "d9", "text": "judged by nobody", "title": "A title"})

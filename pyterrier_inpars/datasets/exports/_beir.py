@@ -45,10 +45,10 @@ def write_beir(
 
     Raises:
         pt.validate.InputValidationError: A column is missing.
-        ValueError: An id, query or text is not a string; an id has white space at an end, a tab or
-            a line break; a qid has two queries, a docno two texts, or a pair two labels; a document
-            is not in the corpus, or twice; or a label is not a whole number, or is missing in some
-            rows only.
+        ValueError: An id, query or text is not a string; a filter dropped a row (``explain=True``);
+            an id has white space at an end, a tab or a line break; a qid has two queries, a docno
+            two texts, or a pair two labels; a document is not in the corpus, or twice; or a label
+            is not a whole number, or is missing in some rows only.
         FileExistsError: One of the three files exists.
     """
     folder = Path(folder).expanduser()

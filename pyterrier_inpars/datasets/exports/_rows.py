@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pyterrier_inpars._stage import as_frame, check_columns, check_strings
+from pyterrier_inpars._stage import as_frame, check_columns, check_kept, check_strings
 from pyterrier_inpars.datasets.toolkit_files import is_null
 
 if TYPE_CHECKING:
@@ -20,18 +20,24 @@ CHUNK = 10_000
 
 
 def checked_rows(queries: pd.DataFrame | SyntheticQueries) -> Iterator[dict[str, Any]]:
-    """Yields checked rows without missing values.
+    """Yields checked rows without missing values, for a format without a column for dropped rows.
 
     Raises:
         pt.validate.InputValidationError: A column is missing.
-        ValueError: An id, query or text is not a string.
+        ValueError: An id, query or text is not a string, or a filter dropped a row
+            (``explain=True``).
     """
-    for rows in checked_chunks(queries):
-        yield from rows
+    for frame in _checked_frames(queries):
+        check_kept(frame)
+        yield from _records(frame)
 
 
 def checked_chunks(queries: Any) -> Iterator[list[dict[str, Any]]]:
-    """Yields what `checked_rows` yields, in lists of at most ``CHUNK`` rows."""
+    """Yields checked rows in lists of at most ``CHUNK``, with those that a filter dropped."""
+    return map(_records, _checked_frames(queries))
+
+
+def _checked_frames(queries: Any) -> Iterator[pd.DataFrame]:
     if hasattr(queries, "iter_results"):
         rows = queries.iter_results()
         while chunk := list(islice(rows, CHUNK)):
@@ -42,9 +48,13 @@ def checked_chunks(queries: Any) -> Iterator[list[dict[str, Any]]]:
         yield _checked(queries.iloc[start : start + CHUNK])
 
 
-def _checked(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     check_columns(frame, *COLUMNS)
     check_strings(frame, *COLUMNS)
+    return frame
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {name: value for name, value in row.items() if not is_null(value)}
         for row in frame.to_dict("records")
