@@ -24,7 +24,7 @@ from pyterrier_inpars import datasets
 from pyterrier_inpars._native_output import redirected, silenced
 from pyterrier_inpars._stage import DROPPED_BY, as_frame
 from pyterrier_inpars.cli._help import options
-from pyterrier_inpars.cli._options import DATASET, INDEX
+from pyterrier_inpars.cli._options import DATASET, INDEX, refuse
 from pyterrier_inpars.datasets import beir, published, toolkit_files
 from pyterrier_inpars.datasets.lucene import LuceneCollection, LuceneIndex
 from pyterrier_inpars.queries.artifact import SyntheticQueries
@@ -185,6 +185,16 @@ class Source:
             with silenced():
                 index.index(chain([first], documents))
                 index.bm25()  # stores PISA's data about scores in the folder, too
+
+
+def check_retrieval(*runs: str) -> None:
+    """Refuses options of BM25 if no run is retrieved by it.
+
+    Args:
+        *runs: Paths of runs, or ``bm25``.
+    """
+    if all(run.lower() != "bm25" for run in runs):
+        refuse("index", "threads", because="has no effect on a run from a file: it is for bm25")
 
 
 def with_source(command: Callable) -> Callable:

@@ -41,10 +41,12 @@ pyterrier-inpars filter --input queries.jsonl \
 """
 
 
+_MODEL = ("model_name_or_path", "dtype", "compile", "device", "batch_size")
+_BM25 = ("k", "index", "threads")
 UNUSED = {
-    "scores": ("k", "model_name_or_path"),
-    "reranker": ("k",),
-    "round_trip": ("keep_top_k", "model_name_or_path"),
+    "scores": (*_BM25, *_MODEL),
+    "reranker": _BM25,
+    "round_trip": ("keep_top_k", *_MODEL),
 }
 """Parameters that have no effect with a strategy."""
 
