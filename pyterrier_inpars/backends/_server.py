@@ -100,10 +100,7 @@ class Connection:
 
             from pyterrier_inpars.backends import _attempts
         except ImportError as error:
-            raise ImportError(
-                f"the server {base_url} needs the package openai: "
-                "pip install 'pyterrier_inpars[openai]'"
-            ) from error
+            raise not_installed(base_url) from error
         self._errors, self._http_errors, self._parsed = openai, httpx2, _attempts.parsed
         self._base_url = base_url
         self._api_key_env = api_key_env
@@ -231,6 +228,13 @@ class Connection:
         """Returns what is reported, without the API key, and users and passwords in addresses."""
         text = _USER.sub("***@", text)
         return text if self._key == NO_KEY else text.replace(self._key, "***")
+
+
+def not_installed(base_url: str) -> ImportError:
+    """Returns the error of a missing package."""
+    return ImportError(
+        f"the server {base_url} needs the package openai: pip install 'pyterrier_inpars[openai]'"
+    )
 
 
 def _key(variable: str | None) -> str:

@@ -9,13 +9,18 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypedDict
 from urllib.parse import SplitResult, urlsplit
 
 from pyterrier_inpars._arguments import finite, one_of, positive_int
 from pyterrier_inpars.backends._choices import checked, completions_of, confirmed
-from pyterrier_inpars.backends._server import OPENAI_HOST, Connection, PromptFailure
+from pyterrier_inpars.backends._server import (
+    OPENAI_HOST,
+    Connection,
+    PromptFailure,
+    not_installed,
+)
 from pyterrier_inpars.backends._special_tokens import without_special_tokens
 from pyterrier_inpars.backends._streaming import count_failed, wait
 from pyterrier_inpars.backends._tokens import count_tokens
@@ -280,7 +285,7 @@ class OpenAIBackend:
             **{name: value for name, value in settings.items() if value},
             **self.fixed_sampling,
             **({} if self.log_probs else {"log_probs": False}),
-            "versions": {"openai": _client_version(), "server": self.base_url},
+            "versions": {"openai": _client_version(self.base_url), "server": self.base_url},
         }
 
     def complete(
@@ -532,8 +537,11 @@ class OpenAIBackend:
 
 
 @functools.cache  # each look-up reads a file, and the settings are described for each batch
-def _client_version() -> str:
-    return version("openai")
+def _client_version(base_url: str) -> str:
+    try:
+        return version("openai")
+    except PackageNotFoundError as error:
+        raise not_installed(base_url) from error
 
 
 def _checked_url(url: str) -> str:

@@ -14,6 +14,8 @@ import tqdm
 from pyterrier_inpars.backends._tokenized import TokenizedBackend
 from pyterrier_inpars.backends.base import NEWLINE, Completion, Messages, Sampling
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""Data types that vLLM uses as they are named."""
 BATCH_SIZE = 256
 """Number of sequences that vLLM computes together by default on most devices."""
 
@@ -104,10 +106,17 @@ class VLLMBackend(TokenizedBackend):
 
     @property
     def _dtype_name(self) -> str:
+        given = self._engine.get("dtype", self._dtype)
+        if given in DTYPES:
+            return str(given)
+        # vLLM decides it by the model's files and the device
         return str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
     def describe(self) -> dict[str, Any]:
-        """Returns the settings that determine the output; see `Backend.describe`."""
+        """Returns the settings that determine the output; see `Backend.describe`.
+
+        Only with the dtype ``"auto"``, the model is loaded for it.
+        """
         names = ("vllm", "torch", "transformers")
         return self._describe(
             self._dtype_name,

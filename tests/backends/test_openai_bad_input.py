@@ -4,11 +4,14 @@ import contextlib
 import json
 import pickle
 import socket
+import subprocess
+import sys
 
 import pytest
 from fault_server import FaultServer, Reply
 
 from pyterrier_inpars.backends.openai import FAILURES_IN_A_ROW, OpenAIBackend
+from pyterrier_inpars.backends.openai_batch import OpenAIBatch
 
 KEY = "sk-a-secret-of-the-tests"
 URL = "http://127.0.0.1:9/v1"
@@ -118,7 +121,7 @@ def test_an_address_without_version_is_named():
 @pytest.mark.parametrize(
     "models, message",
     [
-        (Reply({"data": []}), "does not return the name of its model: give model="),
+        (Reply({"data": []}), "does not return the name of its model: give it as served_model="),
         (Reply({"data": ["a", {"name": "b"}]}), "does not return the name"),
         (Reply("<html>"), "does not return the name"),
         (Reply({"data": [{"id": "a"}, {"id": "b"}]}), r"serves 2 models: .* \['a', 'b'\]"),
@@ -171,3 +174,32 @@ def test_a_base_model_takes_no_messages():
         backend = OpenAIBackend(server.url, endpoint="completions")
         with pytest.raises(TypeError, match="takes texts, not messages"):
             backend.complete([[{"role": "user", "content": "a"}]])
+
+
+@pytest.mark.parametrize("backend", [OpenAIBackend, OpenAIBatch])
+def test_a_missing_package_is_named_before_a_run(backend, tmp_path):
+    """In a process of its own, without the package and its metadata."""
+    code = f"""
+import sys
+from importlib import metadata
+version = metadata.version
+def without_openai(name):
+    if name == "openai":
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+metadata.version = without_openai
+sys.modules["openai"] = None
+from pyterrier_inpars import QueryGenerator, SyntheticQueries
+from pyterrier_inpars.backends import {backend.__name__}
+for model in ("m", None):
+    generator = QueryGenerator({backend.__name__}("http://127.0.0.1:9/v1", model))
+    try:
+        (generator >> SyntheticQueries({str(tmp_path / "queries")!r})).index(
+            [{{"docno": "d", "text": "a b"}}]
+        )
+    except ImportError as error:
+        assert type(error) is ImportError and "pip install 'pyterrier_inpars[openai]'" in str(error)
+    else:
+        raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")

@@ -17,7 +17,7 @@ import transformers
 from plain_generation import documents
 
 from pyterrier_inpars import ChatPrompt, QueryGenerator, RelevanceJudge
-from pyterrier_inpars.backends import HuggingFaceBackend, VLLMBackend
+from pyterrier_inpars.backends import HuggingFaceBackend, VLLMBackend, vllm
 from pyterrier_inpars.backends.base import Sampling
 
 installed = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="needs vLLM")
@@ -39,6 +39,15 @@ def test_arguments_are_checked_before_the_model_is_loaded():
         VLLMBackend("m", template_options={"a b": 1})
     with pytest.raises(TypeError, match="cannot be given with a backend object"):
         QueryGenerator(VLLMBackend("m"), dtype="float32")
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"engine": {"dtype": "float16"}}])
+def test_settings_with_a_dtype_do_not_load_the_model(monkeypatch, llama, options):
+    """As when ``index()`` finds a complete artifact."""
+    monkeypatch.setattr(vllm, "_version", lambda package: "1")
+    backend = VLLMBackend(llama, **options)
+    assert QueryGenerator(backend).settings()["dtype"] == "float16"
+    assert "llm" not in vars(backend)
 
 
 @pytest.fixture(scope="module")
