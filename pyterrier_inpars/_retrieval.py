@@ -13,7 +13,7 @@ import pyterrier as pt
 from pyterrier_inpars._passages import Sources
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
-from pyterrier_inpars._words import split_words, word_pairs
+from pyterrier_inpars._words import split_words, word_pairs, words_and_pairs
 
 
 class _Visible(dict[int, str]):
@@ -86,11 +86,8 @@ def shared_words(query: str, text: str) -> float:
     words = set(word_pairs(clean_folded(query)))
     if not words:
         return 0.0
-    folded = clean_folded(text)
-    known = set(word_pairs(folded))
-    if not folded.isascii():  # a single letter of the query may be in a pair
-        known.update(split_words(folded))
-    return len(words & known) / len(words)
+    # A letter that is single in the query may be in a pair of the text.
+    return len(words & words_and_pairs(clean_folded(text))) / len(words)
 
 
 def check_retriever(retriever: object) -> pt.Transformer:

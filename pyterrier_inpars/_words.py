@@ -64,6 +64,13 @@ def word_pairs(text: str) -> list[str]:
     return [word for run in runs for word in (map("".join, pairwise(run)) if run[1:] else run)]
 
 
+def words_and_pairs(text: str) -> set[str]:
+    """Returns `split_words` and `word_pairs`: what of another text is found in this one."""
+    if not _has_unspaced(text):
+        return set(text.split())
+    return {*split_words(text), *word_pairs(text)}
+
+
 def _words(text: str) -> list[re.Match[str]]:
     return [found for found in _WORD.finditer(text) if any(map(str.isalnum, found[0]))]
 
