@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from pyterrier_inpars._counted import counted
+from pyterrier_inpars.queries._manifest import joined_parts
 from pyterrier_inpars.queries._status import Status
 
 
@@ -28,16 +29,16 @@ def dataset_card(status: Status, manifest: dict[str, Any], title: str, source: s
         "task_categories": ["text-retrieval"],
         "viewer": False,
     }
-    settings = dict(manifest["settings"] or {})
     counts = {
         "documents": f"{status.documents:,}",
         "queries": f"{status.queries:,}",
         "documents whose prompts failed": f"{status.failed:,}" if status.failed else "",
         "language model": _code(status.model) if status.model else "",
         "stages after the generator": " ".join(map(_code, manifest.get("stages") or [])),
-        **{f"part {name}": _part(part) for name, part in settings.get("parts", {}).items()},
+        **{f"part {name}": _part(part) for name, part in joined_parts(manifest).items()},
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in counts.items() if value)
+    settings = dict(manifest["settings"] or {})
     shown = settings.pop("prompt", None)
     prompt = f"\n## Prompt\n\n{_block(shown)}" if shown is not None else ""
     return f"""---

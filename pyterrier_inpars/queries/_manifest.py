@@ -105,6 +105,13 @@ def stored_documents(manifest: dict[str, Any]) -> int:
     return sum(entry["documents"] for entry in stored_shards(manifest))
 
 
+def joined_parts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the provenance of the parts that `SyntheticQueries.concat` joined, by name."""
+    parts = (manifest["settings"] or {}).get("parts")
+    known = parts.items() if isinstance(parts, dict) else []
+    return {name: part for name, part in known if isinstance(part, dict) and "versions" in part}
+
+
 def without_partial_shard(manifest: dict[str, Any]) -> dict[str, Any]:
     """Returns a copy of the manifest without the entry of a partial shard."""
     return {key: value for key, value in manifest.items() if key != "open"}

@@ -26,6 +26,7 @@ from pyterrier_inpars.queries._lock import writer_lock
 from pyterrier_inpars.queries._manifest import (
     COMPLETE,
     UNFINISHED,
+    joined_parts,
     manifest_file,
     new_manifest,
     read_manifest,
@@ -389,7 +390,11 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         """
         manifest = self._manifest()
         status = status_of(self.path, manifest)
-        return replace(status, documents=(manifest or {}).get("source_documents", status.documents))
+        if manifest is None:
+            return status
+        failed = {d for part in joined_parts(manifest).values() for d in part.get("failed", ())}
+        documents = manifest.get("source_documents", status.documents)
+        return replace(status, documents=documents, failed=status.failed + len(failed))
 
     def head(self, n: int = 5) -> pd.DataFrame:
         """Returns the first stored rows, of an unfinished artifact too.
@@ -524,8 +529,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         that it refused after its last answer, perhaps for another reason.
         """
         manifest = self.metadata
-        parts = (manifest["settings"] or {}).get("parts", {}).values()
-        places = [*manifest["shards"], *parts]
+        places = [*manifest["shards"], *joined_parts(manifest).values()]
         rows = [pair for place in places for pair in place.get("failed", {}).items()]
         return pd.DataFrame(rows, columns=["docno", "error"])
 

@@ -38,12 +38,19 @@ def test_parts_keep_their_settings_stages_documents_failures_and_versions(tmp_pa
     assert parts["a"]["failed"] == {"1": "refused"} and "failed" not in parts["b"]
     assert both.failed.to_dict("records") == [{"docno": "1", "error": "refused"}]
     assert both.metadata["documents"] == len(both) == 12
-    assert both.status.documents == 6  # each once
+    assert (both.status.documents, both.status.failed) == (6, 1)  # each once
     again = SyntheticQueries(tmp_path / "again").concat({"c": both, "d": one})
     assert again.failed["docno"].tolist() == ["1", "1"] and again.status.documents == 6
     card = both._hf_readme(repo="me/both")
     assert "| documents | 6 |" in card and "| part b | 6 documents, by <code>none</code> |" in card
     assert "| part a | 4 documents, by <code>none</code>, 1 failed <code>LengthFilter(1)" in card
+
+
+@pytest.mark.parametrize("parts", [{"a": {"prompt": "A"}}, ["a"], {"a": "b"}, None])
+def test_settings_of_ones_own_may_have_parts(tmp_path, parts):
+    queries = SyntheticQueries(tmp_path / "rows").index(rows(2), settings={"parts": parts})
+    assert queries.failed.empty and queries.status.failed == 0
+    assert queries._hf_readme(repo="me/rows").count("| part") == 0
 
 
 @settings(deadline=None, max_examples=25)
