@@ -122,6 +122,11 @@ class ResumeState:
         """Whether there was no answer since the last failure: then all prompts may fail alike."""
         return self.answers is not None and self.answers.failures_in_a_row > 0
 
+    @property
+    def only_retries(self) -> bool:
+        """Whether the artifact is complete but for documents whose prompts are tried again."""
+        return self.complete and not self.damaged and bool(self.retried)
+
     def check_settings(self, settings: dict[str, Any]) -> None:
         """Checks the settings of the generator, which must be the same for all shards.
 

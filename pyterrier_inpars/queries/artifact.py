@@ -200,7 +200,13 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                         "again to resume",
                         file=sys.stderr,
                     )
-                raise
+                # the server of a complete artifact may be gone, and its queries can be used
+                if not (isinstance(error, RuntimeError) and state.only_retries):
+                    raise
+                warnings.warn(
+                    f"documents of {self!r} without queries could not be tried again: {error}",
+                    stacklevel=2,
+                )
             finally:
                 state.close()
         return self

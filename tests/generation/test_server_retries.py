@@ -1,8 +1,10 @@
 """Queries of a server that fails: what a later ``index()`` sends again, and what it keeps."""
 
 import json
+import random
 import warnings
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 from fault_server import FaultServer, Reply
@@ -181,9 +183,8 @@ def test_an_interrupted_run_that_tries_again_loses_no_answer(tmp_path):
         index(server, tmp_path / "queries")
         server.mend()
         server.faults = {"d45": "unauthorized"}
-        with pytest.raises(RuntimeError, match="401"):
-            index(server, tmp_path / "queries")
-        queries = SyntheticQueries(tmp_path / "queries")
+        with pytest.warns(UserWarning, match="could not be tried again: the server.* 401"):
+            queries = index(server, tmp_path / "queries")
         assert queries.built() and queries.verify() == {} and len(queries) >= 56
         asked = dict(server.asked)
         server.mend()
@@ -241,3 +242,32 @@ def test_the_end_of_a_run_says_what_another_one_sends_again(tmp_path):
         pipeline = generator >> SyntheticQueries(tmp_path / "queries")
         with pytest.warns(UserWarning, match=r"^1 document of Syn.* may get queries from the same"):
             pipeline.index(CORPUS)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_runs_with_any_failures_end_with_the_files_of_one_without(tmp_path, seed):
+    """Failures and ends of runs, with several prompts a document."""
+    draw = random.Random(seed)
+    kinds = ["500", "503", "cut", "html", "malformed", "unauthorized"]
+    keys = [f"{name}:d{i}" for name in ("Query", "Keywords") for i in range(60)]
+    with Server() as server:
+        for share in (0.3, 0.1, 0.2, 0.05, 0.1, 0.03, 0.02, 0):
+            failing = draw.sample(keys, int(share * len(keys)))
+            server.faults = {key: draw.choices(kinds, [4, 4, 4, 4, 4, 1])[0] for key in failing}
+            with suppress(RuntimeError):
+                queries = index(server, tmp_path / "queries", prompt=TYPES)
+        assert queries.verify() == {} and queries.failed.empty
+        assert content(queries, server) == whole(tmp_path, prompt=TYPES)
+
+
+def test_the_queries_of_a_complete_artifact_do_not_need_the_server(tmp_path):
+    """A script that runs again, when the server has gone."""
+    own = {"model": "m"}
+    with Server({"d3": "500"}) as server:
+        before = content(index(server, tmp_path / "queries", own=own), server)
+    with pytest.warns(UserWarning, match="could not be tried again: .* no connection"):
+        queries = index(server, tmp_path / "queries", own=own)
+    assert content(queries, server) == before and len(queries) == 59
+    queries.path.joinpath("queries-00001.jsonl.gz").unlink()
+    with pytest.raises(RuntimeError, match="no connection"):
+        index(server, tmp_path / "queries", own=own)
