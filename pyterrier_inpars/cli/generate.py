@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,8 +159,9 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
     click.option(
         "--fewshot_examples",
         type=FILE,
-        help="JSON Lines file `query_id, doc_id, query, document` to draw examples from. By "
-        "default, the published examples for --dataset, or its judged pairs.",
+        help="JSON Lines file `query_id, doc_id, query, document` to draw examples from, with the "
+        "optional field `answer`, a whole answer of an instruct model. By default, the published "
+        "examples for --dataset, or its judged pairs.",
     ),
     click.option(
         "--n_fewshot_examples",
@@ -406,7 +408,14 @@ def _by_type(
         raise click.UsageError(
             f"two of --prompt_type {' '.join(names)} would be the same type: rename one of them"
         )
-    return dict(zip(types, map(load, names), strict=True))
+    prompts = dict(zip(types, map(load, names), strict=True))
+    if len(shared := [t for t, p in prompts.items() if not isinstance(p, str) and p.topics]) > 1:
+        warnings.warn(
+            f"the prompts of the types {', '.join(shared)} have examples from the same file, and "
+            "models imitate their examples: compare the queries of these types",
+            stacklevel=2,
+        )
+    return prompts
 
 
 def _prompt(

@@ -241,27 +241,34 @@ def read_pairs(path: str | Path) -> pd.DataFrame:
 def read_fewshot(path: str | Path) -> pd.DataFrame:
     """Reads few-shot examples: JSON Lines with ``query_id``, ``doc_id``, ``query``, ``document``.
 
+    The field ``answer``, a whole answer for `ChatPrompt`, is optional; it is in all lines or none.
+
     Args:
         path: File to read.
 
     Returns:
-        Frame ``qid, query, docno, text`` (all str) for ``FewShotPrompt``.
+        Frame ``qid, query, docno, text`` (all str), and ``answer`` if the file has it, for
+        `FewShotPrompt` and `ChatPrompt`.
 
     Raises:
         ValueError: The file is empty, or a line is invalid; the error names the line.
         FileNotFoundError: The file does not exist.
     """
-    rows = []
+    rows: list[list[str]] = []
+    fields = ["query_id", "query", "doc_id", "document"]
+    columns = ["qid", "query", "docno", "text"]
     for where, record in json_lines(path):
-        fields = ("query_id", "query", "doc_id", "document")
+        if not rows and "answer" in record:
+            fields, columns = [*fields, "answer"], [*columns, "answer"]
+        if "answer" in record and "answer" not in fields:
+            raise ValueError(f"{where}: has an answer, which the lines before lack")
         if absent := [field for field in fields if field not in record]:
             raise ValueError(f"{where}: lacks {', '.join(absent)}; it has only {list(record)}")
-        for field in ("query", "document"):
-            as_string(record[field], field, where)
-        for field in ("query_id", "doc_id"):
-            record[field] = as_id(record[field], field, where)
+        for field in fields:
+            as_checked = as_id if field.endswith("_id") else as_string
+            record[field] = as_checked(record[field], field, where)
         rows.append([record[field] for field in fields])
-    return pd.DataFrame(rows, columns=["qid", "query", "docno", "text"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def read_run(path: str | Path) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """``generate`` with a server, chat prompts, types of queries and extraction."""
 
 import json
+import warnings
 from contextlib import suppress
 
 import pandas as pd
@@ -34,6 +35,36 @@ def test_types_of_queries_of_a_server(corpus, tmp_path):
     assert all(stop == ["###"] for stop in stops)
     settings = SyntheticQueries(f"{output}.queries").metadata["settings"]
     assert settings["extract"]["regex"] == r"(\S+ \S+)" and settings["stop"] == ["###"]
+
+
+def fewshot_file(tmp_path, **fields):
+    file = tmp_path / "examples.jsonl"
+    example = {"query_id": "7", "query": "deep seas", "doc_id": "7", "document": "Trenches."}
+    file.write_text(json.dumps({**example, **fields}) + "\n")
+    return str(file)
+
+
+def test_types_of_queries_that_have_the_same_examples_give_a_warning(corpus, tmp_path):
+    with FaultServer(log_probs=False) as server:
+        command = ["generate", "--base_model", server.url, "--dataset", str(corpus),
+                   "--fewshot_examples", fewshot_file(tmp_path),
+                   "--prompt_type", "question"]  # fmt: skip
+        with pytest.warns(UserWarning, match="types question, keywords have examples from the sam"):
+            cli.main([*command, "--prompt_type", "keywords", "--output", str(tmp_path / "a")])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="the prompts of the types")
+            cli.main([*command, "--output", str(tmp_path / "b")])
+
+
+def test_examples_in_a_file_have_whole_answers(corpus, tmp_path):
+    answer = "It is about the sea.\nQuery: deep seas"
+    with FaultServer(log_probs=False) as server:
+        cli.main(["generate", "--base_model", server.url, "--dataset", str(corpus),
+                  "--fewshot_examples", fewshot_file(tmp_path, answer=answer),
+                  "--prompt", "chain-of-thought", "--extract", "regex:(.+)",
+                  "--output", str(tmp_path / "queries")])  # fmt: skip
+        contents = [message["content"] for message in server.requests[0]["messages"]]
+    assert contents[2] == answer
 
 
 def test_the_chat_prompt_of_a_server(corpus, tmp_path):

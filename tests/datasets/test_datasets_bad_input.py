@@ -28,6 +28,8 @@ from hypothesis import strategies as st
 from pyterrier_inpars import datasets
 from pyterrier_inpars.datasets import exports, toolkit_files
 
+ANSWER = ', "answer": "a"'
+EXAMPLE = '{"query_id": 1, "query": "q", "doc_id": 2, "document": "d"%s}'
 QUERY = '{"doc_id": "1", "query": "q"%s}\n'
 
 
@@ -94,6 +96,10 @@ FILES = {
             r'{"query_id": 1, "query": "\ud800", "doc_id": 2, "document": "d"}',
             [("1", "?", "2", "d")],
         ),
+        (EXAMPLE % ANSWER, [("1", "q", "2", "d", "a")]),
+        (EXAMPLE % ', "answer": null', "answer must be a string"),
+        (EXAMPLE % "" + "\n" + EXAMPLE % ANSWER, "line 2: has an answer, which the lines before"),
+        (EXAMPLE % ANSWER + "\n" + EXAMPLE % "", "line 2: lacks answer"),
     ],
     toolkit_files.read_triples: [
         ("", "t.tsv: is empty"),
