@@ -119,6 +119,25 @@ def with_template_options(tokenizer: Any, options: Mapping[str, Any]) -> Any:
     return tokenizer
 
 
+def check_fast(tokenizer: Any, name: str, remedy: str) -> None:
+    """Checks that a tokenizer is of the tokenizers library; others know no places of tokens.
+
+    Args:
+        tokenizer: What transformers loaded.
+        name: Name of the model.
+        remedy: What to do about another one.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{name!r} has a tokenizer in Python ({type(tokenizer).__name__}), which does not say "
+            f"where in a text a token ends, as one of the tokenizers library does (a "
+            f"tokenizer.json): {remedy}"
+        )
+
+
 def turn_end(tokenizer: Any) -> int | None:
     """Returns the control token that ends an answer in the chat template, or None."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

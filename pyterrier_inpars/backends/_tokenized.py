@@ -14,7 +14,12 @@ from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._compute.garbage_collection import paused_garbage_collection
 from pyterrier_inpars._hub import adapter_remedy, resolved
 from pyterrier_inpars._quiet import quiet
-from pyterrier_inpars.backends._chat import encode, turn_end, with_template_options
+from pyterrier_inpars.backends._chat import (
+    check_fast,
+    encode,
+    turn_end,
+    with_template_options,
+)
 from pyterrier_inpars.backends._reasoning import begins_with_tag, is_tag
 from pyterrier_inpars.backends.base import (
     CUT,
@@ -74,16 +79,10 @@ class TokenizedBackend:
         """Tokenizer of the model, loaded on first use.
 
         Raises:
-            ValueError: It is none of the tokenizers library, which knows the place of each token
-                in a text.
+            ValueError: It is not of the tokenizers library.
         """
         tokenizer = self._load("AutoTokenizer", mistral_format=False)  # mistral-common knows none
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(
-                f"{self.name!r} has a tokenizer in Python ({type(tokenizer).__name__}), and "
-                f"{type(self).__name__} needs one of the tokenizers library (a tokenizer.json): "
-                f"use OpenAIBackend and a server that runs the model"
-            )
+        check_fast(tokenizer, self.name, "use OpenAIBackend and a server that runs the model")
         return with_template_options(tokenizer, self.template_options)
 
     @functools.cached_property

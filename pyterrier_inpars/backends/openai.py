@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict
 from urllib.parse import SplitResult, urlsplit
 
 from pyterrier_inpars._arguments import finite, one_of, positive_int
+from pyterrier_inpars.backends._chat import check_fast
 from pyterrier_inpars.backends._choices import checked, completions_of, confirmed
 from pyterrier_inpars.backends._server import (
     OPENAI_HOST,
@@ -210,14 +211,21 @@ class OpenAIBackend:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """Tokenizer of the model, None if none was given."""
+        """Tokenizer of the model, None if none was given.
+
+        Raises:
+            ValueError: It is not of the tokenizers library.
+        """
         if not isinstance(self._tokenizer, str):
             return self._tokenizer
         from transformers import AutoTokenizer
 
         from pyterrier_inpars._hub import resolved
 
-        return AutoTokenizer.from_pretrained(resolved(self._tokenizer))
+        # not mistral-common's, which is in Python
+        tokenizer = AutoTokenizer.from_pretrained(resolved(self._tokenizer), mistral_format=False)
+        check_fast(tokenizer, self._tokenizer, "leave tokenizer out, and words are counted")
+        return tokenizer
 
     @functools.cached_property
     def model(self) -> str:

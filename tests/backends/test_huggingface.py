@@ -19,6 +19,7 @@ from pyterrier_inpars._compute.devices import quantize
 from pyterrier_inpars.backends import huggingface
 from pyterrier_inpars.backends.base import Sampling
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+from pyterrier_inpars.backends.openai import OpenAIBackend
 
 PROMPTS = ["the spectrum of a plasma " * n + "\nquery:" for n in (1, 5, 2, 3)]
 
@@ -280,9 +281,11 @@ class TestOtherModels:
         for file in (tmp_path / "slow").glob("*token*"):
             file.unlink()
         transformers.ByT5Tokenizer().save_pretrained(tmp_path / "slow")
-        self.refuses(
-            str(tmp_path / "slow"), r"tokenizer in Python \(ByT5Tokenizer\), and Hugg.*use"
-        )
+        error = r"slow' has a tokenizer in Python \(ByT5Tokenizer\), which .*: "
+        self.refuses(str(tmp_path / "slow"), error + "use OpenAIBackend and a server")
+        server = OpenAIBackend("http://127.0.0.1:9/v1", "m", tokenizer=str(tmp_path / "slow"))
+        with pytest.raises(ValueError, match=error + "leave tokenizer out, and words are counted"):
+            _ = server.tokenizer
 
 
 class HalfOnly(torch.nn.Module):
