@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from ipaddress import ip_address, ip_network
 from ssl import SSLContext
 from typing import Any, NamedTuple
@@ -27,7 +28,6 @@ import aiohttp
 import httpx2
 
 from pyterrier_inpars.backends._rate_limit import RateLimit
-from pyterrier_inpars.backends._server import PROXY_REFUSES
 
 CONNECT_SECONDS = 30.0
 """Maximum time in which a connection must be made; the time-out is that of a whole attempt."""
@@ -37,6 +37,7 @@ LONGEST_WAIT = 3_600.0
 """The longest ``Retry-After`` in seconds that is obeyed here."""
 COMPLETIONS = "/completions"
 """End of the addresses whose answers may hold an error in spite of their status."""
+REFUSED_BY_PROXY = HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
 _OF_CONNECTION = ("accept-encoding", "connection", "content-length", "host", "transfer-encoding")
 """Headers of a request that aiohttp sets itself."""
 
@@ -136,7 +137,7 @@ class AttemptClient(httpx2.AsyncClient):
                         method, url, headers=headers, data=body or None, timeout=limit
                     ) as response:
                         answer = Answer(response.status, response.headers, await response.read())
-                    if answer.status == PROXY_REFUSES and self._proxy is not None:
+                    if answer.status == REFUSED_BY_PROXY and self._proxy is not None:
                         answer = answer._replace(body=b"407 Proxy Authentication Required")
                 except aiohttp.ClientHttpProxyError as error:
                     answer = self._refused_by_proxy(error)
@@ -188,7 +189,7 @@ class AttemptClient(httpx2.AsyncClient):
         reason = f"{error.status} {error.message}".strip()
         if error.status >= 500 or error.status in (408, 429):
             raise httpx2.ConnectError(f"the proxy {self.proxy} answers {reason}") from None
-        return Answer(PROXY_REFUSES, {}, reason.encode("utf-8", "replace"))
+        return Answer(REFUSED_BY_PROXY, {}, reason.encode("utf-8", "replace"))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:  # in the event loop

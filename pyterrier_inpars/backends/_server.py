@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Coroutine
 from concurrent.futures import Future
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -31,8 +32,6 @@ ACCOUNT = ("OpenAI-Organization", "OpenAI-Project")
 """Headers that the client takes from the environment, for `OPENAI_HOST` alone."""
 CUSTOM_HEADERS = "OPENAI_CUSTOM_HEADERS"
 """Environment variable with further headers, one a line, for `OPENAI_HOST` alone."""
-PROXY_REFUSES = 407
-"""HTTP status of a proxy that makes no connection to the server."""
 _USER = re.compile(r"(?<=://)[^/\s\"'<>]*@")
 """User and password in an address."""
 REFUSALS = (400, 413, 422, 451)
@@ -198,7 +197,7 @@ class Connection:
             reason: What is reported if the body says nothing.
         """
         proxy = self._attempts.proxy
-        if proxy is not None and status == PROXY_REFUSES:
+        if proxy is not None and status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             return RuntimeError(
                 f"the proxy {proxy} refuses requests to the server {self._base_url}: "
                 f"{self.without_secrets(str(body))[:100]}. Set user and password in "
