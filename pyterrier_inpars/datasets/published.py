@@ -135,7 +135,8 @@ def synthetic_queries(
     If the file has no document texts, add them yourself::
 
         rows = published.read_queries("inpars-v1", "nfcorpus")
-        SyntheticQueries(path).index(row | {"text": texts[row["docno"]]} for row in rows)
+        rows = (row | {"text": texts[row["docno"]]} for row in rows)
+        SyntheticQueries(path).index(rows, settings={"published": "inpars-v1, nfcorpus"})
 
     Args:
         version: ``"inpars-v1"`` (arXiv 2202.05144) or ``"inpars-v2"`` (arXiv 2301.01820).
