@@ -28,14 +28,8 @@ def converted_weights(
         dtype: Dtype to compute in.
         keep: Layers that compute in float32, such as a scoring head.
     """
-    from transformers import PreTrainedModel
-
     # Only large tables are worth it: networks read others, such as relative positions, directly.
-    vocabularies = {
-        part.get_input_embeddings()
-        for part in network.modules()
-        if isinstance(part, PreTrainedModel)
-    }
+    vocabularies = set(map(_vocabulary, network.modules()))
     converted: dict[int, torch.nn.Parameter] = {}
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     forwards: dict[torch.nn.Module, Callable[..., Any]] = {}
@@ -58,6 +52,16 @@ def converted_weights(
     finally:
         for weights, own in before:
             weights.update(own)
+
+
+def _vocabulary(part: torch.nn.Module) -> torch.nn.Module | None:
+    """Returns the table of token embeddings of a network of transformers, if it names one."""
+    from transformers import PreTrainedModel
+
+    try:
+        return part.get_input_embeddings() if isinstance(part, PreTrainedModel) else None
+    except NotImplementedError:
+        return None
 
 
 def _then(

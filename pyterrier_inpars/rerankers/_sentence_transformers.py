@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ TOKENIZED = 1024
 
 GENERATIVE = ("text-generation", "any-to-any")
 """Tasks of sentence-transformers whose scores are logits of the last token."""
+_DTYPE_ERROR = re.compile("dtype|scalar type|bfloat16", re.IGNORECASE)
+"""Words of PyTorch's errors about tensors of several dtypes, or of one it cannot compute with."""
 
 
 class SentenceTransformersReranker(Reranker):
@@ -31,7 +34,8 @@ class SentenceTransformersReranker(Reranker):
 
     _backends = (TORCH, OPENVINO)
     _openvino: Any = None  # the encoders that OpenVINO computes
-    _only_autocast = False  # whether the network does not compute with converted weights
+    # Whether the network does not compute with converted weights; None until it did or did not.
+    _only_autocast: bool | None = None
 
     def _load_as(self, network_class: Any, device: torch.device, **options: Any) -> Any:
         """Loads a network in float32 onto the device, by its class in sentence-transformers."""
@@ -49,7 +53,7 @@ class SentenceTransformersReranker(Reranker):
         pad_after_text(network)
         pad_for_device(network)
         self._own_limit = network.max_seq_length
-        self._only_autocast = False
+        self._only_autocast = None
         return network
 
     def _adapt(self, network: Any) -> None:
@@ -94,16 +98,45 @@ class SentenceTransformersReranker(Reranker):
                 return self._in_chunks(inputs, tokenize, forward, counted)
 
         before = self.inputs, self.truncated
+        if not self._converts_weights() or self._only_autocast:
+            return compute()
+        earlier = self._only_autocast
+        try:
+            found = compute()
+            self._only_autocast = False
+            return found
+        except RuntimeError as error:
+            if not _DTYPE_ERROR.search(str(error)):
+                raise
+            first = error
+        # Some networks read weights or buffers in float32, which is no error under autocast.
+        self.inputs, self.truncated = before
+        self._only_autocast = True
         try:
             return compute()
         except RuntimeError:
-            if not self._converts_weights() or self._only_autocast:
-                raise
-        # Some networks read weights or buffers in float32. Under autocast this is no error, or the
-        # same one as above.
-        self.inputs, self.truncated = before
-        self._only_autocast = True
-        return compute()
+            self._only_autocast = earlier
+            raise first from None
+        except BaseException:
+            self._only_autocast = earlier
+            raise
+
+    def _score_one(self) -> None:
+        """Scores a text, which shows whether the network computes with converted weights."""
+        raise NotImplementedError
+
+    def _precision_name(self, network: Any) -> str:
+        name = super()._precision_name(network)
+        if not self._converts_weights():
+            return name
+        if self._only_autocast is None:
+            before = self.inputs, self.truncated, self.verbose
+            self.verbose = False
+            try:
+                self._score_one()
+            finally:
+                self.inputs, self.truncated, self.verbose = before
+        return f"{name} by autocast" if self._only_autocast else name
 
     def _in_chunks(
         self,

@@ -481,11 +481,15 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
         known = {
             "class": type(self).__name__,
             "weights": weights_fingerprint(network),
-            "dtype": "int8" if is_int8(self.dtype) else str(best_dtype(self.dtype, network.device)),
+            "dtype": self._precision_name(network),
             "text_field": fields_of(self.text_field),
             "input": self._input_format(network),
         }
         return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    def _precision_name(self, network: Any) -> str:
+        """Returns the precision that scores are computed in, for a fingerprint."""
+        return "int8" if is_int8(self.dtype) else str(best_dtype(self.dtype, network.device))
 
     def _input_format(self, network: Any) -> dict[str, Any]:
         """Returns what the network's input depends on beside query and text, for JSON."""

@@ -277,6 +277,9 @@ class BiEncoder(SentenceTransformersReranker):
         counted = task == "document"
         return self._computed(distinct, tokenize, forward, is_first, counted)[codes]
 
+    def _score_one(self) -> None:
+        self._encode("document", ["a"], None)
+
     def _prompts(self) -> tuple[str | None, str | None]:
         """Returns the model's prompts for queries and for documents.
 

@@ -127,14 +127,20 @@ class CrossEncoder(SentenceTransformersReranker):
         return [m for m in network.modules() if getattr(m, "out_features", None) == outputs][-1:]
 
     def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
-        network = self.network
+        _ = self.network  # loading tells whether the head is new
         if not self._is_trained and self._new_head:
             warnings.warn(
                 f"{str(self.model)!r} is a {self._made_for} without a scoring head: its scores "
                 f"come from a random head until fit() trains it",
                 stacklevel=2,
             )
-        pairs = list(zip(self._cut(queries), texts, strict=True))
+        return self._pair_scores(list(zip(self._cut(queries), texts, strict=True)))
+
+    def _score_one(self) -> None:
+        self._pair_scores([("a", "a")])
+
+    def _pair_scores(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        network = self.network
         tokenize = partial(network.preprocess, prompt=_prompt(network))
 
         def forward(batch: dict[str, Any]) -> torch.Tensor:

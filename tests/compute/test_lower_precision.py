@@ -101,7 +101,7 @@ def test_every_encoder(kind, more, by_autocast, tmp_path):
     ours = CrossEncoder(path, dtype="bfloat16", device="cpu", training=QUICK)
     found = ours(FRAME)["score"]
     assert np.corrcoef(exact, found)[0, 1] > 0.99
-    assert ours._only_autocast == by_autocast
+    assert ours._only_autocast is by_autocast
     assert ours.inputs == len(FRAME)
     if kind != "deberta":  # whose attention mask in transformers overflows under autocast
         assert ours.fit(FRAME, validation=FRAME, validation_qrels=FRAME).provenance["finished"]
@@ -131,16 +131,55 @@ def test_language_models_that_name_their_positions(kind, tmp_path):
     assert (exact * found).sum(axis=1).min() > 0.99
 
 
-def test_another_error_is_raised(models, monkeypatch):  # noqa: F811
-    """One of the network, which is also there under autocast."""
-    ours = CrossEncoder(models[CrossEncoder], dtype="bfloat16", device="cpu")
+@pytest.mark.parametrize("cls", [CrossEncoder, BiEncoder])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ["CUDA error: transient"],
+        ["expected scalar type Float but found BFloat16", "of autocast"],
+    ],
+)
+def test_an_error_changes_no_later_score(cls, messages, models, monkeypatch):  # noqa: F811
+    """It is the first one, also where the computation under autocast fails too."""
+    ours, whole = (cls(models[cls], dtype="bfloat16", device="cpu") for _ in range(2))
+    left, forward = list(messages), type(ours.network).forward
 
-    def broken(batch):
-        raise RuntimeError("broken")
+    def broken(network, *args, **options):
+        if left:
+            raise RuntimeError(left.pop(0))
+        return forward(network, *args, **options)
 
-    monkeypatch.setattr(ours.network, "forward", broken)
-    with pytest.raises(RuntimeError, match="broken"):
+    monkeypatch.setattr(type(ours.network), "forward", broken)
+    with pytest.raises(RuntimeError, match=messages[0]):
         ours(FRAME)
+    assert not left
+    np.testing.assert_array_equal(ours(FRAME)["score"], whole(FRAME)["score"])
+
+
+def test_the_fingerprint_knows_autocast(tmp_path):
+    """Before and after the first score, which is not counted."""
+    path = tiny.tiny_classifier(tmp_path / "model", "fnet", 1, dropout=0.0)
+    ours, other = (CrossEncoder(path, dtype="bfloat16", device="cpu") for _ in range(2))
+    before = ours.scores_fingerprint()
+    assert ours._only_autocast and ours.inputs == 0
+    ours(FRAME)
+    assert ours.scores_fingerprint() == before
+    other._converts_weights = lambda: False
+    assert other.scores_fingerprint() != before
+
+
+def test_a_network_that_names_no_vocabulary(models, monkeypatch):  # noqa: F811
+    """It computes with converted weights all the same."""
+    ours, whole = (CrossEncoder(models[CrossEncoder], dtype="bfloat16") for _ in range(2))
+
+    def unknown(self):
+        raise NotImplementedError("not auto-handled")
+
+    expected = whole(FRAME)["score"]
+    monkeypatch.setattr(transformers.PreTrainedModel, "get_input_embeddings", unknown)
+    monkeypatch.setattr(transformers.BertModel, "get_input_embeddings", unknown)
+    np.testing.assert_allclose(ours(FRAME)["score"], expected, atol=0.05)
+    assert ours._only_autocast is False
 
 
 @pytest.mark.parametrize("cls", [CrossEncoder, BiEncoder])
