@@ -6,6 +6,7 @@ The candidates are the weights at the start, the trained weights, and weighted a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import ir_measures
 import numpy as np
 import pandas as pd
 
+from pyterrier_inpars._compute.xla import on_xla
 from pyterrier_inpars._measures import as_measure, comparable
 from pyterrier_inpars._scores import are_constant, z_scores
 from pyterrier_inpars._significance import paired_p_value
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 SHARES = (0.25, 0.5, 0.75)
 """Shares of the start's weights in the averages."""
+_WRITING = re.compile("inline_container|PytorchStreamWriter")
+"""PyTorch's writer of files, in its errors."""
 START, TRAINED, FIRST_STAGE = "start", "trained", "first stage"
 
 
@@ -125,10 +129,15 @@ class StoredWeights:
     Args:
         network: Network before training.
         folder: Folder for the two files, each of the size of the weights.
+        only_trainable: Whether frozen weights are left out, which a training does not change.
+
+    Raises:
+        OSError: The weights cannot be written there.
     """
 
-    def __init__(self, network: torch.nn.Module, folder: Path):
+    def __init__(self, network: torch.nn.Module, folder: Path, only_trainable: bool = False):
         self.network = network
+        self.only_trainable = only_trainable
         self.start, self.trained = folder / "start.pt", folder / "trained.pt"
         self._store(self.start)
 
@@ -145,7 +154,9 @@ class StoredWeights:
         import torch
 
         files = [self.trained] * (share < 1) + [self.start] * (share > 0)
-        stored = [torch.load(file, mmap=True, weights_only=True) for file in files]
+        stored = [
+            torch.load(file, map_location="cpu", mmap=True, weights_only=True) for file in files
+        ]
         with torch.no_grad():
             for name, weight in self._tensors().items():
                 if len(stored) == 2 and weight.is_floating_point():
@@ -156,12 +167,27 @@ class StoredWeights:
     def _store(self, file: Path) -> None:
         import torch
 
-        torch.save({name: w.detach().cpu() for name, w in self._tensors().items()}, file)
+        tensors = {name: weight.detach() for name, weight in self._tensors().items()}
+        if any(on_xla(weight.device) for weight in tensors.values()):
+            tensors = {name: weight.cpu() for name, weight in tensors.items()}
+        try:
+            torch.save(tensors, file)  # which copies those of a GPU one at a time
+        except (OSError, RuntimeError) as error:
+            # PyTorch's own error of a full disk is about the file format.
+            if isinstance(error, RuntimeError) and not _WRITING.search(str(error)):
+                raise
+            size = sum(weight.numel() * weight.element_size() for weight in tensors.values())
+            raise OSError(
+                f"cannot store {size / 1e9:,.3f} GB of weights in {file.parent}: {error}. Give "
+                "training={'output_dir': ...} on a disk with more space, or set the environment "
+                "variable TMPDIR to a folder there"
+            ) from error
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Returns parameters and buffers, shared ones under each of their names."""
+        parameters = self.network.named_parameters(remove_duplicate=False)
         return {
-            **dict(self.network.named_parameters(remove_duplicate=False)),
+            **{n: w for n, w in parameters if w.requires_grad or not self.only_trainable},
             **dict(self.network.named_buffers(remove_duplicate=False)),
         }
 

@@ -144,11 +144,17 @@ class TrainingRun:
                 checkpoint = open_output_dir(Path(output_dir), self.provenance, args, overwrite)
             with self._selection(network, output_dir) as selected:
                 try:
-                    with _restored(network), lora_matrices(network, lora, self.options.seed):
+                    with (
+                        _restored(network),
+                        lora_matrices(network, lora, self.options.seed),
+                        self._kept_start(network, output_dir),
+                    ):
                         compute_by_length(network)
                         trainer = self._trainer(trainer_class, args, network, lora, parts)
                         self._train(trainer, checkpoint)
-                    self.check_weights(network, trainer.state.global_step)
+                        self.check_weights(network, trainer.state.global_step)
+                    if lora is not None:  # whose matrices are merged now
+                        self.check_weights(network, trainer.state.global_step)
                 except NotFiniteError:
                     if keeps:  # the next run starts over
                         write_json(file, self.provenance | {"diverged": True})
@@ -168,22 +174,43 @@ class TrainingRun:
         """Measures the network before training, and yields what selects weights after it.
 
         The yielded function gives the network the selected weights, and returns the verdict. If the
-        block fails, the network has the weights of the start again.
+        block fails, the network has the weights of the start again. Without a validation, it does
+        not store any; see `_kept_start`.
         """
+        if self.validation is None:
+            yield lambda: not_validated(self.not_validated)
+            return
         with tempfile.TemporaryDirectory(prefix=WEIGHTS_FOLDER, dir=output_dir) as folder:
             stored = StoredWeights(network, Path(folder))
             try:
-                yield self._selector(stored)
+                yield self._selector(stored, self.validation)
             except BaseException:
                 stored.load(1)
                 raise
 
-    def _selector(self, stored: StoredWeights) -> Callable[[], dict[str, Any]]:
+    @contextmanager
+    def _kept_start(self, network: Any, output_dir: str) -> Iterator[None]:
+        """Restores what the training changes if the block fails, where `_selection` does not.
+
+        With LoRA, this is the new matrices and the scoring head, and not the frozen weights.
+        """
+        if self.validation is not None:
+            yield
+            return
+        with tempfile.TemporaryDirectory(prefix=WEIGHTS_FOLDER, dir=output_dir) as folder:
+            stored = StoredWeights(network, Path(folder), only_trainable=True)
+            try:
+                yield
+            except BaseException:
+                stored.load(1)
+                raise
+
+    def _selector(
+        self, stored: StoredWeights, validation: Validation
+    ) -> Callable[[], dict[str, Any]]:
         """Returns the function that `_selection` yields."""
-        validation, given = self.validation, self.options.arguments
+        given = self.options.arguments
         name = given.get("metric_for_best_model", MEASURE)
-        if validation is None:
-            return lambda: not_validated(self.not_validated)
         start = validation.of_network(name, START, 1.0)
         forced = given.get("load_best_model_at_end") is False
 

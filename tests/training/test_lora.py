@@ -116,6 +116,31 @@ class TestLora:
         reranker.training = whole.training
         assert torch.equal(weights(reranker.fit(examples)), weights(whole.fit(examples)))
 
+    @pytest.mark.parametrize("more, stored", [({}, True), ({"lora": True}, False)])
+    def test_a_failed_training_restores_what_it_changed(
+        self, make, cls, examples, tmp_path, monkeypatch, more, stored
+    ):
+        """With LoRA, the frozen weights are not stored for it; the scoring head is restored."""
+        from transformers import Trainer
+
+        reranker = make(more | {"output_dir": tmp_path, "learning_rate": 1e-1, "save_steps": 100})
+        start = named(reranker)
+        sizes, step = [], Trainer.training_step
+
+        def stopped(trainer, *args, **options):
+            sizes.extend(file.stat().st_size for file in tmp_path.glob("weights-*/*"))
+            if len(sizes) == 3:
+                raise KeyboardInterrupt
+            return step(trainer, *args, **options)
+
+        monkeypatch.setattr(Trainer, "training_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            reranker.fit(examples)
+        for name, weight in named(reranker).items():
+            assert torch.equal(weight, start[name])
+        whole = sum(weight.numel() * 4 for weight in start.values())
+        assert (max(sizes) >= whole) == stored and len(set(sizes)) == 1
+
     def test_frozen_weights_stay_frozen(self, make, examples):
         reranker = make({"lora": True})
         next(reranker.network.parameters()).requires_grad_(False)

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import warnings
 
 import ir_measures
@@ -331,7 +332,37 @@ class TestValidationMeasures:
         assert found.collapsed == (constant == 2)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no limit on the size of a file")
+@pytest.mark.parametrize("limit", [0, 2_000])
+def test_a_full_disk_names_folder_and_remedy(tmp_path, limit):
+    """A limit on the file size stands in for the full disk."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match="GB of weights in .*output_dir.*TMPDIR") as error:
+            StoredWeights(torch.nn.Linear(100, 100), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path) in str(error.value)
+
+
 class TestStoredWeights:
+    def test_only_trainable(self, tmp_path):
+        network = torch.nn.Sequential(torch.nn.Linear(100, 100), torch.nn.Linear(100, 2))
+        network[0].requires_grad_(False)
+        network.register_buffer("steps", torch.tensor([3]))
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        stored = StoredWeights(network, tmp_path, only_trainable=True)
+        assert stored.start.stat().st_size < 5_000
+        with torch.no_grad():
+            for value in (network[1].weight, network[1].bias, network.steps):
+                value.add_(1)
+        stored.load(1)
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, before[name])
+
     def test_averages(self, tmp_path):
         """Shared weights stay shared, and numbers that are not weights are not averaged."""
         network = torch.nn.Sequential(
