@@ -8,3 +8,14 @@ def counted(number: int, noun: str) -> str:
     if number != 1:
         noun = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{number:,} {noun}"
+
+
+def are_many(count: int, whole: int, limits: tuple[int, float]) -> bool:
+    """Returns whether a part of a whole is enough for a warning.
+
+    Args:
+        count: Size of the part.
+        whole: Size of the whole.
+        limits: Least size, and share of the whole above which it is enough.
+    """
+    return count >= limits[0] and count > limits[1] * whole

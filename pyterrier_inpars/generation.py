@@ -6,7 +6,6 @@ import functools
 import hashlib
 import inspect
 import logging
-import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from more_itertools import chunked
 
 from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import one_of, positive_int
+from pyterrier_inpars._counted import are_many
 from pyterrier_inpars._fingerprint import digest
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._retrieval import words_of
@@ -48,7 +48,7 @@ from pyterrier_inpars.backends.base import (
 )
 from pyterrier_inpars.backends.loading import ModelOptions, as_backend
 from pyterrier_inpars.backends.pyterrier_rag import PyTerrierRagBackend
-from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
+from pyterrier_inpars.prompts._truncation import Room, truncate_documents, truncation_warnings
 from pyterrier_inpars.prompts.extraction import (
     Extract,
     Query,
@@ -76,8 +76,6 @@ MANY_COPIES = (5, 0.05)
 """Number and share of queries that repeat the prompt from which there is a warning."""
 DOC_TOKENS = 256
 """Default of ``max_doc_tokens``."""
-MANY_TRUNCATED = (5, 0.2)
-"""Number and share of documents above it, or cut by the context, from which there is a warning."""
 MANY_CUT = (5, 0.2)
 """Number and share of answers that end before the query from which there is a warning."""
 ESTIMATE_BATCH = 1_000
@@ -589,37 +587,28 @@ class QueryGenerator(ModelStage, DocumentStage):
         self._long += len(long)
         self._squeezed += len(squeezed)
         self._documents += documents
-        default = self.max_doc_tokens == DOC_TOKENS
-        if default and _are_many(self._long, self._documents, MANY_TRUNCATED):
-            self._warn_once(
-                "truncated",
-                f"{self._long:,} of {self._documents:,} documents "
-                f"({self._long / self._documents:.0%}) are longer than "
-                f"max_doc_tokens={self.max_doc_tokens}, so the model sees only their beginning: "
-                "split them into passages (datasets.Passages), or set max_doc_tokens",
-            )
-        if _are_many(self._squeezed, self._documents, MANY_TRUNCATED):
-            self._warn_once(
-                "squeezed",
-                f"{self._squeezed:,} of {self._documents:,} documents "
-                f"({self._squeezed / self._documents:.0%}) were cut further, so that prompt and "
-                f"query fit {self._room}: raise the former, lower the latter, or give a shorter "
-                "prompt",
-            )
+        warned = truncation_warnings(
+            self._long,
+            self._squeezed,
+            self._documents,
+            self.max_doc_tokens,
+            DOC_TOKENS,
+            self._room,
+            "split them into passages (datasets.Passages)",
+        )
+        for kind, message in warned:
+            self._warn_once(kind, message)
 
     @property
-    def _room(self) -> str:
-        """The limit of prompt and query together, in the words of errors and warnings."""
-        return (
-            f"context={self._backend.context}, of which max_new_tokens={self.max_new_tokens} are "
-            "reserved for the query"
-        )
+    def _room(self) -> Room:
+        """The limit of prompt and query together."""
+        return Room(self._backend.context, self.max_new_tokens, "query")
 
     def _count_copies(self, copied: int, queries: int) -> None:
         """Counts dropped queries, and warns once if they are many."""
         self.copied += copied
         self._queries += queries
-        if _are_many(self.copied, self._queries, MANY_COPIES):
+        if are_many(self.copied, self._queries, MANY_COPIES):
             self._warn_once(
                 "copies",
                 f"{self.copied:,} of {self._queries:,} queries repeat an example of the prompt "
@@ -631,7 +620,7 @@ class QueryGenerator(ModelStage, DocumentStage):
         """Counts answers without a query, and warns once if many were cut by the token limit."""
         self.empty += empty
         self._cut += cut
-        if _are_many(self._cut, self._cut + self._queries, MANY_CUT):
+        if are_many(self._cut, self._cut + self._queries, MANY_CUT):
             self._warn_once(
                 "cut",
                 f"{self._cut:,} answers reached max_new_tokens={self.max_new_tokens} before their "
@@ -779,21 +768,14 @@ class QueryGenerator(ModelStage, DocumentStage):
         Returns:
             The prompts, and the fields ``long`` and ``squeezed`` of a `_Batch`.
         """
-        tokenizer, context = self._backend.tokenizer, self._backend.context
-        whole = [" ".join(document.split()) for document in documents]
-        first = truncate(whole, tokenizer, self.max_doc_tokens)
-        texts = truncate_to_fit(
-            first,
+        texts, long, squeezed = truncate_documents(
+            documents,
             lambda _, text: prompt.build(text),
-            tokenizer,
-            math.inf if context is None else context - self.max_new_tokens,
-            f"{self._room} (raise the former, or lower the latter)",
+            self._backend.tokenizer,
+            self.max_doc_tokens,
+            self._room,
         )
-        return (
-            [prompt.build(text) for text in texts],
-            [text != document for text, document in zip(first, whole, strict=True)],
-            [text != longer for text, longer in zip(texts, first, strict=True)],
-        )
+        return [prompt.build(text) for text in texts], long, squeezed
 
 
 @functools.cache
@@ -838,10 +820,6 @@ def _begins_with(answer: str, prefill: str) -> bool:
 def _by_type(values: dict[str, Any]) -> Any:
     """Returns values by type, or the value of the only prompt."""
     return values.get("", values)
-
-
-def _are_many(count: int, whole: int, limits: tuple[int, float]) -> bool:
-    return count >= limits[0] and count > limits[1] * whole
 
 
 def _seed(seed: int, docno: str, number: int) -> int:

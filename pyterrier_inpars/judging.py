@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import inspect
+import operator
 import os
 import re
 import warnings
@@ -49,7 +50,13 @@ from pyterrier_inpars.backends.base import (
     Sampling,
 )
 from pyterrier_inpars.backends.loading import ModelOptions, as_backend
-from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
+from pyterrier_inpars.prompts._truncation import (
+    Room,
+    Truncated,
+    truncate,
+    truncate_documents,
+    truncation_warnings,
+)
 from pyterrier_inpars.prompts.extraction import answer_of, begun_reasoning
 from pyterrier_inpars.prompts.templates import DOCUMENT, QUERY, check_fields
 from pyterrier_inpars.queries._answers import ANSWERS, AnswerLog
@@ -60,8 +67,8 @@ if TYPE_CHECKING:
 
 _DOC_TOKENS = 512
 """Default of ``max_doc_tokens``."""
-_MANY_TRUNCATED = (5, 0.2)
-"""Number and share of truncated documents of a call from which on a warning is given."""
+_ESTIMATE_BATCH = 1_000
+"""Number of pairs whose prompts `RelevanceJudge.estimate` holds in memory."""
 _TASK = (
     "Judge how relevant a passage is to a search query, with one of these grades:\n{grades}\n\n"
     "Query: {query}\nPassage: {document}\n\nThe grade is one number, without further text. Grade:"
@@ -154,7 +161,8 @@ class RelevanceJudge(ModelStage):
         unparsed: Number of pairs that were dropped because they got no grade.
         without_positive: Number of queries whose rows were dropped because no positive got a grade.
         truncated: Number of documents that the model did not see to the end, because of
-            ``max_doc_tokens`` or ``context``. If many exceed the default, a warning is given.
+            ``max_doc_tokens`` or ``context``. If many exceed the default, or do not fit the
+            context, a warning is given.
 
     Raises:
         ValueError: An argument is out of range, a query or text is not a string, the model cannot
@@ -167,7 +175,10 @@ class RelevanceJudge(ModelStage):
     """
 
     schematic = {"label": "RelevanceJudge", "help_url": None}
-    _counters = ("_judged", "_dropped", "unparsed", "without_positive", "truncated")
+    _counters = (
+        *("_judged", "_dropped", "unparsed", "without_positive"),
+        *("truncated", "_long", "_squeezed", "_documents"),
+    )
     _converters = {
         "prompt": lambda prompt: _check_prompt(prompt),
         "scale": lambda scale: _check_scale(scale),
@@ -200,7 +211,8 @@ class RelevanceJudge(ModelStage):
         self.answers = answers
         self.verbose = verbose
         self._judged = self._dropped = self.unparsed = self.without_positive = self.truncated = 0
-        self._warned_of_truncation = False
+        self._long = self._squeezed = self._documents = 0
+        self._warned: set[str] = set()
         self._template()
         self._connect(model, dict(backend_options))
 
@@ -242,7 +254,10 @@ class RelevanceJudge(ModelStage):
     ) -> Estimate:
         """Estimates what the judgements of `qrels` cost, without running the model.
 
-        Tokens are counted as by `QueryGenerator.estimate`. Stored answers are not left out.
+        Tokens are counted as by `QueryGenerator.estimate`. Stored answers are not left out. Where
+        the model gives the probabilities of the grades, no completion is counted. An instruct model
+        in this process may reason instead: until a call has shown that it does not, completions are
+        counted.
 
         Args:
             results: Frame as for `qrels`.
@@ -255,7 +270,18 @@ class RelevanceJudge(ModelStage):
             ValueError: A price is not a number from 0, or there are not two of them.
         """
         prompts = self._prompts(self._pool(results))
-        return estimate(prompts, self._backend, self.max_new_tokens, 1, prices)
+        begins = inspect.getattr_static(self._backend, "begins_reasoning", None)
+        by_choice = hasattr(self._backend, "choice_log_probs") and not self._reasons(
+            lambda: bool(begins)  # what is not known yet is a property of the class
+        )
+        most = 0 if by_choice else self.max_new_tokens
+        return estimate(prompts, self._backend, most, 1, prices)
+
+    def _prompts(self, pool: pd.DataFrame) -> Iterator[str | Messages]:
+        """Yields the prompts of pairs, with a part of them in memory."""
+        for start in range(0, len(pool), _ESTIMATE_BATCH):
+            queries, documents = self._seen(pool.iloc[start : start + _ESTIMATE_BATCH])
+            yield from map(self._build, queries, documents.texts)
 
     def _pool(self, results: pd.DataFrame) -> pd.DataFrame:
         """Returns each pair of results once."""
@@ -276,11 +302,13 @@ class RelevanceJudge(ModelStage):
 
     def _judge(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Judges rows that no filter dropped, and returns those with a grade by their index."""
-        pairs = self._pairs(inp)
-        self._count_truncated(inp, [text for _, text in pairs])
-        prompts = [self._build(*pair) for pair in pairs]
+        queries, documents = self._seen(inp)
+        self._count_truncated(documents)
+        prompts = list(map(self._build, queries, documents.texts))
         try:
-            by_choice = hasattr(self._backend, "choice_log_probs") and not self._reasons
+            by_choice = hasattr(self._backend, "choice_log_probs") and not self._reasons(
+                lambda: self._backend.begins_reasoning
+            )
             grades, scores = (self._by_choice if by_choice else self._by_answer)(prompts)
         except (NotANumberError, PromptError) as error:
             row = inp.iloc[error.row]
@@ -314,28 +342,36 @@ class RelevanceJudge(ModelStage):
         self.without_positive += len(lost)
         return graded & ~qids.isin(lost).to_numpy()
 
-    def _count_truncated(self, inp: pd.DataFrame, texts: list[str]) -> None:
-        """Counts documents that were truncated, and warns once if many exceed the default limit."""
-        whole = joined_text(inp, self.text_field)
-        cut = sum(" ".join(text.split()) != seen for text, seen in zip(whole, texts, strict=True))
-        self.truncated += cut
-        many = cut >= _MANY_TRUNCATED[0] and cut > _MANY_TRUNCATED[1] * len(texts)
-        if many and self.max_doc_tokens == _DOC_TOKENS and not self._warned_of_truncation:
-            self._warned_of_truncation = True
-            warnings.warn(
-                f"{cut:,} of {len(texts):,} documents ({cut / len(texts):.0%}) are longer than "
-                f"max_doc_tokens={self.max_doc_tokens}, so the judge sees only their beginning: "
-                "judge passages (datasets.Passages), or set max_doc_tokens",
-                stacklevel=6,
-            )
+    def _count_truncated(self, documents: Truncated) -> None:
+        """Counts documents, and warns once if many exceed the default limit or the context."""
+        _, long, squeezed = documents
+        self.truncated += sum(map(operator.or_, long, squeezed))
+        self._long += sum(long)
+        self._squeezed += sum(squeezed)
+        self._documents += len(long)
+        warned = truncation_warnings(
+            self._long,
+            self._squeezed,
+            self._documents,
+            self.max_doc_tokens,
+            _DOC_TOKENS,
+            self._room,
+            "judge passages (datasets.Passages)",
+        )
+        for kind, message in warned:
+            if kind not in self._warned:
+                self._warned.add(kind)
+                warnings.warn(message, stacklevel=6)
 
-    @property
-    def _reasons(self) -> bool:
-        """Whether the model writes a reasoning where the probabilities of the grades would be."""
+    def _reasons(self, begins: Callable[[], bool]) -> bool:
+        """Returns whether the model writes a reasoning where the grades' probabilities would be.
+
+        Args:
+            begins: Returns whether it begins one by itself.
+        """
         if not self._is_chat or not isinstance(self._backend, TokenizedBackend):
             return False
-        begun = begun_reasoning(self._backend, self._build("", ""))
-        return bool(begun) or self._backend.begins_reasoning
+        return bool(begun_reasoning(self._backend, self._build("", ""))) or begins()
 
     def _by_choice(self, prompts: list[str | Messages]) -> tuple[np.ndarray, np.ndarray]:
         """Returns grades and expected grades by the probabilities of the grades."""
@@ -519,25 +555,24 @@ class RelevanceJudge(ModelStage):
         text = "".join(fields.get(part, part) for part in parts).rstrip()
         return [{"role": "user", "content": text}] if self._is_chat else text
 
-    def _prompts(self, inp: pd.DataFrame) -> list[str | Messages]:
-        """Returns the prompts, with documents truncated so that prompt and grade fit."""
-        return [self._build(*pair) for pair in self._pairs(inp)]
-
-    def _pairs(self, inp: pd.DataFrame) -> list[tuple[str, str]]:
+    def _seen(self, inp: pd.DataFrame) -> tuple[list[str], Truncated]:
         """Returns query and document of each prompt, truncated so that prompt and grade fit."""
         check_strings(inp, "qid", "query", "docno")
-        tokenizer, context = self._backend.tokenizer, self._backend.context
+        tokenizer = self._backend.tokenizer
         queries = truncate(inp["query"].tolist(), tokenizer, self.max_query_tokens)
-        texts = joined_text(inp, self.text_field)
-        texts = truncate(texts, tokenizer, self.max_doc_tokens)
-        texts = truncate_to_fit(
-            texts,
+        documents = truncate_documents(
+            joined_text(inp, self.text_field),
             lambda i, text: self._build(queries[i], text),
             tokenizer,
-            math.inf if context is None else context - self.max_new_tokens,
-            f"the context of {context} tokens, with {self.max_new_tokens} for the grade",
+            self.max_doc_tokens,
+            self._room,
         )
-        return list(zip(queries, texts, strict=True))
+        return queries, documents
+
+    @property
+    def _room(self) -> Room:
+        """The limit of prompt and grade together."""
+        return Room(self._backend.context, self.max_new_tokens, "grade")
 
 
 def _is_dropped(frame: pd.DataFrame) -> np.ndarray:

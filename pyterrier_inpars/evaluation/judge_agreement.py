@@ -57,8 +57,9 @@ def judge_agreement(
 ) -> JudgeAgreement:
     """Compares the labels of a judge with human qrels, by Cohen's kappa (Cohen 1960).
 
-    Kappa needs pairs of each label: with qrels of relevant documents alone, it is 0 whatever the
-    judge does, or 1 if all its labels are the same as theirs, and a warning says so. Then judge
+    Kappa needs pairs with several human labels: if all have the same one, it is 0 whatever the
+    judge does, or 1 if all labels of the judge are the same, too. So is binary kappa if all pairs
+    are relevant, as those of qrels of relevant documents alone. A warning says so: then judge other
     documents beside them, of which some are not relevant.
 
     Pairs that only one of the two judged are left out::

@@ -4,12 +4,123 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from pyterrier_inpars._counted import are_many
 from pyterrier_inpars.backends._chat import as_text, encode
 from pyterrier_inpars.backends._tokens import count_units, units
 from pyterrier_inpars.backends.base import Messages
+
+CHARACTERS_PER_UNIT = 20
+"""Several times the usual length of a word: a text with more per unit is longer than the limit."""
+MANY_TRUNCATED = (5, 0.2)
+"""Number and share of truncated documents from which there is a warning."""
+
+
+class Room(NamedTuple):
+    """What limits a prompt, and the answer to it.
+
+    Attributes:
+        context: Maximum number of tokens of both together; None for no limit.
+        max_new_tokens: Those of them that are reserved for the answer.
+        answer: What the model writes, in the words of errors and warnings.
+    """
+
+    context: int | None
+    max_new_tokens: int
+    answer: str
+
+    @property
+    def tokens(self) -> float:
+        """Maximum number of tokens of a prompt."""
+        return math.inf if self.context is None else self.context - self.max_new_tokens
+
+    def __str__(self) -> str:
+        return (
+            f"context={self.context}, of which max_new_tokens={self.max_new_tokens} are reserved "
+            f"for the {self.answer}"
+        )
+
+
+class Truncated(NamedTuple):
+    """Documents as the model sees them.
+
+    Attributes:
+        texts: Their texts.
+        long: Whether each document is longer than ``max_doc_tokens``.
+        squeezed: Whether each document was cut so that prompt and answer fit the context.
+    """
+
+    texts: list[str]
+    long: list[bool]
+    squeezed: list[bool]
+
+
+def truncate_documents(
+    documents: Iterable[str],
+    build: Callable[[int, str], str | Messages],
+    tokenizer: Any,
+    max_doc_tokens: int,
+    room: Room,
+) -> Truncated:
+    """Truncates documents to their own limit, and then so that prompt and answer fit the context.
+
+    Args:
+        documents: Texts to truncate.
+        build: See `truncate_to_fit`.
+        tokenizer: See `truncate`.
+        max_doc_tokens: Maximum number of tokens of a document.
+        room: Limit of a prompt.
+
+    Raises:
+        ValueError: A prompt is too long even without its document.
+    """
+    whole = [" ".join(document.split()) for document in documents]
+    first = truncate(whole, tokenizer, max_doc_tokens)
+    limit = f"{room} (raise the former, or lower the latter)"
+    texts = truncate_to_fit(first, build, tokenizer, room.tokens, limit)
+    return Truncated(
+        texts,
+        [text != document for text, document in zip(first, whole, strict=True)],
+        [text != longer for text, longer in zip(texts, first, strict=True)],
+    )
+
+
+def truncation_warnings(
+    long: int,
+    squeezed: int,
+    documents: int,
+    max_doc_tokens: int,
+    default: int,
+    room: Room,
+    remedy: str,
+) -> Iterator[tuple[str, str]]:
+    """Yields a name and a text for each warning of many truncated documents.
+
+    Args:
+        long: Number of documents longer than ``max_doc_tokens``.
+        squeezed: Number of those that were cut to fit the context.
+        documents: Number of documents.
+        max_doc_tokens: Maximum number of tokens of a document.
+        default: Its default: a limit of one's own is no reason for a warning.
+        room: Limit of a prompt.
+        remedy: What to do about long documents.
+    """
+    if max_doc_tokens == default and are_many(long, documents, MANY_TRUNCATED):
+        yield (
+            "truncated",
+            f"{long:,} of {documents:,} documents ({long / documents:.0%}) are longer than "
+            f"max_doc_tokens={max_doc_tokens}, so the model sees only their beginning: {remedy}, "
+            "or set max_doc_tokens",
+        )
+    if are_many(squeezed, documents, MANY_TRUNCATED):
+        yield (
+            "squeezed",
+            f"{squeezed:,} of {documents:,} documents ({squeezed / documents:.0%}) were cut "
+            f"further, so that prompt and {room.answer} fit {room}: raise the former, lower the "
+            "latter, or give a shorter prompt",
+        )
 
 
 def truncate(documents: Iterable[str], tokenizer: Any, max_tokens: int) -> list[str]:
@@ -106,10 +217,11 @@ def _prompt_lengths(
 
 
 def _first_units(document: str, number: int) -> str:
-    if count_units(document) <= number:
+    # Counting is fast, but reads the whole document, of which a long one is cut near its beginning.
+    if len(document) < CHARACTERS_PER_UNIT * number and count_units(document) <= number:
         return document
-    last = next(itertools.islice(units(document), number - 1, None))
-    return document[: last.end()]
+    first = list(itertools.islice(units(document), number + 1))
+    return document if len(first) <= number else document[: first[-2].end()]
 
 
 def _length(text: str, tokenizer: Any) -> int:

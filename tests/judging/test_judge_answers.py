@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 
+import chat_templates
 import numpy as np
 import pandas as pd
 import pytest
@@ -291,3 +292,21 @@ def test_estimates_are_what_is_sent():
     assert found.cost == pytest.approx((found.prompt_tokens * 2 + 45 * 8) / 1e6)
     with pytest.raises(ValueError, match="prices must be two numbers"):
         judge.estimate(frame, prices=(1,))
+
+
+def test_an_estimate_checks_prices_before_it_builds_prompts():
+    judge = RelevanceJudge(Answering())
+    judge._seen = None
+    with pytest.raises(ValueError, match="prices must be two numbers"):
+        judge.estimate(pairs(3), prices=(1,))
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_probabilities_of_grades_take_no_completion(model, tmp_path, chat):
+    path = chat_templates.save(tmp_path, chat_templates.QWEN) if chat else model
+    judge = RelevanceJudge(path, max_new_tokens=9, dtype="float32")
+    first = judge.estimate(pairs(4), prices=(0, 1))
+    assert first.requests == 4 and first.completion_tokens == (36 if chat else 0)
+    judge(pairs(1))
+    found = judge.estimate(pairs(4), prices=(0, 1))
+    assert found.completion_tokens == 0 and found.cost == 0

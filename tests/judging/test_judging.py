@@ -484,6 +484,32 @@ def test_truncated_documents_are_counted():
     assert judge.truncated == 10 and shorter.truncated == 5
 
 
+@pytest.mark.parametrize(
+    ("length", "warned"),
+    [(50, ["were cut further, so that prompt and grade fit context=40, of which max_new_tokens=4"]),
+     (600, ["are longer than max_doc_tokens=512, so", "were cut further, so that"]),
+     (9, [])],
+)  # fmt: skip
+def test_what_cuts_documents_is_named(length, warned):
+    """The default limit is not blamed for what the context does; calls are counted together."""
+    backend = Answers(*["1"] * 6)
+    backend.context = 40
+    judge = RelevanceJudge(backend, prompt="{query} {document} grade:", max_new_tokens=4)
+    frame = results(6).assign(text="word " * length)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        judge(frame[:3])
+        assert not found
+        judge(frame[3:])
+        judge(frame)
+    assert len(found) == len(warned)
+    for warning, part in zip(found, warned, strict=True):
+        assert str(warning.message).startswith("6 of 6 documents (100%) ")
+        assert part in str(warning.message)
+    assert judge.truncated == 12 * bool(warned)
+
+
 def test_a_grade_that_begins_another_one_is_scored_to_its_end():
     """A tokenizer that splits digits gives "1" at least the probability of "10"."""
 

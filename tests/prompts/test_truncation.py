@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyterrier_inpars.backends._tokens import _WIDE_CHARACTER, count_tokens, count_units, units
+from pyterrier_inpars.prompts import _truncation
 from pyterrier_inpars.prompts._truncation import truncate, truncate_to_fit
 
 TOKENIZER = tiny_llm.tokenizer()
@@ -88,3 +89,14 @@ def test_the_fast_counts_are_those_of_the_units(text, length, limit):
     assert truncate([text], None, limit) == [document[:cut]]
     wide = len(_WIDE_CHARACTER.findall(text))
     assert count_tokens(None, text) == wide + -(-(len(text) - wide) // 4)
+
+
+def test_a_long_document_is_cut_without_counting_all_of_it(monkeypatch):
+    """A server's answers wait while its prompts are built."""
+    counted = []
+    monkeypatch.setattr(
+        _truncation, "count_units", lambda text: counted.append(text) or count_units(text)
+    )
+    long, short = " ".join(["word"] * 300_000), " ".join(["word"] * 7)
+    assert truncate([long, short], None, 8) == [" ".join(["word"] * 8), short]
+    assert counted == [short]
