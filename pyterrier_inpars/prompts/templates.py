@@ -401,8 +401,8 @@ def split_template(template: str) -> tuple[str, str]:
 def check_fields(name: str, text: str, fields: Sequence[str]) -> None:
     """Checks that a text of a prompt has no other fields than those that are filled in.
 
-    A paragraph without a field may have braces, as examples with program code do. There, names that
-    columns often have give a warning.
+    A paragraph without ``{document}`` may have braces, as examples with program code do. There,
+    names that columns often have give a warning.
 
     Args:
         name: What the text is, for the error.
@@ -410,7 +410,7 @@ def check_fields(name: str, text: str, fields: Sequence[str]) -> None:
         fields: Fields that are filled in.
 
     Raises:
-        ValueError: There is another field beside them, in a paragraph.
+        ValueError: There is another field beside ``{document}``, in its paragraph.
     """
     for paragraph in re.split(r"\n\s*\n", text):
         unknown = [field for field in _FIELD.findall(paragraph) if field not in fields]
@@ -421,9 +421,9 @@ def check_fields(name: str, text: str, fields: Sequence[str]) -> None:
             if fields
             else f"{name} has no fields, but contains {unknown[0]}"
         )
-        if any(field in paragraph for field in fields):
+        if DOCUMENT in fields and DOCUMENT in paragraph:
             raise ValueError(
-                f"{message}: {text!r}. Put further text of a document into its text column"
+                f"{message}, which is in the paragraph of {DOCUMENT}: {text!r}. Put further text of a document into its text column"
             )
         for field in unknown:
             if field in _USUAL:

@@ -50,6 +50,18 @@ def test_an_unknown_field_in_a_template_is_an_error(field):
             make(template)
 
 
+def test_the_paragraph_of_the_query_is_another_one():
+    """As the documentation says: beside {document} alone, a field is an error."""
+    template = "Document: {document}\n\nWrite {n} words as a query: {query}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert StaticPrompt(template).build("x").endswith("Write {n} words as a query:")
+    with pytest.warns(UserWarning, match="not {title}, which the model gets as"):
+        StaticPrompt(template.replace("{n}", "{title}"))
+    with pytest.raises(ValueError, match="not {n}, which is in the paragraph of {document}: "):
+        StaticPrompt(template.replace("\n\n", "\n"))
+
+
 @pytest.mark.parametrize("field, warns", [("{title}", 1), ("{docno}", 1), ("{x}", 0), ("{}", 0)])
 def test_a_field_in_another_paragraph_of_a_template_is_text(field, warns):
     """An example there may be program code. A name that columns have gives a warning."""
