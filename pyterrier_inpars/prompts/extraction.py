@@ -215,13 +215,16 @@ def _matches(
 ) -> Iterator[tuple[re.Match[str], int]]:
     """Yields the matches from ``start`` on, and the place that their positions count from.
 
-    It is where anchors match. After a reasoning, they may also match behind the line ends there.
+    It is where anchors match. After a reasoning, they may also match behind the line ends there. If
+    nothing matches, lookbehinds may see the end of the reasoning.
     """
     text = answer[start:].lstrip() if start else answer
     for place in dict.fromkeys([start, len(answer) - len(text)]):
         if found := list(extract.finditer(answer[place:])):
             yield from ((match, place) for match in found)
             return
+    if start:
+        yield from ((match, 0) for match in extract.finditer(answer, start))
 
 
 def _line(answer: str, start: int) -> Query:

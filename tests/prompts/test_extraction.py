@@ -46,6 +46,8 @@ def texts(answer, extract=None, chat=True):
         ("no marker", "Query:", []),
         ("Query:", "Query:", []),
         ("1. one\n2. two\n3. ", re.compile(r"^\d\.(.*)$", re.M), ["one", "two"]),
+        (THOUGHT + "a query", re.compile(r"(?<=</think>)\s*(.+)"), ["a query"]),
+        (THOUGHT + "1. a\n2. b", re.compile(r"(?<=\n)\d\. (.+)"), ["a", "b"]),
         ("a <q>b</q>", re.compile("<q>.*?</q>"), ["<q>b</q>"]),
         ("a b\nc d", re.compile(r"b\nc"), ["b c"]),
         ("x", re.compile("(y)?x"), []),
