@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from pyterrier_inpars._retrieval import fold
 from pyterrier_inpars._stage import check_columns, check_strings
 from pyterrier_inpars.prompts.templates import Prompt
+from pyterrier_inpars.queries._manifest import joined_parts
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 
@@ -72,11 +74,11 @@ def _fewshot_topics(
 ) -> list[pd.DataFrame]:
     """Returns the topics of each prompt; those of one may have qids, and those of another none."""
     if isinstance(queries, SyntheticQueries):
-        if not queries.metadata["settings"]:
+        if _has_unknown_topics(queries.metadata["settings"]):
             warnings.warn(
-                f"the few-shot topics of {queries!r} are unknown, since its rows were stored "
-                "without settings: no topic is excluded. Give the artifact or the prompt that the "
-                "queries come from",
+                f"few-shot topics of {queries!r} are unknown, since rows were stored without "
+                "settings: no topic of theirs is excluded. Give the artifact or the prompt that "
+                "the queries come from",
                 stacklevel=3,
             )
         return [queries.fewshot_topics]
@@ -100,6 +102,14 @@ def _fewshot_topics(
             "SyntheticQueries, the prompt, or a frame of the topics"
         )
     return [queries]
+
+
+def _has_unknown_topics(settings: dict[str, Any] | None) -> bool:
+    """Returns whether nobody knows the settings of an artifact, or those of a part of it."""
+    if settings is None:
+        return True
+    parts = joined_parts({"settings": settings}).values()
+    return any(_has_unknown_topics(part["settings"]) for part in parts)
 
 
 def _are_synthetic(frame: pd.DataFrame) -> bool:

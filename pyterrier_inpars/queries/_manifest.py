@@ -7,7 +7,8 @@ Fields of a manifest:
 - ``source_documents``: number of distinct docnos, if ``documents`` counts rows since no generator
   was in the pipeline.
 - ``queries``: number of queries in all shards.
-- ``settings``: settings of the generator, None before the first shard.
+- ``settings``: settings of the generator, None before the first shard, and if nobody gave those of
+  stored rows.
 - ``stages``: the stages between generator and artifact, each as its ``repr``; None before the first
   shard. Artifacts of version 0.1 lack this field.
 - ``versions``: package versions, with the number of the first shard written with them.
@@ -109,7 +110,11 @@ def joined_parts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns the provenance of the parts that `SyntheticQueries.concat` joined, by name."""
     parts = (manifest["settings"] or {}).get("parts")
     known = parts.items() if isinstance(parts, dict) else []
-    return {name: part for name, part in known if isinstance(part, dict) and "versions" in part}
+    return {
+        name: part
+        for name, part in known
+        if isinstance(part, dict) and {"settings", "versions"} <= part.keys()
+    }
 
 
 def without_partial_shard(manifest: dict[str, Any]) -> dict[str, Any]:

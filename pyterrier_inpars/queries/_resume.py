@@ -33,6 +33,7 @@ from pyterrier_inpars._stage import (
     joined_text,
 )
 from pyterrier_inpars.queries._answers import AnswerLog
+from pyterrier_inpars.queries._manifest import joined_parts
 from pyterrier_inpars.queries._run_progress import RunProgress
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class ResumeState:
             may be the end of a partial shard.
         damaged: Numbers of the shards to regenerate, from 0.
         complete: Whether an earlier run reached the end of the corpus.
-        settings: Settings of the generator; None until the first run provides them.
+        settings: Settings of the generator; None until a run provides them.
         packages: Package versions of the last run; None until the first run provides them.
         stages: Stages between generator and artifact as in the manifest; None until the first run
             provides them, and in artifacts of version 0.1.
@@ -127,22 +128,23 @@ class ResumeState:
         """Whether the artifact is complete but for documents whose prompts are tried again."""
         return self.complete and not self.damaged and bool(self.retried)
 
-    def check_settings(self, settings: dict[str, Any]) -> None:
+    def check_settings(self, settings: dict[str, Any] | None) -> None:
         """Checks the settings of the generator, which must be the same for all shards.
 
         The stages after the generator (``current_stages``) must be the same too.
 
         Args:
             settings: JSON-serializable settings. Package versions, under the key ``versions``, are
-                compared separately: they may change between runs, with a warning.
+                compared separately: they may change between runs, with a warning. None if nobody
+                knows them.
 
         Raises:
             ValueError: The settings differ from those of an earlier run, or of another generator
                 in this run. The error lists each difference.
         """
-        current = json.loads(json.dumps(settings))
+        current = json.loads(json.dumps(settings or {}))
         packages = current.pop("versions", {})
-        if self.settings is not None and (difference := self._difference(current)):
+        if difference := self._difference(current):
             raise ValueError(
                 f"two generators with different settings write to {self.name}:\n{difference}\n"
                 "Give each generator its own artifact."
@@ -160,7 +162,9 @@ class ResumeState:
             )
         if not self._checked:
             self._check_unknown_stages()
-        self.settings, self.packages, self._checked = current, packages, True
+        self.packages, self._checked = packages, True
+        if settings is not None:
+            self.settings = current
 
     def _check_unknown_stages(self) -> None:
         """Warns if stages must be compared that version 0.1 did not store."""
@@ -175,9 +179,9 @@ class ResumeState:
             self.stages = self.current_stages
 
     def _difference(self, settings: dict[str, Any]) -> str:
-        """Describes how settings and stages of this run differ from the stored ones."""
-        old = {**(self.settings or {})}
-        new = _without_unknown_hashes(old, settings)
+        """Describes how settings and stages of this run differ from the stored ones, if known."""
+        old = _without_provenance(settings if self.settings is None else self.settings)
+        new = _as_earlier(old, _without_provenance(settings))
         if self.stages is not None:
             old["stages"], new["stages"] = self.stages, self.current_stages
         else:  # version 0.1 did not store it
@@ -249,16 +253,39 @@ class ResumeState:
         return bisect_left(self.shard_ends, number, key=lambda end: end.documents)
 
 
-def _without_unknown_hashes(old: Any, new: Any) -> Any:
-    """Returns settings without the hashes of functions that earlier versions only named."""
+def _without_provenance(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings with nothing but the settings of parts that ``concat`` joined.
+
+    Versions, counts and failures of a part may change while its queries stay the same.
+    """
+    parts = {
+        name: _without_provenance(part["settings"] or {})
+        for name, part in joined_parts({"settings": settings}).items()
+    }
+    return {**settings, "parts": settings["parts"] | parts} if parts else {**settings}
+
+
+def _as_earlier(old: Any, new: Any) -> Any:
+    """Returns settings as the version that stored the old ones would describe them.
+
+    Earlier versions only named functions, without a hash, and described the sampling of a server
+    that gets no temperature as if ``top_p`` and ``seed`` were sent.
+    """
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
     unknown = {"hash"} - old.keys() if "function" in old else set()
-    return {
-        name: _without_unknown_hashes(old.get(name), value)
+    earlier = {
+        name: _as_earlier(old.get(name), value)
         for name, value in new.items()
         if name not in unknown
     }
+    sent = new.get("parameters")
+    if isinstance(sent, dict) and "temperature" in sent and new.get("temperature") is None:
+        unsent = {"top_p", "seed"} - sent.keys()
+        if old.get("top_p") != 1:  # which had an effect
+            unsent.discard("top_p")
+        earlier |= {name: old[name] for name in unsent & old.keys() if new.get(name) is None}
+    return earlier
 
 
 _active: ContextVar[ResumeState | None] = ContextVar("pyterrier_inpars_resume", default=None)

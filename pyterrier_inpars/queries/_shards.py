@@ -217,6 +217,8 @@ class Writer:
         if not state.complete:
             self._save(self.manifest)
             os.replace(self.folder / UNFINISHED, self.folder / COMPLETE)
+        elif self.manifest["settings"] is None and state.settings is not None:
+            self._save(self.manifest | {"settings": state.settings}, complete=True)
         unanswered = sum(len(entry.get("unanswered", ())) for entry in self.manifest["shards"])
         if unanswered:
             warnings.warn(

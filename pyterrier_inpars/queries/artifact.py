@@ -134,6 +134,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
             settings: JSON-serializable description of how the rows were made, for the manifest,
                 such as ``queries.metadata["settings"]`` for a part of these queries. It is ignored
                 if a generator of this package is in the pipeline, which provides its own settings.
+                ``{}`` if there is nothing to describe, and no few-shot example. None if they are
+                not known; a later call may give them.
             verbose: Whether to show the progress bar, if artifact and stages are not verbose. An
                 indexing pipeline passes no arguments on, so set ``verbose`` of the artifact there.
             total: Number of rows or documents, for the time that is left. None for the length of
@@ -173,9 +175,10 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                 for row in self._rows(iter, pipeline, state, verbose or self.verbose, total):
                     _check_row(row)
                     if not state.by_document:
-                        if settings is None and not state.position.documents:
+                        is_known = settings is not None or state.settings is not None
+                        if not (is_known or state.position.documents):
                             self._warn_of_no_settings()
-                        state.check_settings(settings or {})
+                        state.check_settings(settings)
                         num_docnos += docnos.add(row["docno"])
                         if len(docnos.recent) >= self.shard_size:
                             docnos.compact()
@@ -289,7 +292,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
 
         The name of an artifact becomes the beginning of its qids, ``gemma-d1-1``, and the column
         ``source``. The settings, stages, versions, numbers of documents and failed documents of all
-        parts are stored, under ``parts`` of the settings.
+        parts are stored, under ``parts`` of the settings. A repeated or resumed run compares the
+        settings of each part, and the rows.
 
         Args:
             parts: Complete artifacts by name: letters, digits and underscores.
@@ -346,9 +350,9 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         Its fields are ``documents`` and ``queries`` (counts), ``fingerprint`` (of the documents),
         ``source_documents`` (their number, if ``documents`` counts rows since no generator was in
         the pipeline),
-        ``settings`` (of the generator), ``stages`` (after the generator, by their ``repr``),
-        ``versions`` (of packages, by the first shard written with them), ``shards``, and
-        PyTerrier's ``type``, ``format`` and ``package_hint``.
+        ``settings`` (of the generator; None if not known), ``stages`` (after the generator, by
+        their ``repr``), ``versions`` (of packages, by the first shard written with them),
+        ``shards``, and PyTerrier's ``type``, ``format`` and ``package_hint``.
 
         Raises:
             FileNotFoundError: The artifact is empty.

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from writer import SETTINGS, Writer, corpus, index, rows
+from writer import SETTINGS, Writer, corpus, files, index, rows
 
 from pyterrier_inpars import LengthFilter
 from pyterrier_inpars.evaluation import exclude_fewshot_topics
@@ -46,7 +46,31 @@ def test_parts_keep_their_settings_stages_documents_failures_and_versions(tmp_pa
     assert "| part a | 4 documents, by <code>none</code>, 1 failed <code>LengthFilter(1)" in card
 
 
-@pytest.mark.parametrize("parts", [{"a": {"prompt": "A"}}, ["a"], {"a": "b"}, None])
+def test_parts_are_compared_by_their_settings_and_rows(tmp_path):
+    """Versions of a part may change, such as the address of a server, and 0.1 stored none."""
+    one = index(tmp_path / "1", corpus(4), Refused([2]) >> LengthFilter(1))
+    stored = [row | {"qid": f"a-{row['qid']}", "source": "a"} for row in one]
+    flat = {"a": one.metadata["settings"]}
+    both = SyntheticQueries(tmp_path / "both").index(stored, settings={"parts": flat})
+    two = SyntheticQueries(tmp_path / "nested").index(
+        [row | {"qid": f"b-{row['qid']}", "source": "b"} for row in stored],
+        settings={"parts": {"b": {"parts": flat}}},
+    )
+    manifest = one.path / "pt_meta.json"
+    manifest.write_text(manifest.read_text().replace('"torch": "1"', '"torch": "2"'))
+    assert one.metadata["versions"][0]["packages"] == {"torch": "2"}
+    for joined in (both, SyntheticQueries(tmp_path / "new").concat({"a": one})):
+        assert len(joined.concat({"a": one})) == 6
+        assert len(two.concat({"b": joined})) == 6
+    other = index(tmp_path / "2", corpus(4), Writer([2], settings={"model": "other"}))
+    for joined in (both, SyntheticQueries(tmp_path / "new")):
+        with pytest.raises(ValueError, match="parts.a.model: was 'none', is 'other'"):
+            joined.concat({"a": other})
+
+
+@pytest.mark.parametrize(
+    "parts", [{"a": {"prompt": "A"}}, {"a": {"versions": 1}}, ["a"], {"a": "b"}, None]
+)
 def test_settings_of_ones_own_may_have_parts(tmp_path, parts):
     queries = SyntheticQueries(tmp_path / "rows").index(rows(2), settings={"parts": parts})
     assert queries.failed.empty and queries.status.failed == 0
@@ -105,6 +129,31 @@ def test_rows_without_settings_are_warned_about(tmp_path):
         assert exclude_fewshot_topics(TOPICS, known)["qid"].tolist() == ["1"]
         SyntheticQueries(tmp_path / "none").index(rows(2), settings={})
         SyntheticQueries(tmp_path / "empty").index([])
+
+
+@pytest.mark.parametrize("described", [{}, {"model": "m"}])
+def test_settings_may_be_given_later(tmp_path, described):
+    """As the warning says, and then the few-shot topics are known."""
+    queries = SyntheticQueries(tmp_path / "rows", shard_size=1)
+    with pytest.warns(UserWarning, match="does not say how its rows were made"):
+        queries.index(rows(3))
+    before = files(queries.path)
+    with pytest.warns(UserWarning, match="few-shot topics of .* are unknown"):
+        exclude_fewshot_topics(TOPICS, queries)
+    joined = SyntheticQueries(tmp_path / "joined").concat({"a": queries})
+    with pytest.warns(UserWarning, match="few-shot topics of .* are unknown"):
+        exclude_fewshot_topics(TOPICS, joined)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        queries.index(rows(3), settings=described)
+        assert queries.metadata["settings"] == described
+        assert len(exclude_fewshot_topics(TOPICS, queries)) == 3
+        if not described:
+            queries.index(rows(3))
+    after = files(queries.path)
+    assert {name for name in after if after[name] != before[name]} == {"pt_meta.json"}
+    with pytest.raises(ValueError, match="model: was .*, is 'x'"):
+        queries.index(rows(3), settings={"model": "x"})
 
 
 def test_a_run_that_ends_without_a_query_is_warned_about(tmp_path):

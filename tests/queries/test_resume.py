@@ -188,6 +188,36 @@ def test_a_function_that_was_only_named_is_not_compared_by_its_hash(tmp_path, pl
         index(path, corpus(20), Writer(settings=described(function="m.f", hash="b")))
 
 
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ({}, {}),  # greedy, by the defaults of Sampling
+        ({"seed": 1}, {}),
+        ({"top_p": 0.9}, {"top_p": None}),
+        ({"parameters": {"temperature": None, "seed": 5}, "seed": 5}, {"seed": None}),
+        ({"temperature": 0.7, "parameters": {}}, {"temperature": 0.7, "parameters": {}}),
+    ],
+)
+def test_sampling_that_a_server_decides_was_once_described_as_given(tmp_path, earlier, later):
+    def parts(described):
+        return {"parts": {"a": {"settings": described, "versions": []}}}
+
+    base = {"temperature": None, "parameters": {"temperature": None}}
+    old = base | {"top_p": 1.0, "seed": 0} | earlier
+    new = base | {"top_p": None, "seed": None} | later
+    same = not ({"top_p", "parameters"} & earlier.keys())
+    for number, wrapped in enumerate([dict, parts]):
+        path = tmp_path / str(number)
+        with pytest.raises(OSError, match="disk"):
+            index(path, corpus(20, stop=14), Writer(settings=wrapped(old)))
+        if same:
+            stored = index(path, corpus(20), Writer(settings=wrapped(new)))
+            assert stored.metadata["settings"] == wrapped(new)
+        else:
+            with pytest.raises(ValueError, match="started with other settings"):
+                index(path, corpus(20), Writer(settings=wrapped(new)))
+
+
 def test_documents_that_failed_are_counted_once():
     known = resume.FailedDocument("0", "e", 1)
     state = resume.ResumeState("q", failed=[known])
@@ -465,7 +495,7 @@ def test_rows_without_a_generator(tmp_path):
     whole = SyntheticQueries(tmp_path / "whole", shard_size=7).index(rows(30))
     assert files(queries.path) == files(whole.path)
     assert queries.get_results().to_dict("records") == rows(30)
-    assert queries.metadata["settings"] == {}
+    assert queries.metadata["settings"] is None
     assert [s["documents"] for s in queries.metadata["shards"]] == [7, 7, 7, 7, 2]
     with pytest.raises(ValueError, match="differ"):
         queries.index(rows(30)[::-1])
