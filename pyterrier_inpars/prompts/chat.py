@@ -59,8 +59,9 @@ class ChatPrompt(Prompt):
         examples: Frame, or list of dicts, with the columns ``query`` and ``text``: queries and
             relevant documents. Their answers have the form that ``extract`` expects: the query
             alone, after a marker, or in a JSON object. For other forms, the optional column
-            ``answer`` has the whole answers. A query that begins as ``prefill`` ends continues it.
-            None for no examples.
+            ``answer`` has the whole answers. It is ignored, with a warning, if ``extract`` does not
+            find a query in its answer. A query that begins as ``prefill`` ends continues it. None
+            for no examples.
         num_examples: Maximum number of examples to draw. Of fewer, and with None, all are taken, in
             the order of the frame.
         seed: Random seed of the draw, which does not depend on the order of the frame.
@@ -186,33 +187,44 @@ class ChatPrompt(Prompt):
         return 0
 
     def _check_answers(self) -> None:
-        """Checks that the answers of the examples, if they are not given, have their queries.
+        """Checks that the answers of the examples have their queries.
 
-        A query that does not begin with a prefill such as ``How do I`` gives a warning.
+        Given answers that do not are ignored, with a warning, unless those made from the queries do
+        not either. A query that does not begin with a prefill such as ``How do I`` gives a warning.
 
         Raises:
-            ValueError: One does not begin with the prefill, or ``extract`` does not find its query.
+            ValueError: One is not given and does not begin with the prefill, or ``extract`` does
+                not find its query.
         """
-        is_line = self.extract is None or isinstance(self.extract, str)
-        without_beginning = []
-        for query in [] if "answer" in self.examples else self.examples["query"]:
-            answer, prefill, begun = self._answer(query), self.prefill, self._begun(query)
-            is_beside = answer == prefill + self.continuation(query)
-            if is_beside and not begun and _is_word(prefill[-1:]):
-                without_beginning.append(answer)
-            found = queries_of(
-                answer.removeprefix(prefill), self.extract, chat=True, prefill=prefill
+        queries = self.examples["query"].tolist()
+        made = [self._answer(query) for query in queries]
+        fit = [self._fits(*pair) for pair in zip(queries, made, strict=True)]
+        form = f"extract={self.extract!r:.200} and prefill={self.prefill!r:.200}"
+        if "answer" in self.examples:
+            given = zip(queries, self.examples["answer"], strict=True)
+            wrong = next((pair for pair in given if not self._is_found(*pair)), None)
+            if wrong is None or not all(fit):
+                return
+            query, answer = wrong
+            self.examples = self.examples.drop(columns="answer")
+            warnings.warn(
+                f"the column answer of the examples is ignored, as a prompt with {form} does not "
+                f"find the query {query!r:.200} in the answer {answer!r:.200}: give the prompt an "
+                "extract that finds it, or leave out the column",
+                stacklevel=3,
             )
-            # Of a query that the prefill begins, with its case, extract may find the rest alone.
-            forms = [query, query[begun:], prefill[len(prefill) - begun :] + query[begun:]]
-            expected = [queries_of(f, None if is_line else _WHOLE, chat=True) for f in forms]
-            texts = [{" ".join(q.text.split()) for q in queries} for queries in (*expected, found)]
-            if not answer.startswith(prefill) or not any(e <= texts[-1] for e in texts[:-1]):
-                raise ValueError(
-                    f"{answer!r:.200} would be the answer of an example, which does not fit "
-                    f"extract={self.extract!r:.200} and prefill={self.prefill!r:.200}: give the "
-                    "examples the column answer, with whole answers"
-                )
+        elif not all(fit):
+            raise ValueError(
+                f"{made[fit.index(False)]!r:.200} would be the answer of an example, which does "
+                f"not fit {form}: give the examples the column answer, with whole answers"
+            )
+        without_beginning = [
+            answer
+            for query, answer in zip(queries, made, strict=True)
+            if answer == self.prefill + self.continuation(query)
+            and _is_word(self.prefill[-1:])
+            and not self._begun(query)
+        ]
         if without_beginning:
             warnings.warn(
                 f"{without_beginning[0]!r:.200} is the answer of an example, whose query does not "
@@ -220,6 +232,37 @@ class ChatPrompt(Prompt):
                 "it, or the column answer, with whole answers",
                 stacklevel=3,
             )
+
+    def _fits(self, query: str, answer: str) -> bool:
+        """Returns whether a made answer has the prefill, and ``extract`` finds its query."""
+        prefill, begun = self.prefill, self._begun(query)
+        is_line = self.extract is None or isinstance(self.extract, str)
+        # Of a query that the prefill begins, with its case, extract may find the rest alone.
+        forms = [query, query[begun:], prefill[len(prefill) - begun :] + query[begun:]]
+        found = {" ".join(text.split()) for text in self._found(answer)}
+        expected = (queries_of(f, None if is_line else _WHOLE, chat=True) for f in forms)
+        return answer.startswith(prefill) and any(
+            {" ".join(q.text.split()) for q in form} <= found for form in expected
+        )
+
+    def _is_found(self, query: str, answer: str) -> bool:
+        """Returns whether ``extract`` finds the query of a given answer.
+
+        The end of the prefill may be before it. Case and punctuation are ignored.
+        """
+        prefill = words_of(self.prefill)
+        for words in (words_of(query), words_of(query[self._begun(query) :])):
+            for found in map(words_of, self._found(answer)):
+                before = found[: len(found) - len(words)]
+                if found == [*before, *words] and before == prefill[len(prefill) - len(before) :]:
+                    return True
+        return False
+
+    def _found(self, answer: str) -> list[str]:
+        """Returns what ``extract`` finds in the answer of an example."""
+        prefill = self.prefill if answer.startswith(self.prefill) else ""
+        rest = answer.removeprefix(prefill)
+        return [q.text for q in queries_of(rest, self.extract, chat=True, prefill=prefill)]
 
     def continuation(self, query: str) -> str:
         """Returns the text of a query after the prompt, with a space only after a prefill."""

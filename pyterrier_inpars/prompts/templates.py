@@ -423,7 +423,8 @@ def check_fields(name: str, text: str, fields: Sequence[str]) -> None:
         )
         if DOCUMENT in fields and DOCUMENT in paragraph:
             raise ValueError(
-                f"{message}, which is in the paragraph of {DOCUMENT}: {text!r}. Put further text of a document into its text column"
+                f"{message}, which is in the paragraph of {DOCUMENT}: {text!r}. Put further text "
+                "of a document into its text column"
             )
         for field in unknown:
             if field in _USUAL:

@@ -10,6 +10,7 @@ import pytest
 import tiny_llm
 
 from pyterrier_inpars import ChatPrompt, FewShotPrompt, Prompt, load_prompt
+from pyterrier_inpars.datasets.toolkit_files import read_fewshot
 
 PAIRS = pd.DataFrame(
     {
@@ -130,7 +131,7 @@ def test_a_query_that_does_not_begin_with_the_prefill_gives_a_warning(query):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ChatPrompt("{document}", examples=examples, prefill="Query:")
-        whole = [{**examples[0], "answer": "How do I sort"}]
+        whole = [{**examples[0], "answer": f"How do I {query}"}]
         ChatPrompt("{document}", examples=whole, prefill="How do I")
 
 
@@ -141,7 +142,8 @@ def test_examples_of_ones_own_have_the_reasoning_of_the_shipped_ones():
     assert prompt.build("x")[2]["content"] == "Query: tall trees"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_prompt("chain-of-thought", examples=PAIRS.assign(answer="So.\nQuery: a"))
+        answers = "So.\nQuery: " + PAIRS["query"]
+        load_prompt("chain-of-thought", examples=PAIRS.assign(answer=answers))
         for name in ("chat", "structured", "question", "keywords", "claim", "title"):
             load_prompt(name, examples=PAIRS)
 
@@ -242,9 +244,47 @@ def test_examples_with_whole_answers(tmp_path):
     path = tmp_path / "prompts.yaml"
     path.write_text(
         "mine:\n  mode: chat\n  user: '{document}'\n  examples:\n"
-        "    - {document: a, query: b, answer: c}\n"
+        "    - {document: a, query: b, answer: B!}\n"
     )
-    assert Prompt.load(path, "mine").build("x")[1] == {"role": "assistant", "content": "c"}
+    assert Prompt.load(path, "mine").build("x")[1] == {"role": "assistant", "content": "B!"}
+
+
+@pytest.mark.parametrize("name", ["chat", "structured", "question"])
+def test_answers_of_another_prompt_are_ignored(name, tmp_path):
+    """A file for chain-of-thought gives the others the same prompt as without its answers."""
+    path = tmp_path / "examples.jsonl"
+    lines = [
+        {"query_id": i, "doc_id": i, "query": f"what is {i} thing", "document": f"Text {i}."}
+        for i in range(3)
+    ]
+    answers = [{"answer": f"Reason {i}. Query: what is {i} thing"} for i in range(3)]
+    path.write_text("\n".join(json.dumps(a | b) for a, b in zip(lines, answers, strict=True)))
+    examples = read_fewshot(path)
+    with pytest.warns(UserWarning, match="answer of the examples is ignored.*'what is . thing'"):
+        prompt = load_prompt(name, examples=examples)
+    assert prompt == load_prompt(name, examples=examples.drop(columns="answer"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prompt = load_prompt("chain-of-thought", examples=examples)
+    assert {m["content"] for m in prompt.build("x")} > {a["answer"] for a in answers}
+
+
+def test_answers_that_no_form_fits_are_kept():
+    """An extract that changes what it finds: no answer could be made from the query."""
+    answers = PAIRS.assign(answer="Query: " + PAIRS["query"])
+    prompt = ChatPrompt("{document}", examples=answers, extract=lambda text: text[7:][::-1])
+    assert prompt.build("x")[1]["content"] == answers["answer"][0]
+
+
+@pytest.mark.parametrize("extract", [None, re.compile(".+"), "Query:"])
+def test_an_answer_with_the_text_of_before_resumes(extract):
+    """Before 0.2.0, the answer was the prefill and the whole query."""
+    old = {"query": "how do I sort", "text": "x", "answer": "Query: How do I how do I sort"}
+    prefill = "Query: How do I"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prompt = ChatPrompt("{document}", examples=[old], prefill=prefill, extract=extract)
+    assert prompt.described()["messages"][1]["content"] == old["answer"]
 
 
 @pytest.mark.parametrize(
