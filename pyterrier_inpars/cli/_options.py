@@ -16,7 +16,7 @@ from pyterrier_inpars._counted import counted
 from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars.backends._estimate import Estimate
 from pyterrier_inpars.backends.huggingface import BackendOptions
-from pyterrier_inpars.backends.openai import ServerOptions
+from pyterrier_inpars.backends.openai import LIMITS, ServerOptions
 from pyterrier_inpars.cli._help import options, section
 from pyterrier_inpars.datasets import beir
 
@@ -83,6 +83,15 @@ def collection_names() -> list[str]:
     return [*beir.COLLECTIONS, *ir_datasets.registry]
 
 
+REPLACED = {
+    "model": "served_model",
+    "logprobs": "log_probs",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "stop": "stop",
+    **dict.fromkeys(LIMITS, "max_new_tokens"),
+}
+"""Fields of a request, and the parameters of a command that they replace in ``--parameters``."""
 COUNT = Count()
 FILE = Completed("FILE")
 FOLDER = Completed("FOLDER")
@@ -333,6 +342,10 @@ def of_runtime(model: str, given: dict[str, Any]) -> dict[str, Any]:
     refused = local - server if is_server(model) else server - local
     kind = "a server" if is_server(model) else "a model of transformers"
     refuse(*sorted(refused & set(given)), because=f"cannot be used with {kind}: {model}")
+    for field in given.get("parameters") or ():
+        # a limit of the prompt depends on the number of new tokens, too
+        if field in REPLACED and not (field in LIMITS and is_given("context")):
+            refuse(REPLACED[field], because=f"has no effect: --parameters has the field {field!r}")
     if is_server(model) and not is_given("context"):  # its default is for a local model
         refused.add("context")
     return {name: value for name, value in given.items() if name not in refused}

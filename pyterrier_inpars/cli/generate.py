@@ -32,6 +32,8 @@ from pyterrier_inpars.cli._options import (
     check_new,
     demo_or_name,
     echo_estimate,
+    is_given,
+    is_server,
     of_runtime,
     output_file,
     output_folder,
@@ -52,6 +54,8 @@ from pyterrier_inpars.prompts.templates import (
 from pyterrier_inpars.queries.artifact import SyntheticQueries
 
 LINES = (".jsonl", ".jsonl.gz")
+CONTEXT = 2048
+"""Default of the maximum number of tokens of prompt and query together."""
 PROMPT = Completed("PROMPT", lambda: ["auto", *prompt_names()])
 
 
@@ -187,7 +191,7 @@ pyterrier-inpars generate --base_model demo --prompt three-shot \
         "--max_prompt_length",
         "context",
         type=COUNT,
-        default=2048,
+        default=CONTEXT,
         help="Maximum number of tokens of prompt and query together; the document is truncated to "
         "fit. For a server, there is no limit unless one is given.",
     ),
@@ -258,16 +262,20 @@ def generate(
     names = types or ("chat" if chat else prompt,)
     option = "--prompt_type" if types else "--chat" if chat else "--prompt"
     _check_prompt_options(names, option, prompt_name, fewshot_examples)
-    if not temperature and not (generator_options.get("parameters") or {}).get("temperature"):
+    sent = generator_options.get("parameters") or {}
+    if not sent.get("temperature", temperature):
         refuse("top_p", because="has no effect without a --temperature above 0")
     if estimate:
         refuse("retry_failed", because="cannot be used with --estimate, which counts all documents")
     output = required_output(output, estimate)
     as_lines = output is None or output.lower().endswith(LINES)
-    queries = SyntheticQueries(
-        f"{output}.queries" if as_lines else str(output), shard_size=shard_size, verbose=True
-    )
+    queries = None
     if output is not None:
+        queries = SyntheticQueries(
+            f"{output}.queries" if as_lines else output, shard_size=shard_size, verbose=True
+        )
+        if is_server(model) and not is_given("context"):
+            generator_options |= _earlier_limit(queries)
         is_there = os.path.exists(output) if as_lines else queries.built()
         if retry_failed and not queries.built():
             raise click.UsageError(
@@ -301,12 +309,14 @@ def generate(
     documents: list[dict[str, str]] = datasets.sample(corpus, max_generations, seed)
     if not documents:
         raise ValueError(f"{dataset} has no documents")
-    if output is None:
+    if output is None or queries is None:
         echo_estimate(generator.estimate(documents))
         return
     pt.Compose(generator, queries).index(documents)
     failed = queries.failed.drop_duplicates("docno")
+    failed_file = Path(f"{output}.failed.jsonl")
     if not len(queries):
+        _write_failed(failed, failed_file)
         reason = "the model wrote nothing, or repeated examples of the prompt"
         if len(failed):
             docno, error = failed.iloc[0]
@@ -320,7 +330,13 @@ def generate(
     click.echo(
         f"{output}: {counted(len(queries), 'query')} for {counted(len(documents), 'document')}"
     )
-    _write_failed(failed, Path(f"{output}.failed.jsonl"))
+    _write_failed(failed, failed_file)
+
+
+def _earlier_limit(queries: SyntheticQueries) -> dict[str, int]:
+    """Returns the limit of the prompt of a run that began when servers had one by default."""
+    settings = (queries._manifest() or {}).get("settings") or {}
+    return {"context": CONTEXT} if settings.get("max_prompt_tokens") == CONTEXT else {}
 
 
 def _write_failed(failed: pd.DataFrame, path: Path) -> None:

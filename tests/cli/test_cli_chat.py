@@ -222,6 +222,63 @@ def test_a_server_has_no_limit_of_the_prompt_unless_one_is_given(corpus, tmp_pat
     assert SyntheticQueries(command[4]).metadata["settings"]["max_prompt_tokens"] == limit
 
 
+def test_a_run_keeps_the_limit_of_the_prompt_that_servers_once_had(tmp_path, corpus):
+    """Until one was given for it; another one is refused."""
+    command = ["generate", "--dataset", str(corpus), "--output", str(tmp_path / "queries"),
+               "--max_new_tokens", "16", "--chat"]  # fmt: skip
+    for limit, resumes in (("2048", True), ("1024", False)):
+        with FaultServer() as server:
+            command[4], base = str(tmp_path / limit), ["--base_model", server.url]
+            cli.main([*command, *base, "--max_prompt_length", limit])
+            queries = SyntheticQueries(command[4])
+            before = queries.metadata
+            (queries.path / "pt_meta.json").rename(queries.path / "progress.json")
+            if resumes:
+                cli.main([*command, *base])
+                assert queries.metadata == before
+            else:
+                with pytest.raises(SystemExit):
+                    cli.main([*command, *base])
+            assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "refused"),
+    [
+        ("--temperature 0.7", {"temperature": None}, "--temperature"),
+        ("--temperature 0.7", {"temperature": 0}, "--temperature"),
+        ("--top_p 0.9", {"temperature": None}, "--top_p"),
+        ("--top_p 0.9", {"temperature": 0}, "--top_p"),
+        ("--temperature 0.7 --top_p 0.9", {"top_p": None}, "--top_p"),
+        ("--stop x", {"stop": ["y"]}, "--stop"),
+        ("--max_new_tokens 9", {"max_tokens": 99}, "--max_new_tokens"),
+        ("--max_new_tokens 9", {"max_completion_tokens": 99}, "--max_new_tokens"),
+        ("--served_model m", {"model": "n"}, "--served_model"),
+        ("--no_log_probs", {"logprobs": None}, "--no_log_probs"),
+        ("--max_new_tokens 9 --max_prompt_length 999", {"max_tokens": 99}, None),
+        ("--top_p 0.9", {"temperature": 0.7}, None),
+        ("--temperature 0.7 --top_p 0.9 --seed 3", {"seed": None}, None),
+    ],
+)
+def test_options_that_parameters_replace_are_refused(corpus, capfd, options, fields, refused):
+    command = ["generate", "--dataset", str(corpus), "--base_model", "http://127.0.0.1:9/v1",
+               "--estimate", *options.split(), "--parameters", json.dumps(fields)]  # fmt: skip
+    if refused is None:
+        cli.main(command)
+        return
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert f"{refused} has no effect" in capfd.readouterr().err
+
+
+def test_a_judge_refuses_options_that_parameters_replace(tmp_path, capfd):
+    with pytest.raises(SystemExit):
+        cli.main(["judge", "--input", str(written(tmp_path)), "--estimate", "--base_model",
+                  "http://127.0.0.1:9/v1", "--max_new_tokens", "9",
+                  "--parameters", '{"max_tokens": 99}'])  # fmt: skip
+    assert "--max_new_tokens has no effect: --parameters" in capfd.readouterr().err
+
+
 def test_an_estimate_needs_no_output_and_refuses_none(corpus, tmp_path, capfd):
     source = str(written(tmp_path))
     base = ["--base_model", "http://127.0.0.1:9/v1", "--estimate"]
@@ -277,6 +334,21 @@ def test_failed_documents_are_listed_and_tried_again(tmp_path, capfd, name):
         assert list(pd.read_json(f"{output}.failed.jsonl", lines=True)["docno"]) == ["d5"]
     queries = pd.DataFrame(rows(output))
     assert set(queries["docno"]) == expected - {"d5"} and queries["qid"].is_unique
+
+
+@pytest.mark.filterwarnings("ignore:a prompt failed", "ignore:.* holds no query")
+@pytest.mark.parametrize("name", ["out.jsonl", "out"])
+def test_failed_documents_are_listed_without_a_query(corpus, tmp_path, capfd, name):
+    """The others have an empty answer."""
+    empty = Reply({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]})
+    command = ["generate", "--dataset", str(corpus), "--output", str(tmp_path / name)]
+    with FaultServer(lambda prompt, attempt: "too long" if "rain" in prompt else empty) as server:
+        for retry in ([], ["--retry_failed"]):
+            with pytest.raises(SystemExit):
+                cli.main([*command, "--base_model", server.url, *retry])
+            assert "no query for any of" in capfd.readouterr().err
+            listed = pd.read_json(tmp_path / f"{name}.failed.jsonl", lines=True)
+            assert listed["docno"].tolist() == ["d1"]
 
 
 def test_the_first_failure_is_named_if_there_is_no_query(corpus, tmp_path, capfd):
