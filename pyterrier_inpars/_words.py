@@ -25,7 +25,7 @@ def split_words(text: str) -> list[str]:
     In a text with scripts of `UNSPACED`, each of their letters is a word, together with its
     combining marks, and signs alone are none. Korean is written with spaces.
     """
-    if not _has_unspaced(text):
+    if not has_unspaced(text):
         return text.split()
     return [found[0] for found in _words(text)]
 
@@ -37,7 +37,7 @@ def count_words(text: str) -> int:
 
 def first_words(text: str, number: int) -> str:
     """Returns the beginning of a text with this number of words, or all of them."""
-    if not _has_unspaced(text):
+    if not has_unspaced(text):
         return " ".join(text.split()[:number])
     ends = [found.end() for found in _words(text)][:number]
     return " ".join(text[: ends[-1]].split()) if ends else ""
@@ -50,7 +50,7 @@ def word_pairs(text: str) -> list[str]:
     all texts have most of the letters of Thai or of Japanese syllables. A letter between others
     than its own kind stays single.
     """
-    if not _has_unspaced(text):
+    if not has_unspaced(text):
         return text.split()
     runs: list[list[str]] = []
     end = -1  # of the last letter that may have a successor
@@ -66,7 +66,7 @@ def word_pairs(text: str) -> list[str]:
 
 def words_and_pairs(text: str) -> set[str]:
     """Returns `split_words` and `word_pairs`: what of another text is found in this one."""
-    if not _has_unspaced(text):
+    if not has_unspaced(text):
         return set(text.split())
     return {*split_words(text), *word_pairs(text)}
 
@@ -75,5 +75,6 @@ def _words(text: str) -> list[re.Match[str]]:
     return [found for found in _WORD.finditer(text) if any(map(str.isalnum, found[0]))]
 
 
-def _has_unspaced(text: str) -> bool:
+def has_unspaced(text: str) -> bool:
+    """Returns whether a text has a character of `UNSPACED`."""
     return not text.isascii() and _LETTER.search(text) is not None

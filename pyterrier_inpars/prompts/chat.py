@@ -16,6 +16,7 @@ from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._retrieval import words_of
 from pyterrier_inpars._stage import check_strings
+from pyterrier_inpars._words import has_unspaced
 from pyterrier_inpars.backends.base import Messages
 from pyterrier_inpars.prompts._truncation import truncate
 from pyterrier_inpars.prompts.extraction import (
@@ -24,6 +25,7 @@ from pyterrier_inpars.prompts.extraction import (
     describe_extract,
     ends_with_word,
     queries_of,
+    space_before,
 )
 from pyterrier_inpars.prompts.templates import (
     DOCUMENT,
@@ -265,7 +267,13 @@ class ChatPrompt(Prompt):
         return [q.text for q in queries_of(rest, self.extract, chat=True, prefill=prefill)]
 
     def continuation(self, query: str) -> str:
-        """Returns the text of a query after the prompt, with a space only after a prefill."""
+        """Returns the text of a query after the prompt, with a space only after a prefill.
+
+        There is none where a prefill and a query are parts of one text without spaces.
+        """
+        last = self.prefill[-1:]
+        if has_unspaced(last) or (_is_word(last) and _is_word(query[:1])):
+            return space_before(query, self.prefill) + query
         return super().continuation(query) if self.prefill else query
 
     def example_queries(self) -> list[str]:

@@ -123,7 +123,7 @@ def queries_of(
     """
     if not answer:
         return []
-    begun = f"{prefill} " if ends_with_word(prefill) and _WORD.match(answer) else prefill
+    begun = prefill + space_before(answer, prefill)
     whole = begun + answer
     start = answer_start(whole) if chat else 0
     is_line = extract is None or isinstance(extract, str)
@@ -134,6 +134,11 @@ def queries_of(
             query = _stripped(query.without(*cut))
         found.append(query.after(len(begun)))
     return [q for q in found if q.text and (q.span is None or q.span[1] > 0)]
+
+
+def space_before(text: str, prefill: str) -> str:
+    """Returns a space if it is written between a prefill and a text that begins with a word."""
+    return " " if ends_with_word(prefill) and _WORD.match(text) else ""
 
 
 def ends_with_word(text: str) -> bool:

@@ -11,6 +11,7 @@ import tiny_llm
 
 from pyterrier_inpars import ChatPrompt, FewShotPrompt, Prompt, load_prompt
 from pyterrier_inpars.datasets.toolkit_files import read_fewshot
+from pyterrier_inpars.prompts.extraction import queries_of
 
 PAIRS = pd.DataFrame(
     {
@@ -133,6 +134,29 @@ def test_a_query_that_does_not_begin_with_the_prefill_gives_a_warning(query):
         ChatPrompt("{document}", examples=examples, prefill="Query:")
         whole = [{**examples[0], "answer": f"How do I {query}"}]
         ChatPrompt("{document}", examples=whole, prefill="How do I")
+
+
+@pytest.mark.parametrize(
+    "prefill, query, answer",
+    [
+        ("如何", "学习中文", "如何学习中文"),
+        ("问题：", "如何学习中文", "问题：如何学习中文"),
+        ("วิธี", "เรียนภาษา", "วิธีเรียนภาษา"),
+        ("how", "学习", "how学习"),
+        ("Query:", "学习中文", "Query: 学习中文"),
+        ("how", "to sort", "how to sort"),
+        ("Query:", "# of calories", "Query: # of calories"),
+        ("कैसे", "करें", "कैसे करें"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*begin with prefill")
+def test_spaces_after_a_prefill(prefill, query, answer):
+    """Where a prefill is part of the query, those of the examples and of the model are the same."""
+    prompt = ChatPrompt("{document}", examples=[{"query": query, "text": "x"}], prefill=prefill)
+    assert prompt.build("y")[1]["content"] == answer
+    if not prefill.endswith(":"):
+        found = queries_of(query, re.compile(".+"), chat=True, prefill=prefill)
+        assert [q.text for q in found] == [answer]
 
 
 def test_examples_of_ones_own_have_the_reasoning_of_the_shipped_ones():
