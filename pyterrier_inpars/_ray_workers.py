@@ -84,6 +84,17 @@ def stages_of(pipeline: pt.Transformer) -> list[pt.Transformer]:
     return list(pipeline) if isinstance(pipeline, pt.Compose) else [pipeline]
 
 
+def check_stages(pipeline: pt.Transformer) -> None:
+    """Checks that several processes can apply the stages of a pipeline.
+
+    Raises:
+        ValueError: They cannot apply one of them.
+    """
+    for stage in stages_of(pipeline):
+        if isinstance(stage, Stage) and (reason := stage._one_process()):
+            raise ValueError(f"{stage!r} cannot be applied by workers: {reason}")
+
+
 class Worker:
     """Ray actor that applies a function to a pipeline and a part.
 
@@ -107,6 +118,7 @@ class Worker:
 
             pipeline = ray.cloudpickle.loads(ray.get(pickled[0]))
             self._pipeline = pipeline if isinstance(pipeline, pt.Transformer) else pipeline()
+            check_stages(self._pipeline)
         stages = begin_call(stages_of(self._pipeline))
         with hidden_bars():  # the driver shows one
             output = self._function(self._pipeline, *work)
@@ -241,9 +253,12 @@ def run_parts(
 
     Raises:
         TypeError: The pipeline cannot be pickled.
+        ValueError: Several processes cannot apply a stage.
         RuntimeError: Workers do not start or are lost repeatedly at one part, or the JVM runs.
         Exception: Any error of the input, or of the function.
     """
+    if isinstance(pipeline, pt.Transformer):
+        check_stages(pipeline)
     if not ray.is_initialized():
         _check_no_jvm()
         ray.init()

@@ -1,6 +1,7 @@
 """Base class of every pipeline stage, and the checks of input frames."""
 
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from inspect import Parameter
 from numbers import Real
 from typing import Any
@@ -11,6 +12,8 @@ import pyterrier as pt
 
 DROPPED_BY = "dropped_by"
 """Column with the name of the filter that dropped a row, or None."""
+_describes: ContextVar[bool] = ContextVar("_describes", default=False)
+"""Whether ``repr`` leaves out parameters that do not change the output, also of nested stages."""
 
 
 class Stage(pt.Transformer):
@@ -24,6 +27,8 @@ class Stage(pt.Transformer):
 
     _counters: tuple[str, ...] = ()
     """Attributes that count over all calls. `distributed` adds the counts of its workers."""
+    _without_effect: tuple[str, ...] = ()
+    """Parameters that do not change the output; see `description`."""
     _before: dict[str, int] | None = None
     """Counts when the last call began; None until the first call."""
 
@@ -42,6 +47,13 @@ class Stage(pt.Transformer):
         """Returns what the stage compares with each other, and what to write instead of a stream.
 
         None if it can process a frame in parts.
+        """
+        return None
+
+    def _one_process(self) -> str | None:
+        """Returns why several processes cannot apply the stage, and what to do. None if they can.
+
+        `distributed` refuses such a stage.
         """
         return None
 
@@ -133,19 +145,29 @@ class Stage(pt.Transformer):
     def __repr__(self) -> str:
         shown: list[str] = []
         by_name = False  # once a default is skipped, later arguments need their names
+        left_out = self._without_effect if _describes.get() else ()
         for attribute in pt.inspect.transformer_attributes(self):
             kind, value = attribute.init_parameter_kind, attribute.value
             if kind is Parameter.VAR_KEYWORD:
                 shown.extend(f"{name}={_short(option)}" for name, option in value.items())
                 continue
             text, default = _short(value), attribute.init_default_value
-            if default is value or text == repr(default):
+            if default is value or text == repr(default) or attribute.name in left_out:
                 by_name = True
             elif by_name or kind is Parameter.KEYWORD_ONLY:
                 shown.append(f"{attribute.name}={text}")
             else:
                 shown.append(text)
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def description(stage: pt.Transformer) -> str:
+    """Returns the ``repr`` of a stage, without parameters that do not change its output."""
+    token = _describes.set(True)
+    try:
+        return repr(stage)
+    finally:
+        _describes.reset(token)
 
 
 def begin_call(stages: Iterable[pt.Transformer]) -> list[Stage]:

@@ -77,7 +77,8 @@ def index(
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: The pipeline has no generator, or a stage before it changes the documents.
+        ValueError: The pipeline has no generator, a stage before it changes the documents, or a
+            stage keeps ``answers`` in a folder.
         TypeError: The pipeline cannot be pickled. The error shows how to give a function instead.
         RuntimeError: Workers do not start, or are lost repeatedly at the same documents. Also if
             Ray has not been started but the JVM has.
@@ -155,7 +156,8 @@ def transform(
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: A stage compares all queries, for example ``ScoreFilter``.
+        ValueError: A stage compares all queries, for example ``ScoreFilter``, or keeps ``answers``
+            in a folder.
         TypeError: The pipeline cannot be pickled. The error shows how to give a function instead.
         RuntimeError: Workers do not start, or are lost repeatedly at the same queries.
         Exception: Any error of the stage. Its cause names the queries and contains the traceback

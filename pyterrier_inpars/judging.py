@@ -59,7 +59,7 @@ from pyterrier_inpars.prompts._truncation import (
 )
 from pyterrier_inpars.prompts.extraction import answer_of, begun_reasoning
 from pyterrier_inpars.prompts.templates import DOCUMENT, QUERY, check_fields
-from pyterrier_inpars.queries._answers import ANSWERS, AnswerLog
+from pyterrier_inpars.queries._answers import ANSWERS, AnswerLog, StoredAnswers
 from pyterrier_inpars.queries._lock import LOCK, writer_lock
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ class RelevanceJudge(ModelStage):
             started again asks for the others only. An answer of a server is stored when it arrives,
             those of a model in this process after every eight batches. They are used again for the
             same prompt, model and options. Refused prompts are not stored. Only one process may use
-            the folder at a time. None to keep no answers.
+            the folder at a time, so `distributed` refuses it. A manifest does not mention it: a run
+            may be resumed with or without it. None to keep no answers.
         verbose: Whether to show a progress bar.
         **backend_options: Options of the model's backend; see `QueryGenerator`.
 
@@ -175,6 +176,7 @@ class RelevanceJudge(ModelStage):
     """
 
     schematic = {"label": "RelevanceJudge", "help_url": None}
+    _without_effect = ("answers", "verbose")
     _counters = (
         *("_judged", "_dropped", "unparsed", "without_positive"),
         *("truncated", "_long", "_squeezed", "_documents"),
@@ -213,8 +215,13 @@ class RelevanceJudge(ModelStage):
         self._judged = self._dropped = self.unparsed = self.without_positive = self.truncated = 0
         self._long = self._squeezed = self._documents = 0
         self._warned: set[str] = set()
+        self._stored: StoredAnswers | None = None
         self._template()
         self._connect(model, dict(backend_options))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the attributes without the stored answers, which a copy reads itself."""
+        return {**vars(self), "_stored": None}
 
     def _make_backend(self, model: Any, options: dict[str, Any]) -> Any:
         backend = as_backend(model, options, type(self))
@@ -231,6 +238,11 @@ class RelevanceJudge(ModelStage):
     def _output_columns(self, columns: list[str]) -> list[str]:
         kept = [c for c in columns if c not in ("grade", "score", "rank")]
         return [*kept, "grade", "score", "rank"]
+
+    def _one_process(self) -> str | None:
+        if self.answers is None:
+            return None
+        return "only one process may use the folder answers= at a time: leave it out"
 
     def _drops(self) -> list[tuple[str, int, int]]:
         return [(type(self).__name__, self._last("_judged"), self._last("_dropped"))]
@@ -527,7 +539,9 @@ class RelevanceJudge(ModelStage):
                 "or a new path"
             )
         with writer_lock(folder, f"the folder of answers {folder}", required=True):
-            log = _Judgements(folder)
+            if self._stored is None or self._stored.folder != folder:
+                self._stored = StoredAnswers(folder)
+            log = _Judgements(folder, self._stored)
             try:
                 yield log
             finally:

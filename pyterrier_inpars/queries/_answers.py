@@ -16,6 +16,50 @@ SYNC_SECONDS = 1.0
 """Time between two writes to the disk itself: what a power failure can lose."""
 
 
+class StoredAnswers:
+    """Answers in the files of a folder, which are read again only where another process wrote.
+
+    Attributes:
+        folder: The folder.
+        answers: Position at which its batch ends, and answer, by key.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self._states: dict[Path, tuple[int, int, int]] = {}
+
+    def read(self) -> None:
+        """Reads what was appended since the last `mark`, or all if a file is not as it was."""
+        states = self._current()
+        if not all(map(_has_grown, self._states.values(), map(states.get, self._states))):
+            self.answers.clear()
+            self._states.clear()
+        for file, state in states.items():
+            if state == (read := self._states.get(file)):
+                continue
+            with file.open("rb") as stream:
+                stream.seek(read[1] if read else 0)
+                for line in stream.read().splitlines():
+                    with suppress(ValueError):  # a killed run may leave a part of a line
+                        entry = json.loads(line)
+                        self.answers[entry["key"]] = _end_of(file), entry["answer"]
+
+    def mark(self) -> None:
+        """Notes that ``answers`` has all that the files do."""
+        self._states = self._current()
+
+    def _current(self) -> dict[Path, tuple[int, int, int]]:
+        """Returns number, size and time of change of each file."""
+        stats = {file: file.stat() for file in self.folder.glob(f"{ANSWERS}*.jsonl")}
+        return {file: (s.st_ino, s.st_size, s.st_mtime_ns) for file, s in stats.items()}
+
+
+def _has_grown(before: tuple[int, int, int], now: tuple[int, int, int] | None) -> bool:
+    """Returns whether a file has what it had before, to which more may be appended."""
+    return now == before or (now is not None and now[0] == before[0] and now[1] > before[1])
+
+
 class AnswerLog:
     """Log of the answers to the documents of unfinished shards, in the folder of an artifact.
 
@@ -25,6 +69,7 @@ class AnswerLog:
 
     Args:
         folder: Folder of the artifact.
+        stored: The answers in it, as an earlier log left them. None to read all of them.
 
     Attributes:
         requested: Answers that have been requested and not yet used, by key.
@@ -32,21 +77,18 @@ class AnswerLog:
         refused: Functions that store these failures; see `backends.base.Run`.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, stored: StoredAnswers | None = None):
         self.requested: dict[str, Future[Any]] = {}
         self.failures_in_a_row = 0
         self.refused: list[Callable[[], object]] = []
         self._folder = folder
-        self._answers: dict[str, tuple[int, Any]] = {}
+        self._stored = StoredAnswers(folder) if stored is None else stored
+        self._stored.read()
+        self._answers = self._stored.answers
         self._files: dict[int, BinaryIO] = {}
         self._lock = threading.Lock()  # answers arrive in other threads
         self._closed = False
         self._synced = 0.0
-        for file in folder.glob(f"{ANSWERS}*.jsonl"):
-            for line in file.read_bytes().splitlines():
-                with suppress(ValueError):  # a killed run may leave a part of a line
-                    entry = json.loads(line)
-                    self._answers[entry["key"]] = _end_of(file), entry["answer"]
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -67,10 +109,10 @@ class AnswerLog:
         with self._lock:
             if self._closed:
                 return
-            self._answers[key] = end, answer
             file = self._file(end)
             file.write(line.encode("utf-8", "replace"))
             file.flush()
+            self._answers[key] = end, answer
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 self._synced = time.monotonic()
                 # in a thread of its own: it takes milliseconds, in which other answers arrive
@@ -103,6 +145,7 @@ class AnswerLog:
             self._closed = True
             for end in list(self._files):
                 self._files.pop(end).close()
+            self._stored.mark()
 
 
 def _sync(descriptor: int) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pyterrier as pt
 
 from pyterrier_inpars._fingerprint import without_addresses
-from pyterrier_inpars._stage import check_columns, without_missing
+from pyterrier_inpars._stage import check_columns, description, without_missing
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, activated, active_rows
 
 
@@ -44,9 +44,10 @@ def records_of(rows: Iterable[Any] | pd.DataFrame) -> Iterable[Any]:
 
 
 def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:
-    """Returns the ``repr`` of each stage after the generator, without addresses in memory.
+    """Returns the ``repr`` of each stage after the generator.
 
-    Without a generator, all stages are described.
+    Addresses in memory, and parameters that do not change the rows, are left out. Without a
+    generator, all stages are described.
 
     Raises:
         ValueError: There are two generators.
@@ -59,7 +60,7 @@ def describe_stages(stages: Iterable[pt.Transformer]) -> list[str]:
             f"{stages[generators[1]]!r}: give each generator its own artifact"
         )
     after = stages[generators[0] + 1 :] if generators else stages
-    return [without_addresses(repr(stage)) for stage in after]
+    return [without_addresses(description(stage)) for stage in after]
 
 
 def batches_ahead(

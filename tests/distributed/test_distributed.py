@@ -27,6 +27,7 @@ from pyterrier_inpars import (
     LengthFilter,
     NegativeMiner,
     QueryGenerator,
+    RelevanceJudge,
     RoundTripFilter,
     ScoreFilter,
     _progress,
@@ -486,6 +487,9 @@ class FailsAtSome(Writer):
         for docno in inp.docno:
             if int(docno) % 7 == 3 and (state := active_state()):
                 state.add_failure(docno, f"refused {docno}", unanswered=docno == "17")
+                if docno != "38":  # the last one
+                    state.answered = True
+                    state.confirm_refusals()
         return super()._transform(inp[[int(docno) % 7 != 3 for docno in inp.docno]])
 
 
@@ -494,6 +498,7 @@ def test_failed_documents_are_named_as_in_a_local_run(tmp_path, ray):
     whole = local(tmp_path / "local", corpus(40), FailsAtSome())
     manifest = (tmp_path / "local" / "pt_meta.json").read_text()
     assert "refused 24" in manifest and '"unanswered": [\n    "17"' in manifest
+    assert '"unanswered": [\n    "38"' in manifest
     made = index(tmp_path / "ray", corpus(40), FailsAtSome(), workers=2)
     assert files(made.path) == files(whole.path)
 
@@ -581,3 +586,25 @@ def test_run_continues_when_a_node_is_killed(tmp_path):
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+class Keeps(Stage):
+    """A stage whose folder only one process may use."""
+
+    def _required_columns(self):
+        return ["qid"]
+
+    def _one_process(self):
+        return "leave out its folder"
+
+
+@pytest.mark.slow
+def test_a_stage_of_one_process_is_refused(tmp_path, ray):
+    frame = pd.DataFrame(rows(3))
+    for pipeline in (CopyFilter() >> Keeps(), Keeps):
+        with pytest.raises(ValueError, match=r"Keeps\(\) cannot be applied by workers: leave out"):
+            distributed.transform(pipeline, frame, workers=1)
+    judge = RelevanceJudge("http://127.0.0.1:9", answers=tmp_path / "answers")
+    with pytest.raises(ValueError, match="only one process may use the folder answers="):
+        index(tmp_path / "queries", corpus(4), Writer() >> judge, workers=1)
+    assert not (tmp_path / "answers").exists()

@@ -2,9 +2,12 @@
 
 import json
 import multiprocessing
+import pickle
 import time
 from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import chat_templates
 import numpy as np
@@ -12,11 +15,14 @@ import pandas as pd
 import pytest
 import tiny_llm
 from fault_server import FaultServer, Reply, share
+from writer import Writer
 
-from pyterrier_inpars import RelevanceJudge
+from pyterrier_inpars import RelevanceJudge, RoundTripFilter, SyntheticQueries
+from pyterrier_inpars._stage import description
 from pyterrier_inpars.backends import OpenAIBackend
 from pyterrier_inpars.backends.base import Completion
 from pyterrier_inpars.backends.huggingface import HuggingFaceBackend
+from pyterrier_inpars.queries import _answers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = "passage {document} for {query} is of grade"
@@ -310,3 +316,87 @@ def test_probabilities_of_grades_take_no_completion(model, tmp_path, chat):
     judge(pairs(1))
     found = judge.estimate(pairs(4), prices=(0, 1))
     assert found.completion_tokens == 0 and found.cost == 0
+
+
+def counted_lines(monkeypatch):
+    """Returns a list that gets a number for each stored answer that is read."""
+    read = []
+    loads = json.loads
+    own = SimpleNamespace(loads=lambda line: read.append(1) or loads(line), dumps=json.dumps)
+    monkeypatch.setattr(_answers, "json", own)
+    return read
+
+
+def test_calls_on_parts_of_a_frame_read_no_answer_again(tmp_path, monkeypatch):
+    """A pipeline calls the judge with a batch at a time, and the stored answers become many."""
+    read, backend, frame = counted_lines(monkeypatch), Answering(), pairs(40)[2:]
+    judge = RelevanceJudge(backend, answers=tmp_path / "answers")
+    for start in range(0, 38, 4):
+        judge(frame[start : start + 4])
+    judge(frame)
+    assert not read and len(backend.asked) == 38
+    again = RelevanceJudge(backend, answers=tmp_path / "answers")
+    for _ in range(3):
+        again(frame)
+    lines = len((tmp_path / "answers" / "answers-0.jsonl").read_text().splitlines())
+    assert len(read) == lines and len(backend.asked) == 38
+    copied = pickle.loads(pickle.dumps(again))
+    assert copied._stored is None and len(copied(frame)) == 38
+    assert not copied.model.asked[38:]
+
+
+def test_answers_of_others_are_read_where_they_were_appended(tmp_path, monkeypatch):
+    folder, frame, backend = tmp_path / "answers", pairs(12)[2:], Answering()
+    first, second = (RelevanceJudge(backend, answers=folder) for _ in range(2))
+    first(frame[:4])
+    second(frame[4:8])
+    read = counted_lines(monkeypatch)
+    first(frame)
+    assert len(backend.asked) == 10 and 4 <= len(read) <= 6
+    file = folder / "answers-0.jsonl"
+    whole = file.read_bytes()
+    for change, asked in [
+        (file.unlink, 10),  # all are gone
+        (lambda: file.write_bytes(whole[: len(whole) // 2]), 1),  # an earlier copy
+        (lambda: file.replace(tmp_path / "moved") and file.write_bytes(whole), 0),
+        (lambda: first.set_parameter("answers", tmp_path / "other"), 10),
+    ]:
+        backend.asked.clear()
+        change()
+        first(frame)
+        assert len(backend.asked) >= asked if asked else not backend.asked
+
+
+def test_an_answer_that_cannot_be_written_is_not_kept(tmp_path, monkeypatch):
+    backend, frame = Answering(), pairs(3)[2:]
+    judge = RelevanceJudge(backend, answers=tmp_path / "answers")
+    with monkeypatch.context() as patch:
+        full = Path("/dev/full")
+        patch.setattr(_answers.AnswerLog, "_file", lambda self, end: full.open("wb"))
+        with pytest.raises(OSError):
+            judge(frame)
+    judge(frame)
+    assert len(backend.asked) == 2
+
+
+def test_what_does_not_change_the_rows_is_not_compared(tmp_path):
+    """The folder of answers may be given, moved or left out when a run is resumed."""
+    corpus = [{"docno": str(i), "text": f"document{i}. of words"} for i in range(4)]
+    writer = Writer([1])
+    for options in ({}, {"answers": tmp_path / "a"}, {"answers": tmp_path / "b", "verbose": True}):
+        queries = SyntheticQueries(tmp_path / "queries")
+        (writer >> RelevanceJudge(Answering(), max_doc_tokens=9, **options) >> queries).index(
+            corpus
+        )
+        (stage,) = queries.metadata["stages"]
+        assert "max_doc_tokens=9" in stage and str(tmp_path) not in stage and "verbose" not in stage
+    with pytest.raises(ValueError, match="other settings"):
+        (writer >> RelevanceJudge(Answering()) >> queries).index(corpus)
+
+
+def test_a_nested_stage_is_described_without_what_does_not_change_the_rows():
+    judge = RelevanceJudge(Answering(), answers="folder")
+    assert "answers='folder'" in repr(judge) and "answers=" not in description(judge)
+    nested = RoundTripFilter(judge)
+    assert "answers=" in repr(nested) and "answers=" not in description(nested)
+    assert "answers=" in repr(nested)
