@@ -1,8 +1,10 @@
 """Words of texts, also in scripts that write words without spaces."""
 
+import operator
 import re
 import unicodedata
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 UNSPACED = (
     "\u0e00-\u109f\u1780-\u17ff\u3001-\ua4cf\uf900-\ufaff\uff01-\uffef"
@@ -16,7 +18,9 @@ _MARKS = "".join(
     if unicodedata.category(chr(code))[0] == "M"
 )
 _LETTER = re.compile(f"[{UNSPACED}]")
-_WORD = re.compile(f"[{UNSPACED}][{_MARKS}]*|[^\\s{UNSPACED}]+")
+_LETTERS = re.compile(f"[{UNSPACED}][{_MARKS}]*")
+_WORD = re.compile(f"{_LETTERS.pattern}|[^\\s{UNSPACED}]+")
+_RUN = re.compile(f"([{UNSPACED}]+)|[^\\s{UNSPACED}]+")
 
 
 def split_words(text: str) -> list[str]:
@@ -27,7 +31,7 @@ def split_words(text: str) -> list[str]:
     """
     if not has_unspaced(text):
         return text.split()
-    return [found[0] for found in _words(text)]
+    return [word for run in _runs(text) for word in run]
 
 
 def count_words(text: str) -> int:
@@ -39,7 +43,8 @@ def first_words(text: str, number: int) -> str:
     """Returns the beginning of a text with this number of words, or all of them."""
     if not has_unspaced(text):
         return " ".join(text.split()[:number])
-    ends = [found.end() for found in _words(text)][:number]
+    words = (found for found in _WORD.finditer(text) if any(map(str.isalnum, found[0])))
+    ends = [found.end() for found in islice(words, number)]
     return " ".join(text[: ends[-1]].split()) if ends else ""
 
 
@@ -52,27 +57,43 @@ def word_pairs(text: str) -> list[str]:
     """
     if not has_unspaced(text):
         return text.split()
-    runs: list[list[str]] = []
-    end = -1  # of the last letter that may have a successor
-    for found in _words(text):
-        is_letter = _LETTER.match(found[0]) is not None
-        if is_letter and found.start() == end:
-            runs[-1].append(found[0])
-        else:
-            runs.append([found[0]])
-        end = found.end() if is_letter else -1
-    return [word for run in runs for word in (map("".join, pairwise(run)) if run[1:] else run)]
+    return [word for run in _runs(text) for word in (_pairs(run) if run[1:] else run)]
 
 
 def words_and_pairs(text: str) -> set[str]:
     """Returns `split_words` and `word_pairs`: what of another text is found in this one."""
     if not has_unspaced(text):
         return set(text.split())
-    return {*split_words(text), *word_pairs(text)}
+    found: set[str] = set()
+    for run in _runs(text):
+        found.update(run)
+        found.update(_pairs(run))
+    return found
 
 
-def _words(text: str) -> list[re.Match[str]]:
-    return [found for found in _WORD.finditer(text) if any(map(str.isalnum, found[0]))]
+def _runs(text: str) -> Iterator[Sequence[str]]:
+    """Yields the words of a text: those that follow each other without a space or sign together."""
+    for found in _RUN.finditer(text):
+        part, is_spaced = found[0], found.lastindex is None
+        if is_spaced:
+            if part.isalnum() or any(map(str.isalnum, part)):
+                yield [part]
+        elif part.isalnum():  # without combining marks, so that each character is a letter
+            yield part
+        else:
+            run: list[str] = []
+            for letter in _LETTERS.findall(part):
+                if letter[0].isalnum():
+                    run.append(letter)
+                elif run:
+                    yield run
+                    run = []
+            if run:
+                yield run
+
+
+def _pairs(run: Sequence[str]) -> Iterator[str]:
+    return map(operator.add, run, run[1:])
 
 
 def has_unspaced(text: str) -> bool:

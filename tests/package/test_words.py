@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyterrier_inpars._retrieval import shared_words, words_of
-from pyterrier_inpars._words import count_words, first_words, split_words, word_pairs
+from pyterrier_inpars._words import (
+    count_words,
+    first_words,
+    split_words,
+    word_pairs,
+    words_and_pairs,
+)
 
 HAN, KANA, THAI = "珊瑚白化原因海水变暖", "さんごのはっか", "ปะการังฟอกขาว"
 UNSPACED = st.text(st.sampled_from(HAN + KANA + THAI + " 、。?"), max_size=30)
@@ -41,6 +47,15 @@ def test_a_copied_part_is_shared_wholly(before, query, after):
     """Whatever stands around it, if a combining mark does not begin it or follow it."""
     whole = f"{before}。{query}。{after}"
     assert shared_words(query, whole) == (1.0 if words_of(query) else 0.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(UNSPACED, SPACED)
+def test_words_and_pairs_are_the_two_together(text, spaced):
+    text = f"{text} {spaced}{text}"
+    assert words_and_pairs(text) == {*split_words(text), *word_pairs(text)}
+    with_marks = "か\u3099" + text  # a letter and a combining mark
+    assert words_and_pairs(with_marks) == {*split_words(with_marks), *word_pairs(with_marks)}
 
 
 @settings(max_examples=100, deadline=None)
