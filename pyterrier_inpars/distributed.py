@@ -118,7 +118,9 @@ def index(
             for docno, text in part.documents:
                 state.add_document(docno, text)
             if output is not None:
-                state.answered |= output.answered
+                if output.answered:
+                    state.answered = True
+                    state.confirm_refusals()
                 for failure in output.failed:
                     state.add_failure(*failure)
                 yield from output.rows
@@ -239,15 +241,14 @@ class _Generated(NamedTuple):
         rows: Queries.
         settings: Settings of the generator.
         stages: Descriptions of the stages after the generator.
-        failed: Docno and error of the documents whose prompt failed, and whether it may be answered
-            at another attempt.
+        failed: Documents whose prompts failed, as arguments of `ResumeState.add_failure`.
         answered: Whether a prompt was answered.
     """
 
     rows: list[dict[str, Any]]
     settings: dict[str, Any]
     stages: list[str]
-    failed: list[tuple[str, str, bool]]
+    failed: list[tuple[str, str, bool, bool]]
     answered: bool
 
 
@@ -275,7 +276,7 @@ def _generate(
             f"their {text_field!r}: apply the stages before it to the corpus, or set text_field"
         )
     settings = {**state.settings, "versions": state.packages}
-    failed = [(document.docno, document.error, document.unanswered) for document in state.failed]
+    failed = [(d.docno, d.error, d.unanswered, d not in state.refused) for d in state.failed]
     return _Generated(rows, settings, state.current_stages, failed, state.answered)
 
 

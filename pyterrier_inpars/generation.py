@@ -680,6 +680,7 @@ class QueryGenerator(ModelStage, DocumentStage):
                 if state is not None:
                     state.progress.answered(count, self._queries_per_document)
 
+            is_new = [True] * len(docnos)  # and not stored by an earlier run
             try:
                 if state is None or state.answers is None or not self.reads_ahead:
                     completions = self._backend.complete(
@@ -690,6 +691,7 @@ class QueryGenerator(ModelStage, DocumentStage):
                     )
                 else:
                     keys = self._request(state, state.position.documents, batch)
+                    is_new = [key in state.answers.requested for key in keys]
                     completions = collect(self._backend, state.answers, keys, n, progress)
             except (NotANumberError, PromptError) as error:
                 raise error.at(f"docno {docnos[error.row]!r}") from None
@@ -707,8 +709,12 @@ class QueryGenerator(ModelStage, DocumentStage):
                 raise NotANumberError(repr(self.model)[:200], i // n, place)
         if state is not None:
             state.answered |= len(errors) < len(docnos)
-        for number, failed in errors.items():
-            self._add_failure(docnos[number], str(failed.error), failed.unanswered)
+        for number, docno in enumerate(docnos):
+            if failed := errors.get(number):
+                confirmed = not is_new[number]
+                self._add_failure(docno, str(failed.error), failed.unanswered, confirmed)
+            elif state is not None and is_new[number]:
+                state.confirm_refusals()
         return completions
 
     def _wraps(self, prompt: Prompt) -> bool:
@@ -742,18 +748,25 @@ class QueryGenerator(ModelStage, DocumentStage):
             batch: The batch.
         """
         assert state.answers is not None
-        settings = {name: value for name, value in self.settings().items() if name != "versions"}
-        run = digest([settings, batch.type])
+        run = self._run_key(batch.type)
         pairs = zip(batch.docnos, batch.prompts, strict=True)
         keys = [digest([run, *pair]) for pair in pairs]
         arguments = self._arguments(batch)
         request(self._backend, state.answers, end, keys, batch.prompts, **arguments)
         return keys
 
-    def _add_failure(self, docno: str, error: str, unanswered: bool) -> None:
+    def _run_key(self, type: str) -> str:
+        """Returns the part of the keys of answers that settings and the type of a prompt decide."""
+        settings = {name: value for name, value in self.settings().items() if name != "versions"}
+        if settings["temperature"] is None:  # the keys of earlier versions have what is not sent
+            given = vars(Sampling.of(self.sampling))
+            settings |= {n: given[n] for n in ("top_p", "seed") if settings[n] is None}
+        return digest([settings, type])
+
+    def _add_failure(self, docno: str, error: str, unanswered: bool, confirmed: bool) -> None:
         self.failed[docno] = self._last_failed[docno] = error
         if (state := active_state()) is not None:
-            state.add_failure(docno, error, unanswered)
+            state.add_failure(docno, error, unanswered, confirmed)
         self._warn_once(
             "failed",
             f"a prompt failed at docno {docno!r}: {error}. It gives no query; the attribute failed "

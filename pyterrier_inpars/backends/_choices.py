@@ -49,17 +49,6 @@ def checked(completions: Sequence[Completion]) -> list[Completion]:
     return [replace(completion, error=None) for completion in completions]
 
 
-def confirmed(completions: list[Completion]) -> list[Completion]:
-    """Returns the completions of a call, as ``unanswered`` if all have an error.
-
-    Without an answer beside them, the server may refuse all prompts, for a reason that can be
-    removed.
-    """
-    if any(completion.error is None for completion in completions):
-        return completions
-    return [replace(completion, unanswered=True) for completion in completions]
-
-
 def completion_of(choice: Mapping[str, Any], stop: Iterable[str]) -> Completion | None:
     """Returns the completion of one choice of an answer, or None if it is malformed or broken off.
 

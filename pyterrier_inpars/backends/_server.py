@@ -20,6 +20,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from pyterrier_inpars._errors import LanguageModelError
 from pyterrier_inpars.backends._rate_limit import RateLimit
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ NO_KEY = "none"
 """Key for servers that need none; the client does not accept an empty one."""
 
 
-class PromptFailure(RuntimeError):
+class PromptFailure(LanguageModelError):
     """A prompt failed for good.
 
     Args:
@@ -58,7 +59,7 @@ class PromptFailure(RuntimeError):
         self.is_refused = is_refused
 
 
-class NotFoundError(RuntimeError):
+class NotFoundError(LanguageModelError):
     """The server does not have what a request names, such as a model or a file."""
 
 
@@ -155,7 +156,8 @@ class Connection:
 
         Raises:
             PromptFailure: The server refused the request, or answered no attempt with success.
-            RuntimeError: The server does not answer at all, or accepts no requests from this user.
+            LanguageModelError: The server does not answer at all, or accepts no requests from this
+                user.
         """
         data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         first: Any
@@ -188,7 +190,7 @@ class Connection:
                 reason = f"no complete answer at any attempt: {reason}"
             raise PromptFailure(reason, is_refused=False) from None
 
-    def failure(self, status: int | None, body: Any, reason: str) -> RuntimeError:
+    def failure(self, status: int | None, body: Any, reason: str) -> LanguageModelError:
         """Returns the error of an answer with an HTTP status of 400 or more; see `post`.
 
         Args:
@@ -198,7 +200,7 @@ class Connection:
         """
         proxy = self._attempts.proxy
         if proxy is not None and status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            return RuntimeError(
+            return LanguageModelError(
                 f"the proxy {proxy} refuses requests to the server {self._base_url}: "
                 f"{self.without_secrets(str(body))[:100]}. Set user and password in "
                 f"{urlsplit(self._base_url).scheme}_proxy, or name the server in no_proxy; answers "
@@ -216,7 +218,9 @@ class Connection:
             message += ". The address of most servers ends in /v1"
         return self._server_error(message, NotFoundError)
 
-    def _server_error(self, message: str, kind: type[RuntimeError] = RuntimeError) -> RuntimeError:
+    def _server_error(
+        self, message: str, kind: type[LanguageModelError] = LanguageModelError
+    ) -> LanguageModelError:
         variable = self._api_key_env or "the variable of api_key_env="
         return kind(
             f"the server {self._base_url} failed with {message}. Check the address, the model's "

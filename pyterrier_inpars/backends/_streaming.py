@@ -21,11 +21,13 @@ class Answers(Protocol):
 
     Attributes:
         requested: Answers that have been requested and not yet used, by key.
+        counts_refusals: See `Run`.
         failures_in_a_row: See `Run`.
         refused: See `Run`.
     """
 
     requested: dict[str, Future[Any]]
+    counts_refusals: bool
     failures_in_a_row: int
     refused: list[Callable[[], object]]
 

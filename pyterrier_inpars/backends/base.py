@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pyterrier_inpars._arguments import finite, positive_int
+from pyterrier_inpars._errors import LanguageModelError
 
 NEWLINE = "\n"
 """Stop string of a query that is the rest of a line."""
@@ -114,7 +115,7 @@ class NotANumberError(ValueError):
         return type(self), (self.model, self.row)
 
 
-class PromptError(RuntimeError):
+class PromptError(LanguageModelError):
     """A runtime refused a prompt, or failed on it for good.
 
     Args:
@@ -152,8 +153,7 @@ class Completion:
         error: Why the prompt failed for good, if the backend skips such prompts instead of raising
             a `PromptError`. The text is empty then.
         unanswered: Whether the server failed at this prompt, so that another request may be
-            answered, or may have refused it for a reason that all prompts share. A later
-            ``index()`` tries it again.
+            answered. A later ``index()`` tries it again.
     """
 
     text: str
@@ -267,8 +267,11 @@ class Run(Protocol):
         refused: Functions that store these failures, of prompts that the server refused. They are
             called at the next answer. Without one, the server may refuse all prompts, for a reason
             that can be removed.
+        counts_refusals: Whether refused prompts are among ``failures_in_a_row``. They are not if
+            the run only tries prompts again: some of these may be refused for good.
     """
 
+    counts_refusals: bool
     failures_in_a_row: int
     refused: list[Callable[[], object]]
 

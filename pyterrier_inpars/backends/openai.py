@@ -14,8 +14,9 @@ from typing import Any, Literal, TypedDict
 from urllib.parse import SplitResult, urlsplit
 
 from pyterrier_inpars._arguments import finite, one_of, positive_int
+from pyterrier_inpars._errors import LanguageModelError
 from pyterrier_inpars.backends._chat import check_fast
-from pyterrier_inpars.backends._choices import checked, completions_of, confirmed
+from pyterrier_inpars.backends._choices import checked, completions_of
 from pyterrier_inpars.backends._server import (
     OPENAI_HOST,
     Connection,
@@ -59,6 +60,7 @@ class _Calls:
     """The calls of `OpenAIBackend.complete` up to one that fails, as a `Run`."""
 
     def __init__(self) -> None:
+        self.counts_refusals = True
         self.failures_in_a_row = 0
         self.refused: list[Callable[[], object]] = []
 
@@ -332,9 +334,7 @@ class OpenAIBackend:
                 future.cancel()
             raise
         self.failed += count_failed(found.values())
-        return confirmed(
-            [completion for number in range(len(prompts)) for completion in found[number]]
-        )
+        return [completion for number in range(len(prompts)) for completion in found[number]]
 
     def submit(
         self,
@@ -376,7 +376,7 @@ class OpenAIBackend:
         try:
             completions = await self._completions(fields, count, seeds, stop)
         except PromptFailure as failure:
-            self._count_failure(str(failure), run)
+            self._count_failure(failure, run)
             unanswered = not failure.is_refused
             failed = [
                 Completion("", None, "error", error=str(failure), unanswered=unanswered)
@@ -390,15 +390,17 @@ class OpenAIBackend:
         answered(completions)
         return completions
 
-    def _count_failure(self, reason: str, run: Run) -> None:
+    def _count_failure(self, failure: PromptFailure, run: Run) -> None:
         """Counts a failed prompt, and raises if it ends the run."""
         if self.on_error == "raise":
-            raise PromptError(reason, 0)
+            raise PromptError(str(failure), 0)
+        if failure.is_refused and not run.counts_refusals:
+            return
         run.failures_in_a_row += 1
         if run.failures_in_a_row >= FAILURES_IN_A_ROW:
-            raise RuntimeError(
+            raise LanguageModelError(
                 f"{self.base_url} failed on {FAILURES_IN_A_ROW} prompts in a row, at last with: "
-                f"{reason}. Check the server and the parameters ({{'seed': None}}, for example, "
+                f"{failure}. Check the server and the parameters ({{'seed': None}}, for example, "
                 "leaves out a field that it does not accept); answers that are stored are kept"
             )
 
@@ -513,7 +515,7 @@ class OpenAIBackend:
         try:
             body = await self.connection.get("/models")
         except PromptFailure as failure:
-            raise RuntimeError(
+            raise LanguageModelError(
                 f"the server {self.base_url} does not return the name of its model: {failure}. "
                 f"Try again later, or give it as {NAME_OF_MODEL}"
             ) from None

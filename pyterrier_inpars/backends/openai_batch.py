@@ -13,7 +13,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from pyterrier_inpars._arguments import finite
-from pyterrier_inpars.backends._choices import checked, confirmed
+from pyterrier_inpars._errors import LanguageModelError
+from pyterrier_inpars.backends._choices import checked
 from pyterrier_inpars.backends._server import (
     TRANSIENT,
     NotFoundError,
@@ -163,13 +164,13 @@ class OpenAIBatch:
             completions += self._completions(number, results.get(str(number)), num_samples, stop)
         errors = [completion.error for completion in completions if completion.error]
         if len(errors) == len(completions) >= FAILURES_IN_A_ROW * num_samples:
-            raise RuntimeError(
+            raise LanguageModelError(
                 f"{self._backend.base_url} failed on all {len(prompts):,} prompts of a batch, at "
                 f"last with: {errors[-1]}. Check the parameters"
             )
         self._backend.failed += len(errors) // num_samples
         progress(len(completions))
-        return confirmed(completions)
+        return completions
 
     def _completions(
         self, number: int, result: Mapping[str, Any] | None, count: int, stop: Sequence[str]
@@ -222,7 +223,7 @@ class OpenAIBatch:
             batch, found = await self._run_batch(missing)
             if not found and not (results and batch.status == "completed"):
                 reason = self._backend.connection.without_secrets(repr(batch.errors))[:300]
-                raise RuntimeError(
+                raise LanguageModelError(
                     f"the batch {batch.id} at {self._backend.base_url} ended as {batch.status!r} "
                     f"without results: {reason}. The same call submits it again"
                 )

@@ -10,7 +10,6 @@ from typing import Any
 
 from more_itertools import chunked
 
-from pyterrier_inpars.backends._choices import confirmed
 from pyterrier_inpars.backends.base import (
     CUT,
     NEWLINE,
@@ -144,7 +143,7 @@ class PyTerrierRagBackend:
                 else:
                     completions.append(_completion(output, max_new_tokens, stop))
             progress(len(outputs))
-        return confirmed(completions)
+        return completions
 
 
 def _described(value: Any) -> Any:

@@ -73,12 +73,14 @@ class AnswerLog:
 
     Attributes:
         requested: Answers that have been requested and not yet used, by key.
+        counts_refusals: See `backends.base.Run`.
         failures_in_a_row: Number of failed prompts of this run since the last answer.
         refused: Functions that store these failures; see `backends.base.Run`.
     """
 
     def __init__(self, folder: Path, stored: StoredAnswers | None = None):
         self.requested: dict[str, Future[Any]] = {}
+        self.counts_refusals = True
         self.failures_in_a_row = 0
         self.refused: list[Callable[[], object]] = []
         self._folder = folder

@@ -7,6 +7,7 @@ and runs them itself.
 
 import functools
 import inspect
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,9 @@ import pyterrier as pt
 from pyterrier_inpars._fingerprint import without_addresses
 from pyterrier_inpars._stage import check_columns, description, without_missing
 from pyterrier_inpars.queries._resume import DocumentStage, ResumeState, activated, active_rows
+
+MOST_AHEAD = 5_000
+"""Number of documents among which those that are tried again are sought ahead."""
 
 
 def pipeline_of(stream: Iterable[Any]) -> tuple[list[pt.Transformer], Iterable[Any], int] | None:
@@ -68,22 +72,35 @@ def batches_ahead(
 ) -> Iterator[list[dict[str, Any]]]:
     """Yields batches of a corpus; a `DocumentStage` that reads ahead begins with the next one.
 
-    It reads ahead only after the last stored document, since the corpus may be another one before.
+    Before the last stored document, where the corpus may be another one, it begins only with
+    documents whose prompts are tried again, among as many batches as `MOST_AHEAD` allows: these
+    documents are few.
     """
     if not isinstance(stage, DocumentStage) or not stage.reads_ahead:
         yield from batches
         return
-    waiting: list[list[dict[str, Any]]] = []
+    waiting: deque[list[dict[str, Any]]] = deque()
     end = 0
     for batch in batches:
         end += len(batch)
-        if state.position >= state.stored_position and not state.complete:
+        ahead, most = batch, len(batch)
+        if state.unanswered and end <= state.stored_position.documents:
+            ahead = [record for record in batch if _docno(record) in state.unanswered]
+            most = MOST_AHEAD
+        elif state.position < state.stored_position or state.complete:
+            ahead = []
+        if ahead:
             with activated(state):
-                stage.read_ahead(batch, end)
-        if waiting:
-            yield waiting.pop()
+                stage.read_ahead(ahead, end)
         waiting.append(batch)
+        while len(waiting) > 1 and sum(map(len, waiting)) > most:
+            yield waiting.popleft()
     yield from waiting
+
+
+def _docno(record: Any) -> Any:
+    docno = record.get("docno") if isinstance(record, dict) else None
+    return docno if isinstance(docno, str) else None
 
 
 def transform_batch(

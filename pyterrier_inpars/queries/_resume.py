@@ -46,7 +46,7 @@ class FailedDocument(NamedTuple):
         docno: Its identifier.
         error: Why the prompt failed.
         end: Position in the corpus at which the document's batch ends.
-        unanswered: Whether a later run tries it again; see `backends.base.Completion`.
+        unanswered: Whether the server failed at it, so that a later run tries it again.
     """
 
     docno: str
@@ -81,6 +81,9 @@ class ResumeState:
             again, by docno.
         failed: Documents that lack queries because a prompt failed, once for each prompt, until
             their shard is stored.
+        refused: Those of them that the server refused in this run since its last answer. It may
+            refuse all prompts, for a reason that can be removed, so a later run tries these again.
+            What it refuses then is final.
         answers: Log of the answers to the documents of unfinished shards, if one is kept.
         answered: Whether a prompt of this run was answered.
         num_pending: Number of documents of this run that were pending.
@@ -102,6 +105,7 @@ class ResumeState:
     documents: dict[int, list[str]] = field(default_factory=dict)
     regenerating: dict[str, int] = field(default_factory=dict)
     failed: list["FailedDocument"] = field(default_factory=list)
+    refused: set["FailedDocument"] = field(default_factory=set)
     answers: AnswerLog | None = None
     answered: bool = False
     num_pending: int = 0
@@ -112,16 +116,13 @@ class ResumeState:
     def __post_init__(self) -> None:
         self._failed_docnos.update(document.docno for document in self.failed)
         self.retried.update(self.unanswered.values())
+        if self.answers is not None:
+            self.answers.counts_refusals = not self.only_retries
 
     @property
     def stored_position(self) -> StreamFingerprint:
         """Position in the corpus up to which earlier runs stored the queries."""
         return self.shard_ends[-1] if self.shard_ends else StreamFingerprint()
-
-    @property
-    def is_unsure(self) -> bool:
-        """Whether there was no answer since the last failure: then all prompts may fail alike."""
-        return self.answers is not None and self.answers.failures_in_a_row > 0
 
     @property
     def only_retries(self) -> bool:
@@ -226,11 +227,27 @@ class ResumeState:
         self.num_pending += is_pending
         return is_pending
 
-    def add_failure(self, docno: str, error: str, unanswered: bool = False) -> None:
-        """Adds a document of the current batch whose prompt failed; see `FailedDocument`."""
+    def add_failure(
+        self, docno: str, error: str, unanswered: bool = False, confirmed: bool = False
+    ) -> None:
+        """Adds a document of the current batch whose prompt failed.
+
+        Args:
+            docno: Its identifier.
+            error: Why the prompt failed.
+            unanswered: See `FailedDocument`.
+            confirmed: Whether an answer came after the refusal of the prompt.
+        """
         self.progress.failed += docno not in self._failed_docnos
         self._failed_docnos.add(docno)
-        self.failed.append(FailedDocument(docno, error, self.position.documents, unanswered))
+        document = FailedDocument(docno, error, self.position.documents, unanswered)
+        self.failed.append(document)
+        if not (unanswered or confirmed or docno in self.unanswered):
+            self.refused.add(document)
+
+    def confirm_refusals(self) -> None:
+        """Makes the refusals before an answer of this run final."""
+        self.refused.clear()
 
     def close(self) -> None:
         """Closes the log of the answers, if any, and ends the progress bar."""

@@ -249,14 +249,15 @@ class Writer:
         """Writes the finished rows of the open shard as a partial shard, for the next run.
 
         Without a generator in the pipeline nothing is kept: the next run gets these rows again.
-        Nor is anything with prompts that are tried again, if the log has the answers to the others.
+        Nor is anything with prompts that are tried again, if the log has the answers to the others,
+        or there are none.
         """
         end, count = self._last if state.position != self._last[0] else self._finished
         if not state.by_document or end <= state.stored_position or self.missing(end) <= 0:
             return
         name = partial_shard_name(len(self.manifest["shards"]), self.missing(end))
         failures = _take_failed(state, end)
-        if "unanswered" in failures and state.answers:
+        if "unanswered" in failures and (state.answers or not count):
             return
         entry = self._write_shard(name, self._lines[:count], self.missing(end), end, failures)
         previous = self.manifest.get("open")
@@ -376,7 +377,7 @@ def _take_failed(
     ]
     stored = set(taken)
     state.failed = [document for document in state.failed if document not in stored]
-    unanswered = {d.docno: None for d in taken if d.unanswered or state.is_unsure}
+    unanswered = {d.docno: None for d in taken if d.unanswered or d in state.refused}
     fields = {"failed": {d.docno: d.error for d in taken}, "unanswered": list(unanswered)}
     return {name: value for name, value in fields.items() if value}
 

@@ -18,6 +18,7 @@ from more_itertools import chunked
 
 from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import positive_int
+from pyterrier_inpars._errors import LanguageModelError
 from pyterrier_inpars._stage import DROPPED_BY, Stage, as_frame, begin_call, with_columns
 from pyterrier_inpars._words import count_words
 from pyterrier_inpars.queries._answers import ANSWERS, AnswerLog
@@ -204,7 +205,7 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
                         file=sys.stderr,
                     )
                 # the server of a complete artifact may be gone, and its queries can be used
-                if not (isinstance(error, RuntimeError) and state.only_retries):
+                if not (isinstance(error, LanguageModelError) and state.only_retries):
                     raise
                 warnings.warn(
                     f"documents of {self!r} without queries could not be tried again: {error}",
@@ -535,8 +536,8 @@ class SyntheticQueries(pt.Artifact, pt.Indexer):
         """Documents whose prompts failed for good: ``docno`` and ``error``.
 
         Such a document may have queries of other types, or none. The same ``index()`` tries those
-        again at which the server failed (``unanswered`` of the shards in `metadata`), and those
-        that it refused after its last answer, perhaps for another reason.
+        again at which the server failed (``unanswered`` of the shards in `metadata`), and once
+        those that it refused after its last answer, perhaps for another reason.
         """
         manifest = self.metadata
         places = [*manifest["shards"], *joined_parts(manifest).values()]

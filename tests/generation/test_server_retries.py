@@ -2,15 +2,18 @@
 
 import json
 import random
+import time
 import warnings
 from collections import Counter
 from contextlib import suppress
 
+import pyterrier as pt
 import pytest
 from fault_server import FaultServer, Reply
 from plain_generation import documents
 
 from pyterrier_inpars import CopyFilter, QueryGenerator, StaticPrompt, SyntheticQueries
+from pyterrier_inpars._fingerprint import digest
 from pyterrier_inpars.backends.openai import OpenAIBackend
 from pyterrier_inpars.backends.openai_batch import OpenAIBatch
 from pyterrier_inpars.queries._answers import AnswerLog
@@ -20,6 +23,7 @@ TYPES = {"long": PROMPT, "short": StaticPrompt("{document}\nKeywords:")}
 FRAME = documents(60)
 FRAME["text"] = FRAME["docno"] + " " + FRAME["text"]
 CORPUS = FRAME[["docno", "text"]].to_dict("records")
+CORPUS_IDS = [document["docno"] for document in CORPUS]
 INVALID_KEY = Reply([{"error": {"code": 400, "message": "API key not valid."}}], 400)
 NO_LOG_PROBS = Reply({"error": {"message": "logprobs is not supported with this model"}}, 400)
 
@@ -51,8 +55,8 @@ def index(server, path, backend=OpenAIBackend, corpus=CORPUS, stages=(), **optio
     own = {"concurrency": 4, "max_retries": 0, "endpoint": "completions"}
     if backend is OpenAIBatch:
         own["poll_seconds"] = 0.01
-    given = options.pop("own", {})
-    pipeline = QueryGenerator(backend(server.url, **own, **given), **options)
+    own |= options.pop("own", {})
+    pipeline = QueryGenerator(backend(server.url, **own), **options)
     for stage in stages:
         pipeline = pipeline >> stage
     artifact = SyntheticQueries(path, shard_size=20)
@@ -138,6 +142,129 @@ def test_documents_at_which_the_server_failed_are_tried_again_and_refused_ones_a
     with Server({"d7": "too long", "d44": "content filter"}) as other:
         expected = index(other, tmp_path / "expected", backend)
         assert content(queries, server) == content(expected, other)
+
+
+@pytest.mark.parametrize("backend", [OpenAIBackend, OpenAIBatch])
+@pytest.mark.parametrize("refused", [["d3", "d7", "d59"], ["d7", "d58", "d59"], ["d3", "d7"]])
+def test_a_refusal_after_which_no_answer_came_is_tried_again_once(tmp_path, backend, refused):
+    """The others are final at once, and all are in a second run."""
+    last = [docno for docno in refused if int(docno[1:]) > 50]
+    with Server(dict.fromkeys(refused, "too long")) as server:
+        queries = index(server, tmp_path / "queries", backend)
+        entries = queries.metadata["shards"]
+        assert [entry.get("unanswered", []) for entry in entries] == [[], [], last]
+        server.asked.clear()
+        queries = index(server, tmp_path / "queries", backend)
+        if backend is OpenAIBackend:
+            assert server.asked == dict.fromkeys(last, 1)
+        assert queries.status.unanswered == 0 and queries.failed["docno"].tolist() == refused
+        server.mend()
+        index(server, tmp_path / "queries", backend)
+        assert not server.asked and len(queries) == 60 - len(refused)
+
+
+def test_refused_prompts_keep_no_other_from_being_tried_again(tmp_path):
+    """However many they are, in both runs: the server failed at them before it refused them."""
+    refused = [f"d{i}" for i in range(0, 58, 2)]
+    faults = {"d1": "too long", **dict.fromkeys(refused, "503"), "d59": "503"}
+    with Server(dict(faults)) as server:
+        queries = index(server, tmp_path / "queries")
+        assert queries.status.unanswered == len(refused) + 1
+        server.mend()
+        server.faults = dict.fromkeys(refused, "too long")
+        queries = index(server, tmp_path / "queries")
+        assert server.asked == dict.fromkeys([*refused, "d59"], 1)
+        assert queries.status.unanswered == 0 and len(queries) == 60 - len(refused) - 1
+
+
+def test_an_answer_of_an_earlier_run_confirms_no_refusal(tmp_path):
+    """An interrupted run has answers to later documents, and the key expires before the next."""
+    with Server({"d52": "unauthorized"}, latency=0.01) as server:
+        with pytest.raises(RuntimeError, match="401"):
+            index(server, tmp_path / "queries", own={"concurrency": 1})
+        server.mend()
+        file = tmp_path / "queries" / "answers-60.jsonl"
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(lines[1:]))  # its first answer was not written
+        server.faults = dict.fromkeys(CORPUS_IDS, INVALID_KEY)
+        queries = index(server, tmp_path / "queries")
+        refused = queries.failed["docno"].tolist()
+        assert {"d50", "d59"} <= set(refused) == set(server.asked) and "d51" not in refused
+        assert queries.status.unanswered == len(refused)
+        server.mend()
+        queries = index(server, tmp_path / "queries")
+        assert content(queries, server) == whole(tmp_path)
+
+
+def test_many_prompts_are_tried_again_at_once(tmp_path):
+    """Not only those of one batch, of which few failed."""
+    failed = [f"d{i}" for i in range(3, 60, 10)]
+    with Server(dict.fromkeys(failed, "500"), latency=0.2) as server:
+        index(server, tmp_path / "queries", own={"concurrency": 60})
+        server.mend()
+        start = time.perf_counter()
+        queries = index(server, tmp_path / "queries", own={"concurrency": 60})
+        assert time.perf_counter() - start < 0.2 * len(failed)
+        assert server.asked == dict.fromkeys(failed, 1)
+        assert content(queries, server) == whole(tmp_path)
+
+
+class Later(pt.Transformer):
+    """A stage after the generator that may fail."""
+
+    error = None
+
+    def __repr__(self):
+        return "Later()"
+
+    def transform(self, inp):
+        if self.error:
+            raise self.error
+        return inp
+
+
+def test_an_error_of_a_later_stage_is_not_taken_for_one_of_the_server(tmp_path):
+    later = Later()
+    with Server({"d3": "500"}) as server:
+        index(server, tmp_path / "queries", stages=[later])
+        server.mend()
+        later.error = RuntimeError("CUDA error: device-side assert")
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            index(server, tmp_path / "queries", stages=[later])
+        later.error = None
+        server.asked.clear()
+        queries = index(server, tmp_path / "queries", stages=[later])
+        assert not server.asked and queries.failed.empty and len(queries) == 60
+
+
+def test_a_prompt_that_raises_leaves_a_complete_artifact_usable(tmp_path):
+    with Server({"d3": "500"}) as server:
+        index(server, tmp_path / "queries")
+        with pytest.warns(UserWarning, match="could not be tried again: .*docno 'd3'"):
+            queries = index(server, tmp_path / "queries", own={"on_error": "raise"})
+        assert queries.built() and len(queries) == 59
+
+
+def test_interrupted_runs_without_an_answer_store_nothing(tmp_path):
+    """More failures than one batch has."""
+    with Server(dict.fromkeys(CORPUS_IDS, "503")) as server:
+        for _ in range(4):
+            with pytest.raises(RuntimeError, match="20 prompts in a row"):
+                index(server, tmp_path / "queries")
+        assert SyntheticQueries(tmp_path / "queries").status.state == "empty"
+
+
+@pytest.mark.parametrize("parameters", [{"temperature": None}, {"seed": None}])
+def test_answers_keep_their_keys(tmp_path, parameters):
+    """An artifact of an earlier version resumes with the answers that it stored."""
+    generator = QueryGenerator(
+        OpenAIBackend("http://127.0.0.1:1/v1", "m", endpoint="completions", parameters=parameters),
+        prompt=PROMPT,
+    )
+    settings = {n: v for n, v in generator.settings().items() if n != "versions"}
+    if parameters == {"temperature": None}:
+        settings |= {"top_p": 1.0, "seed": 0}  # as they were described
+    assert generator._run_key("") == digest([settings, ""])
 
 
 def test_what_fails_again_is_tried_again(tmp_path):
