@@ -12,6 +12,7 @@ import pyterrier as pt
 
 from pyterrier_inpars._passages import Sources
 from pyterrier_inpars._progress import Progress
+from pyterrier_inpars._stack_level import user_level
 from pyterrier_inpars._stage import as_numbers, check_columns, check_strings
 from pyterrier_inpars._words import split_words, word_pairs, words_and_pairs
 
@@ -281,6 +282,6 @@ def warn_if_shallow(found: int, name: str, depth: int) -> bool:
             f"the retriever returned at most {found:,} documents for a query, fewer than "
             f"{name}={depth}: let it return more, such as bm25(num_results={depth}), or lower "
             f"{name}",
-            stacklevel=2,
+            stacklevel=user_level(),
         )
     return shallow

@@ -28,6 +28,7 @@ from pyterrier_inpars._similarity import (
     first_of_each,
     unit_vectors,
 )
+from pyterrier_inpars._stack_level import user_level
 from pyterrier_inpars._stage import (
     DROPPED_BY,
     Stage,
@@ -379,7 +380,7 @@ def _present(inp: pd.DataFrame, column: str) -> np.ndarray:
         warnings.warn(
             f"{missing:,} of {len(inp):,} queries have no {column}, and are dropped; "
             "QueryGenerator gives none to a query whose place in the answer is unknown",
-            stacklevel=7,
+            stacklevel=user_level(),
         )
     return present
 
@@ -601,7 +602,7 @@ class RoundTripFilter(Filter):
                 f"the retriever found the source document of none of {self._without_source:,} "
                 f"queries: it returned {shown}, and a source document is "
                 f"{inp['docno'].iloc[0]!r}. Index the collection that the queries were written for",
-                stacklevel=6,
+                stacklevel=user_level(),
             )
             self._without_source = None
 

@@ -15,6 +15,7 @@ import pandas as pd
 from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._retrieval import words_of
+from pyterrier_inpars._stack_level import user_level
 from pyterrier_inpars._stage import check_strings
 from pyterrier_inpars._words import has_unspaced
 from pyterrier_inpars.backends.base import Messages
@@ -213,7 +214,7 @@ class ChatPrompt(Prompt):
                 f"the column answer of the examples is ignored, as a prompt with {form} does not "
                 f"find the query {query!r:.200} in the answer {answer!r:.200}: give the prompt an "
                 "extract that finds it, or leave out the column",
-                stacklevel=3,
+                stacklevel=user_level(),
             )
         elif not all(fit):
             raise ValueError(
@@ -232,7 +233,7 @@ class ChatPrompt(Prompt):
                 f"{without_beginning[0]!r:.200} is the answer of an example, whose query does not "
                 f"begin with prefill={self.prefill!r:.200}: give examples whose queries begin with "
                 "it, or the column answer, with whole answers",
-                stacklevel=3,
+                stacklevel=user_level(),
             )
 
     def _fits(self, query: str, answer: str) -> bool:
@@ -373,7 +374,7 @@ def _warn_if_shorter(name: str, prompt: ChatPrompt, shown: list[dict[str, str]])
                 f"the answers of the examples of prompt {name!r} are more than the query, such as "
                 f"{' '.join(answer)!r:.300}, but those of yours are the query alone, and the model "
                 "will answer as they do: give yours the column answer, with whole answers",
-                stacklevel=5,
+                stacklevel=user_level(),
             )
             return
 

@@ -20,6 +20,7 @@ from pyterrier_inpars import _html
 from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._names import did_you_mean
 from pyterrier_inpars._retrieval import words_of
+from pyterrier_inpars._stack_level import user_level
 from pyterrier_inpars._stage import as_frame, check_columns, check_strings, lone_surrogate
 from pyterrier_inpars.backends.base import NEWLINE
 from pyterrier_inpars.datasets import published
@@ -431,7 +432,7 @@ def check_fields(name: str, text: str, fields: Sequence[str]) -> None:
                 warnings.warn(
                     f"{message.replace(unknown[0], field)}, which the model gets as these "
                     f"characters: {text!r:.200}",
-                    stacklevel=4,
+                    stacklevel=user_level(),
                 )
                 return
 

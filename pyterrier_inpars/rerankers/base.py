@@ -28,6 +28,7 @@ from pyterrier_inpars._files import write_json, write_text
 from pyterrier_inpars._hub import resolved
 from pyterrier_inpars._progress import Progress
 from pyterrier_inpars._quiet import quiet
+from pyterrier_inpars._stack_level import user_level
 from pyterrier_inpars._stage import Stage, check_columns, check_strings, fields_of, joined_text
 from pyterrier_inpars.rerankers._artifact import RerankerArtifact, other_artifact
 from pyterrier_inpars.rerankers._checkpoint import (
@@ -603,7 +604,7 @@ class Reranker(Stage, pt.Estimator, RerankerArtifact):
                 f"{self.truncated:,} of {self.inputs:,} inputs ({cut:.0%}) reach the limit of "
                 f"{str(self.model)!r}, so the end of their documents was cut: split long documents "
                 "into passages (datasets.Passages), or set max_length",
-                stacklevel=5,
+                stacklevel=user_level(),
             )
 
     def fit(

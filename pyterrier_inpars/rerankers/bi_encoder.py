@@ -14,6 +14,7 @@ import pandas as pd
 
 from pyterrier_inpars._arguments import positive_int
 from pyterrier_inpars._compute.xla import on_xla
+from pyterrier_inpars._stack_level import user_level
 from pyterrier_inpars.rerankers._checkpoint import read_json
 from pyterrier_inpars.rerankers._encoders import DocEncoder, QueryEncoder
 from pyterrier_inpars.rerankers._sentence_transformers import (
@@ -363,7 +364,7 @@ class BiEncoder(SentenceTransformersReranker):
                     f"queries and documents, but reads the texts with those of the student, "
                     f"{self._prompts()}: its scores may be worse; give the student these prompts "
                     f"(query_prompt=, doc_prompt=), or another guide",
-                    stacklevel=7,
+                    stacklevel=user_level(),
                 )
             return losses.CachedGISTEmbedLoss(
                 network,

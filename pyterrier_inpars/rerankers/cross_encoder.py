@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyterrier_inpars._stack_level import user_level
 from pyterrier_inpars.rerankers._checkpoint import read_json
 from pyterrier_inpars.rerankers._first_state import classifies_first_state
 from pyterrier_inpars.rerankers._sentence_transformers import (
@@ -132,7 +133,7 @@ class CrossEncoder(SentenceTransformersReranker):
             warnings.warn(
                 f"{str(self.model)!r} is a {self._made_for} without a scoring head: its scores "
                 f"come from a random head until fit() trains it",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
         return self._pair_scores(list(zip(self._cut(queries), texts, strict=True)))
 
@@ -169,7 +170,7 @@ class CrossEncoder(SentenceTransformersReranker):
                 f"head reached nDCG@10 0.24 with 500 pairs and 0.33 with 14,384, and BM25 has "
                 f"0.37. Begin with a model that ranks, train on {PAIRS_FOR_A_HEAD:,} pairs or "
                 f"more with the scores of a teacher, or train a BiEncoder",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
         examples = examples.assign(query=self._cut(examples["query"].tolist()))
         arguments: dict[str, Any] = {"batch_sampler": by_length}
