@@ -128,7 +128,7 @@ class CrossEncoder(SentenceTransformersReranker):
         return [m for m in network.modules() if getattr(m, "out_features", None) == outputs][-1:]
 
     def _score(self, queries: list[str], texts: list[str]) -> np.ndarray:
-        _ = self.network  # loading tells whether the head is new
+        _ = self.network  # loading says whether the head is new
         if not self._is_trained and self._new_head:
             warnings.warn(
                 f"{str(self.model)!r} is a {self._made_for} without a scoring head: its scores "
