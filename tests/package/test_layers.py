@@ -11,8 +11,8 @@ import pyterrier_inpars
 PACKAGE = Path(pyterrier_inpars.__file__).parent
 
 LAYERS = [  # from the bottom to the top; a room may import those below its own line
-    ["_files", "_fingerprint", "_html", "_hub", "_measures", "_names", "_passages", "_progress"],
-    ["_stack_level"],
+    ["_errors", "_files", "_fingerprint", "_html", "_hub", "_measures", "_names", "_passages"],
+    ["_progress", "_stack_level"],
     ["_arguments", "_quiet", "_scores", "_significance", "_words"],
     ["_stage"],
     ["_compute", "_counted", "_native_output", "_ray_workers"],
