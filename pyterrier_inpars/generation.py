@@ -758,9 +758,11 @@ class QueryGenerator(ModelStage, DocumentStage):
     def _run_key(self, type: str) -> str:
         """Returns the part of the keys of answers that settings and the type of a prompt decide."""
         settings = {name: value for name, value in self.settings().items() if name != "versions"}
-        if settings["temperature"] is None:  # the keys of earlier versions have what is not sent
+        parameters = settings.get("parameters", {})
+        # the keys of earlier versions have what is not sent
+        if settings["temperature"] is None and "temperature" in parameters:
             given = vars(Sampling.of(self.sampling))
-            settings |= {n: given[n] for n in ("top_p", "seed") if settings[n] is None}
+            settings |= {n: given[n] for n in ("top_p", "seed") if n not in parameters}
         return digest([settings, type])
 
     def _add_failure(self, docno: str, error: str, unanswered: bool, confirmed: bool) -> None:

@@ -253,7 +253,9 @@ def test_interrupted_runs_without_an_answer_store_nothing(tmp_path):
         assert SyntheticQueries(tmp_path / "queries").status.state == "empty"
 
 
-@pytest.mark.parametrize("parameters", [{"temperature": None}, {"seed": None}])
+@pytest.mark.parametrize(
+    "parameters", [{"temperature": None}, {"seed": None}, {"temperature": None, "seed": None}]
+)
 def test_answers_keep_their_keys(tmp_path, parameters):
     """An artifact of an earlier version resumes with the answers that it stored."""
     generator = QueryGenerator(
@@ -261,8 +263,8 @@ def test_answers_keep_their_keys(tmp_path, parameters):
         prompt=PROMPT,
     )
     settings = {n: v for n, v in generator.settings().items() if n != "versions"}
-    if parameters == {"temperature": None}:
-        settings |= {"top_p": 1.0, "seed": 0}  # as they were described
+    if "temperature" in parameters:  # the others were described as given
+        settings |= {"top_p": 1.0, "seed": 0} | parameters
     assert generator._run_key("") == digest([settings, ""])
 
 
