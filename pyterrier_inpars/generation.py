@@ -570,11 +570,6 @@ class QueryGenerator(ModelStage, DocumentStage):
                 stacklevel=4,
             )
 
-    def _warn_once(self, kind: str, message: str) -> None:
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warnings.warn(message, stacklevel=5)
-
     def _count_truncated(self, long: set[int], squeezed: set[int], documents: int) -> None:
         """Counts documents, and warns once if many exceed the default limit or the context.
 

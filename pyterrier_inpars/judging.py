@@ -371,9 +371,7 @@ class RelevanceJudge(ModelStage):
             "judge passages (datasets.Passages)",
         )
         for kind, message in warned:
-            if kind not in self._warned:
-                self._warned.add(kind)
-                warnings.warn(message, stacklevel=6)
+            self._warn_once(kind, message)
 
     def _reasons(self, begins: Callable[[], bool]) -> bool:
         """Returns whether the model writes a reasoning where the grades' probabilities would be.

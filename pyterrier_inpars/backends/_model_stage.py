@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from pyterrier_inpars._stack_level import user_level
 from pyterrier_inpars._stage import Stage
 from pyterrier_inpars.backends.huggingface import BATCH_SIZE
 from pyterrier_inpars.backends.loading import ModelOptions
@@ -26,6 +28,7 @@ class ModelStage(Stage):
     _model: Any
     _backend: Any
     _backend_options: dict[str, Any]
+    _warned: set[str]
 
     def _make_backend(self, model: Any, options: dict[str, Any]) -> Any:
         """Returns the backend for a model and its options, or raises if they are invalid."""
@@ -34,6 +37,12 @@ class ModelStage(Stage):
     def _connect(self, model: Any, options: dict[str, Any]) -> None:
         self._backend = self._make_backend(model, options)
         self._model, self._backend_options = model, options
+
+    def _warn_once(self, kind: str, message: str) -> None:
+        """Gives a warning at the user's line, unless ``_warned`` has one of its kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, stacklevel=user_level())
 
     def __setattr__(self, name: str, value: Any) -> None:
         convert = self._converters.get(name)
