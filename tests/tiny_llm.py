@@ -23,6 +23,15 @@ SHAPE = {
     "head_dim": 8,
     "max_position_embeddings": 512,
 }
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+"""The network for images of a multimodal model."""
 CONFIGS = {
     # full and sliding-window layers, with windows shorter than the prompts
     "gemma3": lambda: transformers.Gemma3TextConfig(
@@ -33,28 +42,12 @@ CONFIGS = {
     # the same as the text part of a multimodal model
     "gemma3-images": lambda: transformers.Gemma3Config(
         text_config=CONFIGS["gemma3"]().to_dict(),
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-        },
+        vision_config=VISION,
     ),
     # whose multimodal model has no class among the causal language models
     "mistral3": lambda: transformers.Mistral3Config(
         text_config={"model_type": "mistral", **SHAPE},
-        vision_config={
-            "model_type": "pixtral",
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-            "head_dim": 16,
-        },
+        vision_config={"model_type": "pixtral", **VISION, "head_dim": 16},
     ),
     # a window in every layer, no layer types
     "mistral": lambda: transformers.MistralConfig(**SHAPE, sliding_window=16),
